@@ -1,0 +1,30 @@
+"""robustsuite: how an image classifier stands against an adversary, in one sweep.
+
+>>> import robustsuite as rs
+>>> rs.evaluate(net, data, attack="pgd", budget=rs.Linf(8 / 255))  # doctest: +SKIP
+"""
+
+from pathlib import Path as _Path
+
+__version__ = "0.1.0"
+
+# In a checkout the plugin folders stand beside this one (pyproject.toml maps them in); this lets
+# `python -m pytest` find them there without an install.
+if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
+    __path__.append(str(_Path(__file__).parents[1]))
+
+_LAZY = {
+    "Access": "threats", "L0": "threats", "L1": "threats", "L2": "threats", "Linf": "threats", "Threat": "threats",
+    "Rng": "randomness", "Oracle": "oracle", "Model": "models", "Dataset": "data", "Split": "data",
+    "load_model": "models", "load_data": "data", "evaluate": "api", "run": "api", "Run": "api",
+}  # fmt: skip
+__all__ = sorted([*_LAZY, "__version__"])
+
+
+def __getattr__(name: str) -> object:
+    """Import the public names on first use, so that `robustsuite --help` does not wait for torch."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'robustsuite' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from importlib import import_module
+
+    return getattr(import_module(f"robustsuite.{_LAZY[name]}"), name)

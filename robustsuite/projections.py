@@ -1,0 +1,89 @@
+"""Norms and projections onto norm balls around x, inside the box [0, 1]; x itself must lie in the box.
+
+Nothing here is meant to be differentiated through: torch 2.14 gives `clamp` the gradient 0 at its bounds.
+"""
+
+import torch
+from torch import Tensor
+
+
+def norm(delta: Tensor, name: str) -> Tensor:
+    """Length (N,) of rows (N, D) in the norm linf, l2, l1 or l0 (number of entries that are not 0)."""
+    if name == "linf":
+        return delta.abs().amax(1) if delta.shape[1] else delta.new_zeros(len(delta))
+    if name == "l2":
+        return delta.square().sum(1).sqrt()
+    return delta.abs().sum(1) if name == "l1" else (delta != 0).sum(1).to(delta.dtype)
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """View (N,) as (N, 1, 1, ...) so that it broadcasts against `like` (N, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def unit(direction: Tensor, name: str) -> Tensor:
+    """Rows (N, ...) scaled to length 1 in the named norm; a zero row stays zero."""
+    length = norm(direction.flatten(1), name)
+    return direction / per_row(length.clamp_min(torch.finfo(direction.dtype).tiny), direction)
+
+
+def largest(score: Tensor, k: int | Tensor) -> Tensor:
+    """Mask of the k (one number, or one a row) largest entries of each row (N, ...)."""
+    flat = score.flatten(1)
+    rank = torch.empty_like(flat, dtype=torch.int64)
+    order = flat.argsort(1, descending=True, stable=True)
+    rank.scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(flat))
+    k = k[:, None] if isinstance(k, Tensor) else k
+    return (rank < k).view_as(score)
+
+
+def _column(eps: float | Tensor, like: Tensor) -> float | Tensor:
+    return per_row(eps, like) if isinstance(eps, Tensor) else eps
+
+
+def linf(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:
+    """Nearest point of the linf ball and box. eps: one number, or one a row (N,)."""
+    eps = _column(eps, x)
+    return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
+
+
+def l2(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:
+    """Into the l2 ball by scaling, then into the box by clipping."""
+    delta = x_adv - x
+    length = per_row(norm(delta.flatten(1), "l2"), delta).clamp_min(1e-30)
+    return (x + delta * (_column(eps, x) / length).clamp_max(1)).clamp(0, 1)
+
+
+def l1(x: Tensor, x_adv: Tensor, eps: float | Tensor, *, halvings: int = 32) -> Tensor:
+    """Nearest point of l1 ball and box together: d = clip(shrink(d0, lambda)), lambda by bisection.
+
+    The l1 length falls as lambda grows, so bisection on it converges; the upper end is kept, which is feasible.
+    """
+    delta = (x_adv - x).flatten(1)
+    least, most = -x.flatten(1), 1 - x.flatten(1)
+    radius = eps[:, None] if isinstance(eps, Tensor) else eps
+
+    def shrunk(lam: Tensor) -> Tensor:
+        shorter = delta.sign() * (delta.abs() - lam).clamp_min(0)
+        return torch.minimum(torch.maximum(shorter, least), most)
+
+    low = torch.zeros_like(delta[:, :1])
+    high = delta.abs().amax(1, keepdim=True)
+    outside = shrunk(low).abs().sum(1, keepdim=True) > radius
+    for _ in range(halvings):
+        mid = (low + high) / 2
+        too_long = shrunk(mid).abs().sum(1, keepdim=True) > radius
+        low, high = torch.where(too_long, mid, low), torch.where(too_long, high, mid)
+    return (x + shrunk(torch.where(outside, high, 0.0)).view_as(x)).clamp(0, 1)
+
+
+def l0(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:
+    """Keep each row's eps largest changes (after clipping to the box), undo the others."""
+    inside = x_adv.clamp(0, 1)
+    k = eps.to(torch.int64) if isinstance(eps, Tensor) else int(eps)
+    return torch.where(largest((inside - x).abs(), k), inside, x)
+
+
+def project(x: Tensor, x_adv: Tensor, eps: float | Tensor, name: str) -> Tensor:
+    """Projection by the norm's name: linf, l2, l1, l0."""
+    return {"linf": linf, "l2": l2, "l1": l1, "l0": l0}[name](x, x_adv, eps)

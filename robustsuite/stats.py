@@ -1,0 +1,123 @@
+"""The statistics every number of a report leans on: intervals for rates, a paired test, a correction for many tests.
+
+Clopper & Pearson (1934), Biometrika 26(4), doi 10.1093/biomet/26.4.404; Wilson (1927), JASA 22(158);
+McNemar (1947), Psychometrika 12(2), in its exact binomial form; Holm (1979), Scand. J. Statist. 6(2);
+Efron (1979), Ann. Statist. 7(1), the percentile bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, binomtest, norm
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on the same examples: how often only one was right, and how surprising that is."""
+
+    only_a: int
+    only_b: int
+    n: int
+    pvalue: float
+
+    @property
+    def difference(self) -> float:
+        """Rate of `a` minus rate of `b`, in [-1, 1]."""
+        return (self.only_a - self.only_b) / self.n
+
+
+def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact two-sided interval (lo, hi) in [0, 1] for k successes in n trials; it never covers too rarely."""
+    _check_counts(k, n, confidence)
+    a = (1 - confidence) / 2
+    lo = 0.0 if k == 0 else float(beta.ppf(a, k, n - k + 1))
+    hi = 1.0 if k == n else float(beta.ppf(1 - a, k + 1, n - k))
+    return lo, hi
+
+
+def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval (lo, hi) in [0, 1]: shorter than Clopper-Pearson, right on average; for display only."""
+    _check_counts(k, n, confidence)
+    z = float(norm.ppf((1 + confidence) / 2))
+    p = k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> Paired:
+    """The exact two-sided McNemar test on two verdicts (N,) bool over the same examples in the same order."""
+    first, second = np.asarray(a), np.asarray(b)
+    if first.dtype != bool or second.dtype != bool or first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(
+            f"expected two bool arrays of one shape (N,), got {first.dtype}{first.shape} and "
+            f"{second.dtype}{second.shape}; align them on the example index first"
+        )
+    if not first.size:
+        raise ValueError("expected at least one pair, got none; a test over nothing has no answer")
+    only_a, only_b = int((first & ~second).sum()), int((~first & second).sum())
+    discordant = only_a + only_b
+    pvalue = float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+    return Paired(only_a, only_b, first.size, pvalue)
+
+
+def holm(pvalues: ArrayLike) -> NDArray[np.float64]:
+    """Holm's step-down adjusted p-values (M,), in the order given; compare them with the level itself."""
+    p = np.asarray(pvalues, dtype=np.float64)
+    if p.ndim != 1 or np.any(~((p >= 0) & (p <= 1))):
+        raise ValueError(f"expected p-values (M,) in [0, 1], got {p!r}; correct one table at a time")
+    order = np.argsort(p, kind="stable")
+    m = p.size
+    stepped = np.minimum(1.0, np.maximum.accumulate((m - np.arange(m)) * p[order]))
+    adjusted = np.empty(m)
+    adjusted[order] = stepped
+    return adjusted
+
+
+def mean(values: ArrayLike) -> float:
+    """The mean of (N,) finite numbers; a mean over nothing is an error, not a NaN."""
+    v = np.asarray(values, dtype=np.float64)
+    if not v.size:
+        raise ValueError("expected at least one value, got none; a mean over nothing has no answer")
+    if not np.isfinite(v).all():
+        raise ValueError(f"expected finite values, got {int((~np.isfinite(v)).sum())} that are not; drop or count them")
+    return float(v.mean())
+
+
+def bootstrap_interval(
+    values: ArrayLike, seed: int, *, confidence: float = 0.95, draws: int = 2000
+) -> tuple[float, float]:
+    """The percentile bootstrap interval (lo, hi) of the mean of (N,) values, resampling examples."""
+    v = np.asarray(values, dtype=np.float64)
+    mean(v)
+    generator = np.random.default_rng(seed)
+    # Blocks of draws bound the memory at a few MiB however many examples there are.
+    block = max(1, 2**20 // v.size)
+    means = [
+        v[generator.integers(0, v.size, size=(min(block, draws - start), v.size))].mean(axis=1)
+        for start in range(0, draws, block)
+    ]
+    a = (1 - confidence) / 2
+    lo, hi = np.quantile(np.concatenate(means), [a, 1 - a])
+    return float(lo), float(hi)
+
+
+def rank_ranges(better: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
+    """Ranks as intervals from significance alone: better[i][j] says i is significantly better than j.
+
+    Rank range of i = (1 + number significantly better than i, k - number significantly worse); equal ranges are ties.
+    """
+    b = np.asarray(better, dtype=bool).reshape(len(better), len(better))
+    above, below = b.sum(axis=0), b.sum(axis=1)
+    return [(1 + int(above[i]), len(better) - int(below[i])) for i in range(len(better))]
+
+
+def _check_counts(k: int, n: int, confidence: float) -> None:
+    if n <= 0 or not 0 <= k <= n:
+        raise ValueError(f"expected 0 <= k <= n and n > 0, got k={k!r}, n={n!r}; a rate over nothing has no answer")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence in (0, 1), got {confidence!r}; 0.95 is usual")
