@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binomtest, norm
 
+from robustsuite.errors import BadValue
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -53,12 +55,12 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> Paired:
     """The exact two-sided McNemar test on two verdicts (N,) bool over the same examples in the same order."""
     first, second = np.asarray(a), np.asarray(b)
     if first.dtype != bool or second.dtype != bool or first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(
+        raise BadValue(
             f"expected two bool arrays of one shape (N,), got {first.dtype}{first.shape} and "
             f"{second.dtype}{second.shape}; align them on the example index first"
         )
     if not first.size:
-        raise ValueError("expected at least one pair, got none; a test over nothing has no answer")
+        raise BadValue("expected at least one pair, got none; a test over nothing has no answer")
     only_a, only_b = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_a + only_b
     pvalue = float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
@@ -69,7 +71,7 @@ def holm(pvalues: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down adjusted p-values (M,), in the order given; compare them with the level itself."""
     p = np.asarray(pvalues, dtype=np.float64)
     if p.ndim != 1 or np.any(~((p >= 0) & (p <= 1))):
-        raise ValueError(f"expected p-values (M,) in [0, 1], got {p!r}; correct one table at a time")
+        raise BadValue(f"expected p-values (M,) in [0, 1], got {p!r}; correct one table at a time")
     order = np.argsort(p, kind="stable")
     m = p.size
     stepped = np.minimum(1.0, np.maximum.accumulate((m - np.arange(m)) * p[order]))
@@ -82,9 +84,9 @@ def mean(values: ArrayLike) -> float:
     """The mean of (N,) finite numbers; a mean over nothing is an error, not a NaN."""
     v = np.asarray(values, dtype=np.float64)
     if not v.size:
-        raise ValueError("expected at least one value, got none; a mean over nothing has no answer")
+        raise BadValue("expected at least one value, got none; a mean over nothing has no answer")
     if not np.isfinite(v).all():
-        raise ValueError(f"expected finite values, got {int((~np.isfinite(v)).sum())} that are not; drop or count them")
+        raise BadValue(f"expected finite values, got {int((~np.isfinite(v)).sum())} that are not; drop or count them")
     return float(v.mean())
 
 
@@ -118,6 +120,6 @@ def rank_ranges(better: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
 
 def _check_counts(k: int, n: int, confidence: float) -> None:
     if n <= 0 or not 0 <= k <= n:
-        raise ValueError(f"expected 0 <= k <= n and n > 0, got k={k!r}, n={n!r}; a rate over nothing has no answer")
+        raise BadValue(f"expected 0 <= k <= n and n > 0, got k={k!r}, n={n!r}; a rate over nothing has no answer")
     if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence in (0, 1), got {confidence!r}; 0.95 is usual")
+        raise BadValue(f"expected a confidence in (0, 1), got {confidence!r}; 0.95 is usual")
