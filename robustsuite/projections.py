@@ -31,7 +31,7 @@ def largest(score: Tensor, k: int | Tensor) -> Tensor:
     """Mask of the k (one number, or one a row) largest entries of each row (N, ...)."""
     flat = score.flatten(1)
     rank = torch.empty_like(flat, dtype=torch.int64)
-    order = flat.argsort(1, descending=True, stable=True)
+    order = flat.argsort(dim=1, descending=True, stable=True)
     rank.scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(flat))
     k = k[:, None] if isinstance(k, Tensor) else k
     return (rank < k).view_as(score)

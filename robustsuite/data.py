@@ -1,0 +1,148 @@
+"""Data sets with train, val and test kept apart, and the same pictures under a shift."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustsuite.errors import BadData, BadValue
+from robustsuite.registry import F, card_of, carded, checked_parameters
+
+
+@dataclass(frozen=True)
+class InputSpace:
+    """What a classifier takes and how many classes it tells apart; pictures are in [0, 1]."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled pictures. `images(positions)` -> (B, C, H, W) float32 in [0, 1]; `ids` name the examples for good."""
+
+    y: Tensor
+    images: Callable[[Tensor], Tensor] = field(repr=False)
+    ids: Tensor
+    sha256: str
+
+    @classmethod
+    def of(cls, pictures: Tensor, y: Tensor, ids: Tensor | None = None) -> Split:
+        """A split held in memory: pictures (N, C, H, W), uint8 (0 ... 255) or float in [0, 1]; y (N,)."""
+        if len(pictures) != len(y):
+            raise BadData(f"expected as many labels as pictures, got {len(y)} labels and {len(pictures)} pictures")
+        ids = torch.arange(len(y)) if ids is None else ids
+        digest = hashlib.sha256(pictures.contiguous().numpy().tobytes() + y.to(torch.int64).numpy().tobytes())
+
+        def images(positions: Tensor) -> Tensor:
+            chosen = pictures[positions]
+            return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
+
+        return cls(y.to(torch.int64), images, ids, digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def at(self, positions: Tensor) -> Split:
+        """The examples at these positions (M,), in this order; each keeps its id."""
+        images, picked = self.images, positions.to(torch.int64)
+        tag = hashlib.sha256(self.sha256.encode() + picked.numpy().tobytes()).hexdigest()
+        return Split(self.y[picked], lambda p: images(picked[p]), self.ids[picked], tag)
+
+    def first(self, n: int | None) -> Split:
+        """The first n examples; all of them for None. Raises BadValue if there are fewer."""
+        if n is None or n == len(self):
+            return self
+        if not 0 < n <= len(self):
+            raise BadValue(f"expected 1 ... {len(self)} examples, got first={n}; the split holds {len(self)}")
+        return self.at(torch.arange(n))
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(positions, x, y) in order, `size` at a time."""
+        for positions in torch.arange(len(self)).split(size):
+            yield positions, self.images(positions), self.y[positions]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Named splits of one data set. Selection code is handed `val` alone; `test` is only ever judged on."""
+
+    name: str
+    space: InputSpace
+    classes: tuple[str, ...]
+    splits: dict[str, Split] = field(repr=False)
+    note: str = ""
+
+    def split(self, name: str) -> Split:
+        """The split of this name; raises BadData where the data set has none."""
+        if name not in self.splits:
+            raise BadData(f"expected a split of {self.name} ({', '.join(self.splits)}), got {name!r}")
+        return self.splits[name]
+
+
+class Variant(NamedTuple):
+    """One member of a shift set: a corruption at a severity, or a named edit without one."""
+
+    corruption: str
+    severity: int | None = None
+
+
+@dataclass(frozen=True)
+class ShiftSet:
+    """Shifted test sets, one a variant. `paired`: same ids as the clean split, so that tests can pair them.
+
+    subset: class indices (K,) the head is cut to before the argmax, where the set has fewer classes.
+    """
+
+    name: str
+    variants: dict[Variant, Split] = field(repr=False)
+    paired: bool = True
+    subset: Tensor | None = None
+
+
+def source(**facts: Any) -> Callable[[F], F]:
+    """Register a data set: a function (**parameters) -> Dataset."""
+    return carded("data", **facts)
+
+
+def shift(**facts: Any) -> Callable[[F], F]:
+    """Register a shift set: a function (clean: Split, space: InputSpace, *, seed, **parameters) -> ShiftSet."""
+    return carded("shift", **facts)
+
+
+def parse_spec(spec: object, kind: str) -> tuple[str, dict[str, Any]]:
+    """A yaml entry 'name' or {name: {parameter: value}} as (name, parameters)."""
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, dict) and len(spec) == 1:
+        ((name, given),) = spec.items()
+        if given is None or isinstance(given, dict):
+            return str(name), dict(given or {})
+    raise BadValue(f"expected a {kind} as a name or {{name: {{parameter: value}}}}, got {spec!r}")
+
+
+def load_data(spec: object) -> tuple[Dataset, Split]:
+    """A data set and the split to judge on, from 'scenes' or {cifar10: {root: ..., split: test, first: 512}}.
+
+    Raises UnknownName, BadValue for parameters the source does not have, BadData for what it cannot read.
+    """
+    name, given = parse_spec(spec, "data set")
+    split, first = given.pop("split", "test"), given.pop("first", None)
+    card = card_of("data", name)
+    loaded: Dataset = card.function(**checked_parameters(card, given))
+    judged = loaded.split(split).first(first)
+    if first is None and split == "test":
+        return loaded, judged
+    return replace(loaded, splits={**loaded.splits, split: judged}), judged

@@ -1,0 +1,106 @@
+"""Classifiers over [0, 1] pictures: normalisation inside, logits out, weights named by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.data import InputSpace, Split
+from robustsuite.errors import BadModel, BadValue
+from robustsuite.registry import F, card_of, carded, checked_parameters
+
+
+class Normalised(nn.Module):
+    """(x - mean) / std channel by channel, then the network, so that attacks work on [0, 1] pixels."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a recipe may see: the train split, the val split for every choice, a seed. Never the test split."""
+
+    train: Split
+    val: Split
+    seed: int
+    device: str = "cpu"
+    tell: Callable[[str], None] = field(default=lambda _: None, repr=False)
+
+
+Fit = Callable[[nn.Module, Training], nn.Module]
+"""A recipe: an initialised network -> a trained one. A pretrained model's recipe returns the network as it is."""
+
+
+def as_it_is(net: nn.Module, training: Training) -> nn.Module:
+    """The recipe of a pretrained model."""
+    return net
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training)."""
+
+    name: str
+    net: nn.Module = field(repr=False)
+    space: InputSpace
+    sha256: str
+    fit: Fit = field(default=as_it_is, repr=False)
+    note: str = ""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights are given, not made by the recipe."""
+        return self.fit is as_it_is
+
+
+def weights_sha256(net: nn.Module) -> str:
+    """sha256 over the names and bytes of parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def loader(**facts: Any) -> Callable[[F], F]:
+    """Register a model scheme: a function (name: str, space: InputSpace, *, parameters) -> Model."""
+    return carded("model", **facts)
+
+
+def load_model(spec: str, space: InputSpace) -> Model:
+    """A model from 'scheme:name?key=value', such as 'torchvision:resnet50' or 'checkpoint:f.safetensors?arch=...'.
+
+    space: the data set's input space, against which the model is checked. Raises UnknownName, BadValue, BadModel.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if not colon:
+        raise BadValue(f"expected a model as scheme:name, for example torchvision:resnet50, got {spec!r}")
+    card = card_of("model", scheme)
+    name, _, query = rest.partition("?")
+    given = checked_parameters(card, dict(parse_qsl(query, keep_blank_values=True)))
+    model: Model = card.function(name, space, **given)
+    for key, tensor in model.net.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export the model again")
+    return model
+
+
+def ready(net: nn.Module, device: str = "cpu") -> nn.Module:
+    """In eval mode, frozen, on the device: only the input's gradient is ever asked."""
+    return net.to(device).eval().requires_grad_(False)

@@ -1,0 +1,194 @@
+"""The served model as an adversary meets it: limited to its access, every question counted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustsuite.errors import AccessRefused, QueriesSpent
+from robustsuite.losses import Loss
+from robustsuite.randomness import Rng
+from robustsuite.threats import Access
+
+TILE = 8
+"""Batches are padded to a multiple of this. BLAS and convolution kernels treat a last, odd row differently in the
+last bits; with whole tiles an image's logits and gradient are the same bits whatever stands beside it (CPU)."""
+
+
+class Ask(NamedTuple):
+    """What one gradient question returns, all detached."""
+
+    logits: Tensor
+    loss: Tensor
+    grad: Tensor
+
+
+@dataclass
+class Counts:
+    """Images asked, an example each: forward, backward, and queries as the served model would bill them."""
+
+    forwards: Tensor
+    backwards: Tensor
+
+    @classmethod
+    def zeros(cls, n: int) -> Counts:
+        return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
+
+
+def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
+    """Logits (N, K) of pictures (N, C, H, W), computed in whole tiles; `rng` feeds nets that draw noise."""
+    if not len(x):  # a net may not take an empty batch; its width is learnt from one blank picture
+        return answer(net, x.new_zeros(1, *x.shape[1:]), None)[:0]
+    missing = -len(x) % TILE
+    padded = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+    if rng is not None:
+        feed(net, Rng(torch.cat([rng.keys, rng.keys[-1:].expand(missing)])))
+    logits: Tensor = net(padded)
+    return logits[: len(x)]
+
+
+def feed(net: nn.Module, rng: Rng) -> None:
+    """Hand the streams of the coming batch to every module that draws noise (has an attribute `rng`)."""
+    for module in net.modules():
+        if hasattr(module, "rng"):
+            module.rng = rng
+
+
+@dataclass
+class Oracle:
+    """A network behind its threat's access. `model[rows]` asks on behalf of these examples.
+
+    width: how many images an attack should keep in flight. eot: draws averaged in each gradient.
+    """
+
+    net: nn.Module
+    access: Access
+    counts: Counts
+    rng: Rng
+    width: int = 256
+    eot: int = 1
+    queries: int | None = None
+    threat: str = "this threat"
+    gradient_net: nn.Module | None = None
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @classmethod
+    def over(cls, net: nn.Module, access: Access, rng: Rng, **limits: object) -> Oracle:
+        """An oracle for as many examples as `rng` has streams."""
+        n = len(rng)
+        return cls(net, access, Counts.zeros(n), rng, rows=torch.arange(n), **limits)  # type: ignore[arg-type]
+
+    def __getitem__(self, rows: Tensor) -> Oracle:
+        """The same oracle and counters, asking for the examples `rows` (any number of times each)."""
+        view = object.__new__(Oracle)
+        view.__dict__.update(self.__dict__, rows=self.rows[rows.to(self.rows.device)])
+        return view
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (N, K), detached. Needs SCORES."""
+        self._need(Access.SCORES)
+        with torch.no_grad():
+            return answer(self.net, x, self._bill(len(x)))
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Predicted classes (N,), -1 where the system rejects. Needs LABELS."""
+        self._need(Access.LABELS)
+        with torch.no_grad():
+            return predicted(answer(self.net, x, self._bill(len(x))))
+
+    def gradient(self, x: Tensor, loss: Loss) -> Ask:
+        """Logits, loss (N,) and d loss / d x at x, averaged over `eot` draws. Needs GRADIENTS.
+
+        Only the input's gradient is asked: about two forwards of work, a third less than with the weights'.
+        """
+        self._need(Access.GRADIENTS)
+        net = self.gradient_net or self.net
+        total: Ask | None = None
+        for _ in range(self.eot):
+            rng = self._bill(len(x))
+            self.counts.backwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                logits = answer(net, leaf, rng)
+                value = loss(logits)
+                (grad,) = torch.autograd.grad(value.sum(), leaf)
+            one = Ask(logits.detach(), value.detach(), grad)
+            total = one if total is None else Ask(*(a + b for a, b in zip(total, one, strict=True)))
+        return total if self.eot == 1 and total else Ask(*(part / self.eot for part in total or ()))
+
+    def network(self) -> nn.Module:
+        """The network itself, for bounds and for peers' attacks. Needs WEIGHTS; nothing asked of it is counted."""
+        self._need(Access.WEIGHTS)
+        return self.gradient_net or self.net
+
+    def left(self) -> Tensor:
+        """Queries left (N,) for these rows; a very large number where the threat sets no limit."""
+        spent = self.counts.forwards[self.rows]
+        return (self.queries if self.queries is not None else 1 << 60) - spent
+
+    def _need(self, kind: Access) -> None:
+        if kind not in self.access:
+            raise AccessRefused(
+                f"expected an attack that needs {self.access.words()} (granted by {self.threat}), got one that asks "
+                f"for {kind.words()}; grant it in the threat's access"
+            )
+
+    def _bill(self, n: int) -> Rng:
+        """Count one query for each row and return fresh streams for it."""
+        if n != len(self.rows):
+            raise ValueError(f"expected {len(self.rows)} images, one for each row asked for, got {n}; use model[rows]")
+        if self.queries is not None and n and int(self.left().min()) < 1:
+            raise QueriesSpent(f"an attack asked for more than the {self.queries} queries an image of {self.threat}")
+        rng = self.rng[self.rows].fold(self.counts.forwards[self.rows].to(self.rng.keys.device))
+        self.counts.forwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
+        return rng
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """Classes (N,); -1 where the system rejects, which it says by a row of NaN."""
+    return torch.where(logits.isnan().any(1), -1, logits.nan_to_num(nan=0.0).argmax(1))
+
+
+@contextmanager
+def preserved(net: nn.Module) -> Iterator[None]:
+    """Leave the network and the global random states as they were, whatever happens inside.
+
+    Restores: training flags, parameters' requires_grad and grad, hooks, values of parameters and buffers
+    if they changed, and the random states of python, numpy and torch.
+    """
+    modules = [(m, m.training, {h: dict(getattr(m, h)) for h in _HOOKS if hasattr(m, h)}) for m in net.modules()]
+    params = [(p, p.requires_grad, p.grad) for p in net.parameters()]
+    tensors = [(t, t.detach().clone()) for t in (*net.parameters(), *net.buffers())]
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    try:
+        yield
+    finally:
+        for module, training, hooks in modules:
+            module.training = training
+            for name, saved in hooks.items():
+                current = getattr(module, name)
+                current.clear()
+                current.update(saved)
+        for p, requires_grad, grad in params:
+            p.requires_grad_(requires_grad)
+            p.grad = grad
+        with torch.no_grad():
+            for tensor, saved_value in tensors:
+                if not torch.equal(tensor, saved_value):
+                    tensor.copy_(saved_value)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -1,0 +1,152 @@
+"""What the planner knows of a plugin without running it, and how plugins are found.
+
+A plugin is a function with a card. Packages name themselves under the entry point group "robustsuite.plugins";
+every module below that name is imported and its functions that carry a card are collected. Our own attacks,
+defenses, shifts, data sets and models come in by the same door.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, TypeVar
+
+from robustsuite.errors import BadValue, UnknownName, UsageError, nearest
+from robustsuite.threats import Access
+
+GROUP = "robustsuite.plugins"
+KINDS = ("attack", "defense", "shift", "data", "model")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forwards and backwards an example, at the most, and trainings of the network."""
+
+    forwards: float = 1.0
+    backwards: float = 0.0
+    trainings: int = 0
+
+
+@dataclass(frozen=True)
+class Card:
+    """One plugin's facts. `place` is an attack's scenario or a defense's stage."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any] = field(repr=False, compare=False)
+    place: str = ""
+    paper: str = ""
+    needs: Access = Access.NONE
+    norms: tuple[str, ...] = ()
+    hides: Access = Access.NONE
+    stochastic: bool = False
+    surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
+    differs: tuple[str, ...] = ()
+    requires: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first line."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Keyword parameters a user may set, with their defaults."""
+        signature = inspect.signature(self.function)
+        return {
+            p.name: p.default
+            for p in signature.parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+        }
+
+    @property
+    def origin(self) -> str:
+        """module:function, where to read the method."""
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+
+def carded(kind: str, place: str = "", **facts: Any) -> Callable[[F], F]:
+    """Give a function its card; the plugin's name is the function's, unless `name` says otherwise."""
+
+    def decorate(function: F) -> F:
+        name = facts.pop("name", function.__name__)
+        function.card = Card(kind, name, function, place, **facts)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@cache
+def cards() -> dict[tuple[str, str], Card]:
+    """Every installed plugin's card, by (kind, name), in the order of names."""
+    found: dict[tuple[str, str], Card] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.value):
+        try:
+            package = importlib.import_module(point.value)
+        except ImportError as error:
+            raise UsageError(
+                f"expected the plugin package {point.value!r} (entry point {point.name!r}) to import, got {error}; "
+                f"reinstall or uninstall it"
+            ) from error
+        for module in _modules(package):
+            for card in _cards_in(module):
+                _add(found, card)
+    return dict(sorted(found.items()))
+
+
+def _modules(package: ModuleType) -> Iterator[ModuleType]:
+    yield package
+    for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
+        if not info.name.rsplit(".", 1)[-1].startswith("_") and ".peers" not in info.name:
+            yield importlib.import_module(info.name)
+
+
+def _cards_in(module: ModuleType) -> Iterator[Card]:
+    for value in vars(module).values():
+        card = getattr(value, "card", None)
+        if isinstance(card, Card) and card.function.__module__ == module.__name__:
+            yield card
+
+
+def _add(found: dict[tuple[str, str], Card], card: Card) -> None:
+    twin = found.get((card.kind, card.name))
+    if twin and twin.origin != card.origin:
+        raise UsageError(
+            f"expected one {card.kind} of the name {card.name!r}, got two: {twin.origin} and {card.origin}; rename one"
+        )
+    found[card.kind, card.name] = card
+
+
+def names(kind: str) -> list[str]:
+    """The registered names of a kind, sorted."""
+    return [name for k, name in cards() if k == kind]
+
+
+def card_of(kind: str, name: str) -> Card:
+    """The card of this name; raises UnknownName with the nearest."""
+    if (kind, name) not in cards():
+        raise UnknownName(kind, name, names(kind))
+    return cards()[kind, name]
+
+
+def checked_parameters(card: Card, given: dict[str, Any]) -> dict[str, Any]:
+    """The given parameters, if the plugin has them all; raises BadValue with the nearest name."""
+    for key in given:
+        if key not in card.parameters:
+            raise BadValue(f"expected a parameter of {card.name}, got {key!r}; {nearest(key, card.parameters)}")
+    return given
+
+
+def canonical(card: Card, given: dict[str, Any]) -> str:
+    """'pgd(steps=50)': the name with the parameters that differ from their defaults, sorted."""
+    changed = {k: v for k, v in sorted(given.items()) if card.parameters.get(k, inspect.Parameter.empty) != v}
+    return card.name + (f"({', '.join(f'{k}={v}' for k, v in changed.items())})" if changed else "")

@@ -1,0 +1,16 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real pictures and weights, for development; tests that need it skip where it is absent."""
+    default = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("ROBUSTSUITE_SHARED", default))
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no real data at {folder}; set ROBUSTSUITE_SHARED")
+    return folder
