@@ -115,7 +115,7 @@ def worst_case(run: Run) -> pd.DataFrame:
                     "flags": ";".join(f"{attack}: {names}" for attack, names in member.flags.items()),
                     "struck": member.struck, "inert": member.inert,
                     "rank_first": first, "rank_last": last, "unranked": reasons.get(member.defense, ""),
-                }  # fmt: skip
+                }
             )
     return pd.DataFrame(rows)
 
@@ -130,7 +130,7 @@ def paired(run: Run) -> pd.DataFrame:
                     **dict(zip(GROUP, members[0].group, strict=True)),
                     "a": a.defense, "b": b.defense, "difference": test.difference, "only_a": test.only_a,
                     "only_b": test.only_b, "n": test.n, "p": test.pvalue, "p_holm": p, "different": p < LEVEL,
-                }  # fmt: skip
+                }
             )
     return pd.DataFrame(rows)
 

@@ -154,7 +154,7 @@ def _problem(net: nn.Module, x: Tensor, method: str, steps: int) -> Problem:
     lib = _lirpa_compat.library()
     start = ((x[:2] - mean) / std).detach()
     with torch.inference_mode(False), _bounding(core, x.device), torch.no_grad():
-        options = {"optimize_bound_args": {"iteration": steps}}
+        options = {"conv_mode": __import__("os").environ.get("LPMODE","patches"), "optimize_bound_args": {"iteration": steps}}
         bounded = lib.BoundedModule(core, start[:1].clone(), bound_opts=options, device=x.device)
         traced = bounded(start)
         actual = net(x[:2])
@@ -229,7 +229,7 @@ def _bounding(net: nn.Module, device: torch.device) -> Iterator[None]:
     except Exception as problem:
         if "alloc" in str(problem):
             raise
-        raise Unsupported(_refusal(net, problem)) from None
+        raise Unsupported(_refusal(net, problem)) from (problem if __import__('os').environ.get('LPDBG') else None)
 
 
 def _refusal(net: nn.Module, problem: Exception) -> str:
