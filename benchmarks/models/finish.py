@@ -1,0 +1,79 @@
+"""The last steps every loader shares: normalisation inside, the class count checked, the weights named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.data import InputSpace
+from robustsuite.errors import BadModel, BadValue
+from robustsuite.models import Model, Normalised, weights_sha256
+from robustsuite.probes import fits
+
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation, a number a channel."""
+
+
+def finish(name: str, net: nn.Module, space: InputSpace, statistics: Statistics | None = None, note: str = "") -> Model:
+    """A pretrained model. Raises BadModel unless one blank picture (1, C, H, W) gives (1, classes) finite logits."""
+    if statistics is not None:
+        net = Normalised(net, *statistics)
+    net = net.float().eval()
+    fits(net, space, name)
+    return Model(name, channels_last(net, space), space, weights_sha256(net), note=note)
+
+
+def channels_last(net: nn.Module, space: InputSpace) -> nn.Module:
+    """The network with its weights in NHWC order, faster in convolutions, where it then still says the same."""
+    x = torch.linspace(0, 1, 2 * space.channels * space.height * space.width).view(2, *space.shape)
+    before = _answer(net, x)
+    try:
+        after = _answer(net.to(memory_format=torch.channels_last), x)  # type: ignore[call-overload]
+    except RuntimeError:  # a .view() inside that needs contiguous activations
+        after = None
+    if after is None or not all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(before, after, strict=True)):
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return net
+
+
+def _answer(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.clone().requires_grad_()
+    logits: Tensor = net(leaf)
+    (grad,) = torch.autograd.grad(logits.max(1).values.sum(), leaf, allow_unused=True)
+    return logits.detach(), torch.zeros_like(x) if grad is None else grad
+
+
+def numbers(text: str, what: str, channels: int) -> tuple[float, ...]:
+    """'0.5' or '0.49,0.48,0.45' as a number a channel; raises BadValue."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) == 1:
+        values *= channels
+    if len(values) != channels:
+        raise BadValue(f"expected {what} as {channels} numbers between commas, got {text!r}; for example {what}=0.5")
+    return values
+
+
+def statistics_of(mean: str, std: str, channels: int) -> Statistics | None:
+    """Normalisation from two texts; None where both are empty. Raises BadValue where one is, or std is not positive."""
+    if not mean and not std:
+        return None
+    if not (mean and std):
+        raise BadValue(f"expected both mean and std, got mean={mean!r} and std={std!r}; give both or neither")
+    pair = numbers(mean, "mean", channels), numbers(std, "std", channels)
+    if min(pair[1]) <= 0:
+        raise BadValue(f"expected std above 0, got {std!r}; it divides the pixels")
+    return pair
+
+
+def downloaded(error: Exception, name: str, hint: str) -> BadModel:
+    """A failed download in a sentence."""
+    return BadModel(f"expected to fetch the weights of {name}, got {type(error).__name__} ({_line(error)}); {hint}")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:160]
