@@ -1,9 +1,9 @@
 """Frost to lay over images: procedural ice ferns, or a folder of photographs.
 
 ImageNet-C's frost uses five photographs of frosted glass, which cannot be shipped. The five textures here are
-drawn from a fixed seed: dendrites that branch at 60 degrees (the habit of ice), haze and grain, bluish white on
-dark, periodic in both directions, with about the photographs' brightness and contrast. A result measured
-with them is not comparable number for number with the published set; one with the photographs' folder is.
+drawn from fixed seeds: ferns of needles that branch at 60 degrees (the habit of ice), haze and grain, bluish
+white, periodic in both directions, with the photographs' brightness and contrast. A result measured with them
+is not comparable number for number with the published set; one with the photographs' folder is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ from robustsuite.errors import BadData
 
 _SIZE = 640
 _COUNT = 5
+_SIDES = 14
+# needle length in pixels, mean and standard deviation of the level, tint
+_LOOKS = (
+    (16.0, 0.50, 0.08, (0.62, 1.12, 1.26)),
+    (34.0, 0.81, 0.08, (0.97, 0.99, 1.04)),
+    (26.0, 0.81, 0.08, (0.97, 0.99, 1.04)),
+    (20.0, 0.60, 0.11, (0.91, 1.01, 1.08)),
+    (30.0, 0.48, 0.17, (0.90, 1.00, 1.10)),
+)
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 Floats = NDArray[np.float64]
@@ -45,59 +54,58 @@ def frost_textures(folder: str | None = None) -> Tensor:
 
 
 def _texture(seed: int) -> NDArray[np.float32]:
-    """(S, S, 3): one texture."""
+    """(S, S, 3): one texture, lit from the upper left, with its photograph's mean and standard deviation."""
+    length, mean, std, tint = _LOOKS[seed]
     rng = np.random.default_rng(seed)
-    ice = np.zeros((_SIZE, _SIZE))
-    for stems, length in ((7, 260.0), (26, 120.0), (60, 60.0)):
-        ice += _dendrites(rng, stems, length)
-    ice = 1 - np.exp(-ice)
-    glow = ndimage.gaussian_filter(ice, 6, mode="wrap")
-    haze = _stretched(ndimage.gaussian_filter(rng.standard_normal(ice.shape), 40, mode="wrap"))
-    grain = _stretched(ndimage.gaussian_filter(rng.standard_normal(ice.shape), 0.8, mode="wrap"))
-    level = (0.55 * ice + 0.5 * glow) * (0.6 + 0.8 * haze) + 0.25 * haze * grain
-    level = _stretched(level)
-    level = np.clip(0.07 + 0.93 * level ** (0.75 + 0.1 * seed), 0, 1)[..., None]
-    dark, pale = np.array([0.05, 0.11, 0.2]), np.array([0.93, 0.97, 1.0])
-    return (dark + (pale - dark) * level).astype(np.float32)
+    ice = 1 - np.exp(-_ferns(rng, length))
+    relief = ndimage.gaussian_filter(ice, 1, mode="wrap")
+    relief = relief - np.roll(relief, (2, 2), (0, 1))
+    haze = _smooth(rng, 50)
+    light = 0.5 * _unit(ice) + 0.6 * _unit(relief) + 0.7 * haze + 0.25 * _smooth(rng, 0.7)
+    level = mean + std * np.clip(_unit(light), -2.5, 2.5)
+    return np.clip(level[..., None] * np.array(tint), 0, 1).astype(np.float32)
 
 
-def _stretched(a: Floats) -> Floats:
-    """Percentiles 1 and 99 to 0 and 1."""
-    low, high = np.percentile(a, (1, 99))
-    return np.clip((a - low) / (high - low), 0, 1)
-
-
-def _dendrites(rng: np.random.Generator, stems: int, length: float) -> Floats:
-    """Ice density (S, S): stems that bend a little, each with two more orders of side branches."""
-    start = rng.uniform(0, _SIZE, (stems, 2))
-    angle = rng.uniform(0, 2 * np.pi, stems)
-    size = length * rng.uniform(0.6, 1.4, stems)
-    bend = rng.normal(0, 0.5, stems)
+def _ferns(rng: np.random.Generator, length: float) -> Floats:
+    """Ice density (S, S): needles along a slowly turning direction, each with side needles at 60 degrees."""
+    number = int(4 * (_SIZE / length) ** 2)
+    start = rng.uniform(0, _SIZE, (number, 2))
+    cell = start.astype(int)
+    angle = 2.5 * _smooth(rng, 60)[cell[:, 0], cell[:, 1]] + rng.normal(0, 0.7, number)
+    size = length * rng.lognormal(0, 0.5, number)
+    strength = rng.uniform(0.2, 1, number) * (1 + np.tanh(1.5 * _smooth(rng, 40)[cell[:, 0], cell[:, 1]]))
     ice = np.zeros(_SIZE * _SIZE)
-    for order, spacing in enumerate((9.0, 5.0, 4.0)):
-        steps = int(size.max() * 1.5) + 2
-        t = np.linspace(0, 1, steps)
-        heading = angle[:, None] + bend[:, None] * t
-        step = size[:, None] / (steps - 1)
-        path = start[:, None] + np.cumsum(np.stack([np.sin(heading), np.cos(heading)], -1) * step[..., None], 1)
-        _deposit(ice, path, weight=(1 - 0.7 * t) * step / (1 + 0.6 * order))
-        if order == 2:
-            break
-        joints = max(int(size.mean() / spacing), 2)
-        at = np.linspace(0.05, 0.95, joints)
-        rows = (at * (steps - 1)).astype(int)
-        side = np.array([-1, 1])[None, None] * np.pi / 3 + rng.normal(0, 0.05, (len(size), joints, 2))
-        start = np.repeat(path[:, rows, None], 2, 2).reshape(-1, 2)
-        angle = (heading[:, rows, None] + side).ravel()
-        reach = np.repeat((size[:, None] * (1 - at) * 0.42)[..., None], 2, 2)
-        size = (reach * rng.uniform(0.5, 1.1, reach.shape)).ravel()
-        bend = rng.normal(0, 0.2, len(size))
-        kept = size > 3
-        start, angle, size, bend = start[kept], angle[kept], size[kept], bend[kept]
-    return ndimage.gaussian_filter(ice.reshape(_SIZE, _SIZE), 0.7, mode="wrap")
+    _deposit(ice, start, angle, size, strength)
+    at = rng.uniform(0, 1, (number, _SIDES))
+    joint = start[:, None] + (at * size[:, None])[..., None] * _heading(angle)[:, None]
+    side = angle[:, None] + np.pi / 3 * rng.choice([-1, 1], at.shape) + rng.normal(0, 0.08, at.shape)
+    reach = 0.5 * size[:, None] * (1.05 - at) * rng.uniform(0.4, 1, at.shape)
+    weight = np.repeat(0.6 * strength, _SIDES)
+    _deposit(ice, joint.reshape(-1, 2), side.ravel(), reach.ravel(), weight)
+    return ndimage.gaussian_filter(ice.reshape(_SIZE, _SIZE), 0.8, mode="wrap")
 
 
-def _deposit(ice: Floats, path: Floats, weight: Floats) -> None:
-    """Add weights (M, T) at points (M, T, 2) to the flattened periodic canvas."""
+def _deposit(ice: Floats, start: Floats, angle: Floats, size: Floats, weight: Floats) -> None:
+    """Add needles that taper off, from points (M, 2) along angles (M,), to the flattened periodic canvas."""
+    t = np.linspace(0, 1, int(np.quantile(size, 0.98)) + 2)
+    path = start[:, None] + (size[:, None] * t)[..., None] * _heading(angle)[:, None]
     cell = np.floor(path).astype(np.int64) % _SIZE
-    ice += np.bincount((cell[..., 0] * _SIZE + cell[..., 1]).ravel(), weight.ravel(), _SIZE * _SIZE)
+    ink = weight[:, None] * (1 - t) * size[:, None] / len(t) * 1.5
+    ice += np.bincount((cell[..., 0] * _SIZE + cell[..., 1]).ravel(), ink.ravel(), _SIZE * _SIZE)
+
+
+def _heading(angle: Floats) -> Floats:
+    return np.stack([np.sin(angle), np.cos(angle)], -1)
+
+
+def _smooth(rng: np.random.Generator, sigma: float) -> Floats:
+    """(S, S): periodic Gaussian noise blurred by sigma, mean 0 and standard deviation 1."""
+    white = np.fft.rfft2(rng.standard_normal((_SIZE, _SIZE)))
+    f = np.fft.fftfreq(_SIZE)[:, None] ** 2 + np.fft.rfftfreq(_SIZE) ** 2
+    return _unit(np.fft.irfft2(white * np.exp(-2 * (np.pi * sigma) ** 2 * f), s=(_SIZE, _SIZE)))
+
+
+def _unit(a: Floats) -> Floats:
+    """Mean 0 and standard deviation 1."""
+    scaled: Floats = (a - a.mean()) / a.std()
+    return scaled
