@@ -32,14 +32,25 @@ class Ask(NamedTuple):
 
 @dataclass
 class Counts:
-    """Images asked, an example each: forward, backward, and queries as the served model would bill them."""
+    """Images asked, an example each: forward and backward; the extra ones came from a peer's attack, in total."""
 
     forwards: Tensor
     backwards: Tensor
+    extra_forwards: int = 0
+    extra_backwards: int = 0
 
     @classmethod
     def zeros(cls, n: int) -> Counts:
         return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
+
+    def add_total(self, forwards: int, backwards: int) -> None:
+        """Add work of a peer's attack that cannot be told apart by example."""
+        self.extra_forwards += forwards
+        self.extra_backwards += backwards
+
+    def totals(self) -> tuple[int, int]:
+        """All forwards and all backwards, in images."""
+        return int(self.forwards.sum()) + self.extra_forwards, int(self.backwards.sum()) + self.extra_backwards
 
 
 def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
@@ -128,6 +139,10 @@ class Oracle:
         self._need(Access.WEIGHTS)
         return self.gradient_net or self.net
 
+    def metered(self) -> nn.Module:
+        """The network for a peer's attack, which calls it by itself: counted in total. Needs WEIGHTS."""
+        return Metered(self.network(), self.counts, self.rng)
+
     def left(self) -> Tensor:
         """Queries left (N,) for these rows; a very large number where the threat sets no limit."""
         spent = self.counts.forwards[self.rows]
@@ -151,6 +166,34 @@ class Oracle:
         return rng
 
 
+class Metered(nn.Module):
+    """Adds the images asked to the totals; gives the very bits the bare network gives, so nothing is padded.
+
+    eval() and train() stop here: a peer that calls them must not switch off what a defense does at test time.
+    """
+
+    def __init__(self, net: nn.Module, counts: Counts, streams: Rng) -> None:
+        super().__init__()
+        self.net, self.counts, self.streams, self.calls = net, counts, streams, 0
+        self.training = net.training
+
+    def train(self, mode: bool = True) -> Metered:
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counts.extra_forwards += len(x)
+        self.calls += 1
+        places = torch.arange(len(x), device=self.streams.keys.device)
+        feed(self.net, Rng(self.streams.keys[:1].expand(len(x))).fold(places).fold(self.calls))
+        logits: Tensor = self.net(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def _count_backward(self, grad: Tensor) -> None:
+        self.counts.extra_backwards += len(grad)
+
+
 def predicted(logits: Tensor) -> Tensor:
     """Classes (N,); -1 where the system rejects, which it says by a row of NaN."""
     return torch.where(logits.isnan().any(1), -1, logits.nan_to_num(nan=0.0).argmax(1))
@@ -166,7 +209,7 @@ def preserved(net: nn.Module) -> Iterator[None]:
     modules = [(m, m.training, {h: dict(getattr(m, h)) for h in _HOOKS if hasattr(m, h)}) for m in net.modules()]
     params = [(p, p.requires_grad, p.grad) for p in net.parameters()]
     tensors = [(t, t.detach().clone()) for t in (*net.parameters(), *net.buffers())]
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
         yield
@@ -185,7 +228,7 @@ def preserved(net: nn.Module) -> Iterator[None]:
                 if not torch.equal(tensor, saved_value):
                     tensor.copy_(saved_value)
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

@@ -37,7 +37,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Card:
-    """One plugin's facts. `place` is an attack's scenario or a defense's stage."""
+    """One plugin's facts. `place` is an attack's scenario or a defense's stage.
+
+    whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
+    minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    """
 
     kind: str
     name: str
@@ -48,6 +52,8 @@ class Card:
     norms: tuple[str, ...] = ()
     hides: Access = Access.NONE
     stochastic: bool = False
+    whole: bool = False
+    minimum_norm: bool = False
     surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
     cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
     differs: tuple[str, ...] = ()

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from robustsuite.oracle import Oracle
+from robustsuite.data import Split
+from robustsuite.judge import REPEATS, Judge
+from robustsuite.oracle import Oracle, preserved
 from robustsuite.randomness import Rng
-from robustsuite.registry import carded
-from robustsuite.threats import Ball
+from robustsuite.registry import Card, carded
+from robustsuite.scenarios.record import Flag, Record, flag
+from robustsuite.system import System
+from robustsuite.threats import Ball, Threat
 
 
 class Found(NamedTuple):
@@ -39,3 +44,85 @@ def attack(**facts: Any) -> Callable[[A], A]:
     differs: sentences on where it departs from the paper; requires: an optional package.
     """
     return carded("attack", "evasion", **facts)
+
+
+def play(
+    system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
+    card: Card, eot: int = 1,
+) -> Record:  # fmt: skip
+    """Attack every correctly classified example and judge what comes back.
+
+    A system that hides gradients is attacked through its surrogate; a random one is asked again by the judge.
+    Columns: clean_ok, robust, in_budget, fooled (wrong whatever the budget), distance (in the budget's norm),
+    queries (forwards an image), rejected, overturned (a claim the judge does not share), and the attack's own.
+    """
+    ball = threat.budget
+    if ball is None:
+        raise ValueError(f"expected a budget in the evasion threat {threat.name!r}, got none")
+    x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
+    rng = Rng(rng.keys.to(system.device))
+    judge = Judge(system.net, stochastic=system.stochastic, width=width)
+    clean = judge(x, y, rng.fold("clean"))
+    clean_ok = ~clean.wrong & ~clean.rejected
+    attacked = torch.arange(len(x), device=x.device) if card.whole else clean_ok.nonzero().flatten()
+
+    net = system.surrogate if system.surrogate is not None and card.needs & system.hides else system.net
+    oracle = Oracle.over(
+        net, threat.access, rng[attacked].fold("oracle"),
+        width=width, eot=eot, queries=threat.queries, threat=f"the threat {threat.name!r}",
+    )  # fmt: skip
+    x_adv, claims = x.clone(), {}
+    if len(attacked):
+        with preserved(system.net):
+            found = attack(oracle, x[attacked].clone(), y[attacked].clone(), ball, rng=rng[attacked].fold("attack"))
+        found = found if isinstance(found, Found) else Found(found, {})
+        if found.x_adv.shape != x[attacked].shape:
+            shapes = f"{tuple(x[attacked].shape)} from {card.name}, got {tuple(found.x_adv.shape)}"
+            raise ValueError(f"expected pictures of shape {shapes}")
+        x_adv[attacked] = found.x_adv.detach().to(x)
+        claims = found.columns
+
+    answers = judge(x_adv, y, rng.fold("judge"))
+    in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
+    inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    fooled = (answers.wrong & inside) | ~clean_ok
+    clean_ok, fooled = clean_ok.cpu(), fooled.cpu()
+    columns = {
+        "clean_ok": clean_ok,
+        "robust": clean_ok & ~(fooled & in_budget),
+        "in_budget": in_budget,
+        "fooled": fooled,
+        "distance": torch.where(clean_ok, distance, 0.0),
+        "queries": _spread(oracle.counts.forwards, attacked, len(x)),
+        "rejected": answers.rejected.cpu(),
+        "rechecked": answers.rechecked.cpu(),
+    }
+    if system.stochastic:
+        columns["wrong_share"] = answers.share.cpu()
+    for name, claim in claims.items():
+        columns[name] = _spread(claim.cpu(), attacked, len(x))
+    claimed = columns.pop("claimed", columns["fooled"] & in_budget)
+    columns["overturned"] = claimed & columns["robust"]
+    return Record(columns, _flags(columns, system, card), *oracle.counts.totals())
+
+
+def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
+    """Values of the attacked rows in a column of all n; 0 or False elsewhere."""
+    column = torch.zeros(n, dtype=values.dtype)
+    column[rows.cpu()] = values
+    return column
+
+
+def _flags(columns: dict[str, Tensor], system: System, card: Card) -> list[Flag]:
+    n, flags = len(columns["robust"]), []
+    outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
+    overturned = int(columns["overturned"].sum())
+    if overturned:
+        flags.append(flag("overturned", f"of {n} examples the attack claims {overturned} that the judge finds unbroken"))
+    if outside and not card.minimum_norm:
+        flags.append(flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
+    if system.stochastic:
+        flags.append(flag("randomised", f"the system draws noise; each picture was judged {REPEATS} times"))
+    if system.hides & card.needs:
+        flags.append(flag("through_surrogate", "gradients are hidden; the attack used the defense's surrogate"))
+    return flags

@@ -1,0 +1,179 @@
+"""Run the planned cells: what shares a training side by side, each stored as it ends, resumed by what is stored."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from robustsuite import probes, provenance
+from robustsuite.errors import BadOutput, Unsupported, UsageError
+from robustsuite.lifecycle import fingerprint
+from robustsuite.plan import COMMON, Cell, Verdict
+from robustsuite.randomness import Rng
+from robustsuite.scenarios import certification, evasion, shift
+from robustsuite.scenarios.record import Flag, Record
+from robustsuite.store import Store
+from robustsuite.system import System
+
+WIDTH = 256
+"""Images in flight; halved, for the rest of the run, whenever the device is out of memory."""
+
+PROBED = 32
+"""Test pictures the probes look at before a system is attacked."""
+
+
+@dataclass
+class Progress:
+    """What a display is told: the cell that starts, and each cell that ended with its stored row."""
+
+    starts: Callable[[Cell], None] = field(default=lambda cell: None)
+    ends: Callable[[Cell, dict[str, Any]], None] = field(default=lambda cell, row: None)
+    tell: Callable[[str], None] = field(default=lambda text: None)
+
+
+def execute(
+    cells: list[tuple[Cell, Verdict]], store: Store, progress: Progress | None = None, *, width: int = WIDTH
+) -> int:
+    """Compute every cell the store does not hold yet. Returns how many were computed.
+
+    A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only a folder that cannot be
+    written ends it (BadOutput).
+    """
+    progress = progress or Progress()
+    about = provenance.collect()
+    missing = [(cell, verdict) for cell, verdict in cells if not store.finished(cell.run_id)]
+    computed = 0
+    for _, group in groupby(missing, key=lambda pair: id(pair[0].lifecycle)):
+        runner = _Runner(store, progress, about, width)
+        for cell, verdict in group:
+            runner.run(cell, verdict)
+            computed += 1
+        width = runner.width
+    return computed
+
+
+@dataclass
+class _Runner:
+    """Plays the cells of one lifecycle: it is trained, served and probed once, when the first cell needs it."""
+
+    store: Store
+    progress: Progress
+    about: dict[str, Any]
+    width: int
+    system: System | None = None
+    probed: list[Flag] = field(default_factory=list)
+    weights: str = ""
+
+    def run(self, cell: Cell, verdict: Verdict) -> None:
+        """Compute and store one cell."""
+        self.progress.starts(cell)
+        row = {
+            **{k: v for k, v in cell.facts().items() if k != "model_sha256"},
+            **self.about, "run_id": cell.run_id, "sweep": cell.sweep, "device": cell.lifecycle.device,
+            "dtype": "float32", "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "code": verdict.code, "sentence": verdict.sentence, "same_as": verdict.same_as, "traceback": "",
+            "status": verdict.status, "seconds": 0.0, "peak_bytes": 0, "forwards": 0, "backwards": 0, "queries": 0,
+            "flags": [], "weights_sha256": "",
+        }  # fmt: skip
+        columns = None
+        if verdict.status == "run":
+            columns = self._compute(cell, row)
+        self.store.write(row, columns)
+        self.progress.ends(cell, row)
+
+    def _compute(self, cell: Cell, row: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            self._serve(cell)
+            started = time.perf_counter()
+            with peak_memory(cell.lifecycle.device) as peak:
+                record = self._play(cell)
+            row |= {"seconds": time.perf_counter() - started, "peak_bytes": peak(), "status": "done"}
+        except Unsupported as error:
+            row |= {"status": "refused", "code": "unsupported", "sentence": str(error)}
+            return None
+        except BadOutput:
+            raise
+        except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
+            row |= {"status": "failed", "code": type(error).__name__, "sentence": str(error).split("\n")[0][:300]}
+            row["traceback"] = "" if isinstance(error, UsageError) else traceback.format_exc()
+            return None
+        row |= {"forwards": record.forwards, "backwards": record.backwards, "weights_sha256": self.weights}
+        row["queries"] = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
+        row["flags"] = [{"name": f.name, "detail": f.detail} for f in [*self.probed, *record.flags]]
+        return _examples(cell, record)
+
+    def _serve(self, cell: Cell) -> None:
+        """Train, serve and probe the system, once."""
+        if self.system is None:
+            cell.lifecycle.tell = self.progress.tell
+            self.system = cell.lifecycle.served()
+            self.weights = fingerprint(self.system.net)
+            few = cell.split.at(torch.arange(min(PROBED, len(cell.split))))
+            x, y = few.images(torch.arange(len(few))), few.y
+            self.probed = probes.probe(self.system, x.to(self.system.device), y.to(self.system.device))
+
+    def _play(self, cell: Cell) -> Record:
+        """The cell's record; out of memory, at half the width."""
+        while True:
+            try:
+                return play(cell, self.system, width=self.width)
+            except torch.OutOfMemoryError:
+                if self.width <= 1:
+                    raise
+                self.width //= 2
+                self.progress.tell(f"out of memory; going on with {self.width} images in flight")
+
+
+def play(cell: Cell, system: System | None, *, width: int = WIDTH) -> Record:
+    """Play one cell's scenario against its served system."""
+    system = system or cell.lifecycle.served()
+    rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids)
+    if cell.threat is None or cell.attack is None:
+        return shift.play(system, cell.split, rng, width=width)
+    given = dict(cell.given)
+    common = {k: given.pop(k) for k in COMMON if k in given and k not in cell.attack.parameters}
+    attack = partial(cell.attack.function, **given)
+    if cell.threat.scenario == "certification":
+        return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
+    return evasion.play(system, attack, cell.split, cell.threat, rng, width=width, card=cell.attack, **common)
+
+
+def _examples(cell: Cell, record: Record) -> dict[str, Any]:
+    """The columns as stored: who, then what the scenario recorded."""
+    n = len(cell.split)
+    who = {"run_id": [cell.run_id] * n, "index": cell.split.ids.numpy(), "label": cell.split.y.numpy()}
+    return who | {name: column.numpy() for name, column in record.columns.items()}
+
+
+class peak_memory:  # noqa: N801 - reads as a phrase at its one use
+    """Context: the device's highest memory in use inside; on a CPU, how much the process's own maximum grew."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+
+    def __enter__(self) -> Callable[[], int]:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            return lambda: int(torch.cuda.max_memory_allocated())
+        import resource
+
+        return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def ordered(cells: list[tuple[Cell, Verdict]]) -> Iterator[tuple[Cell, Verdict]]:
+    """Each cell once, in the order of the plan."""
+    seen: set[str] = set()
+    for cell, verdict in cells:
+        if cell.run_id not in seen:
+            seen.add(cell.run_id)
+            yield cell, verdict

@@ -1,0 +1,76 @@
+"""The judge: the served model's answer in float32, again in float64 and alone where the margin is within rounding.
+
+It knows nothing of the attack. A tie is no break (on an ensemble that aggregates by rank, three quarters of an
+attack's successes were exact float ties).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.losses import margin
+from robustsuite.oracle import answer
+from robustsuite.randomness import Rng
+
+NEAR = 1e-5
+"""A margin below this, relative to the largest logit where that exceeds 1, is decided in float64."""
+
+REPEATS = 10
+"""How often a random system is asked again; the verdict is the majority, the share is kept beside it."""
+
+
+class Answers(NamedTuple):
+    """wrong, rejected (N,) bool; share (N,) of repeats answered wrong; rechecked (N,) bool: decided in float64."""
+
+    wrong: Tensor
+    rejected: Tensor
+    share: Tensor
+    rechecked: Tensor
+
+
+class Judge:
+    """Reads a served network; build one a cell, it keeps the float64 copy once that is needed."""
+
+    def __init__(self, net: nn.Module, *, stochastic: bool, width: int = 256) -> None:
+        self.net, self.stochastic, self.width = net, stochastic, width
+        self._double: nn.Module | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
+        """Answers on x (N, C, H, W) float32 with labels y (N,); `rng` feeds systems that draw noise."""
+        parts = [self._batch(x[i], y[i], rng[i]) for i in torch.arange(len(x), device=x.device).split(self.width)]
+        if not parts:
+            none = torch.zeros(0, dtype=torch.bool, device=x.device)
+            return Answers(none, none, none.float(), none)
+        return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _batch(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
+        if not self.stochastic:
+            return self._once(x, y, rng)
+        asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(REPEATS)]
+        share = torch.stack([a.wrong for a in asked]).float().mean(0)
+        rejected = torch.stack([a.rejected for a in asked]).float().mean(0)
+        return Answers(share >= 0.5, rejected > 0.5, share, torch.zeros_like(asked[0].wrong))
+
+    def _once(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
+        logits = answer(self.net, x, rng)
+        rejected = logits.isnan().any(1)
+        lead = margin(logits.nan_to_num(nan=0.0), y)  # > 0: some other class leads
+        scale = logits.nan_to_num(nan=0.0).abs().amax(1).clamp_min(1)
+        near = (lead.abs() <= NEAR * scale) & ~rejected
+        wrong = (lead > 0) & ~rejected
+        if not self.stochastic:
+            for i in near.nonzero().flatten().tolist():
+                wrong[i] = self._alone(x[i : i + 1], y[i : i + 1])
+        return Answers(wrong, rejected, wrong.float(), near)
+
+    def _alone(self, x: Tensor, y: Tensor) -> bool:
+        """Whether some other class strictly leads in float64, the picture by itself."""
+        if self._double is None:
+            self._double = copy.deepcopy(self.net).double()
+        logits = answer(self._double, x.double())
+        return bool(margin(logits, y)[0] > 1e-12 * logits.abs().amax().clamp_min(1))

@@ -1,0 +1,141 @@
+"""From data and recipe to the served network, a defense changing one stage each; training is done once and kept."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_dir
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from robustsuite import __version__
+from robustsuite.data import Dataset
+from robustsuite.models import Fit, Model, Training, ready, weights_sha256
+from robustsuite.stages import Applied
+from robustsuite.system import System
+from robustsuite.threats import Access
+
+
+def cache_folder() -> Path:
+    """Where trained weights are kept: $ROBUSTSUITE_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("ROBUSTSUITE_CACHE") or user_cache_dir("robustsuite"))
+
+
+@dataclass
+class Lifecycle:
+    """One model under one tuple of defenses, at one seed."""
+
+    model: Model
+    data: Dataset
+    defenses: tuple[Applied, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+    tell: Callable[[str], None] = field(default=lambda _: None)
+
+    def at(self, stage: str) -> list[Applied]:
+        """The defenses of one stage, in order."""
+        return [d for d in self.defenses if d.card.place == stage]
+
+    def trainings(self) -> list[str]:
+        """The keys of the trainings this lifecycle needs and the cache does not hold yet."""
+        return [key for key, _ in self._fits()[1] if not _file(key).exists()]
+
+    def trained(self) -> nn.Module:
+        """The network after data, train and harden; a copy, the model's own is not touched."""
+        training = Training(*self._selection(), seed=self.seed, device=self.device, tell=self.tell)
+        fit = self._fits()[0]
+        net = fit(copy.deepcopy(self.model.net), training)
+        for defense in self.at("harden"):
+            net = defense(net, training)
+        return ready(net, self.device)
+
+    def served(self) -> System:
+        """The system as it answers, with what it hides and its surrogate."""
+        base = net = self.trained()
+        hides, stochastic = Access.NONE, False
+        stand_in: nn.Module | None = None
+        for defense in self.at("serve"):
+            card = defense.card
+            if card.hides and (card.surrogate is None or (hides and stand_in is None)):
+                stand_in = None
+            elif card.surrogate is not None or stand_in is not None:
+                stand_in = (card.surrogate or card.function)(stand_in or net, **dict(defense.given))
+            net = defense(net)
+            hides, stochastic = hides | card.hides, stochastic or card.stochastic
+        surrogate = ready(stand_in, self.device) if stand_in is not None else None
+        served = ready(net, self.device) if net is not base else base
+        return System(served, self.model.space, stochastic, hides, surrogate, self.device)
+
+    def _selection(self) -> tuple[object, object]:
+        if self.model.pretrained and not any(d.card.place in ("data", "train", "harden") for d in self.defenses):
+            nothing = next(iter(self.data.splits.values()))
+            return nothing, nothing  # a pretrained net without weight-changing defenses is never trained
+        return self.data.split("train"), self.data.split("val")
+
+    def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
+        """The recipe with every train-stage defense applied, each step kept under the key of what went in."""
+        changes = [*self.at("data"), *self.at("train")]
+        if self.model.pretrained and not changes:
+            return self.model.fit, []
+        train, val = self.data.split("train"), self.data.split("val")
+        facts = [self.model.sha256, train.sha256, val.sha256, str(self.seed), __version__]
+        fit, steps = self.model.fit, []
+        if not self.model.pretrained:
+            fit = _kept(fit, _key(facts))
+            steps.append((_key(facts), fit))
+        for defense in changes:
+            facts.append(str(defense))
+            fit = _kept(defense(fit), _key(facts))
+            steps.append((_key(facts), fit))
+        return fit, steps
+
+
+def _key(facts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _file(key: str) -> Path:
+    return cache_folder() / "weights" / f"{key}.safetensors"
+
+
+def _kept(fit: Fit, key: str) -> Fit:
+    """The same recipe, its result kept on disk; weights that do not fit the network are made again."""
+
+    def kept(net: nn.Module, training: Training) -> nn.Module:
+        file = _file(key)
+        if file.exists():
+            try:
+                net.load_state_dict(load_file(file))
+                return net
+            except (RuntimeError, SafetensorError, OSError):
+                training.tell(f"the kept weights {file.name} do not fit; training again")
+        trained = fit(net, training)
+        _save(trained, file)
+        return trained
+
+    return kept
+
+
+def _save(net: nn.Module, file: Path) -> None:
+    """Written aside, then renamed: a killed run leaves no half file. A full disk only costs the next run its time."""
+    aside = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}, aside)
+        os.replace(aside, file)
+    except (OSError, SafetensorError):
+        aside.unlink(missing_ok=True)
+
+
+def fingerprint(net: nn.Module) -> str:
+    """sha256 of the weights a system was judged with."""
+    with torch.no_grad():
+        return weights_sha256(net)

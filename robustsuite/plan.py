@@ -1,0 +1,189 @@
+"""Sweep -> cells: the product inside each threat, each with a verdict and a sentence, and what it will cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from robustsuite import __version__
+from robustsuite.data import Dataset, ShiftSet, Split, Variant, load_data, parse_spec
+from robustsuite.lifecycle import Lifecycle
+from robustsuite.models import load_model
+from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters
+from robustsuite.stages import Applied, applied
+from robustsuite.sweep import Sweep
+from robustsuite.threats import Access, Threat
+
+PASSED = {"evasion": ("data", "train", "harden", "serve"), "certification": ("data", "train", "harden", "serve")}
+"""The stages a scenario passes; a defense at another stage is inert in it."""
+
+COMMON = {"eot": 1}
+"""Parameters every gradient attack has without naming them: draws averaged in each gradient."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """run, or inert / refused / unmeasured with a code and a sentence; same_as: the undefended cell's run_id."""
+
+    status: str = "run"
+    code: str = ""
+    sentence: str = ""
+    same_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the cube, with what is needed to compute it."""
+
+    sweep: str
+    lifecycle: Lifecycle = field(repr=False)
+    split: Split = field(repr=False)
+    threat: Threat | None = None
+    attack: Card | None = None
+    given: tuple[tuple[str, Any], ...] = ()
+    shift: str | None = None
+    variant: Variant | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the cell; `run_id` hashes it, so a changed weight or picture is another cell."""
+        cycle = self.lifecycle
+        return {
+            "threat": self.threat.name if self.threat else None,
+            "scenario": self.threat.scenario if self.threat else "shift",
+            "access": self.threat.access.words() if self.threat else None,
+            "budget": self.threat.budget_words() if self.threat else None,
+            "goal": "untargeted",
+            "model": cycle.model.name,
+            "model_sha256": cycle.model.sha256,
+            "defense": "+".join(map(str, cycle.defenses)) or "none",
+            "attack": canonical(self.attack, dict(self.given)) if self.attack else None,
+            "dataset": cycle.data.name,
+            "shift": self.shift,
+            "corruption": self.variant.corruption if self.variant and self.shift != "clean" else None,
+            "severity": self.variant.severity if self.variant else None,
+            "n": len(self.split),
+            "data_sha256": self.split.sha256,
+            "seed": cycle.seed,
+        }
+
+    @property
+    def run_id(self) -> str:
+        """16 hex digits of the sha256 of the facts and the suite's version."""
+        text = json.dumps({**self.facts(), "suite": __version__}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """What the cell's random streams are keyed by; defenses share their attackers' randomness."""
+        threat = f"{self.threat.name}/{self.facts()['attack']}" if self.threat else "shift"
+        return f"{threat}/{self.shift}/{self.variant}"
+
+    def cost(self) -> Cost:
+        """Forwards and backwards of the cell, at the most."""
+        if not self.attack:
+            return Cost(len(self.split), 0)
+        given = {k: v for k, v in self.given if k not in COMMON}
+        draws = dict(self.given).get("eot", 1)
+        one = self.attack.cost(classes=self.lifecycle.model.space.classes, **{**self.attack.parameters, **given})
+        return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
+
+
+def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tuple[Cell, Verdict]]:
+    """Every cell of the sweep with its verdict, those that share a training side by side.
+
+    first: judge on this many examples of each data set. Raises UsageError for anything that cannot be loaded.
+    """
+    cells: list[tuple[Cell, Verdict]] = []
+    defended = [_defenses(entry) for entry in sweep.defenses]
+    attacks = [(spec.threat(name), *_attack(entry)) for name, spec in sweep.threats.items() for entry in spec.attacks]
+    for data_spec in sweep.data:
+        dataset, split = load_data(data_spec)
+        split = split.first(min(first, len(split)) if first else None)
+        for model_spec in sweep.models:
+            model = load_model(str(model_spec), dataset.space)
+            for seed in sweep.seeds:
+                shifted = list(_shifts(sweep, split, dataset, seed))
+                for defenses in defended:
+                    cycle = Lifecycle(model, dataset, defenses, seed, device)
+                    cells += _cells(sweep.name, cycle, split, attacks, shifted)
+    return cells
+
+
+def _cells(
+    sweep: str, cycle: Lifecycle, split: Split, attacks: list[Any], shifted: list[Any]
+) -> Iterator[tuple[Cell, Verdict]]:
+    yield Cell(sweep, cycle, split, shift="clean"), Verdict()
+    for shift, variant, pictures in shifted:
+        yield Cell(sweep, cycle, pictures, shift=shift, variant=variant), Verdict()
+    for threat, card, given in attacks:
+        cell = Cell(sweep, cycle, split, threat, card, given)
+        yield cell, verdict(cell)
+
+
+def verdict(cell: Cell) -> Verdict:
+    """Whether the cell can be run, and in a sentence why not."""
+    threat, card, cycle = cell.threat, cell.attack, cell.lifecycle
+    if threat is None or card is None or threat.budget is None:
+        return Verdict()
+    if card.place != threat.scenario:
+        return Verdict("refused", "scenario", f"{card.name} plays {card.place}, the threat is {threat.scenario}")
+    if missing := card.needs & ~threat.access:
+        return Verdict(
+            "refused", "access",
+            f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
+        )  # fmt: skip
+    if card.norms and threat.budget.norm not in card.norms:
+        return Verdict(
+            "refused", "budget", f"{card.name} works in {', '.join(card.norms)}, not in {threat.budget.norm}"
+        )
+    passed = PASSED[threat.scenario]
+    if cycle.defenses and all(d.card.place not in passed for d in cycle.defenses):
+        bare = replace(cell, lifecycle=replace(cycle, defenses=()))
+        return Verdict("inert", "stage", f"no stage of it is passed in {threat.scenario}", bare.run_id)
+    return _hidden(card, cycle)
+
+
+def _hidden(card: Card, cycle: Lifecycle) -> Verdict:
+    """What the serve stage takes from the attack: a certifier needs the weights, an attack a surrogate."""
+    hiders = [d for d in cycle.at("serve") if d.card.hides & card.needs or d.card.stochastic]
+    if not hiders:
+        return Verdict()
+    names = "+".join(d.card.name for d in hiders)
+    if card.place == "certification":
+        if Access.WEIGHTS in card.needs:
+            return Verdict("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
+        return Verdict()
+    if any(d.card.hides & card.needs and d.card.surrogate is None for d in hiders):
+        return Verdict(
+            "unmeasured", "no_surrogate", f"{names} hides {card.needs.words()} and ships no surrogate to attack through"
+        )
+    return Verdict()
+
+
+def _defenses(entry: object) -> tuple[Applied, ...]:
+    """A yaml entry: 'none', a defense, or a list of them in order."""
+    if entry == "none":
+        return ()
+    parts = entry if isinstance(entry, list) else [entry]
+    return tuple(applied(*parse_spec(part, "defense")) for part in parts)
+
+
+def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...]]:
+    """A yaml entry 'pgd' or {pgd: {steps: 50}} with its card and checked parameters."""
+    name, given = parse_spec(entry, "attack")
+    card = card_of("attack", name)
+    common = set(COMMON) if Access.GRADIENTS in card.needs else set()
+    checked_parameters(card, {k: v for k, v in given.items() if k not in common - set(card.parameters)})
+    return card, tuple(sorted(given.items()))
+
+
+def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[tuple[str, Variant, Split]]:
+    for entry in sweep.shifts:
+        name, given = parse_spec(entry, "shift set")
+        card = card_of("shift", name)
+        found: ShiftSet = card.function(split, dataset.space, seed=seed, **checked_parameters(card, given))
+        for variant, pictures in found.variants.items():
+            yield canonical(card, {}), variant, pictures

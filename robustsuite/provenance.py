@@ -1,0 +1,47 @@
+"""What a number was made with: versions, commit, framework canaries."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from robustsuite import __version__, probes
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyautoattack", "torchattacks", "auto-LiRPA", "scipy")
+
+
+def collect() -> dict[str, Any]:
+    """Suite version, commit and whether the checkout was changed, package versions, canaries."""
+    return {
+        "suite_version": __version__,
+        **commit(),
+        "packages": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "canaries": probes.canaries(),
+    }
+
+
+def commit() -> dict[str, Any]:
+    """The suite's own commit where it runs from a checkout; None from an installed wheel."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return {"commit": head, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

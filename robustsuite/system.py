@@ -1,0 +1,20 @@
+"""A defended system as it is served: what scenarios play against."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from robustsuite.data import InputSpace
+from robustsuite.threats import Access
+
+
+@dataclass(frozen=True)
+class System:
+    """The served network; what it hides from a white-box adversary, and the stand-in to attack through instead."""
+
+    net: nn.Module = field(repr=False)
+    space: InputSpace
+    stochastic: bool = False
+    hides: Access = Access.NONE
+    surrogate: nn.Module | None = field(default=None, repr=False)
+    device: str = "cpu"
