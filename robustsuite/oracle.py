@@ -172,6 +172,8 @@ class Metered(nn.Module):
     eval() and train() stop here: a peer that calls them must not switch off what a defense does at test time.
     """
 
+    streams: Rng
+
     def __init__(self, net: nn.Module, counts: Counts, streams: Rng) -> None:
         super().__init__()
         self.net, self.counts, self.streams, self.calls = net, counts, streams, 0
@@ -181,17 +183,14 @@ class Metered(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        self.counts.extra_forwards += len(x)
+        self.counts.add_total(len(x), 0)
         self.calls += 1
         places = torch.arange(len(x), device=self.streams.keys.device)
         feed(self.net, Rng(self.streams.keys[:1].expand(len(x))).fold(places).fold(self.calls))
         logits: Tensor = self.net(x)
         if logits.requires_grad:
-            logits.register_hook(self._count_backward)
+            logits.register_hook(lambda grad: self.counts.add_total(0, len(grad)))  # type: ignore[no-untyped-call]
         return logits
-
-    def _count_backward(self, grad: Tensor) -> None:
-        self.counts.extra_backwards += len(grad)
 
 
 def predicted(logits: Tensor) -> Tensor:
