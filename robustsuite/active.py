@@ -7,16 +7,16 @@ result. So the outcome does not depend on the width, while no work is spent on e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""Rows of running jobs. 'example' and 'round' (B,) int64 are the engine's; 'found' (B, C, H, W) is the result."""
+"""Rows of running jobs. 'example' and 'round' (B,) int64 on the CPU are the engine's; 'found' (B, ...) is the result."""
 
 Start = Callable[[Tensor, Tensor], State]
-"""(example (B,), round (B,)) -> fresh rows."""
+"""(example (B,), round (B,)) -> fresh rows, 'found' among them; B may be 0."""
 
 Step = Callable[[State], tuple[State, Tensor, Tensor]]
 """rows -> (rows, success (B,) bool, finished (B,) bool); a success is finished."""
@@ -25,56 +25,54 @@ Step = Callable[[State], tuple[State, Tensor, Tensor]]
 def search(n: int, rounds: int, width: int, start: Start, step: Step) -> tuple[State, Tensor]:
     """Run rounds x n jobs, at most `width` at a time.
 
-    Returns the final rows, one for each example in order (the successful job of the lowest round, else round 0),
-    and which examples (n,) were broken.
+    Returns the final rows, one for each example in order (the successful job of the lowest round, else round 0), and
+    which examples (n,) were broken. Of the rows, 'found' and all entries of one number a row are returned; other
+    pictures are working memory.
     """
     winner = torch.full((n,), rounds)  # lowest round that succeeded
-    results: dict[int, tuple[int, State]] = {}
-    queue = iter([(r, e) for r in range(rounds) for e in range(n)])
+    results = {k: v.new_zeros(n, *v.shape[1:]) for k, v in _born(start, []).items() if k == "found" or v.dim() == 1}
+    queue = ((r, e) for r in range(rounds) for e in range(n))
     rows: State | None = None
-    while True:
-        rows = _refill(rows, queue, winner, width, start)
-        if rows is None:
-            break
+    while (rows := _refill(rows, queue, winner, width, start)) is not None:
         rows, success, finished = step(rows)
-        gone = finished | success
-        if not bool(gone.any()):
-            continue
-        _collect(rows, success.cpu(), gone.cpu(), winner, results)
-        keep = ~gone.cpu() & (rows["round"].cpu() < winner[rows["example"].cpu()])
-        rows = _take(rows, keep)
-    final = [results[e][1] for e in range(n)]
-    merged = {k: torch.cat([row[k] for row in final]) for k in final[0]} if final else {}
-    return merged, winner < rounds
+        gone, success = (finished | success).cpu(), success.cpu()
+        if bool(gone.any()):
+            _record(rows, success, gone, winner, results, rounds)
+            rows = _take(rows, ~gone & (rows["round"] < winner[rows["example"]]))
+    return results, winner < rounds
 
 
-def _refill(rows: State | None, queue: object, winner: Tensor, width: int, start: Start) -> State | None:
-    """Top the batch up from the queue, skipping the rounds a success has cancelled."""
+def _born(start: Start, jobs: list[tuple[int, int]]) -> State:
+    number, example = torch.tensor(jobs, dtype=torch.int64).view(-1, 2).unbind(1)
+    return {**start(example, number), "example": example, "round": number}
+
+
+def _refill(
+    rows: State | None, queue: Iterator[tuple[int, int]], winner: Tensor, width: int, start: Start
+) -> State | None:
+    """Top the batch up from the queue, skipping the rounds a success has cancelled; None once all is done."""
     running = 0 if rows is None else len(rows["example"])
     fresh: list[tuple[int, int]] = []
-    while running + len(fresh) < width:
-        job = next(queue, None)  # type: ignore[call-overload]
-        if job is None:
-            break
+    while running + len(fresh) < width and (job := next(queue, None)) is not None:
         if job[0] < winner[job[1]]:
             fresh.append(job)
     if not fresh:
         return rows if running else None
-    rounds, examples = torch.tensor(fresh).unbind(1)
-    born = {**start(examples, rounds), "example": examples, "round": rounds}
-    return born if not running or rows is None else {k: torch.cat([rows[k], born[k]]) for k in rows}
+    born = _born(start, fresh)
+    return {k: torch.cat([rows[k], born[k]]) for k in rows} if rows is not None and running else born
 
 
-def _collect(rows: State, success: Tensor, gone: Tensor, winner: Tensor, results: dict[int, tuple[int, State]]) -> None:
-    """Store what finished: a success of the lowest round so far, or round 0's last iterate meanwhile."""
-    for i in gone.nonzero().flatten().tolist():
-        example, number = int(rows["example"][i]), int(rows["round"][i])
-        if bool(success[i]) and number < winner[example]:
-            winner[example] = number
-            results[example] = (number, _take(rows, slice(i, i + 1)))
-        elif not bool(success[i]) and number == 0 and winner[example] > 0 and example not in results:
-            results[example] = (number, _take(rows, slice(i, i + 1)))
+def _record(rows: State, success: Tensor, gone: Tensor, winner: Tensor, results: State, rounds: int) -> None:
+    """Store what is the lowest successful round so far, or round 0's end while there is no success."""
+    example, number = rows["example"], rows["round"]
+    before = winner[example]
+    winner.scatter_reduce_(0, example, torch.where(success, number, rounds), "amin")
+    lowest = success & (number == winner[example]) & (number < before)
+    meanwhile = gone & ~success & (number == 0) & (winner[example] == rounds)
+    wins = lowest | meanwhile
+    for k, stored in results.items():
+        stored[example[wins].to(stored.device)] = rows[k][wins.to(stored.device)]
 
 
-def _take(rows: State, keep: Tensor | slice) -> State:
-    return {k: v[keep].clone() if isinstance(keep, slice) else v[keep.to(v.device)] for k, v in rows.items()}
+def _take(rows: State, keep: Tensor) -> State:
+    return {k: v[keep.to(v.device)] for k, v in rows.items()}

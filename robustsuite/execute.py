@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from robustsuite import probes, provenance
-from robustsuite.errors import BadOutput, Unsupported, UsageError
+from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
 from robustsuite.plan import COMMON, Cell, Verdict
 from robustsuite.randomness import Rng
@@ -43,8 +44,8 @@ def execute(
 ) -> int:
     """Compute every cell the store does not hold yet. Returns how many were computed.
 
-    A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only a folder that cannot be
-    written ends it (BadOutput).
+    A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only the user's own input (a
+    picture that cannot be read, a full disk) ends it, with a UsageError, and what is stored stays.
     """
     progress = progress or Progress()
     about = provenance.collect()
@@ -92,17 +93,18 @@ class _Runner:
         try:
             self._serve(cell)
             started = time.perf_counter()
-            with peak_memory(cell.lifecycle.device) as peak:
-                record = self._play(cell)
-            row |= {"seconds": time.perf_counter() - started, "peak_bytes": peak(), "status": "done"}
+            _reset_peak(cell.lifecycle.device)
+            record = self._play(cell)
+            row |= {"seconds": time.perf_counter() - started, "peak_bytes": _peak(cell.lifecycle.device)}
+            row["status"] = "done"
         except Unsupported as error:
             row |= {"status": "refused", "code": "unsupported", "sentence": str(error)}
             return None
-        except BadOutput:
+        except UsageError:
             raise
         except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
             row |= {"status": "failed", "code": type(error).__name__, "sentence": str(error).split("\n")[0][:300]}
-            row["traceback"] = "" if isinstance(error, UsageError) else traceback.format_exc()
+            row["traceback"] = traceback.format_exc()
             return None
         row |= {"forwards": record.forwards, "backwards": record.backwards, "weights_sha256": self.weights}
         row["queries"] = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
@@ -152,22 +154,16 @@ def _examples(cell: Cell, record: Record) -> dict[str, Any]:
     return who | {name: column.numpy() for name, column in record.columns.items()}
 
 
-class peak_memory:  # noqa: N801 - reads as a phrase at its one use
-    """Context: the device's highest memory in use inside; on a CPU, how much the process's own maximum grew."""
+def _reset_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
 
-    def __init__(self, device: str) -> None:
-        self.cuda = device.startswith("cuda")
 
-    def __enter__(self) -> Callable[[], int]:
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            return lambda: int(torch.cuda.max_memory_allocated())
-        import resource
-
-        return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    def __exit__(self, *_: object) -> None:
-        return None
+def _peak(device: str) -> int:
+    """Bytes: the device's peak since the reset; on a CPU, the most the process has held so far."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def ordered(cells: list[tuple[Cell, Verdict]]) -> Iterator[tuple[Cell, Verdict]]:

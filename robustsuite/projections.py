@@ -37,6 +37,14 @@ def largest(score: Tensor, k: int | Tensor) -> Tensor:
     return (rank < k).view_as(score)
 
 
+def top_signs(grad: Tensor, k: Tensor) -> Tensor:
+    """Signs of the k (N,) largest entries of each row by size (at least one, and ties with the last), else 0."""
+    size = grad.abs().flatten(1)
+    place = k.clamp(1, size.shape[1])[:, None] - 1
+    least = size.sort(1, descending=True).values.gather(1, place)
+    return grad.sign() * (size >= least).view_as(grad)
+
+
 def _column(eps: float | Tensor, like: Tensor) -> float | Tensor:
     return per_row(eps, like) if isinstance(eps, Tensor) else eps
 

@@ -1,0 +1,228 @@
+"""Auto-PGD: projected gradient ascent that sets its own step size; core, because compositions run it as well.
+
+linf, l2: Croce & Hein, 2020, arXiv 2003.01690, algorithm 1. l1: Croce & Hein, 2021, arXiv 2103.01208, algorithm 1,
+with radii 3, 2 and 1 times eps over 30, 30 and 40 % of the steps. MALT order of targets: Melamed et al., 2024,
+arXiv 2407.02240. Each row carries its own step size and checkpoints, so rows at different steps share a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustsuite import losses, projections
+from robustsuite.active import State, search
+from robustsuite.errors import BadValue, UnknownName
+from robustsuite.oracle import Oracle
+from robustsuite.projections import per_row
+from robustsuite.randomness import Rng
+from robustsuite.threats import Ball
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits (B, K), y (B,), target (B,)) -> (B,); untargeted losses ignore the target."""
+
+RHO, MOMENTUM = 0.75, 0.75
+FIRST, SHRINK, SHORTEST, FIRST_L1 = 0.22, 0.03, 0.06, 0.04  # checkpoint periods, in parts of the steps
+DENSITY, DECAY, LEAST_STEP, FEWER = 1.5, 1.5, 0.1, 0.95  # l1: entries moved, step decay, its floor, 'sparser'
+RADII, PARTS = (3.0, 2.0, 1.0), (0.3, 0.3)  # l1: radii in eps, and parts of the steps before the last radius
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+CANDIDATES = 100  # MALT ranks this many classes of highest logit
+
+
+def apgd(
+    model: Oracle,
+    x: Tensor,
+    y: Tensor,
+    budget: Ball,
+    *,
+    rng: Rng,
+    steps: int = 100,
+    loss: str = "ce",
+    restarts: int = 1,
+    targets: int = 9,
+    order: str = "logit",
+) -> tuple[Tensor, Tensor]:
+    """Auto-PGD in the budget's ball (linf, l2, l1); returns x_adv (N, C, H, W) and which broke (N,) bool.
+
+    loss: ce, margin, dlr, pma, or dlr-t: targeted DLR towards the `targets` first wrong classes in `order` (logit:
+    by clean logit; malt: by clean margin over gradient norm), a round each. An unbroken image comes back as its
+    iterate of highest loss. Raises BadValue for steps < 1 and UnknownName for an unknown loss or order.
+    """
+    if steps < 1 or restarts < 1 or targets < 1:
+        raise BadValue(f"expected steps, restarts, targets >= 1, got {steps}, {restarts}, {targets}; write at least 1")
+    if loss == "dlr-t":
+        goals = ranked_targets(model, x, y, targets, order, budget.norm).repeat_interleave(restarts, 1)
+        return ascend(model, x, y, budget, rng=rng, steps=steps, objective=losses.targeted_dlr, goals=goals)
+    if loss not in losses.LOSSES:
+        raise UnknownName("loss", loss, [*losses.LOSSES, "dlr-t"])
+    plain = losses.loss_named(loss)
+    goals = y[:, None].expand(-1, restarts)
+    return ascend(model, x, y, budget, rng=rng, steps=steps, objective=lambda z, t, _: plain(z, t), goals=goals)
+
+
+def ascend(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int, objective: Objective, goals: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Auto-PGD on any objective, one round for each column of goals (N, R), the target class of that round.
+
+    Returns x_adv and which broke, as `apgd` does; any wrong class counts, whatever the target.
+    """
+    sparse = budget.norm == "l1"
+    first = [math.ceil(part * steps) for part in PARTS] if sparse else []
+    lengths = [min(length, steps) for length in first] + [max(steps - sum(first), 1)]
+    radii = [budget.eps * r for r in RADII] if sparse else [budget.eps]
+    schedule = x.new_tensor(radii), torch.tensor(lengths, device=x.device)
+
+    def start(example: Tensor, number: Tensor) -> State:
+        return _born(x[example], y[example], goals[example, number], rng[example].fold(number), budget.norm, schedule)
+
+    def step(rows: State) -> tuple[State, Tensor, Tensor]:
+        at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1
+        ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
+        rows = _remembered(rows, ask.loss, ask.grad)
+        success = losses.clearly_wrong(ask.logits, label) & last
+        finished = last & (rows["k"] >= lengths[-1])
+        found = torch.where(per_row(success, at), at, rows["best"])
+        rows = _sparse_step(rows, ask.grad, schedule) if sparse else _momentum_step(rows, ask.grad, budget, steps)
+        return {**rows, "found": found, "k": rows["k"] + 1}, success, finished
+
+    rows, broken = search(len(x), goals.shape[1], model.width, start, step)
+    return rows["found"], broken
+
+
+def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, schedule: tuple[Tensor, Tensor]) -> State:
+    """A random start on the sphere, clipped to the box; checkpoints not yet begun."""
+    radii, lengths = schedule
+    shape, n, steps = clean.shape[1:], len(clean), int(lengths[0])
+    if norm == "l1":
+        at = projections.l1(clean, clean + rng.normal(*shape), float(radii[0]))
+    else:
+        u = rng.uniform(*shape, low=-1, high=1) if norm == "linf" else rng.normal(*shape)
+        at = projections.project(clean, clean + radii[0] * projections.unit(u, norm), float(radii[0]), norm)
+    number, whole = clean.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=clean.device)
+    rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
+    rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
+    rows |= {"eta": number + radii[0] * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
+    rows |= {"period": whole + max(int(FIRST * steps), 1), "rises": whole, "checked": number, "halved": whole == 0}
+    return {**rows, "support": _changed(at, clean)} if norm == "l1" else rows
+
+
+def _remembered(rows: State, loss: Tensor, grad: Tensor) -> State:
+    """Take in f(x_k) and its gradient: the best point so far, and whether the loss rose."""
+    better = loss > rows["best_loss"]
+    pick = per_row(better, grad)
+    return {
+        **rows,
+        "best": torch.where(pick, rows["at"], rows["best"]),
+        "best_grad": torch.where(pick, grad, rows["best_grad"]),
+        "best_loss": torch.where(better, loss, rows["best_loss"]),
+        "rises": rows["rises"] + (loss > rows["loss"]),
+        "since": rows["since"] + (rows["k"] > 0),
+        "loss": loss,
+    }
+
+
+def _momentum_step(rows: State, grad: Tensor, budget: Ball, steps: int) -> State:
+    """At a checkpoint, conditions 1 and 2 halve eta and return to the best point; then one step with momentum."""
+    due = rows["since"] == rows["period"]
+    few_rises = rows["rises"] <= RHO * rows["period"]
+    no_gain = ~rows["halved"] & (rows["checked"] >= rows["best_loss"])
+    halve = due & (few_rises | no_gain)
+    shorter = (rows["period"] - max(int(SHRINK * steps), 1)).clamp_min(max(int(SHORTEST * steps), 1))
+    eta = torch.where(halve, rows["eta"] / 2, rows["eta"])
+    at = torch.where(per_row(halve, grad), rows["best"], rows["at"])
+    g = torch.where(per_row(halve, grad), rows["best_grad"], grad)
+
+    direction = g.sign() if budget.norm == "linf" else projections.unit(g, budget.norm)
+    a = per_row(torch.where(rows["k"] > 0, MOMENTUM, 1.0).to(at.dtype), at)
+    z = budget.project(rows["clean"], at + per_row(eta, at) * direction)
+    new = budget.project(rows["clean"], at + a * (z - at) + (1 - a) * (at - rows["before"]))
+    return {
+        **rows,
+        "at": new,
+        "before": at,
+        "eta": eta,
+        "halved": torch.where(due, halve, rows["halved"]),
+        "checked": torch.where(due, rows["best_loss"], rows["checked"]),
+        "period": torch.where(due, shorter, rows["period"]),
+        "since": rows["since"].masked_fill(due, 0),
+        "rises": rows["rises"].masked_fill(due, 0),
+    }
+
+
+def _sparse_step(rows: State, grad: Tensor, schedule: tuple[Tensor, Tensor]) -> State:
+    """l1: move the k largest entries of the gradient by their sign; k and eta follow the best point's sparsity."""
+    radii, lengths = schedule
+    clean, best = rows["clean"], rows["best"]
+    eps, length = radii[rows["phase"]], lengths[rows["phase"]]
+    due = rows["since"] >= (FIRST_L1 * length).to(torch.int64).clamp_min(1)
+    support = torch.where(due, _changed(best, clean), rows["support"])
+    sparser = due & (support < FEWER * rows["support"])
+    decayed = torch.maximum(rows["eta"] / DECAY, LEAST_STEP * eps)
+    eta = torch.where(due, torch.where(sparser, eps, decayed), rows["eta"])
+    at = torch.where(per_row(sparser, grad), best, rows["at"])
+    g = torch.where(per_row(sparser, grad), rows["best_grad"], grad)
+
+    direction = projections.unit(projections.top_signs(g, (support / DENSITY).to(torch.int64)), "l1")
+    new = projections.l1(clean, at + per_row(eta, at) * direction, eps)
+    moved = {"at": new, "eta": eta, "support": support, "since": rows["since"].masked_fill(due, 0)}
+    return _next_radius({**rows, **moved}, schedule)
+
+
+def _next_radius(rows: State, schedule: tuple[Tensor, Tensor]) -> State:
+    """l1: rows whose steps at this radius are spent start again from their best point at the next radius."""
+    radii, lengths = schedule
+    over = (rows["k"] >= lengths[rows["phase"]]) & (rows["phase"] < len(radii) - 1)
+    if not bool(over.any()):
+        return rows
+    phase = rows["phase"] + over.to(torch.int64)
+    eps = radii[phase]
+    nearer = projections.l1(rows["clean"], rows["best"], eps)
+    fresh = {
+        "at": nearer,
+        "eta": eps,
+        "support": _changed(nearer, rows["clean"]),
+        "best_loss": torch.full_like(rows["best_loss"], -torch.inf),
+        "since": torch.zeros_like(rows["since"]),
+        "k": torch.full_like(rows["k"], -1),  # the next evaluation is number 0 of its radius
+    }
+    replaced = {key: torch.where(per_row(over, value), value, rows[key]) for key, value in fresh.items()}
+    return {**rows, **replaced, "phase": phase}
+
+
+def _changed(x_adv: Tensor, clean: Tensor) -> Tensor:
+    """How many entries (N,) differ."""
+    return (x_adv != clean).flatten(1).sum(1).to(x_adv.dtype)
+
+
+def ranked_targets(model: Oracle, x: Tensor, y: Tensor, count: int, order: str, norm: str) -> Tensor:
+    """The `count` (at most K - 1) wrong classes (N, count) to aim at, most promising first.
+
+    order logit: by clean logit. malt: ascending (z_y - z_j) / ||grad(z_j - z_y)|| in the dual norm, among the 100
+    classes of highest logit (Melamed et al., 2024). Raises UnknownName for another order.
+    """
+    if order not in ("logit", "malt"):
+        raise UnknownName("order of targets", order, ["logit", "malt"])
+    everyone = torch.arange(len(x))
+    logits = torch.cat([model[rows](x[rows]) for rows in everyone.split(model.width)] or [model(x)])
+    classes = logits.shape[1]
+    wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : classes - 1]
+    if order == "logit":
+        return wrong[:, :count]
+    wrong = wrong[:, :CANDIDATES]
+    jobs = torch.arange(wrong.numel()).split(model.width)
+    slopes = [_slope(model, x, y, wrong, job, norm) for job in jobs]
+    slope = torch.cat(slopes or [logits.new_zeros(0)]).view_as(wrong)
+    gap = losses.own(logits, y)[:, None] - logits.gather(1, wrong)
+    return wrong.gather(1, (gap / slope.clamp_min(1e-12)).argsort(dim=1, stable=True))[:, :count]
+
+
+def _slope(model: Oracle, x: Tensor, y: Tensor, wrong: Tensor, job: Tensor, norm: str) -> Tensor:
+    """||grad(z_j - z_y)|| (B,) in the dual norm for jobs (example, candidate), numbered row by row."""
+    rows, label = job // wrong.shape[1], y[job // wrong.shape[1]]
+    target = wrong.flatten()[job]
+    ask = model[rows].gradient(x[rows], lambda z: losses.own(z, target) - losses.own(z, label))
+    return projections.norm(ask.grad.flatten(1), DUAL[norm])

@@ -1,0 +1,124 @@
+"""The same from Python: run a sweep, or evaluate one network against one attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from robustsuite import stats
+from robustsuite.data import Dataset, InputSpace, Split
+from robustsuite.execute import Progress, execute, ordered, play
+from robustsuite.lifecycle import Lifecycle
+from robustsuite.models import Model, weights_sha256
+from robustsuite.plan import Cell, plan, verdict
+from robustsuite.registry import card_of, checked_parameters
+from robustsuite.scenarios.record import Flag
+from robustsuite.store import Store
+from robustsuite.sweep import Sweep, parse_sweep, read_sweep
+from robustsuite.threats import Access, Linf, Threat
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished sweep on disk."""
+
+    folder: Path
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row a cell: metric, value, interval, n, status, flags."""
+        from robustsuite.reports import read, scores
+
+        return scores.scores(read.read_runs([self.folder]))
+
+    def report(self, out: Path | None = None) -> Path:
+        """Write the report (html, md, latex, csv) and return its folder."""
+        from robustsuite.reports import write_report
+
+        out = out or self.folder / "report"
+        write_report([self.folder], out)
+        return out
+
+
+def run(
+    sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
+    first: int | None = None, progress: Progress | None = None,
+) -> Run:  # fmt: skip
+    """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there."""
+    if isinstance(sweep, Mapping):
+        sweep = parse_sweep(yaml.safe_dump(dict(sweep)), "the given sweep")
+    elif not isinstance(sweep, Sweep):
+        sweep = read_sweep(Path(sweep) if sweep is not None else None)
+    folder = Path(out) if out is not None else Path("runs") / sweep.name
+    store = Store(folder)
+    cells = list(ordered(plan(sweep, device, first)))
+    store.describe(description(sweep, cells))
+    execute(cells, store, progress)
+    return Run(folder)
+
+
+def description(sweep: Sweep, cells: list[tuple[Cell, Any]]) -> dict[str, Any]:
+    """What sweep.json holds: the axes in the user's order, and the notes a reader must see."""
+    facts = [cell.facts() for cell, _ in cells]
+
+    def axis(key: str) -> list[str]:
+        return list(dict.fromkeys(fact[key] for fact in facts if fact[key] is not None))
+
+    notes = dict.fromkeys(cell.lifecycle.data.note for cell, _ in cells if cell.lifecycle.data.note)
+    threats: dict[str, list[str]] = {}
+    for fact in facts:
+        if fact["threat"] and fact["attack"] not in threats.setdefault(fact["threat"], []):
+            threats[fact["threat"]].append(fact["attack"])
+    return {
+        "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": axis("model"),
+        "data": axis("dataset"), "defenses": axis("defense"), "shifts": axis("shift"), "threats": threats,
+        "cells": [cell.run_id for cell, _ in cells],
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One network against one attack: accuracies with exact 95 % intervals, one row an example, flags."""
+
+    clean: float
+    robust: float
+    interval: tuple[float, float]
+    columns: dict[str, Tensor] = field(repr=False)
+    flags: list[Flag] = field(default_factory=list)
+
+
+def evaluate(
+    net: nn.Module, x: Tensor, y: Tensor, *, attack: str = "pgd", budget: Any = None,
+    access: Access = Access.WHITE_BOX, seed: int = 0, **parameters: Any,
+) -> Evaluation:  # fmt: skip
+    """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
+
+    budget: a ball such as Linf(8/255), the default. parameters: the attack's own. Raises UsageError for names and
+    values that do not fit, AccessRefused where the attack needs more than `access`.
+    """
+    card = card_of("attack", attack)
+    split = Split.of(x.cpu(), y.cpu())
+    with torch.no_grad():
+        classes = net(x[:1]).shape[1]
+    space = InputSpace(*x.shape[1:], classes)
+    dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
+    cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed)
+    given = tuple(sorted(checked_parameters(card, parameters).items()))
+    cell = Cell("evaluate", cycle, split, Threat("given", card.place, access, budget or Linf(8 / 255)), card, given)
+    if (found := verdict(cell)).status != "run":
+        from robustsuite.errors import BadValue
+
+        raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
+    record = play(cell, None)
+    right = int(record.columns["robust"].sum())
+    clean = float(record.columns["clean_ok"].float().mean())
+    return Evaluation(clean, right / len(x), stats.clopper_pearson(right, len(x)), record.columns, record.flags)

@@ -1,0 +1,102 @@
+"""What a person sees while a sweep runs and when it ends: a bar with the remaining time, then one table a threat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from robustsuite.estimate import estimate
+from robustsuite.execute import Progress
+from robustsuite.plan import Cell, Verdict
+from robustsuite.store import Store
+
+PLAIN_EVERY = 5.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class Clock:
+    """Remaining time: the work left at the pace of the work done, both from the plan's estimate."""
+
+    def __init__(self, work: dict[str, float]) -> None:
+        self.work, self.done, self.started = work, 0.0, time.monotonic()
+        self.total = sum(work.values())
+
+    def finished(self, run_id: str) -> None:
+        self.done += self.work.get(run_id, 0.0)
+
+    def left(self) -> str:
+        """'about 2:05 left', empty before there is a pace to go by."""
+        if self.done < 0.02 * self.total:
+            return ""
+        seconds = (time.monotonic() - self.started) * (self.total - self.done) / self.done
+        return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
+@contextmanager
+def progress(cells: list[tuple[Cell, Verdict]], store: Store, screen: Console) -> Iterator[Progress]:
+    """A live bar on a terminal, a line every few seconds elsewhere."""
+    missing = [(cell, verdict) for cell, verdict in cells if not store.finished(cell.run_id)]
+    clock = Clock(estimate(missing) if missing else {})
+    if screen.is_terminal:
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
+        with Bar(*columns, console=screen, transient=True) as bar:
+            task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing), left="")
+
+            def ends(cell: Cell, row: dict[str, Any]) -> None:
+                clock.finished(cell.run_id)
+                bar.update(task, advance=1, left=clock.left())
+
+            yield Progress(
+                lambda cell: bar.update(task, description=escape(label(cell))[:40]), ends,
+                lambda text: bar.update(task, description=escape(text)[:40]),
+            )  # fmt: skip
+        return
+    yield _plain(len(cells), len(cells) - len(missing), clock, screen)
+
+
+def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
+    count, last = done, 0.0
+
+    def ends(cell: Cell, row: dict[str, Any]) -> None:
+        nonlocal count, last
+        count += 1
+        clock.finished(cell.run_id)
+        if time.monotonic() - last > PLAIN_EVERY or count == total:
+            last = time.monotonic()
+            screen.print(f"{count}/{total} {label(cell)} {row['status']} {clock.left()}", markup=False)
+
+    return Progress(ends=ends, tell=lambda text: screen.print(text, markup=False))
+
+
+def label(cell: Cell) -> str:
+    """'pgd on rift', 'fog 3 on none'."""
+    facts = cell.facts()
+    what = facts["attack"] or f"{facts['corruption'] or facts['shift']} {facts['severity'] or ''}".strip()
+    return f"{what} on {facts['defense']}"
+
+
+def summary(folder: Path, screen: Console) -> int:
+    """Print one table a threat: attacks down, defenses across, each rate with its interval. Returns failed cells."""
+    from robustsuite.reports import overview
+
+    tables, failed = overview([folder])
+    for title, header, rows in tables:
+        table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, title_style="bold")
+        for i, name in enumerate(header):
+            table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        screen.print(table)
+        screen.print()
+    for sentence in failed:
+        screen.print(f"failed: {sentence}", markup=False)
+    return len(failed)
