@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .read import Run
-from .scores import average, certified, epsilon, flag_names, measured_as, norm_of, rate
+from .scores import average, certified, epsilon, measured_as, norm_of, rate
 from .worst import survivals
 
 SYSTEM = ("dataset", "model", "seed", "defense")
@@ -157,7 +157,3 @@ def costs(run: Run) -> pd.DataFrame:
 def flags_of(cell: Mapping[str, Any]) -> str:
     """The flags of a cell with their details, for a footnote."""
     return "; ".join(f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"])
-
-
-__all__ = ["certified_curves", "corruption_errors", "corruption_grid", "costs", "empirical_curves", "flag_names",
-           "flagged", "flags_of", "not_measured"]  # fmt: skip

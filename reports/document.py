@@ -1,0 +1,93 @@
+"""What a report is before it has a format: sections of tables and figures, which html, markdown and latex all render."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from .figures import Figure
+from .text import interval, percent, plain
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table: its text, what it sorts by, why it is struck, a status word's kind, a bar (value, lo, hi)."""
+
+    text: str
+    key: float | str = ""
+    note: str = ""
+    struck: bool = False
+    kind: str = ""
+    bar: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of entries under column names; `caption` says what is constant over the rows."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The short answer for one threat against one model: a large number, its interval and two or three sentences."""
+
+    title: str
+    where: str
+    best: str
+    best_interval: str
+    base: str
+    base_interval: str
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files."""
+
+    name: str
+    title: str
+    lead: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    passing: bool = False
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report: title with its note, counts, cautions, answers, sections."""
+
+    title: str
+    note: str
+    counts: tuple[tuple[str, int], ...]
+    cautions: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    sections: tuple[Section, ...] = field(repr=False)
+
+
+def words(value: object) -> Entry:
+    """A name or sentence as an entry."""
+    return Entry(plain(str(value)), str(value))
+
+
+def counted(value: float, text: str) -> Entry:
+    """A number as an entry: shown as `text`, sorted by value."""
+    return Entry(text, float(value))
+
+
+def accuracy(value: float, lo: float, hi: float, *, note: str = "", struck: bool = False) -> Entry:
+    """A rate with its interval, and the bar that draws both."""
+    return Entry(f"{percent(value)} ({interval(lo, hi)})", float(value), note, struck, bar=(value, lo, hi))
+
+
+def split_constant(frame: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], str]:
+    """Which of the columns vary and deserve a column, and the others as a caption: `model cnn, seed 0`."""
+    varying = [name for name in names if frame[name].nunique() > 1]
+    constant = [name for name in names if name not in varying and len(frame) and str(frame[name].iloc[0]) != ""]
+    return varying, ", ".join(f"{name} {plain(str(frame[name].iloc[0]))}" for name in constant)

@@ -1,0 +1,31 @@
+"""The report as one self-contained page: no network, every text escaped, readable on a phone, light and dark."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from .document import Document
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_FILTER_FROM = 8  # a shorter table is read faster than it is searched
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
+    return environment
+
+
+def render(document: Document) -> str:
+    """The page as text."""
+    parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text("utf-8")) for name in ("css", "js")}
+    template = _environment().get_template("report.html.j2")
+    return template.render(document=document, trusted=Markup, filter_from=_FILTER_FROM, **parts)
