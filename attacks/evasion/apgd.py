@@ -1,0 +1,55 @@
+"""Auto-PGD: gradient ascent without a step size to tune (Croce & Hein, 2020, arXiv 2003.01690; l1: 2021, 2103.01208).
+
+The loop is core (robustsuite/apgd.py), since compositions run it as well.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustsuite import apgd as core
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.registry import Cost
+from robustsuite.scenarios import evasion
+from robustsuite.threats import Access, Ball
+
+
+def _cost(classes: int = 10, **params: object) -> Cost:
+    steps, loss = int(str(params.get("steps", 100))), params.get("loss", "ce")
+    restarts, targets = int(str(params.get("restarts", 1))), int(str(params.get("targets", 9)))
+    evaluations = (steps + 3) * restarts * (min(targets, classes - 1) if loss == "dlr-t" else 1)
+    malt = min(classes - 1, core.CANDIDATES) if loss == "dlr-t" and params.get("order") == "malt" else 0
+    return Cost(forwards=1 + evaluations + malt, backwards=evaluations + malt)
+
+
+@evasion.attack(
+    needs=Access.GRADIENTS | Access.SCORES,
+    norms=("linf", "l2", "l1"),
+    paper="Croce & Hein, 2020, arXiv:2003.01690",
+    cost=_cost,
+    differs=("a break needs a margin above 1e-5, so that exact ties do not count",),
+)
+def apgd(
+    model: Oracle,
+    x: Tensor,
+    y: Tensor,
+    budget: Ball,
+    *,
+    rng: Rng,
+    steps: int = 100,
+    loss: str = "ce",
+    restarts: int = 1,
+    targets: int = 9,
+    order: str = "logit",
+) -> evasion.Found:
+    """Auto-PGD with momentum and a step size that halves itself.
+
+    x (N, C, H, W) in [0, 1], y (N,). loss: ce, margin, dlr, pma (probability margin, Xie et al., arXiv 2411.15210), or
+    dlr-t: targeted DLR over the first `targets` wrong classes in `order`, logit or malt (arXiv 2407.02240).
+    Raises BadValue, UnknownName.
+    """
+    x_adv, broken = core.apgd(
+        model, x, y, budget, rng=rng, steps=steps, loss=loss, restarts=restarts, targets=targets, order=order
+    )
+    return evasion.Found(x_adv, {"claimed": broken})
