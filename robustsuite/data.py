@@ -118,7 +118,7 @@ def source(**facts: Any) -> Callable[[F], F]:
 
 
 def shift(**facts: Any) -> Callable[[F], F]:
-    """Register a shift set: a function (clean: Split, space: InputSpace, *, seed, **parameters) -> ShiftSet."""
+    """Register a shift set: a function (clean: Split, data: Dataset, *, seed, **parameters) -> ShiftSet."""
     return carded("shift", **facts)
 
 

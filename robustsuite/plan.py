@@ -184,6 +184,6 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
     for entry in sweep.shifts:
         name, given = parse_spec(entry, "shift set")
         card = card_of("shift", name)
-        found: ShiftSet = card.function(split, dataset.space, seed=seed, **checked_parameters(card, given))
+        found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
         for variant, pictures in found.variants.items():
             yield canonical(card, {}), variant, pictures

@@ -1,0 +1,121 @@
+"""The corruption shift sets as plugins: made on the fly over any data set, or read in their published layouts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from robustsuite.benchmarks.datasets.decode import read_pictures
+from robustsuite.benchmarks.shifts import on_disk
+from robustsuite.benchmarks.shifts.engine import corrupt
+from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
+from torch import Tensor
+
+from robustsuite.data import Dataset, ShiftSet, Split, Variant, shift
+from robustsuite.errors import BadData, BadValue, UnknownName
+from robustsuite.randomness import Rng
+
+PAPER = "Hendrycks & Dietterich, 2019, arXiv:1903.12261"
+
+
+@shift(
+    paper=PAPER,
+    differs=(
+        "frost's photographs may not be shipped: its textures are procedural unless `frost_folder` names pictures",
+        "made on the fly it draws its own noise, so its numbers are close to, not equal to, those of the published files",
+    ),
+)
+def imagenet_c(
+    clean: Split, data: Dataset, *, seed: int, root: str | None = None, corruptions: list[str] | str = "benchmark",
+    severities: list[int] | int = (1, 2, 3, 4, 5), parameters: str = "auto", jpeg_roundtrip: int | None = None,
+    frost_folder: str | None = None,
+) -> ShiftSet:  # fmt: skip
+    """ImageNet-C: fifteen corruptions at five severities, over these pictures, or the published files under `root`.
+
+    corruptions: names, 'benchmark' (the fifteen), 'extra' (the four) or 'all'. parameters: imagenet, tiny_imagenet,
+    cifar, or auto by the pictures' height. jpeg_roundtrip: 85 repeats the published files' JPEG saving.
+    Raises UnknownName, BadValue; BadData where the published layout is not complete.
+    """
+    names, levels = chosen(corruptions, severities)
+    if root is not None:
+        return ShiftSet("imagenet_c", {v: _published(root, v, data) for v in variants(names, levels)}, paired=False)
+    size = data.space.height
+    table = parameters if parameters != "auto" else "cifar" if size < 48 else "tiny_imagenet" if size < 96 else "imagenet"
+
+    def made(variant: Variant) -> Split:
+        facts = f"{clean.sha256}/{variant}/{table}/{seed}/{jpeg_roundtrip}/{frost_folder}"
+
+        def images(positions: Tensor) -> Tensor:
+            streams = Rng.of(seed, "imagenet_c", clean.ids[positions])
+            return corrupt(
+                variant.corruption, clean.images(positions), variant.severity or 1, rng=streams, parameters=table,
+                jpeg_roundtrip=jpeg_roundtrip, frost_folder=frost_folder,
+            )  # fmt: skip
+
+        return Split(clean.y, images, clean.ids, hashlib.sha256(facts.encode()).hexdigest())
+
+    return ShiftSet("imagenet_c", {v: made(v) for v in variants(names, levels)})
+
+
+@shift(paper=PAPER)
+def cifar10_c(
+    clean: Split, data: Dataset, *, seed: int, root: str | None = None, corruptions: list[str] | str = "benchmark",
+    severities: list[int] | int = (1, 2, 3, 4, 5),
+) -> ShiftSet:  # fmt: skip
+    """CIFAR-10-C as distributed: <root>/<corruption>.npy and labels.npy, 10,000 pictures a severity.
+
+    Row i is CIFAR-10's test picture i, so the set is paired with a clean split read from the original archive.
+    Raises BadData where a file is missing.
+    """
+    if root is None:
+        raise BadValue("expected the folder of CIFAR-10-C, got none; write {cifar10_c: {root: FOLDER}}")
+    names, levels = chosen(corruptions, severities)
+
+    def read(variant: Variant) -> Split:
+        pictures, labels = on_disk.cifar10_c(root, variant.corruption, variant.severity or 1)
+        y = torch.from_numpy(labels.copy())
+        facts = hashlib.sha256(f"{Path(root).name}/{variant}".encode() + labels.tobytes()).hexdigest()
+
+        def images(positions: Tensor) -> Tensor:
+            rows = torch.from_numpy(pictures[positions.numpy()])
+            return rows.permute(0, 3, 1, 2).contiguous().float() / 255
+
+        return Split(y, images, torch.arange(len(y)), facts)
+
+    return ShiftSet("cifar10_c", {v: read(v) for v in variants(names, levels)})
+
+
+def chosen(corruptions: list[str] | str, severities: list[int] | int) -> tuple[list[str], list[int]]:
+    """The corruptions and severities a user named, checked."""
+    groups = {"benchmark": list(CORRUPTIONS), "extra": list(EXTRA), "all": [*CORRUPTIONS, *EXTRA]}
+    listed = [corruptions] if isinstance(corruptions, str) else list(corruptions)
+    names = [name for entry in listed for name in groups.get(entry, [entry])]
+    for name in names:
+        if name not in groups["all"]:
+            raise UnknownName("corruption", name, [*groups["all"], *groups])
+    levels = [severities] if isinstance(severities, int) else list(severities)
+    for level in levels:
+        if level not in (1, 2, 3, 4, 5):
+            raise BadValue(f"expected severities from 1 to 5, got {level!r}")
+    return names, levels
+
+
+def variants(names: list[str], levels: list[int]) -> list[Variant]:
+    """Every corruption at every severity, in order."""
+    return [Variant(name, level) for name in names for level in levels]
+
+
+def _published(root: str, variant: Variant, data: Dataset) -> Split:
+    """One folder of the published set; already 224 x 224, so it is read without resizing."""
+    files, wnids = on_disk.imagenet_c(root, variant.corruption, variant.severity or 1)
+    index = {name.split(" ")[0]: i for i, name in enumerate(data.classes)}
+    unknown = sorted(set(wnids) - set(index))
+    if unknown:
+        raise BadData(
+            f"expected folders named by {data.name}'s classes under {root}, got {unknown[0]!r}; sweep it over imagenet"
+        )
+    y = torch.tensor([index[wnid] for wnid in wnids])
+    facts = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+    digest = hashlib.sha256(f"{variant}\n{facts}".encode()).hexdigest()
+    return Split(y, lambda positions: read_pictures([files[i] for i in positions.tolist()]), torch.arange(len(y)), digest)
