@@ -59,11 +59,7 @@ def _pairs(net: nn.Module) -> list[tuple[str, str]]:
 
 
 def _flat_linear(layer: nn.Module, norm: nn.Module) -> bool:
-    return (
-        isinstance(layer, nn.Linear)
-        and isinstance(norm, nn.BatchNorm1d)
-        and layer.out_features == norm.num_features
-    )
+    return isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d) and layer.out_features == norm.num_features
 
 
 def _replaced(net: nn.Module, name: str, module: nn.Module) -> nn.Module:

@@ -88,15 +88,17 @@ def onnx_set_opset() -> Iterator[None]:
 
 @contextmanager
 def process_state() -> Iterator[None]:
-    """Both set a root log handler on stdout and warning filters when imported; these stay as they were."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    with warnings.catch_warnings():
+    """Both set a root log handler on stdout and warning filters when imported, and look for CUDA aloud; not here."""
+    root, extension = logging.getLogger(), logging.getLogger("torch.utils.cpp_extension")
+    handlers, level, disabled = list(root.handlers), root.level, extension.disabled
+    extension.disabled = True
+    with warnings.catch_warnings(record=True):  # "ignore" would not do: the library sets its own filters
         try:
             yield
         finally:
             root.handlers[:] = handlers
             root.setLevel(level)
+            extension.disabled = disabled
 
 
 # --- while running -----------------------------------------------------------------------------------------------
@@ -145,8 +147,7 @@ def quiet() -> Iterator[None]:
     """Both log unsupported operations at length, and warn about their own tracing; here these become one sentence."""
     logger = logging.getLogger(f"{LIBRARY}.utils")
     disabled, logger.disabled = logger.disabled, True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True):  # "ignore" would not do: the library sets its own filters
         try:
             yield
         finally:
@@ -171,7 +172,7 @@ def named_members(lib: Any) -> None:
 
 
 def alpha_clamp(lib: Any) -> None:
-    """alpha-CROWN's slopes start at exactly 0 or 1, where torch 2.14's clamp has gradient 0: none of them would move."""
+    """alpha-CROWN's slopes start at exactly 0 or 1, where torch 2.14's clamp has gradient 0: none would move."""
     if not _clamp_freezes_bounds():
         return
     for cls in vars(importlib.import_module(f"{LIBRARY}.bound_ops")).values():
@@ -188,6 +189,7 @@ def mute(lib: Any) -> None:
 
 WHILE_IMPORTING: tuple[Callable[[], AbstractContextManager[None]], ...] = (
     process_state,
+    jit_unprofiled,
     numpy_arraysetops,
     appdirs_package,
     graphviz_package,
