@@ -22,7 +22,9 @@ def fits(net: nn.Module, space: InputSpace, name: str) -> None:
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         shape = "x".join(map(str, space.shape))
-        raise BadModel(f"expected {name} to take {shape} pictures, got an error: {line}; choose data or model to fit") from error
+        raise BadModel(
+            f"expected {name} to take {shape} pictures, got an error: {line}; choose data or model to fit"
+        ) from error
     checked(out, space, name)
 
 
@@ -30,7 +32,9 @@ def checked(out: object, space: InputSpace, name: str) -> Tensor:
     """The logits (N, classes). Raises BadModel where they are none."""
     if not isinstance(out, Tensor) or out.ndim != 2:
         got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise BadModel(f"expected logits (pictures, classes) from {name}, got {got}; return one tensor of two dimensions")
+        raise BadModel(
+            f"expected logits (pictures, classes) from {name}, got {got}; return one tensor of two dimensions"
+        )
     if out.shape[1] != space.classes:
         raise BadModel(
             f"expected a {space.classes}-class model for {space.classes}-class data, got {name} with {out.shape[1]} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ NESTS = ("state_dict", "model_state_dict", "model", "net", "ema", "params")
 
 @loader()
 def checkpoint(
-    name: str, space: InputSpace, *, arch: str = "", classes: str = "", mean: str = "", std: str = "", pad_type: str = ""
+    name: str,
+    space: InputSpace,
+    *,
+    arch: str = "",
+    classes: str = "",
+    mean: str = "",
+    std: str = "",
+    pad_type: str = "",
 ) -> Model:
     """A .safetensors or torch.save file: checkpoint:file.safetensors?arch=resnet4b&mean=0.5&std=0.25.
 
@@ -57,14 +65,14 @@ def architecture(arch: str, space: InputSpace, pad_type: str = "") -> nn.Module:
         import torchvision
 
         if rest not in torchvision.models.list_models():
-            raise UnknownName("torchvision model", rest, torchvision.models.list_models())
+            raise UnknownName("torchvision model", rest, get_close_matches(rest, torchvision.models.list_models()))
         net: nn.Module = torchvision.models.get_model(rest, weights=None, num_classes=space.classes)
         return net
     if scheme == "timm":
         import timm
 
         if rest not in timm.list_models():
-            raise UnknownName("timm model", rest, timm.list_models())
+            raise UnknownName("timm model", rest, get_close_matches(rest, timm.list_models()))
         extra = {"pad_type": pad_type} if pad_type else {}
         made: nn.Module = timm.create_model(rest, num_classes=space.classes, in_chans=space.channels, **extra)
         return made
@@ -109,7 +117,9 @@ def _torch_file(path: Path) -> Weights:
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]
     if not isinstance(content, dict) or not content:
-        raise BadModel(f"expected a dictionary of tensors in {path.name}, got {type(content).__name__}; save state_dict()")
+        raise BadModel(
+            f"expected a dictionary of tensors in {path.name}, got {type(content).__name__}; save state_dict()"
+        )
     odd = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if odd:
         raise BadModel(f"expected tensors in {path.name}, got {odd[0]!r} that is none; save model.state_dict() alone")
