@@ -165,7 +165,9 @@ def _print_plan(cells: list[tuple[Cell, Verdict]]) -> None:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _finish(folder: Path, cells: int, computed: int) -> None:
@@ -205,7 +207,7 @@ def list_(
 
 
 def _card_facts(card: Card) -> dict[str, Any]:
-    facts = {
+    return {
         "name": card.name, "kind": card.kind, "place": card.place, "summary": card.summary, "paper": card.paper,
         "needs": card.needs.words(), "norms": list(card.norms), "hides": card.hides.words(),
         "stochastic": card.stochastic, "surrogate": card.surrogate is not None,
@@ -213,7 +215,6 @@ def _card_facts(card: Card) -> dict[str, Any]:
                        for k, v in card.parameters.items()},
         "differs": list(card.differs), "origin": card.origin,
     }  # fmt: skip
-    return facts
 
 
 @app.command()

@@ -47,7 +47,8 @@ def progress(cells: list[tuple[Cell, Verdict]], store: Store, screen: Console) -
     missing = [(cell, verdict) for cell, verdict in cells if not store.finished(cell.run_id)]
     clock = Clock(estimate(missing) if missing else {})
     if screen.is_terminal:
-        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
+        text = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
+        columns = (BarColumn(20), MofNCompleteColumn(), *text)
         with Bar(*columns, console=screen, transient=True) as bar:
             task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing), left="")
 

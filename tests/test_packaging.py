@@ -1,0 +1,64 @@
+"""What is installed is what is on disk: the package list, the wheel, the entry points, the lock."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = ("attacks", "defenses", "benchmarks", "reports")
+
+
+def on_disk() -> set[str]:
+    """Every folder with an __init__.py, under its import name."""
+    own = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "robustsuite").rglob("__init__.py")}
+    plugins = {
+        ".".join(("robustsuite", *p.parent.relative_to(ROOT).parts))
+        for folder in FOLDERS
+        for p in (ROOT / folder).rglob("__init__.py")
+    }
+    return own | plugins
+
+
+def test_every_package_is_listed() -> None:
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == on_disk()
+
+
+def test_every_dependency_is_locked_and_the_lock_names_no_host() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    names = {re.split(r"[=<>\[ ;]", line)[0].lower().replace("_", "-") for line in lock.splitlines() if line[:1] != "#"}
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["peers"]
+    wanted += PROJECT["project"]["optional-dependencies"]["test"]
+    assert {re.split(r"[=<>\[ ;]", w)[0].lower() for w in wanted} <= names
+    assert "://" not in lock
+    assert all("==" in line for line in lock.splitlines() if line and line[0] != "#")
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_plugins_and_their_files(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package in on_disk():
+        assert f"{package.replace('.', '/')}/__init__.py" in names
+    assert {"robustsuite/py.typed", "robustsuite/benchmarks/sweeps/default.yaml"} <= names
+    assert any(name.startswith("robustsuite/reports/templates/") for name in names)
+    assert not [name for name in names if name.startswith(("tests/", "attacks/", "robustsuite/benchmarks/peers"))]
+
+
+def test_our_plugins_come_in_by_the_door_of_third_parties() -> None:
+    points = PROJECT["project"]["entry-points"]["robustsuite.plugins"]
+    assert set(points.values()) == {f"robustsuite.{folder}" for folder in ("attacks", "defenses", "benchmarks")}
+
+
+def test_the_command_starts_without_torch() -> None:
+    code = "import sys, robustsuite.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,74 @@
+"""Cells on disk: whole or not at all, and disk errors in one sentence."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from robustsuite import store
+from robustsuite.errors import BadOutput
+from robustsuite.store import Store
+
+ROW = {"run_id": "abc", "status": "done", "seconds": 1.5}
+EXAMPLES = {"index": np.arange(3), "robust": np.array([True, False, True])}
+
+
+def test_a_cell_reads_back(tmp_path: Path) -> None:
+    kept = Store(tmp_path / "run")
+    kept.write(ROW, EXAMPLES)
+    assert json.loads((tmp_path / "run/cells/abc/run.json").read_text()) == ROW
+    assert pq.read_table(tmp_path / "run/cells/abc/examples.parquet").to_pydict()["robust"] == [True, False, True]
+    assert kept.finished("abc")
+    assert not kept.finished("abd")
+
+
+@pytest.mark.parametrize(("status", "again"), [("done", False), ("refused", False), ("failed", True), ("timeout", True)])
+def test_failed_cells_are_tried_again(tmp_path: Path, status: str, again: bool) -> None:
+    kept = Store(tmp_path)
+    kept.write({"run_id": "abc", "status": status})
+    assert kept.finished("abc") is not again
+
+
+def test_a_half_written_cell_is_not_there_and_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Store(tmp_path)
+    monkeypatch.setattr(store.pq, "write_table", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        kept.write(ROW, EXAMPLES)
+    assert not kept.finished("abc")
+    assert list((tmp_path / "cells").iterdir())
+    Store(tmp_path)
+    assert not list((tmp_path / "cells").iterdir())
+
+
+def test_a_cell_is_replaced_whole(tmp_path: Path) -> None:
+    kept = Store(tmp_path)
+    kept.write({**ROW, "status": "failed"})
+    kept.write(ROW, EXAMPLES)
+    assert kept.finished("abc")
+    assert sorted(p.name for p in (tmp_path / "cells/abc").iterdir()) == ["examples.parquet", "run.json"]
+
+
+def test_full_disk_and_unwritable_folder_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Store(tmp_path)
+    kept.write(ROW, EXAMPLES)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(BadOutput, match="finished cells are kept"):
+        patched.setattr(store.pq, "write_table", full)
+        kept.write({**ROW, "run_id": "next"}, EXAMPLES)
+    assert kept.finished("abc")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadOutput, match="--out"):
+        Store(tmp_path / "file" / "run")
+
+
+def test_numbers_that_are_none_are_not_written_as_zero(tmp_path: Path) -> None:
+    kept = Store(tmp_path)
+    with pytest.raises(ValueError, match="[Oo]ut of range"):
+        kept.write({**ROW, "seconds": float("nan")})
+    assert os.listdir(tmp_path / "cells") != ["abc"]
