@@ -1,4 +1,6 @@
-"""Blur corruptions of ImageNet-C: gaussian, defocus, glass, motion, zoom (Hendrycks and Dietterich, 2019, 1903.12261).
+"""Blur corruptions of ImageNet-C: gaussian, defocus, glass, motion, zoom.
+
+(Hendrycks and Dietterich, 2019, https://arxiv.org/abs/1903.12261)
 
 Every function takes images x (N, 3, H, W) in [0, 1] on the 8-bit grid, the constants c of one severity and a
 stream an example, and returns float images that the engine clips and truncates to 8 bits.
@@ -44,9 +46,10 @@ def motion_blur(x: Tensor, c: tuple[int, float], rng: Rng) -> Tensor:
 def zoom_blur(x: Tensor, c: tuple[float, float], rng: Rng) -> Tensor:
     """The mean of the image and its centre zooms by 1, 1 + step, ... below stop (c = stop, step)."""
     factors = np.arange(1, *c).tolist()
-    total = 2 * x.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    total = 2 * x
     for factor in factors[1:]:
-        total += centre_zoom(x.contiguous(memory_format=torch.channels_last), factor)
+        total += centre_zoom(x, factor)
     return total.div_(len(factors) + 1)
 
 
@@ -69,17 +72,14 @@ def scatter_sources(offsets: Tensor, delta: int) -> Tensor:
     swap through numpy views only copies: pixel p takes its neighbour n(p)'s present value. So where n(p) was
     scanned before p, p takes what n(p) took, and otherwise n(p)'s original; pointer doubling resolves the chains.
     """
-    N, _, H, W = offsets.shape
+    H, W = offsets.shape[-2:]
     place = torch.arange(H * W, device=offsets.device)
-    row, column = place // W, place % W
-    scanned = (row > delta) & (row <= H - delta) & (column > delta) & (column <= W - delta)
-    neighbour = (place.view(H, W) + offsets[:, 0] * W + offsets[:, 1]).flatten(1)
-    source = torch.where(scanned, neighbour, place)
-    follows = (source > place) & scanned[source]
-    while bool(follows.any()):
-        # where a chain goes on, jump to what the next pixel points at
-        source, follows = (
-            torch.where(follows, source.gather(1, source), source),
-            follows & follows.gather(1, source),
-        )
-    return source
+    scanned = torch.zeros(H, W, dtype=torch.bool, device=offsets.device)
+    scanned[delta + 1 : H - delta + 1, delta + 1 : W - delta + 1] = True
+    neighbour = (offsets[:, 0] * W).add_(offsets[:, 1]).add_(place.view(H, W))
+    first = torch.where(scanned, neighbour, place.view(H, W)).flatten(1)
+    follows = (first > place) & scanned.flatten().take(first)
+    jump = torch.where(follows, first, place)
+    while bool(follows.gather(1, jump).any()):
+        jump = jump.gather(1, jump)
+    return first.gather(1, jump)

@@ -1,4 +1,6 @@
-"""Digital corruptions of ImageNet-C: contrast, elastic, pixelate, jpeg, saturate (Hendrycks and Dietterich, 2019, 1903.12261).
+"""Digital corruptions of ImageNet-C: contrast, elastic, pixelate, jpeg, saturate.
+
+(Hendrycks and Dietterich, 2019, https://arxiv.org/abs/1903.12261)
 
 Every function takes images x (N, 3, H, W) in [0, 1] on the 8-bit grid, the constants c of one severity and a
 stream an example, and returns float images that the engine clips and truncates to 8 bits.
@@ -46,7 +48,7 @@ def elastic_transform(x: Tensor, c: tuple[float, float, float], rng: Rng) -> Ten
     alpha, sigma, affine = (v * min(H, W) for v in c)
     grid = torch.stack(torch.meshgrid(torch.arange(W), torch.arange(H), indexing="xy"), -1).to(x.device)
     shift = rng.fold("affine").uniform(3, 2, low=-1, high=1).to(x.device) * affine
-    # warped in the middle of the image, as the points are: reflect101 is grid_sample's corner-aligned reflection
+    # OpenCV's reflect101 is grid_sample's corner-aligned reflection, scipy's reflect the other one
     x = _sample(x, _affine(shift, H, W, grid.double()), align=True)
     if alpha == 0:
         return x
@@ -91,28 +93,36 @@ def pixelate(x: Tensor, c: float, rng: Rng) -> Tensor:
     """Box-averaged down to c of the size, each pass rounded to 8 bits, and enlarged again by repetition."""
     H, W = x.shape[-2:]
     h, w = int(H * c), int(W * c)
-    x = (x * 255).round()
-    for n, m in ((W, w), (H, h)):
-        box = _box(n, m).to(x.device)
-        x = ((x @ box.mT) / box.sum(1) + 0.5).floor().mT
+    across, down = _box(W, w).to(x.device), _box(H, h).to(x.device)
+    x = ((x * 255).round_() @ across.mT).div_(across.sum(1)).add_(0.5).floor_()
+    x = (down @ x).div_(down.sum(1, keepdim=True)).add_(0.5).floor_().div_(255)
     rows, columns = (
-        torch.from_numpy(((np.arange(n) + 0.5) * m / n).astype(np.int64)).to(x.device)
-        for n, m in ((H, h), (W, w))
+        torch.from_numpy(((np.arange(n) + 0.5) * (m / n)).astype(np.int64)).to(x.device) for n, m in ((H, h), (W, w))
     )
-    return x.index_select(2, rows).index_select(3, columns) / 255
+    return x.index_select(3, columns).index_select(2, rows)
 
 
 @functools.lru_cache(maxsize=32)
 def _box(n: int, m: int) -> Tensor:
     """(m, n) of 0 and 1: the samples whose centre lies in each of m equal boxes, half a box from its centre."""
-    centre = (np.arange(m)[:, None] + 0.5) * n / m
-    inside = (np.arange(n) + 0.5 - centre) * m / n
-    return torch.from_numpy((inside > -0.5) & (inside <= 0.5)).float()
+    # in PIL's order of operations, so that ties fall as they do there
+    scale = n / m
+    sample, centre = np.arange(n), (np.arange(m)[:, None] + 0.5) * scale
+    first, last = ((centre + end).astype(np.int64) for end in (0.5 - 0.5 * scale, 0.5 + 0.5 * scale))
+    place = (sample - centre + 0.5) * (1 / scale)
+    inside = (sample >= first) & (sample < last) & (place > -0.5) & (place <= 0.5)
+    return torch.from_numpy(inside).float()
 
 
 def jpeg_compression(x: Tensor, c: int, rng: Rng) -> Tensor:
     """Encoded and decoded as JPEG of quality c."""
     return jpeg(x, c)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """libjpeg releases the interpreter's lock, so that threads are enough."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="jpeg")
 
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
@@ -124,6 +134,5 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
         return np.asarray(Image.open(coded))
 
     images = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = np.stack(list(pool.map(one, images)))
+    decoded = np.stack(list(_pool().map(one, images)))
     return torch.from_numpy(decoded).to(x.device).permute(0, 3, 1, 2).float() / 255

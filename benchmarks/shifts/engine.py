@@ -8,6 +8,7 @@ JPEG of quality 85, which costs a network some accuracy: `jpeg_roundtrip=85` doe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 _MIN_SIDE = 16
 # values that a CPU core's second-level cache holds: a larger batch is worked through in parts
 _PART = 1 << 18
+# these hand a batch to threads
+_WHOLE = {"jpeg_compression"}
 
 
 def corrupt(
@@ -56,9 +59,9 @@ def corrupt(
     c = PARAMETERS[parameters][name][severity - 1]
     rng = rng.fold(f"{name}/{severity}")
     extra: dict[str, Any] = {"textures": frost_textures(frost_folder).to(x.device)} if name == "frost" else {}
-    part = max(1, _PART // x[0].numel()) if x.device.type == "cpu" else len(x)
+    part = max(1, _PART // math.prod(x.shape[1:])) if x.device.type == "cpu" and name not in _WHOLE else len(x)
     out = torch.empty(x.shape, device=x.device)
-    for start in range(0, len(x), part):
+    for start in range(0, len(x), max(part, 1)):
         rows = slice(start, start + part)
         clean = (x[rows] * 255).round_().clamp_(0, 255).div_(255)
         out[rows] = floor8(_FUNCTIONS[name](clean, c, rng[rows], **extra))

@@ -1,4 +1,6 @@
-"""Noise corruptions of ImageNet-C: gaussian, shot, impulse, speckle (Hendrycks and Dietterich, 2019, 1903.12261).
+"""Noise corruptions of ImageNet-C: gaussian, shot, impulse, speckle.
+
+(Hendrycks and Dietterich, 2019, https://arxiv.org/abs/1903.12261)
 
 Every function takes images x (N, 3, H, W) in [0, 1] on the 8-bit grid, the constants c of one severity and a
 stream an example, and returns float images that the engine clips and truncates to 8 bits.

@@ -1,4 +1,6 @@
-"""Spatter, one of ImageNet-C's four extra corruptions: water or mud on the lens (Hendrycks and Dietterich, 2019, 1903.12261).
+"""Spatter, one of ImageNet-C's four extra corruptions: water or mud on the lens.
+
+(Hendrycks and Dietterich, 2019, https://arxiv.org/abs/1903.12261)
 
 Water needs an edge map, distances to it and a histogram: integer image processing on the CPU, written here for
 a batch in numpy and scipy. It differs from OpenCV's in one thing: distances are exact, OpenCV's are within 2 %.
