@@ -36,9 +36,10 @@ class Run:
     @property
     def scores(self) -> pd.DataFrame:
         """One row a cell: metric, value, interval, n, status, flags."""
-        from robustsuite.reports import read, scores
+        from robustsuite.reports.read import read
+        from robustsuite.reports.scores import scores
 
-        return scores.scores(read.read_runs([self.folder]))
+        return scores(read([self.folder]))
 
     def report(self, out: Path | None = None) -> Path:
         """Write the report (html, md, latex, csv) and return its folder."""

@@ -87,7 +87,7 @@ def label(cell: Cell) -> str:
 
 def summary(folder: Path, screen: Console) -> int:
     """Print one table a threat: attacks down, defenses across, each rate with its interval. Returns failed cells."""
-    from robustsuite.reports import overview
+    from robustsuite.reports.overview import overview
 
     tables, failed = overview([folder])
     for title, header, rows in tables:

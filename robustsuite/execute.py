@@ -6,12 +6,13 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustsuite import probes, provenance
 from robustsuite.errors import Unsupported, UsageError
@@ -71,6 +72,7 @@ class _Runner:
     system: System | None = None
     probed: list[Flag] = field(default_factory=list)
     weights: str = ""
+    verdicts: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, cell: Cell, verdict: Verdict) -> None:
         """Compute and store one cell."""
@@ -121,10 +123,20 @@ class _Runner:
             x, y = few.images(torch.arange(len(few))), few.y
             self.probed = probes.probe(self.system, x.to(self.system.device), y.to(self.system.device))
 
+    def _clean(self, cell: Cell) -> Tensor:
+        """The verdicts on the unshifted pictures, asked once, with the streams of the cell without a shift."""
+        clean = replace(cell, split=cell.clean, shift="clean", variant=None, clean=None)
+        key = clean.run_id
+        if key not in self.verdicts:
+            self.verdicts[key] = play(clean, self.system, width=self.width).columns["robust"]
+        return self.verdicts[key]
+
     def _play(self, cell: Cell) -> Record:
         """The cell's record; out of memory, at half the width."""
         while True:
             try:
+                if cell.threat is None and cell.clean is not None:
+                    return play(cell, self.system, width=self.width, clean_ok=self._clean(cell))
                 return play(cell, self.system, width=self.width)
             except torch.OutOfMemoryError:
                 if self.width <= 1:
@@ -133,12 +145,12 @@ class _Runner:
                 self.progress.tell(f"out of memory; going on with {self.width} images in flight")
 
 
-def play(cell: Cell, system: System | None, *, width: int = WIDTH) -> Record:
-    """Play one cell's scenario against its served system."""
+def play(cell: Cell, system: System | None, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
+    """Play one cell's scenario against its served system; clean_ok is passed on to a paired shift."""
     system = system or cell.lifecycle.served()
     rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids)
     if cell.threat is None or cell.attack is None:
-        return shift.play(system, cell.split, rng, width=width)
+        return shift.play(system, cell.split, rng, width=width, clean_ok=clean_ok)
     given = dict(cell.given)
     common = {k: given.pop(k) for k in COMMON if k in given and k not in cell.attack.parameters}
     attack = partial(cell.attack.function, **given)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from robustsuite import __version__
 from robustsuite.data import Dataset, ShiftSet, Split, Variant, load_data, parse_spec
 from robustsuite.lifecycle import Lifecycle
@@ -36,7 +38,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the cube, with what is needed to compute it."""
+    """One number of the cube, with what is needed to compute it. clean: the pictures a paired shift was made from."""
 
     sweep: str
     lifecycle: Lifecycle = field(repr=False)
@@ -46,6 +48,7 @@ class Cell:
     given: tuple[tuple[str, Any], ...] = ()
     shift: str | None = None
     variant: Variant | None = None
+    clean: Split | None = field(default=None, repr=False)
 
     def facts(self) -> dict[str, Any]:
         """What identifies the cell; `run_id` hashes it, so a changed weight or picture is another cell."""
@@ -116,8 +119,8 @@ def _cells(
     sweep: str, cycle: Lifecycle, split: Split, attacks: list[Any], shifted: list[Any]
 ) -> Iterator[tuple[Cell, Verdict]]:
     yield Cell(sweep, cycle, split, shift="clean"), Verdict()
-    for shift, variant, pictures in shifted:
-        yield Cell(sweep, cycle, pictures, shift=shift, variant=variant), Verdict()
+    for shift, variant, pictures, paired in shifted:
+        yield Cell(sweep, cycle, pictures, shift=shift, variant=variant, clean=split if paired else None), Verdict()
     for threat, card, given in attacks:
         cell = Cell(sweep, cycle, split, threat, card, given)
         yield cell, verdict(cell)
@@ -180,10 +183,11 @@ def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...]]:
     return card, tuple(sorted(given.items()))
 
 
-def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[tuple[str, Variant, Split]]:
+def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[tuple[str, Variant, Split, bool]]:
     for entry in sweep.shifts:
         name, given = parse_spec(entry, "shift set")
         card = card_of("shift", name)
         found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
         for variant, pictures in found.variants.items():
-            yield canonical(card, {}), variant, pictures
+            paired = found.paired and torch.equal(pictures.ids, split.ids)
+            yield card.name, variant, pictures, paired

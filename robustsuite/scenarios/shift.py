@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from robustsuite.data import Split
 from robustsuite.judge import Judge
@@ -11,10 +12,11 @@ from robustsuite.scenarios.record import Record
 from robustsuite.system import System
 
 
-def play(system: System, shifted: Split, rng: Rng, *, width: int) -> Record:
-    """Ask the served model about every shifted picture. Columns: robust (right on the shifted picture), rejected.
+def play(system: System, shifted: Split, rng: Rng, *, width: int, clean_ok: Tensor | None = None) -> Record:
+    """Ask the served model about every shifted picture.
 
-    The paired verdict on the clean pictures is the row of the cell without a shift, under the same ids.
+    clean_ok: the verdicts (N,) on the pictures the shifted ones were made from, None where there is no pairing.
+    Columns: robust (right on the shifted picture), rejected, and clean_ok where there is one.
     """
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
     wrong, rejected = [], []
@@ -24,4 +26,7 @@ def play(system: System, shifted: Split, rng: Rng, *, width: int) -> Record:
         rejected.append(answers.rejected.cpu())
     bad = torch.cat(rejected)
     right = ~torch.cat(wrong) & ~bad
-    return Record({"clean_ok": right, "robust": right, "rejected": bad}, [], len(shifted), 0)
+    columns = {"robust": right, "rejected": bad}
+    if clean_ok is not None:
+        columns["clean_ok"] = clean_ok
+    return Record(columns, [], len(shifted), 0)

@@ -1,0 +1,75 @@
+"""The tables a terminal of 80 columns shows when a sweep ends: rates in per cent with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .read import read
+from .scores import epsilon, scores
+from .tables import corruption_errors
+from .worst import worst_case
+
+
+class Grid(NamedTuple):
+    """A title, a header, rows of the header's length."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
+    """One grid a threat (defenses down, attacks across would not fit: attacks down), then shifts; failed cells' sentences."""
+    run = read(runs)
+    table = scores(run)
+    failed = run.cells[run.cells["status"] == "failed"]
+    sentences = [f"{c.attack or c.corruption} on {c.defense}: {c.sentence}" for c in failed.itertuples()]
+    return [*_threats(table, worst_case(run)), *_shifts(corruption_errors(run))], sentences
+
+
+def _threats(table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:
+    part = table[table["threat"].fillna("") != ""]
+    for (threat, model, dataset, seed), rows in part.groupby(["threat", "model", "dataset", "seed"], sort=False):
+        first = rows.iloc[0]
+        wanted = "robust_accuracy"
+        if first["scenario"] == "certification":
+            wanted = f"certified_accuracy@{epsilon(first['budget']) or 0:.6g}"
+        shown = rows[(rows["metric"] == wanted) | (rows["status"] != "done")]
+        grid = _grid(shown, "attack", "defense", _cell)
+        if first["scenario"] == "evasion" and len(worst):
+            here = worst[(worst["threat"] == threat) & (worst["model"] == model) & (worst["dataset"] == dataset)]
+            united = {row["defense"]: row for row in here[here["seed"] == seed].to_dict("records")}
+            grid.rows.append(["all at once", *(_rate(united.get(name)) for name in grid.header[1:])])
+        title = f"{wanted.split('@')[0].replace('_', ' ')}, %: {threat} {first['budget']}, {model} on {dataset}"
+        yield Grid(title, ["", *grid.header[1:]], grid.rows)
+
+
+def _shifts(errors: pd.DataFrame) -> Iterator[Grid]:
+    if not len(errors):
+        return
+    keys = [k for k in ("shift", "model", "dataset", "seed") if k in errors]
+    for key, rows in errors.groupby(keys, sort=False):
+        grid = _grid(rows, "corruption", "defense", lambda row: f"{100 * row['error']:.1f}")
+        yield Grid(f"error, % (mean over severities): {', '.join(map(str, key))}", ["", *grid.header[1:]], grid.rows)
+
+
+def _grid(rows: pd.DataFrame, down: str, across: str, cell: Any) -> Grid:
+    columns, index = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down]))
+    found = {(row[down], row[across]): cell(row) for row in rows.to_dict("records")}
+    return Grid("", [down, *columns], [[str(i), *(found.get((i, c), "") for c in columns)] for i in index])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["status"] not in ("done", "inert"):
+        return str(row["status"])
+    return _rate({**row, "robust_accuracy": row["value"]})
+
+
+def _rate(row: dict[str, Any] | None) -> str:
+    if row is None or pd.isna(row["robust_accuracy"]):
+        return "–"
+    return f"{100 * row['robust_accuracy']:.1f} ({100 * row['lo']:.0f}–{100 * row['hi']:.0f})"
