@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""Rows of running jobs. 'example' and 'round' (B,) int64 on the CPU are the engine's; 'found' (B, ...) is the result."""
+"""Rows of running jobs. 'example' and 'round' (B,) int64 on the CPU are the engine's, 'found' is the result."""
 
 Start = Callable[[Tensor, Tensor], State]
-"""(example (B,), round (B,)) -> fresh rows, 'found' among them; B may be 0."""
+"""(example (B,), round (B,)) -> fresh rows, 'found' among them."""
 
 Step = Callable[[State], tuple[State, Tensor, Tensor]]
 """rows -> (rows, success (B,) bool, finished (B,) bool); a success is finished."""
@@ -27,10 +27,10 @@ def search(n: int, rounds: int, width: int, start: Start, step: Step) -> tuple[S
 
     Returns the final rows, one for each example in order (the successful job of the lowest round, else round 0), and
     which examples (n,) were broken. Of the rows, 'found' and all entries of one number a row are returned; other
-    pictures are working memory.
+    pictures are working memory. No examples, no rows: the state is empty.
     """
     winner = torch.full((n,), rounds)  # lowest round that succeeded
-    results = {k: v.new_zeros(n, *v.shape[1:]) for k, v in _born(start, []).items() if k == "found" or v.dim() == 1}
+    results: State = {}
     queue = ((r, e) for r in range(rounds) for e in range(n))
     rows: State | None = None
     while (rows := _refill(rows, queue, winner, width, start)) is not None:
@@ -70,8 +70,10 @@ def _record(rows: State, success: Tensor, gone: Tensor, winner: Tensor, results:
     lowest = success & (number == winner[example]) & (number < before)
     meanwhile = gone & ~success & (number == 0) & (winner[example] == rounds)
     wins = lowest | meanwhile
-    for k, stored in results.items():
-        stored[example[wins].to(stored.device)] = rows[k][wins.to(stored.device)]
+    for k, v in rows.items():
+        if k == "found" or v.dim() == 1:
+            stored = results.setdefault(k, v.new_zeros(len(winner), *v.shape[1:]))
+            stored[example[wins].to(v.device)] = v[wins.to(v.device)]
 
 
 def _take(rows: State, keep: Tensor) -> State:

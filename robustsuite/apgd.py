@@ -90,7 +90,7 @@ def ascend(
         return {**rows, "found": found, "k": rows["k"] + 1}, success, finished
 
     rows, broken = search(len(x), goals.shape[1], model.width, start, step)
-    return rows["found"], broken
+    return rows.get("found", x), broken
 
 
 def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, schedule: tuple[Tensor, Tensor]) -> State:
@@ -207,13 +207,13 @@ def ranked_targets(model: Oracle, x: Tensor, y: Tensor, count: int, order: str, 
     if order not in ("logit", "malt"):
         raise UnknownName("order of targets", order, ["logit", "malt"])
     everyone = torch.arange(len(x))
-    logits = torch.cat([model[rows](x[rows]) for rows in everyone.split(model.width)] or [model(x)])
+    logits = torch.cat([model[rows](x[rows]) for rows in torch.split(everyone, model.width)] or [model(x)])
     classes = logits.shape[1]
     wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : classes - 1]
     if order == "logit":
         return wrong[:, :count]
     wrong = wrong[:, :CANDIDATES]
-    jobs = torch.arange(wrong.numel()).split(model.width)
+    jobs = torch.split(torch.arange(wrong.numel()), model.width)
     slopes = [_slope(model, x, y, wrong, job, norm) for job in jobs]
     slope = torch.cat(slopes or [logits.new_zeros(0)]).view_as(wrong)
     gap = losses.own(logits, y)[:, None] - logits.gather(1, wrong)

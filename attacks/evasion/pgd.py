@@ -1,0 +1,106 @@
+"""PGD: steepest ascent from a random start, projected back onto the ball (Madry et al., 2018, arXiv 1706.06083).
+
+l1 moves only the largest entries of the gradient, as in SLIDE (Tramer & Boneh, 2019, arXiv 1904.13000, section 4).
+The iterates of a deterministic model that return to an earlier point repeat for ever; such a run ends there, with the
+same result (Doldo et al., 2025, arXiv 2503.19347).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustsuite import losses, projections
+from robustsuite.active import State, search
+from robustsuite.apgd import ranked_targets
+from robustsuite.errors import BadValue
+from robustsuite.oracle import Oracle
+from robustsuite.projections import per_row
+from robustsuite.randomness import Rng
+from robustsuite.registry import Cost
+from robustsuite.scenarios import evasion
+from robustsuite.threats import Access, Ball
+
+MOVED = 0.01
+"""l1: share of the entries that one step moves."""
+
+
+def _cost(classes: int, *, steps: int = 50, restarts: int = 1, targets: int = 0, **_: object) -> Cost:
+    evaluations = (steps + 1) * restarts * max(1, min(targets, classes - 1))
+    return Cost(forwards=evaluations + (targets > 0), backwards=evaluations)
+
+
+@evasion.attack(
+    needs=Access.GRADIENTS | Access.SCORES,
+    norms=("linf", "l2", "l1"),
+    paper="Madry et al., 2018, arXiv:1706.06083",
+    cost=_cost,
+    differs=(
+        "an image leaves at the first wrong answer, and a run that cycles ends; both change the cost, not the verdict",
+    ),
+)
+def pgd(
+    model: Oracle,
+    x: Tensor,
+    y: Tensor,
+    budget: Ball,
+    *,
+    rng: Rng,
+    steps: int = 50,
+    rel_step: float = 0.25,
+    restarts: int = 1,
+    loss: str = "ce",
+    targets: int = 0,
+) -> evasion.Found:
+    """Projected gradient ascent with a fixed step of rel_step x eps.
+
+    x (N, C, H, W) in [0, 1], y (N,). loss: ce, margin, dlr or pma. targets: 0 ascends the loss of y; k > 0 descends the
+    loss of each of the k most likely wrong classes in turn. Any wrong class counts. Raises BadValue, UnknownName.
+    """
+    if steps < 1 or restarts < 1 or targets < 0 or not rel_step > 0:
+        given = f"{steps=}, {restarts=}, {targets=}, {rel_step=}"
+        raise BadValue(f"expected steps, restarts >= 1, targets >= 0, rel_step > 0, got {given}; write steps=50")
+    f = losses.loss_named(loss)
+    goals = ranked_targets(model, x, y, targets, "logit", budget.norm) if targets else y[:, None]
+    goals = goals.repeat(1, restarts)
+    toward = -1 if targets else 1
+
+    def start(example: Tensor, number: Tensor) -> State:
+        clean, blank = x[example], torch.full((len(example),), -torch.inf, device=x.device)
+        at = budget.sample(clean, rng[example].fold(number))
+        count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
+        state = {"clean": clean, "at": at, "found": clean, "anchor": clean, "goal": goals[example, number]}
+        return {**state, "highest": blank, "anchor_margin": blank, "k": count}
+
+    def step(rows: State) -> tuple[State, Tensor, Tensor]:
+        at, goal, k = rows["at"], rows["goal"], rows["k"]
+        ask = model[rows["example"]].gradient(at, lambda z: toward * f(z, goal))
+        margin = losses.margin(ask.logits, y[rows["example"]])
+        better = margin > rows["highest"]
+        kept = {
+            "found": torch.where(per_row(better, at), at, rows["found"]),
+            "highest": torch.where(better, margin, rows["highest"]),
+        }
+        cycles = (margin == rows["anchor_margin"]) & (at == rows["anchor"]).flatten(1).all(1)
+        power = (k & (k - 1)) == 0  # Brent, 1980: compare with the last iterate whose number is a power of 2
+        anchored = {
+            "anchor": torch.where(per_row(power, at), at, rows["anchor"]),
+            "anchor_margin": torch.where(power, margin, rows["anchor_margin"]),
+        }
+        new = budget.project(rows["clean"], at + rel_step * budget.eps * _direction(ask.grad, at, budget.norm))
+        rows = {**rows, **kept, **anchored, "at": new, "k": k + 1}
+        return rows, rows["highest"] > losses.CLEAR, (k >= steps) | cycles
+
+    rows, broken = search(len(x), goals.shape[1], model.width, start, step)
+    return evasion.Found(rows.get("found", x), {"claimed": broken})
+
+
+def _direction(grad: Tensor, at: Tensor, norm: str) -> Tensor:
+    """Steepest ascent of length 1 in the norm; in l1 spread over the largest entries that the box lets move."""
+    if norm == "linf":
+        return grad.sign()
+    if norm == "l2":
+        return projections.unit(grad, "l2")
+    free = torch.where(grad > 0, at < 1, at > 0)
+    moved = torch.full((len(grad),), int(MOVED * grad[0].numel()) if len(grad) else 1, device=grad.device)
+    return projections.unit(projections.top_signs(grad * free, moved), "l1")

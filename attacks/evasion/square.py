@@ -1,0 +1,41 @@
+"""Square: random search with square windows, scores alone (Andriushchenko et al., 2020, arXiv 1912.00049).
+
+The search is core (robustsuite/square.py), since compositions run it as well.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustsuite import square as core
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.registry import Cost
+from robustsuite.scenarios import evasion
+from robustsuite.threats import Access, Ball
+
+
+def _cost(classes: int, *, steps: int = 5000, **_: object) -> Cost:
+    return Cost(forwards=steps + 1)
+
+
+@evasion.attack(
+    needs=Access.SCORES,
+    norms=("linf", "l2"),
+    paper="Andriushchenko et al., 2020, arXiv:1912.00049",
+    cost=_cost,
+    differs=(
+        "each image has windows and colours of its own, where the authors' code draws one window for the batch",
+        "the window's side is halved after 10, 50, 200 ... proposals whatever `steps` is, as in AutoAttack",
+    ),
+)
+def square(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 5000, p: float = 0.8
+) -> evasion.Found:
+    """Random search over square windows, accepting what lowers the margin.
+
+    x (N, C, H, W) in [0, 1], y (N,). steps: proposals, a query each after one for the start. p: share of the picture in
+    the first windows. Raises BadValue.
+    """
+    x_adv, broken = core.square(model, x, y, budget, rng=rng, steps=steps, p=p)
+    return evasion.Found(x_adv, {"claimed": broken})
