@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from .figures import Figure
+from .draw import Figure
 from .text import interval, percent, plain
 
 
@@ -36,14 +36,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Answer:
-    """The short answer for one threat against one model: a large number, its interval and two or three sentences."""
+    """The short answer for one threat against one model: a few large numbers, a bar per defense, a sentence or three.
+
+    `numbers` are (label, number, interval, good or bad); `bars` are (rank, defense, entry).
+    """
 
     title: str
     where: str
-    best: str
-    best_interval: str
-    base: str
-    base_interval: str
+    numbers: tuple[tuple[str, str, str, str], ...]
+    bars: tuple[tuple[str, str, Entry], ...]
     sentences: tuple[str, ...]
 
 
@@ -86,8 +87,15 @@ def accuracy(value: float, lo: float, hi: float, *, note: str = "", struck: bool
     return Entry(f"{percent(value)} ({interval(lo, hi)})", float(value), note, struck, bar=(value, lo, hi))
 
 
+def error(value: float, lo: float, hi: float) -> Entry:
+    """An error rate with its interval: longer bars are worse, and coloured so."""
+    return Entry(f"{percent(value)} ({interval(lo, hi)})", float(value), kind="error", bar=(value, lo, hi))
+
+
 def split_constant(frame: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], str]:
     """Which of the columns vary and deserve a column, and the others as a caption: `model cnn, seed 0`."""
     varying = [name for name in names if frame[name].nunique() > 1]
-    constant = [name for name in names if name not in varying and len(frame) and str(frame[name].iloc[0]) != ""]
+    constant = [
+        name for name in names if name not in varying and len(frame) and str(frame[name].iloc[0]) != ""
+    ]
     return varying, ", ".join(f"{name} {plain(str(frame[name].iloc[0]))}" for name in constant)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .document import Document
 
@@ -21,7 +22,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may break after its separators, escaped."""
+    return Markup(re.sub(r"([_+(,])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def render(document: Document) -> str:

@@ -25,7 +25,9 @@ def render(document: Document) -> str:
     for section in document.sections:
         if not section.passing:
             for table in section.tables:
-                blocks.append("\n".join(_table(table, f"{document.title}{note}. {section.title}. {table.title}")))
+                blocks.append(
+                    "\n".join(_table(table, f"{document.title}{note}. {section.title}. {table.title}"))
+                )
     return "\n\n".join(blocks) + "\n"
 
 

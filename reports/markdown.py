@@ -10,12 +10,17 @@ from .document import Document, Entry, Section, Table
 
 def render(document: Document) -> str:
     """The scores as markdown text: the same bytes for the same scores, whenever and wherever they were measured."""
-    lines = [f"# {_title(document)}", "", ", ".join(f"{count} {name}" for name, count in document.counts) + ".", ""]
+    lines = [
+        f"# {_title(document)}",
+        "",
+        ", ".join(f"{count} {name}" for name, count in document.counts) + ".",
+        "",
+    ]
     lines += [f"- **{escape(caution)}**" for caution in document.cautions]
     for answer in document.answers:
-        lines += ["", f"**{escape(answer.title)}** ({escape(answer.where)}): best defended {answer.best} "
-                  f"({answer.best_interval}), undefended {answer.base} ({answer.base_interval}). "
-                  + escape(" ".join(answer.sentences))]  # fmt: skip
+        numbers = ", ".join(f"{label} {value} ({span})" for label, value, span, _ in answer.numbers)
+        said = " ".join([f"{numbers}." if numbers else "", *answer.sentences])
+        lines += ["", f"**{escape(answer.title)}** ({escape(answer.where)}): {escape(said)}"]
     for section in document.sections:
         if not section.passing:
             lines += ["", *_section(section)]
@@ -34,7 +39,9 @@ def render_costs(document: Document) -> str:
 def escape(text: str) -> str:
     """Text that renders as itself: no markup, no html, no table cell of its own."""
     flat = re.sub(r"\s+", " ", text)
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return re.sub(
+        r"([\\`*_\[\]|~#$])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
 
 
 def _title(document: Document) -> str:

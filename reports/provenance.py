@@ -23,7 +23,11 @@ def cost_section(run: Run) -> Section:
     if not len(costs):
         return Section("cost", "Cost", passing=True)
     names, caption = split_constant(costs, ("dataset", "model", "seed", "device"))
-    optional = [n for n in ("shift", "corruption", "severity") if (costs[n].notna() & (costs[n].astype(str) != "")).any()]
+    optional = [
+        n
+        for n in ("shift", "corruption", "severity")
+        if (costs[n].notna() & (costs[n].astype(str) != "")).any()
+    ]
     rows = tuple(
         (words(row["threat"]), *(words(row[n]) for n in names), words(row["attack"] or "–"), words(row["defense"]),
          *(Entry("–") if str(row[n]) in ("", "nan") else words(f"{row[n]:g}" if n == "severity" else row[n]) for n in optional),
@@ -36,15 +40,24 @@ def cost_section(run: Run) -> Section:
     columns = ("threat", *names, "attack", "defense", *optional, "n", "time", "per image", "forward", "backward",
                "queries", "peak memory")  # fmt: skip
     total = f"{len(costs)} cells ran for {duration(float(costs['seconds'].sum()))} in all."
-    return Section("cost", "Cost", (total,), (Table("cost", "Cost of every cell", caption, columns, rows),), passing=True)
+    return Section(
+        "cost", "Cost", (total,), (Table("cost", "Cost of every cell", caption, columns, rows),), passing=True
+    )
 
 
 def provenance_section(run: Run) -> Section:
     """Versions, commit, device, canaries and hashes: what a reader needs to ask for the same numbers again."""
-    rows = [(words(name.replace("_", " ")), Entry(value)) for name in _FACTS for value in _distinct(run.cells[name])]
+    rows = [
+        (words(name.replace("_", " ")), Entry(value))
+        for name in _FACTS
+        for value in _distinct(run.cells[name])
+    ]
     for what, name in _HASHES:
         pairs = run.cells.loc[run.cells[name] != "", [what, name]].drop_duplicates()
-        rows += [(words(f"sha256 of {row[what]}"), Entry(row[name], kind="code")) for row in pairs.to_dict("records")]
+        rows += [
+            (words(f"sha256 of {row[what]}"), Entry(row[name], kind="code"))
+            for row in pairs.to_dict("records")
+        ]
     started = sorted(value for value in run.cells["started"] if value)
     if started:
         rows.append((words("first cell started"), Entry(started[0])))

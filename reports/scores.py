@@ -23,9 +23,26 @@ IDENTITY = (
     "run_id", "threat", "scenario", "access", "budget", "goal", "model", "defense", "attack", "dataset", "shift",
     "corruption", "severity", "seed",
 )  # fmt: skip
-COLUMNS = (*IDENTITY, "metric", "value", "lo", "hi", "k", "n", "status", "code", "sentence", "same_as", "flags")
+COLUMNS = (
+    *IDENTITY,
+    "metric",
+    "value",
+    "lo",
+    "hi",
+    "k",
+    "n",
+    "status",
+    "code",
+    "sentence",
+    "same_as",
+    "flags",
+)
 HEADLINE = {"evasion": "robust_accuracy", "shift": "accuracy", "certification": "certified_accuracy"}
-_NAMES = {"clean_ok": "clean_accuracy", "triggered_as_target": "attack_success_rate", "robust": "robust_accuracy"}
+_NAMES = {
+    "clean_ok": "clean_accuracy",
+    "triggered_as_target": "attack_success_rate",
+    "robust": "robust_accuracy",
+}
 _NOT_A_SCORE = ("run_id", "index", "label", "prediction", "queries")
 _SEED = 0
 

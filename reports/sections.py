@@ -9,89 +9,45 @@ import numpy as np
 import pandas as pd
 
 from . import tables
-from .document import Answer, Entry, Section, Table, accuracy, counted, split_constant, words
-from .figures import Figure
+from .document import Entry, Section, Table, accuracy, counted, split_constant, words
+from .draw import Figure
 from .read import Run
 from .scores import HEADLINE
 from .shifts import shift_tables
-from .text import interval, number, percent, plain, pvalue, ranks
+from .text import number, percent, points, pvalue, ranks
 from .text import words as spoken
-from .worst import GROUP, paired, worst_case
+from .worst import GROUP, by_rank, paired
 
 WHERE = ("dataset", "model", "seed")
-PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
-
-
-def answers(worst: pd.DataFrame) -> Iterator[Answer]:
-    """One short answer per threat, dataset, model and seed."""
-    for key, part in _groups(worst, GROUP):
-        threat, budget, goal, *where = key
-        ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
-        base = part[part["defense"] == "none"].to_dict("records")
-        best = ranked.to_dict("records")[:1]
-        yield Answer(
-            title=f"{threat}: {budget}" if budget else str(threat),
-            where=" · ".join([str(p) for p in (goal, *where[:2]) if p] + ([f"seed {where[2]}"] if where[2] else [])),
-            best=percent(best[0]["robust_accuracy"]) if best else "–",
-            best_interval=interval(best[0]["lo"], best[0]["hi"]) if best else "",
-            base=percent(base[0]["robust_accuracy"]) if base else "–",
-            base_interval=interval(base[0]["lo"], base[0]["hi"]) if base else "",
-            sentences=tuple(_sentences(part, ranked)),
-        )
-
-
-def _sentences(part: pd.DataFrame, ranked: pd.DataFrame) -> Iterator[str]:
-    rows = ranked.to_dict("records")
-    if rows:
-        first = rows[0]
-        tied = [plain(row["defense"]) for row in rows[1:]]
-        tie = f", statistically tied with {_listed(tied)}" if tied else ""
-        yield f"{plain(first['defense'])} leads{tie}; {first['strongest']} hurts it most." if len(part) > 1 else (
-            f"{first['strongest']} hurts it most."
-        )
-    faced = part["attacks"].str.split(";").map(len)
-    n = int(part["n"].min())
-    span = str(faced.max()) if faced.min() == faced.max() else f"{faced.min()} to {faced.max()}"
-    yield f"Worst of {span} attack{'s' if faced.max() > 1 else ''} per image, {number(n)} images."
-    left = [plain(row["defense"]) for row in part[part["unranked"] != ""].to_dict("records")]
-    if left:
-        yield f"Not ranked: {_listed(left)}; see the notes."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def cautions(run: Run, worst: pd.DataFrame) -> Iterator[str]:
-    """What a reader must know before trusting the numbers."""
-    flags = run.cells["flags"].map(len)
-    if flags.any():
-        names = sorted({f["name"] for row in run.cells["flags"] for f in row})
-        yield f"{int((flags > 0).sum())} of {len(run.cells)} cells failed an integrity check and are struck through: {', '.join(names)}."
-    if len(worst) and worst["n"].min() < PUBLISHED:
-        yield f"A screening: {int(worst['n'].min())} images; publish from {PUBLISHED} on."
-    if run.skipped:
-        yield f"{len(run.skipped)} cell folder{'s were' if len(run.skipped) > 1 else ' was'} unreadable and left out."
-    if run.cells["dirty"].map(bool).any():
-        yield "Some cells were measured from a source tree with uncommitted changes."
 
 
 def worst_section(worst: pd.DataFrame) -> Section:
     """The ranking under each threat, worst case over its attacks."""
     found = []
-    for i, (key, part) in enumerate(_groups(worst, GROUP)):
-        part = part.assign(_last=part["rank_first"].replace(0, 10**6))
-        part = part.sort_values(["_last", "robust_accuracy"], ascending=[True, False], kind="stable")
-        rows = tuple(_worst_row(row) for row in part.to_dict("records"))
+    for i, (key, part) in enumerate(groups(worst, GROUP)):
+        rows = tuple(_worst_row(row) for row in by_rank(part).to_dict("records"))
         title = f"{key[0]}: {key[1]}" if key[1] else str(key[0])
-        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
-        columns = ("rank", "defense", "all attacks at once", "no attack", "strongest attack", "attacks", "n", "notes")
+        caption = ", ".join(
+            f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value)
+        )
+        columns = (
+            "rank",
+            "defense",
+            "all attacks at once",
+            "no attack",
+            "strongest attack",
+            "attacks",
+            "n",
+            "notes",
+        )
         found.append(Table(f"worst-{i + 1}", title, caption, columns, rows))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its exact "
         "95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
     )
-    return Section("ranking", "Worst case over attacks", lead if found else ("No attack was measured.",), tuple(found))
+    return Section(
+        "ranking", "Worst case over attacks", lead if found else ("No attack was measured.",), tuple(found)
+    )
 
 
 def _worst_row(row: Mapping[str, Any]) -> tuple[Entry, ...]:
@@ -103,12 +59,12 @@ def _worst_row(row: Mapping[str, Any]) -> tuple[Entry, ...]:
     faced, absent = len(row["attacks"].split(";")), row["missing"].count(": ")
     robust = accuracy(row["robust_accuracy"], row["lo"], row["hi"], note=row["flags"], struck=row["struck"])
     if row["missing"] and not row["inert"]:
-        robust = Entry("≤ " + robust.text, robust.key, "an upper bound: some attacks have no verdict", robust.struck,
+        robust = Entry(f"≤ {robust.text}", robust.key, "an upper bound: some attacks have no verdict", robust.struck,
                        bar=robust.bar)  # fmt: skip
     place = ranks(row["rank_first"], row["rank_last"])
     return (
         Entry(place or "–", row["rank_first"] or 10**6), words(row["defense"]), robust,
-        accuracy(row["clean_accuracy"], row["clean_lo"], row["clean_hi"]), words(row["strongest"]),
+        counted(row["clean_accuracy"], percent(row["clean_accuracy"])), words(row["strongest"]),
         counted(faced, f"{faced} of {faced + absent}"), counted(row["n"], number(row["n"])),
         Entry("; ".join(note for note in notes if note)),
     )  # fmt: skip
@@ -142,7 +98,11 @@ def _value(row: Mapping[str, Any], flags: str) -> tuple[Entry, Entry]:
 
 
 def _why(row: Mapping[str, Any], flags: str) -> str:
-    same = f"the undefended number of {row['same_as'][:8]}" if row["status"] == "inert" and row["same_as"] else ""
+    same = (
+        f"the undefended number of {row['same_as'][:8]}"
+        if row["status"] == "inert" and row["same_as"]
+        else ""
+    )
     return "; ".join(part for part in (row["sentence"], same, flags) if part)
 
 
@@ -151,7 +111,7 @@ def certified_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -
     rows_of = scores[scores["scenario"] == "certification"]
     flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.cells.to_dict("records")}
     found = []
-    for i, ((threat, budget), part) in enumerate(_groups(rows_of, ("threat", "budget"))):
+    for i, ((threat, budget), part) in enumerate(groups(rows_of, ("threat", "budget"))):
         names, caption = split_constant(part, WHERE)
         metrics = [m for m in dict.fromkeys(part["metric"]) if m != "certified_accuracy"]
         rows = []
@@ -162,7 +122,15 @@ def certified_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -
                          *(_metric(values.get(metric), flags[str(run_id)]) for metric in metrics),
                          counted(first["n"], number(first["n"])), Entry(first["status"], kind=first["status"]),
                          Entry(_why(first, flags[str(run_id)]))))  # fmt: skip
-        columns = (*names, "defense", "certifier", *(spoken(m) for m in metrics), "n", "status", "notes")
+        columns = (
+            *names,
+            "defense",
+            "certifier",
+            *(spoken(m, str(budget)) for m in metrics),
+            "n",
+            "status",
+            "notes",
+        )
         found.append(Table(f"certified-{i + 1}", f"{threat}: {budget}", caption, columns, tuple(rows)))
     lead = (
         "A proof holds for every perturbation inside its radius; an attack shows one that breaks. The truth lies between.",
@@ -189,7 +157,7 @@ def other_section(run: Run, scores: pd.DataFrame) -> Section:
     rest = scores[~scores["scenario"].isin(list(HEADLINE))]
     flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.cells.to_dict("records")}
     found = []
-    for i, ((scenario, threat), part) in enumerate(_groups(rest, ("scenario", "threat"))):
+    for i, ((scenario, threat), part) in enumerate(groups(rest, ("scenario", "threat"))):
         names, caption = split_constant(part, ("budget", *WHERE))
         rows = [
             (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
@@ -207,18 +175,24 @@ def paired_section(run: Run) -> Section:
     """Which differences between defenses are real."""
     pairs = paired(run)
     found = []
-    for i, (key, part) in enumerate(_groups(pairs, GROUP)):
-        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
+    for i, (key, part) in enumerate(groups(pairs, GROUP)):
+        caption = ", ".join(
+            f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value)
+        )
         rows = tuple(
-            (words(row["a"]), words(row["b"]), counted(row["difference"], f"{100 * row['difference']:+.1f} points"),
+            (words(row["a"]), words(row["b"]), counted(row["difference"], points(row["difference"])),
              counted(row["only_a"], str(row["only_a"])), counted(row["only_b"], str(row["only_b"])),
              counted(row["p_holm"], pvalue(row["p_holm"])),
              Entry("different" if row["different"] else "tie", kind="done" if row["different"] else "tie"))
             for row in part.to_dict("records")
         )  # fmt: skip
         columns = ("a", "b", "a − b", "only a right", "only b right", "p (Holm)", "verdict")
-        found.append(Table(f"paired-{i + 1}", f"{key[0]}: {key[1]}" if key[1] else str(key[0]), caption, columns, rows))
-    lead = ("Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",)
+        found.append(
+            Table(f"paired-{i + 1}", f"{key[0]}: {key[1]}" if key[1] else str(key[0]), caption, columns, rows)
+        )
+    lead = (
+        "Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",
+    )
     return Section("paired", "Which differences are real", lead, tuple(found))
 
 
@@ -226,11 +200,20 @@ def unmeasured_section(run: Run) -> Section:
     """What has no number, and why; what has one that is not to be trusted; what could not be read."""
     found = []
     missing, flags = tables.not_measured(run), tables.flagged(run)
-    for name, title, frame in (("missing", "Cells without a number of their own", missing), ("flags", "Flagged", flags)):
+    for name, title, frame in (
+        ("missing", "Cells without a number of their own", missing),
+        ("flags", "Flagged", flags),
+    ):
         if len(frame):
-            columns = [c for c in frame.columns if c not in ("code", "same_as") and (frame[c].astype(str) != "").any()]
+            columns = [
+                c
+                for c in frame.columns
+                if c not in ("code", "same_as") and (frame[c].astype(str) != "").any()
+            ]
             rows = tuple(
-                tuple(Entry(str(row[c]), kind=str(row[c])) if c == "status" else words(row[c]) for c in columns)
+                tuple(
+                    Entry(str(row[c]), kind=str(row[c])) if c == "status" else words(row[c]) for c in columns
+                )
                 for row in frame.to_dict("records")
             )
             found.append(Table(name, title, "", tuple(columns), rows))
@@ -240,16 +223,10 @@ def unmeasured_section(run: Run) -> Section:
     return Section("missing", "What was not measured", (), tuple(found))
 
 
-def _groups(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+def groups(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
     if len(frame):
         yield from frame.groupby(list(names), sort=False)
 
 
 def _or(value: float) -> float:
     return -1.0 if np.isnan(value) else float(value)
-
-
-def rankings(run: Run) -> pd.DataFrame:
-    """The worst-case table with its columns even where no attack was measured."""
-    table = worst_case(run)
-    return table if len(table) else pd.DataFrame(columns=[*GROUP, "defense", "rank_first", "n"])

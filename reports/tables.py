@@ -35,7 +35,9 @@ def corruption_errors(run: Run) -> pd.DataFrame:
             errors = [run.examples(c["run_id"]) for c in _measured(run, part)]
             if len(errors) < len(part):
                 continue  # a corruption with an unmeasured severity has no mean over its severities
-            wrong[str(name)] = _mean_of([1.0 - rows_["robust"].astype(float).set_axis(rows_["index"]) for rows_ in errors])
+            wrong[str(name)] = _mean_of(
+                [1.0 - rows_["robust"].astype(float).set_axis(rows_["index"]) for rows_ in errors]
+            )
             clean += [1.0 - float(rows_["clean_ok"].mean()) for rows_ in errors if "clean_ok" in rows_]
         clean_error = float(np.mean(clean)) if clean else float("nan")
         entries = [*wrong.items(), ("mean", _mean_of(list(wrong.values())))] if wrong else []
@@ -67,7 +69,9 @@ def corruption_grid(run: Run) -> pd.DataFrame:
         value = float(run.examples(source["run_id"])["robust"].mean()) if source else float("nan")
         keep = {name: cell[name] for name in ("shift", *SYSTEM, "corruption", "severity", "status")}
         rows.append({**keep, "accuracy": value, "struck": bool(cell["flags"])})
-    return pd.DataFrame(rows, columns=["shift", *SYSTEM, "corruption", "severity", "status", "accuracy", "struck"])
+    return pd.DataFrame(
+        rows, columns=["shift", *SYSTEM, "corruption", "severity", "status", "accuracy", "struck"]
+    )
 
 
 def empirical_curves(run: Run) -> pd.DataFrame:
@@ -83,7 +87,9 @@ def empirical_curves(run: Run) -> pd.DataFrame:
         eps = epsilon(budget)
         if eps is None:
             continue
-        reach = [d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None]
+        reach = [
+            d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None
+        ]
         if reach:
             nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
             base = {"threat": threat, "norm": norm_of(budget), **dict(zip(SYSTEM, system, strict=True))}
@@ -126,14 +132,28 @@ def certified_curves(run: Run) -> pd.DataFrame:
                 **{name: cell[name] for name in SYSTEM}, "struck": bool(cell["flags"])}  # fmt: skip
         for radius in np.linspace(0.0, top, 81):
             score = rate("certified_accuracy", certified(examples, radius))
-            rows.append({**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n})
+            rows.append(
+                {**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n}
+            )
     return pd.DataFrame(rows)
 
 
 def not_measured(run: Run) -> pd.DataFrame:
     """Every cell without a number of its own: what it is and the sentence that says why."""
     cells = run.cells[run.cells["status"] != "done"]
-    names = ["status", "threat", "dataset", "model", "seed", "defense", "attack", "shift", "code", "sentence", "same_as"]
+    names = [
+        "status",
+        "threat",
+        "dataset",
+        "model",
+        "seed",
+        "defense",
+        "attack",
+        "shift",
+        "code",
+        "sentence",
+        "same_as",
+    ]
     return cells[names].reset_index(drop=True)
 
 
@@ -144,16 +164,22 @@ def flagged(run: Run) -> pd.DataFrame:
          "flag": str(flag.get("name", "flag")), "detail": str(flag.get("detail") or "")}
         for cell in run.cells.to_dict("records") for flag in cell["flags"]
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["threat", "dataset", "model", "seed", "defense", "attack", "shift", "flag", "detail"])
+    return pd.DataFrame(
+        rows, columns=["threat", "dataset", "model", "seed", "defense", "attack", "shift", "flag", "detail"]
+    )
 
 
 def costs(run: Run) -> pd.DataFrame:
     """What every cell took: apart from the scores, because it differs from one run to the next."""
     names = ["run_id", "threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity",
              "status", "n", *COST, "device"]  # fmt: skip
-    return run.cells.loc[run.cells["status"].isin(["done", "failed", "timeout"]), names].reset_index(drop=True)
+    return run.cells.loc[run.cells["status"].isin(["done", "failed", "timeout"]), names].reset_index(
+        drop=True
+    )
 
 
 def flags_of(cell: Mapping[str, Any]) -> str:
     """The flags of a cell with their details, for a footnote."""
-    return "; ".join(f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"])
+    return "; ".join(
+        f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"]
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 
 def percent(value: float) -> str:
@@ -32,7 +31,11 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.3g} s"
     whole = round(seconds)
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s"
+        if whole < 3600
+        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
 
 
 def size(count: float) -> str:
@@ -57,9 +60,22 @@ def short(name: str, width: int) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def words(metric: str) -> str:
-    """A metric's column name in words: `certified_accuracy@0.03` is `certified accuracy at 0.03`."""
-    return re.sub(r"@", " at ", metric).replace("_", " ")
+def words(metric: str, budget: str = "") -> str:
+    """A metric's column name in words: `certified_accuracy@0.0313725` within linf is `certified accuracy at 8/255`."""
+    name, _, radius = metric.partition("@")
+    return name.replace("_", " ") + (f" at {_radius(float(radius), budget)}" if radius else "")
+
+
+def _radius(value: float, budget: str) -> str:
+    levels = round(value * 255, 3)
+    return (
+        f"{levels:g}/255" if budget.startswith("linf") and value and levels * 100 % 25 == 0 else f"{value:g}"
+    )
+
+
+def points(difference: float) -> str:
+    """A difference of two rates as `+2.0 points`, with a minus sign that is one."""
+    return f"{100 * difference:+.1f} points".replace("-", "−")
 
 
 def ranks(first: int, last: int) -> str:

@@ -61,7 +61,11 @@ def survivals(run: Run) -> list[Survival]:
 
 
 def _survival(
-    run: Run, group: tuple[Any, ...], defense: str, cells: Sequence[Mapping[str, Any]], known: Mapping[str, Any]
+    run: Run,
+    group: tuple[Any, ...],
+    defense: str,
+    cells: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Any],
 ) -> Survival | None:
     verdicts, clean, alone, missing, flags = [], [], {}, {}, {}
     for cell in cells:
@@ -107,17 +111,34 @@ def worst_case(run: Run) -> pd.DataFrame:
                 {
                     **dict(zip(GROUP, member.group, strict=True)),
                     "defense": member.defense,
-                    "robust_accuracy": robust.value, "lo": robust.lo, "hi": robust.hi, "k": robust.k, "n": robust.n,
-                    "clean_accuracy": clean.value, "clean_lo": clean.lo, "clean_hi": clean.hi,
+                    "robust_accuracy": robust.value,
+                    "lo": robust.lo,
+                    "hi": robust.hi,
+                    "k": robust.k,
+                    "n": robust.n,
+                    "clean_accuracy": clean.value,
+                    "clean_lo": clean.lo,
+                    "clean_hi": clean.hi,
                     "strongest": member.strongest,
                     "attacks": ";".join(member.alone),
                     "missing": ";".join(f"{attack}: {why}" for attack, why in member.missing.items()),
                     "flags": ";".join(f"{attack}: {names}" for attack, names in member.flags.items()),
-                    "struck": member.struck, "inert": member.inert,
-                    "rank_first": first, "rank_last": last, "unranked": reasons.get(member.defense, ""),
+                    "struck": member.struck,
+                    "inert": member.inert,
+                    "rank_first": first,
+                    "rank_last": last,
+                    "unranked": reasons.get(member.defense, ""),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def by_rank(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one group, the best first, unranked ones last."""
+    table = table.assign(_last=table["rank_first"].replace(0, len(table) + 1))
+    return table.sort_values(["_last", "robust_accuracy"], ascending=[True, False], kind="stable").drop(
+        columns="_last"
+    )
 
 
 def paired(run: Run) -> pd.DataFrame:
@@ -128,8 +149,15 @@ def paired(run: Run) -> pd.DataFrame:
             rows.append(
                 {
                     **dict(zip(GROUP, members[0].group, strict=True)),
-                    "a": a.defense, "b": b.defense, "difference": test.difference, "only_a": test.only_a,
-                    "only_b": test.only_b, "n": test.n, "p": test.pvalue, "p_holm": p, "different": p < LEVEL,
+                    "a": a.defense,
+                    "b": b.defense,
+                    "difference": test.difference,
+                    "only_a": test.only_a,
+                    "only_b": test.only_b,
+                    "n": test.n,
+                    "p": test.pvalue,
+                    "p_holm": p,
+                    "different": p < LEVEL,
                 }
             )
     return pd.DataFrame(rows)
@@ -146,7 +174,9 @@ def _comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, 
     faced = {attack for member in members for attack in member.alone}
     reasons = {}
     for member in members:
-        unmet = [f"{member.missing.get(attack, 'absent')} {attack}" for attack in sorted(faced - set(member.alone))]
+        unmet = [
+            f"{member.missing.get(attack, 'absent')} {attack}" for attack in sorted(faced - set(member.alone))
+        ]
         if unmet:
             reasons[member.defense] = "not ranked: " + ", ".join(unmet)
         elif member.struck:

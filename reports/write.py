@@ -18,17 +18,15 @@ from .read import STATUSES, Run, read
 from .scores import scores as scored
 from .scores import to_csv
 from .sections import (
-    answers,
     attack_section,
-    cautions,
     certified_section,
     other_section,
     paired_section,
-    rankings,
     shift_section,
     unmeasured_section,
     worst_section,
 )
+from .summary import answers, cautions, rankings
 from .worst import paired
 
 FORMATS = ("html", "md", "latex", "csv")
@@ -43,13 +41,19 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise BadValue(f"expected formats among {', '.join(FORMATS)}, got {unknown or list(formats)!r}; name one of them")
+        raise BadValue(
+            f"expected formats among {', '.join(FORMATS)}, got {unknown or list(formats)!r}; name one of them"
+        )
     run = read(runs)
     table = scored(run)
     document = build(run, table)
     render: dict[str, Callable[[], dict[str, str | bytes]]] = {
         "html": lambda: {"report.html": html.render(document)},
-        "md": lambda: {"report.md": markdown.render(document), "costs.md": markdown.render_costs(document), **_pngs(document)},
+        "md": lambda: {
+            "report.md": markdown.render(document),
+            "costs.md": markdown.render_costs(document),
+            **_pngs(document),
+        },
         "latex": lambda: {"report.tex": latex.render(document)},
         "csv": lambda: csv_files(run, table),
     }
@@ -82,7 +86,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
         run.note,
         tuple(made),
         tuple(cautions(run, worst)),
-        tuple(answers(worst)),
+        tuple(answers(run, worst, table)),
         tuple(section for section in sections if section.tables or section.figures),
     )
 
@@ -119,5 +123,7 @@ def _put(file: Path, content: str | bytes) -> Path:
             Path(aside).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise BadOutput(f"expected a folder to write into, got {str(file.parent)!r} ({error.strerror}); name another") from error
+        raise BadOutput(
+            f"expected a folder to write into, got {str(file.parent)!r} ({error.strerror}); name another"
+        ) from error
     return file

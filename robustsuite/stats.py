@@ -86,7 +86,9 @@ def mean(values: ArrayLike) -> float:
     if not v.size:
         raise BadValue("expected at least one value, got none; a mean over nothing has no answer")
     if not np.isfinite(v).all():
-        raise BadValue(f"expected finite values, got {int((~np.isfinite(v)).sum())} that are not; drop or count them")
+        raise BadValue(
+            f"expected finite values, got {int((~np.isfinite(v)).sum())} that are not; drop or count them"
+        )
     return float(v.mean())
 
 
@@ -120,6 +122,8 @@ def rank_ranges(better: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
 
 def _check_counts(k: int, n: int, confidence: float) -> None:
     if n <= 0 or not 0 <= k <= n:
-        raise BadValue(f"expected 0 <= k <= n and n > 0, got k={k!r}, n={n!r}; a rate over nothing has no answer")
+        raise BadValue(
+            f"expected 0 <= k <= n and n > 0, got k={k!r}, n={n!r}; a rate over nothing has no answer"
+        )
     if not 0 < confidence < 1:
         raise BadValue(f"expected a confidence in (0, 1), got {confidence!r}; 0.95 is usual")

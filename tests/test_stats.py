@@ -12,7 +12,9 @@ from robustsuite import stats
 from robustsuite.errors import BadValue
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 100), (3, 100), (50, 100), (100, 100), (4123, 10000)])
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 1), (1, 1), (0, 100), (3, 100), (50, 100), (100, 100), (4123, 10000)]
+)
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 def test_intervals_agree_with_statsmodels(k: int, n: int, confidence: float) -> None:
     exact = proportion_confint(k, n, alpha=1 - confidence, method="beta")

@@ -1,0 +1,117 @@
+"""Drawing tools: the style, the colours, and one canvas saved twice (an svg for the page, a png for a file)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure as Canvas
+
+from .text import plain, short
+
+INK, MUTED, RULE = "#1c2733", "#5b6776", "#cbd3db"
+# The page swaps these three for its own variables, so one drawing serves the light and the dark theme.
+_PAGE = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
+SCALE = LinearSegmentedColormap.from_list("bad_good", ["#bf4f17", "#eeb98c", "#eef0ee", "#9fc3e0", "#1b5e97"])
+LINES = ("#0072b2", "#d55e00", "#009e73", "#b565a0", "#c98a00", "#3f9fd8", "#7a6ff0", "#8a8f98")
+STYLES = ("-", "--", "-.", ":")
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "DejaVu Sans",
+    "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
+    "axes.titlesize": 9.5, "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "grid.color": RULE, "grid.linewidth": 0.6, "legend.frameon": False,
+    "hatch.color": RULE, "hatch.linewidth": 0.8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure: `svg` to stand inside a page, `png` bytes to stand in a file."""
+
+    name: str
+    caption: str
+    svg: str
+    png: bytes
+
+
+def draw(name: str, caption: str, size: tuple[float, float], paint: Callable[[Canvas], None]) -> Figure:
+    """Paint one canvas of `size` inches and save it both ways; the same numbers give the same bytes."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        canvas = Canvas(figsize=size, layout="constrained")
+        FigureCanvasAgg(canvas)
+        paint(canvas)
+        png, svg = io.BytesIO(), io.StringIO()
+        canvas.savefig(png, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+        canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Figure(name, caption, _for_page(svg.getvalue(), caption), png.getvalue())
+
+
+def _for_page(svg: str, caption: str) -> str:
+    """The svg as an inline element: no prolog, no metadata, no names of other hosts, the page's colours and fonts."""
+    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
+    head, _, rest = body.partition(">")
+    box = re.search(r'viewBox="([^"]+)"', head)
+    width = float(box[1].split()[2]) if box else 600.0
+    for colour, swapped in _PAGE.items():
+        rest = rest.replace(colour, swapped)
+    rest = re.sub(r"'?DejaVu Sans'?(, *'?[A-Za-z ]+'?)*", "var(--sans)", rest)
+    label = escape(caption, quote=True)
+    style = f"width:{width * 1.25:.0f}px"
+    return f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{label}" style="{style}">{rest.strip()}'
+
+
+def radius_axes(ax: Axes, norm: str, ylabel: str, top: float) -> None:
+    """Axes of percent against a radius from 0 to `top`; linf radii are written in 255ths."""
+    ax.set_xlim(0, top)
+    ax.set_ylim(0, 102)
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0)
+    if norm == "linf":
+        step = next(s for s in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if top * 255 / s <= 8)
+        ticks = np.arange(0, top * 255 + 1e-9, step)
+        ax.set_xticks(ticks / 255, [f"{t:g}" for t in ticks])
+    ax.set_xlabel("linf radius, 1/255" if norm == "linf" else f"{norm} radius")
+    ax.set_ylabel(ylabel)
+
+
+def bare(ax: Axes) -> None:
+    """A heat map's axes: labels above and left, no ticks, no frame."""
+    ax.tick_params(length=0, labeltop=True, labelbottom=False, top=False, bottom=False)
+    for tick in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        tick.set_color(INK)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def wrap(name: str, width: int = 16) -> str:
+    """A name broken after its separators into at most three lines of about `width` characters."""
+    words: Sequence[str] = re.split(r"(?<=[_+(, ])", short(name, 48))
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines[:3])
+
+
+def where(key: tuple[Any, ...]) -> str:
+    """What a figure is about, from its group key."""
+    return " · ".join(plain(str(part)) for part in key if str(part) not in ("", "0"))
+
+
+def slug(key: tuple[Any, ...]) -> str:
+    """A file name for a group key: its words, and six digits that keep two keys apart."""
+    text = re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, key)).lower()).strip("-")[:60].rstrip("-")
+    return f"{text}-{sha256(repr([str(part) for part in key]).encode()).hexdigest()[:6]}"

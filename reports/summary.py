@@ -1,0 +1,146 @@
+"""The short answers at the top of a report, and what to know before trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .document import Answer, Entry, accuracy, error
+from .read import Run
+from .scores import epsilon
+from .sections import groups
+from .tables import corruption_errors
+from .text import interval, number, percent, plain, ranks
+from .worst import GROUP, by_rank, worst_case
+
+WHERE = ("dataset", "model", "seed")
+PUBLISHED = (
+    1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
+)
+
+
+def answers(run: Run, worst: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Answer]:
+    """One short answer per threat, certificate and corruption set, for each dataset, model and seed."""
+    for key, part in groups(worst, GROUP):
+        threat, budget, goal, *where = key
+        ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
+        yield Answer(
+            f"{threat}: {budget}" if budget else str(threat), _where(where, str(goal)),
+            tuple(_numbers(ranked.to_dict("records"), part.to_dict("records"), "robust_accuracy", "robust accuracy")),
+            tuple(_bar(row) for row in by_rank(part).to_dict("records")), tuple(_sentences(part, ranked)),
+        )  # fmt: skip
+    yield from _certified(scores)
+    yield from _corrupted(run)
+
+
+def _certified(scores: pd.DataFrame) -> Iterator[Answer]:
+    rows = scores[
+        (scores["scenario"] == "certification") & scores["metric"].str.startswith("certified_accuracy@")
+    ]
+    for (threat, budget, *where), part in groups(rows, ("threat", "budget", *WHERE)):
+        radius = f"certified_accuracy@{epsilon(str(budget)) or 0.0:.6g}"
+        part = part[part["metric"] == radius].sort_values("value", ascending=False, kind="stable")
+        records = part.to_dict("records")
+        if records:
+            bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
+                          note=r["flags"], struck=bool(r["flags"]))) for r in records)  # fmt: skip
+            sound = [r for r in records if not r["flags"]]
+            yield Answer(f"{threat}: proven within {budget}", _where(where),
+                         tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
+                         (f"A proof covers every perturbation in the budget; {number(part['n'].min())} images.",))  # fmt: skip
+
+
+def _corrupted(run: Run) -> Iterator[Answer]:
+    errors = corruption_errors(run)
+    for (shift, *where), part in groups(errors, ("shift", *WHERE)):
+        means = part[part["corruption"] == "mean"].sort_values("error", kind="stable")
+        records = means.to_dict("records")
+        named = part[part["corruption"] != "mean"]
+        worst = named.groupby("corruption", sort=False)["error"].mean().idxmax()
+        bars = tuple(("", plain(r["defense"]), error(r["error"], r["lo"], r["hi"])) for r in records)
+        sentence = (
+            f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
+        )
+        yield Answer(f"{shift}: mean error", _where(where), tuple(_numbers(records[:1], records, "error", "error")), bars,
+                     (sentence[0].upper() + sentence[1:],))  # fmt: skip
+
+
+def _where(where: Sequence[Any], goal: str = "") -> str:
+    dataset, model, seed = where
+    return " · ".join(
+        part for part in (goal, str(dataset), str(model), f"seed {seed}" if seed else "") if part
+    )
+
+
+def _numbers(
+    best: Sequence[Mapping[Any, Any]], rows: Sequence[Mapping[Any, Any]], value: str, what: str
+) -> Iterator[tuple[str, str, str, str]]:
+    defended = any(row["defense"] != "none" for row in rows)
+    if best and defended:
+        label = f"best {what}" if best[0]["defense"] != "none" else f"best {what}: undefended"
+        yield label, percent(best[0][value]), interval(best[0]["lo"], best[0]["hi"]), "good"
+        if best[0]["defense"] == "none":
+            return
+    for row in rows:
+        if row["defense"] == "none" and not np.isnan(row[value]):
+            yield (
+                "undefended" if defended else what,
+                percent(row[value]),
+                interval(row["lo"], row["hi"]),
+                "bad",
+            )
+            return
+
+
+def _bar(row: Mapping[Any, Any]) -> tuple[str, str, Entry]:
+    entry = accuracy(row["robust_accuracy"], row["lo"], row["hi"], note=row["flags"], struck=row["struck"])
+    if row["unranked"]:
+        entry = Entry(f"≤ {entry.text}", entry.key, row["unranked"], entry.struck, bar=entry.bar)
+    return ranks(row["rank_first"], row["rank_last"]) or "–", plain(row["defense"]), entry
+
+
+def _sentences(part: pd.DataFrame, ranked: pd.DataFrame) -> Iterator[str]:
+    rows = ranked.to_dict("records")
+    if rows:
+        first = rows[0]
+        tied = [plain(row["defense"]) for row in rows[1:]]
+        tie = f", statistically tied with {_listed(tied)}" if tied else ""
+        yield (
+            f"{plain(first['defense'])} leads{tie}; {first['strongest']} hurts it most."
+            if len(part) > 1
+            else (f"{first['strongest']} hurts it most.")
+        )
+    faced = part["attacks"].str.split(";").map(len)
+    n = int(part["n"].min())
+    span = str(faced.max()) if faced.min() == faced.max() else f"{faced.min()} to {faced.max()}"
+    yield f"Worst of {span} attack{'s' if faced.max() > 1 else ''} per image, {number(n)} images."
+    left = [plain(row["defense"]) for row in part[part["unranked"] != ""].to_dict("records")]
+    if left:
+        yield f"Not ranked: {_listed(left)}; see the notes."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def cautions(run: Run, worst: pd.DataFrame) -> Iterator[str]:
+    """What a reader must know before trusting the numbers."""
+    flags = run.cells["flags"].map(len)
+    if flags.any():
+        names = sorted({f["name"] for row in run.cells["flags"] for f in row})
+        yield f"{int((flags > 0).sum())} of {len(run.cells)} cells failed an integrity check and are struck through: {', '.join(names)}."
+    if len(worst) and worst["n"].min() < PUBLISHED:
+        yield f"A screening: {int(worst['n'].min())} images; publish from {PUBLISHED} on."
+    if run.skipped:
+        yield f"{len(run.skipped)} cell folder{'s were' if len(run.skipped) > 1 else ' was'} unreadable and left out."
+    if run.cells["dirty"].map(bool).any():
+        yield "Some cells were measured from a source tree with uncommitted changes."
+
+
+def rankings(run: Run) -> pd.DataFrame:
+    """The worst-case table, with its columns even where no attack was measured."""
+    table = worst_case(run)
+    return table if len(table) else pd.DataFrame(columns=[*GROUP, "defense", "rank_first", "n"])

@@ -1,0 +1,186 @@
+"""Scores, worst cases and tables, recomputed here by hand from the rows the store wrote."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_store import ATTACKS, CORRUPTIONS, DEFENSES, EPS, SEVERITIES, N, Store
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from robustsuite.errors import BadData
+from robustsuite.reports import tables
+from robustsuite.reports.read import Run, read
+from robustsuite.reports.scores import epsilon, radii, scores, to_csv
+from robustsuite.reports.worst import paired, worst_case
+
+
+def _cells(store: Store, **want: object) -> list[dict]:
+    return [c for c in store.cells.values() if all(c[k] == v for k, v in want.items())]
+
+
+def test_every_readable_cell_is_there_and_the_broken_two_are_named(store: Store, run: Run) -> None:
+    assert len(run.cells) == len(store.cells) - 1
+    reasons = sorted(line.split(": ", 1)[1] for line in run.skipped)
+    assert reasons == ["examples.parquet is cut short", "run.json is cut short"]
+    assert list(dict.fromkeys(run.cells.loc[run.cells["threat"] == "linf", "attack"])) == ATTACKS
+    assert list(dict.fromkeys(run.cells.loc[run.cells["threat"] == "linf", "defense"])) == DEFENSES
+
+
+@pytest.mark.parametrize(
+    ("scenario", "column", "metric"),
+    [("evasion", "robust", "robust_accuracy"), ("evasion", "clean_ok", "clean_accuracy"), ("shift", "robust", "accuracy")],
+)
+def test_rates_are_means_with_clopper_pearson(store: Store, run: Run, scenario: str, column: str, metric: str) -> None:
+    table = scores(run)
+    table = table[(table["scenario"] == scenario) & (table["metric"] == metric) & (table["status"] == "done")]
+    assert len(table) > 20
+    for row in table.to_dict("records"):
+        v = store.rows[row["run_id"]][column]
+        assert (row["k"], row["n"]) == (v.sum(), len(v))
+        assert row["value"] == pytest.approx(v.mean())
+        lo, hi = proportion_confint(v.sum(), len(v), method="beta")
+        assert (row["lo"], row["hi"]) == pytest.approx((np.nan_to_num(lo), hi))
+
+
+def test_cells_without_a_measurement_have_a_row_a_reason_and_no_number(run: Run) -> None:
+    table = scores(run)
+    for status in ("refused", "unmeasured", "failed", "timeout"):
+        rows = table[table["status"] == status]
+        assert len(rows) == 1
+        assert rows["value"].isna().all()
+        assert rows["sentence"].str.len().min() > 5
+
+
+def test_an_inert_cell_repeats_the_number_it_points_at(run: Run) -> None:
+    table = scores(run)
+    inert = table[table["status"] == "inert"]
+    twin = table[table["run_id"] == inert["same_as"].iloc[0]]
+    assert len(inert) == len(twin) == 2
+    assert inert["value"].tolist() == twin["value"].tolist()
+
+
+def test_certified_accuracy_counts_radii(store: Store, run: Run) -> None:
+    table = scores(run).set_index(["run_id", "metric"])["value"]
+    cell = _cells(store, scenario="certification", defense=DEFENSES[1])[0]["run_id"]
+    rows = store.rows[cell]
+    right = (rows["prediction"] == rows["label"]) & ~rows["abstained"]
+    assert table[cell, "certified_accuracy@0"] == right.mean()
+    assert table[cell, f"certified_accuracy@{EPS:.6g}"] == (rows["radius"] >= EPS).mean()
+    assert table[cell, "mean_certified_radius"] == pytest.approx(rows["radius"].mean())
+
+
+def test_a_radius_stored_in_float32_still_counts_at_its_own_budget() -> None:
+    from robustsuite.reports.scores import certified
+
+    rows = pd.DataFrame({"radius": np.full(3, np.float32(EPS)), "prediction": 1, "label": 1, "abstained": False})
+    assert certified(rows, EPS).all()
+    assert not certified(rows, 1.01 * EPS).any()
+
+
+def test_the_worst_case_is_an_and_over_examples(store: Store, run: Run) -> None:
+    table = worst_case(run).set_index("defense")
+    for defense in DEFENSES:
+        verdict = np.ones(N, bool)
+        for cell in _cells(store, threat="linf", defense=defense, status="done", seed=0):
+            verdict &= store.rows[cell["run_id"]]["robust"].to_numpy()
+        assert table.loc[defense, "k"] == verdict.sum()
+        alone = [store.rows[c["run_id"]]["robust"].sum() for c in _cells(store, threat="linf", defense=defense, status="done", seed=0)]
+        assert verdict.sum() < min(alone)
+    assert table.loc["crossmax", "attacks"].count(";") == 3
+    assert "unmeasured" in table.loc["crossmax", "missing"]
+
+
+def test_a_defense_that_skipped_attacks_is_not_ranked_and_ties_share_a_range(run: Run) -> None:
+    table = worst_case(run).set_index("defense")
+    assert table.loc["crossmax", ["rank_first", "rank_last"]].tolist() == [0, 0]
+    assert table.loc["crossmax", "unranked"] == "not ranked: unmeasured apgd(steps=100), failed square"
+    assert table.loc[DEFENSES[1], ["rank_first", "rank_last"]].tolist() == [1, 2]
+    assert table.loc[DEFENSES[2], ["rank_first", "rank_last"]].tolist() == [1, 2]
+    assert table.loc["none", ["rank_first", "rank_last"]].tolist() == [3, 3]
+
+
+def test_paired_tests_agree_with_statsmodels(store: Store, run: Run) -> None:
+    table = paired(run)
+    verdicts = {}
+    for defense in DEFENSES[:3]:
+        cells = _cells(store, threat="linf", defense=defense, seed=0)
+        verdicts[defense] = np.logical_and.reduce([store.rows[c["run_id"]]["robust"].to_numpy() for c in cells])
+    expected = []
+    for row in table.to_dict("records"):
+        a, b = verdicts[row["a"]], verdicts[row["b"]]
+        counts = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+        expected.append(mcnemar(counts, exact=True).pvalue)
+    assert len(expected) == 3
+    assert table["p"].to_numpy() == pytest.approx(expected)
+    assert table["p_holm"].to_numpy() == pytest.approx(multipletests(expected, method="holm")[1])
+
+
+def test_a_struck_deciding_attack_is_not_ranked(store: Store, tmp_path: Path) -> None:
+    import json
+
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    strongest = _cells(store, threat="linf", defense=DEFENSES[1], attack="fmn(steps=200)")[0]["run_id"]
+    file = copy / "cells" / strongest / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"flags": [{"name": "over_budget", "detail": "x"}]}))
+    table = worst_case(read([copy])).set_index("defense")
+    assert bool(table.loc[DEFENSES[1], "struck"])
+    assert table.loc[DEFENSES[1], "unranked"].startswith("not ranked: its deciding number")
+
+
+def test_corruption_errors_are_means_over_severities(store: Store, run: Run) -> None:
+    table = tables.corruption_errors(run).set_index(["defense", "corruption"])
+    for defense in DEFENSES:
+        means = []
+        for corruption in CORRUPTIONS:
+            cells = _cells(store, defense=defense, corruption=corruption)
+            assert len(cells) == len(SEVERITIES)
+            means.append(np.mean([1 - store.rows[c["run_id"]]["robust"].mean() for c in cells]))
+            row = table.loc[(defense, corruption)]
+            assert row["error"] == pytest.approx(means[-1])
+            assert row["lo"] < row["error"] < row["hi"]
+        assert table.loc[(defense, "mean"), "error"] == pytest.approx(np.mean(means))
+
+
+def test_a_minimum_norm_attack_gives_the_curve_of_its_distances(store: Store, run: Run) -> None:
+    table = tables.empirical_curves(run)
+    curve = table[(table["kind"] == "curve") & (table["defense"] == DEFENSES[1])]
+    rows = store.rows[_cells(store, threat="linf", defense=DEFENSES[1], attack="fmn(steps=200)")[0]["run_id"]]
+    assert len(curve) > 10
+    for point in curve.to_dict("records"):
+        want = (rows["clean_ok"] & ~(rows["fooled"] & (rows["distance"] <= point["radius"]))).mean()
+        assert point["value"] == pytest.approx(want)
+
+
+def test_two_folders_with_the_same_cells_count_them_once(store: Store, run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    assert len(read([store.root, copy]).cells) == len(run.cells)
+
+
+def test_nothing_to_read_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"sweep\.json"):
+        read([tmp_path])
+    (tmp_path / "sweep.json").write_text('{"name": "empty"}')
+    with pytest.raises(BadData, match="run the sweep first"):
+        read([tmp_path])
+
+
+def test_radii_and_budgets() -> None:
+    assert epsilon("linf(eps=8/255)") == pytest.approx(8 / 255)
+    assert epsilon("l2(eps=0.5)") == 0.5
+    assert epsilon("queries(n=5000)") is None
+    assert radii("l2(eps=1)", 2.2) == [0, 0.5, 1, 1.5, 2]
+    assert radii("", 0.0) == [0.0]
+    assert radii("", 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+def test_csv_disarms_formulas_and_fixes_digits() -> None:
+    frame = pd.DataFrame({"name": ["=cmd()", "ok"], "value": [1 / 3, float("nan")]})
+    assert to_csv(frame) == "name,value\n'=cmd(),0.333333\nok,\n"
