@@ -207,15 +207,15 @@ def ranked_targets(model: Oracle, x: Tensor, y: Tensor, count: int, order: str, 
     if order not in ("logit", "malt"):
         raise UnknownName("order of targets", order, ["logit", "malt"])
     everyone = torch.arange(len(x))
-    logits = torch.cat([model[rows](x[rows]) for rows in torch.split(everyone, model.width)] or [model(x)])
+    logits = torch.cat([model[rows](x[rows]) for rows in torch.split(everyone, model.width)])
     classes = logits.shape[1]
     wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : classes - 1]
     if order == "logit":
         return wrong[:, :count]
     wrong = wrong[:, :CANDIDATES]
-    jobs = torch.split(torch.arange(wrong.numel()), model.width)
+    jobs = torch.split(torch.arange(wrong.numel()), model.width) if len(x) else ()
     slopes = [_slope(model, x, y, wrong, job, norm) for job in jobs]
-    slope = torch.cat(slopes or [logits.new_zeros(0)]).view_as(wrong)
+    slope = torch.cat([logits[:0, 0], *slopes]).view_as(wrong)
     gap = losses.own(logits, y)[:, None] - logits.gather(1, wrong)
     return wrong.gather(1, (gap / slope.clamp_min(1e-12)).argsort(dim=1, stable=True))[:, :count]
 

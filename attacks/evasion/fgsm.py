@@ -29,9 +29,10 @@ def fgsm(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, loss: s
     x (N, C, H, W) in [0, 1], y (N,). loss: ce, margin, dlr or pma. Deterministic. Raises UnknownName.
     """
     f = losses.loss_named(loss)
-    x_adv = x.clone()
-    for rows in torch.split(torch.arange(len(x)), model.width):
-        label = y[rows]
-        g = model[rows].gradient(x[rows], lambda z, label=label: f(z, label)).grad
-        x_adv[rows] = projections.steepest(x[rows], g, budget.eps, budget.norm)
-    return x_adv
+
+    def stepped(rows: Tensor) -> Tensor:
+        g = model[rows].gradient(x[rows], lambda z: f(z, y[rows])).grad
+        return projections.steepest(x[rows], g, budget.eps, budget.norm)
+
+    batches = torch.split(torch.arange(len(x)), model.width) if len(x) else ()
+    return torch.cat([x[:0], *(stepped(rows) for rows in batches)])

@@ -1,0 +1,78 @@
+"""The engine's outcome does not depend on the width, and it never runs what a success has cancelled."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from robustsuite.active import State, search
+
+
+def play(
+    lengths: list[list[int]], wins: list[list[bool]], width: int
+) -> tuple[State, Tensor, list[tuple[int, int]], int]:
+    """Jobs that end after a set number of steps, in success or not; also which jobs began and the widest batch."""
+    length, win = torch.tensor(lengths), torch.tensor(wins)
+    begun: list[tuple[int, int]] = []
+    widest = 0
+
+    def start(example: Tensor, number: Tensor) -> State:
+        begun.extend(zip(example.tolist(), number.tolist(), strict=True))
+        return {"found": torch.zeros(len(example), 2), "age": torch.zeros(len(example), dtype=torch.int64)}
+
+    def step(rows: State) -> tuple[State, Tensor, Tensor]:
+        nonlocal widest
+        widest = max(widest, len(rows["example"]))
+        age = rows["age"] + 1
+        ended = age >= length[rows["example"], rows["round"]]
+        found = torch.stack([rows["example"], 10 * rows["round"] + age], 1).float()
+        return {**rows, "age": age, "found": found}, ended & win[rows["example"], rows["round"]], ended
+
+    rows, broken = search(len(lengths), len(lengths[0]), width, start, step)
+    return rows, broken, begun, widest
+
+
+jobs = st.integers(1, 6).flatmap(
+    lambda n: st.integers(1, 4).flatmap(
+        lambda rounds: st.tuples(
+            *(st.lists(st.lists(kind, min_size=rounds, max_size=rounds), min_size=n, max_size=n)
+              for kind in (st.integers(1, 5), st.booleans()))
+        )
+    )
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(jobs, st.integers(1, 30))
+def test_outcome_is_the_lowest_successful_round_at_any_width(job: tuple, width: int) -> None:
+    lengths, wins = job
+    rows, broken, _, widest = play(lengths, wins, width)
+    for e, won in enumerate(wins):
+        number = won.index(True) if any(won) else 0
+        assert bool(broken[e]) == any(won)
+        assert rows["found"][e].tolist() == [e, 10 * number + lengths[e][number]]
+        assert int(rows["round"][e]) == number
+        assert int(rows["example"][e]) == e
+    assert widest <= width
+
+
+def test_a_success_cancels_later_rounds_that_have_not_begun() -> None:
+    _, _, begun, _ = play([[1, 1, 1]] * 4, [[True, True, True]] * 4, width=4)
+    assert begun == [(e, 0) for e in range(4)]
+
+
+def test_freed_places_are_refilled() -> None:
+    _, _, begun, widest = play([[5], [1], [1], [1]], [[False]] * 4, width=2)
+    assert widest == 2
+    assert [e for e, _ in begun] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_no_examples(rounds: int) -> None:
+    def never(*_: object) -> State:
+        raise AssertionError("nothing to start")
+
+    rows, broken = search(0, rounds, 8, never, never)  # type: ignore[arg-type]
+    assert rows == {}
+    assert broken.shape == (0,)
