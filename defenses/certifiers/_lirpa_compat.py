@@ -180,6 +180,17 @@ def alpha_clamp(lib: Any) -> None:
             cls._relu_mask_alpha = staticmethod(_relu_mask_alpha)  # type: ignore[attr-defined]
 
 
+def contiguous_pooling(lib: Any) -> None:
+    """Average pooling calls `view` on coefficients that the choice of unstable neurons has left strided."""
+    pooling = importlib.import_module(f"{LIBRARY}.bound_ops").BoundAveragePool
+    original = pooling.bound_backward
+
+    def with_contiguous(self: Any, last_lA: Any, last_uA: Any, *x: Any, **options: Any) -> Any:
+        return original(self, _contiguous(last_lA), _contiguous(last_uA), *x, **options)
+
+    pooling.bound_backward = with_contiguous
+
+
 def mute(lib: Any) -> None:
     """Both print progress; a module-level `print` shadows the builtin in the library's modules alone."""
     for name, module in list(sys.modules.items()):
@@ -201,7 +212,7 @@ WHILE_RUNNING: tuple[Callable[[], AbstractContextManager[None]], ...] = (
     exporter_globals,
     quiet,
 )
-ON_THE_LIBRARY: tuple[Callable[[Any], None], ...] = (named_members, alpha_clamp, mute)
+ON_THE_LIBRARY: tuple[Callable[[Any], None], ...] = (named_members, alpha_clamp, contiguous_pooling, mute)
 
 
 def _relu_mask_alpha(
@@ -221,6 +232,14 @@ def _relu_mask_alpha(
 
     all_zero = (upper <= 0).all() if leaky_alpha == 0 else False
     return masked(lb_slope), masked(ub_slope), all_zero
+
+
+def _contiguous(coefficients: Any) -> Any:
+    if isinstance(coefficients, Tensor):
+        return coefficients.contiguous()
+    if isinstance(getattr(coefficients, "patches", None), Tensor):
+        coefficients.patches = coefficients.patches.contiguous()
+    return coefficients
 
 
 def _clamp_freezes_bounds() -> bool:

@@ -176,7 +176,7 @@ def _problem(net: nn.Module, x: Tensor, method: str, steps: int) -> Problem:
     graph = functools.cache(functools.partial(_graph, core, start[:1].clone(), steps))
     with torch.inference_mode(False), _bounding(core, x.device), torch.no_grad():
         traced, actual = graph("patches")(start), net(x[:2])
-    if traced.shape != actual.shape or not torch.allclose(traced, actual, rtol=1e-3, atol=1e-3):
+    if traced.shape != actual.shape or not torch.allclose(traced, actual, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise Unsupported(
             "expected a network whose eval-mode outputs follow from one traced graph, got other outputs from the "
             "graph than from the network; call .eval(), and avoid branches on values or on the batch size"
@@ -228,7 +228,7 @@ def _batch_margins(problem: Problem, x: Tensor, y: Tensor, eps: Tensor, norm: st
         try:
             lower, _ = graph("patches").compute_bounds(**query)
         except (AssertionError, RuntimeError) as error:
-            # The faster convolution mode fails behind pooling, and for alpha-CROWN where few neurons are unstable.
+            # The faster convolution mode fails for alpha-CROWN where few neurons are unstable, or behind pooling.
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             lower, _ = graph("matrix").compute_bounds(**query)
