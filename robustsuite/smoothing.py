@@ -55,7 +55,7 @@ def votes(base: nn.Module, x: Tensor, streams: Streams, *, sigma: float, n: int,
             left = n
             while left:
                 blocks = min(most, ceil(left / BLOCK))
-                answers, k = classes(base, noisy(x[rows], [streams[i] for i in rows], blocks, sigma))
+                answers, k = classes(base, noisy(x[rows], [streams[i] for i in rows.tolist()], blocks, sigma))
                 answers = answers.view(len(rows), -1)[:, :left]
                 left -= answers.shape[1]
                 cell = (rows.to(x.device)[:, None] * (k + 1) + answers + 1).flatten()

@@ -111,7 +111,8 @@ def fitted(
                 best = score, copy.deepcopy(net.state_dict())
     if best:
         net.load_state_dict(best[1])
-    return net.eval().requires_grad_(False)
+    # Back from channels last: weights read from a file are not in it, and the same bits have to come out.
+    return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
 
 
 def accuracy(net: nn.Module, split: Split, batch: int = 512) -> float:

@@ -164,3 +164,12 @@ def test_errors() -> None:
         Recipe(1, lambda _: 0.1, optimiser="lion")
     with pytest.raises(BadValue, match="epochs"):
         Recipe(0, lambda _: 0.1)
+
+
+def test_the_same_bits_come_out_of_weights_read_back() -> None:
+    net = fitted(toy_net(), toy_training(), RECIPE)
+    again = toy_net()
+    again.load_state_dict({k: v.contiguous().clone() for k, v in net.state_dict().items()})
+    x = toy_split(64, 3).images(torch.arange(64))
+    assert net[0].weight.is_contiguous()
+    assert torch.equal(net(x), again.eval()(x))

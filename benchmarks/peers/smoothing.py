@@ -1,4 +1,4 @@
-"""Smoothing certificates: votes and CPU seconds an image, ours beside the authors' loop, on the same images, one process.
+"""Smoothing certificates: votes and CPU seconds an image, ours beside the authors' loop, on the same images.
 
     python benchmarks/peers/smoothing.py --shared FOLDER [--peer CODE] [--images 20] [--radius 0.25] [--n 100000]
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
 from robustsuite.randomness import Rng
+from robustsuite.registry import Cost
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.smoothing import BLOCK, checked, classes, lower_bound, noisy, predict, votes
 from robustsuite.threats import L2, Access
@@ -44,6 +45,8 @@ class Decision(NamedTuple):
     paper="Cohen, Rosenfeld, Kolter, 2019, arXiv:1902.02918",
     needs=Access.LABELS,
     norms=("l2",),
+    # In forwards of the served network, which by default are 100 of its base's.
+    cost=lambda classes, n0=100, n=100_000, **_: Cost(forwards=(n0 + n) / 100),
     differs=("sequential=True decides the budget's radius alone, by a betting test, with the same alpha",),
 )
 def smoothing(
@@ -137,7 +140,7 @@ def decide(
             active, waiting = torch.cat([active, waiting[:free]]), waiting[free:]
             # A thinning batch takes more blocks an image, but never more than a quarter of what it has seen.
             blocks = max(1, min(room // len(active), int(t[active].min()) // (4 * BLOCK)))
-            copies = noisy(x[active], [streams[i] for i in active], blocks, sigma)
+            copies = noisy(x[active], [streams[i] for i in active.tolist()], blocks, sigma)
             hits = classes(base, copies)[0].view(len(active), -1) == top[active, None]
             at = a[active, None] + hits.cumsum(1), t[active, None] + torch.arange(1, hits.shape[1] + 1, device=x.device)
             wealth = log_wealth(*at, p0)
