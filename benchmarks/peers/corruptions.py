@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 import torch
-
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
+
 from robustsuite.randomness import Rng
 
 
@@ -108,9 +108,7 @@ def main() -> None:
     x = blobs(args.images, args.side)
     images = [(image * 255).round().byte().permute(1, 2, 0).numpy() for image in x]
     sums = np.zeros(2)
-    print(
-        f"{'ms / image, mean of 5 severities':34}    ours     peer   ratio   mean |change| of 255, ours and peer, by severity"
-    )
+    print(f"{'ms per image, mean of severities':34}    ours     peer   ratio   mean |change| of 255 (ours, peer)")
     for name in CORRUPTIONS + EXTRA:
         cost, changes = compare(name, x, images[:2] if name == "glass_blur" and not args.peer_path else images, peer)
         sums += cost if name in CORRUPTIONS else 0

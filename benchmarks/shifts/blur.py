@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from robustsuite.benchmarks.shifts.draws import integers
 from robustsuite.benchmarks.shifts.filters import (
     centre_zoom,
@@ -22,6 +20,8 @@ from robustsuite.benchmarks.shifts.filters import (
     motion_blur_toward,
     round8,
 )
+from torch import Tensor
+
 from robustsuite.randomness import Rng
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from robustsuite.benchmarks.shifts.draws import uniform
 from torch import Tensor
 
-from robustsuite.benchmarks.shifts.draws import uniform
 from robustsuite.randomness import Rng
 
 
@@ -49,7 +49,7 @@ def elastic_transform(x: Tensor, c: tuple[float, float, float], rng: Rng) -> Ten
     grid = torch.stack(torch.meshgrid(torch.arange(W), torch.arange(H), indexing="xy"), -1).to(x.device)
     shift = rng.fold("affine").uniform(3, 2, low=-1, high=1).to(x.device) * affine
     # OpenCV's reflect101 is grid_sample's corner-aligned reflection, scipy's reflect the other one
-    x = _sample(x, _affine(shift, H, W, grid.double()), align=True)
+    x = _sample(x, _affine(shift, H, W), align=True)
     if alpha == 0:
         return x
     U = uniform(rng, 2, H, W, device=x.device).mul_(2).sub_(1)
@@ -58,7 +58,7 @@ def elastic_transform(x: Tensor, c: tuple[float, float, float], rng: Rng) -> Ten
     return _sample(x, grid + field.movedim(1, -1), align=False)
 
 
-def _affine(shift: Tensor, H: int, W: int, grid: Tensor) -> Tensor:
+def _affine(shift: Tensor, H: int, W: int) -> Tensor:
     """Where each output pixel (N, H, W, 2) comes from, when three points about the centre move by shift (N, 3, 2)."""
     s = min(H, W) // 3
     centre = torch.tensor([W // 2, H // 2], dtype=torch.float64, device=shift.device)
@@ -66,7 +66,10 @@ def _affine(shift: Tensor, H: int, W: int, grid: Tensor) -> Tensor:
     after = before + shift.double()
     ones = torch.ones(*after.shape[:-1], 1, dtype=torch.float64, device=shift.device)
     back = torch.linalg.solve(torch.cat([after, ones], -1), before.expand_as(after))
-    return (grid @ back[:, None, :2] + back[:, None, 2:]).float()
+    column, row = (torch.arange(n, device=shift.device)[:, None] for n in (W, H))
+    along, down = column * back[:, None, 0] + back[:, None, 2], row * back[:, None, 1]
+    at: Tensor = along.float()[:, None] + down.float()[:, :, None]
+    return at
 
 
 def _sample(x: Tensor, at: Tensor, *, align: bool) -> Tensor:
@@ -133,6 +136,6 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
         Image.fromarray(image).save(coded, "JPEG", quality=quality)
         return np.asarray(Image.open(coded))
 
-    images = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    images = (x * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     decoded = np.stack(list(_pool().map(one, images)))
-    return torch.from_numpy(decoded).to(x.device).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(decoded).to(x.device).permute(0, 3, 1, 2).contiguous().float().div_(255)

@@ -53,7 +53,8 @@ def correlate(x: Tensor, kernel: Tensor, anchor: tuple[int, int], mode: str) -> 
     x = F.pad(x, (left, kw - 1 - left, top, kh - 1 - top), mode=mode)
     size = (_fast_size(H + kh - 1), _fast_size(W + kw - 1))
     spectrum = torch.fft.rfft2(x, s=size).mul_(torch.fft.rfft2(kernel, s=size).conj())
-    return torch.fft.irfft2(spectrum, s=size)[..., :H, :W]
+    full: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return full[..., :H, :W]
 
 
 @functools.lru_cache(maxsize=64)

@@ -63,7 +63,8 @@ def _texture(seed: int) -> NDArray[np.float32]:
     haze = _smooth(rng, 50)
     light = 0.5 * _unit(ice) + 0.6 * _unit(relief) + 0.7 * haze + 0.25 * _smooth(rng, 0.7)
     level = mean + std * np.clip(_unit(light), -2.5, 2.5)
-    return np.clip(level[..., None] * np.array(tint), 0, 1).astype(np.float32)
+    texture: NDArray[np.float32] = np.clip(level[..., None] * np.array(tint), 0, 1).astype(np.float32)
+    return texture
 
 
 def _ferns(rng: np.random.Generator, length: float) -> Floats:
@@ -82,7 +83,8 @@ def _ferns(rng: np.random.Generator, length: float) -> Floats:
     reach = 0.5 * size[:, None] * (1.05 - at) * rng.uniform(0.4, 1, at.shape)
     weight = np.repeat(0.6 * strength, _SIDES)
     _deposit(ice, joint.reshape(-1, 2), side.ravel(), reach.ravel(), weight)
-    return ndimage.gaussian_filter(ice.reshape(_SIZE, _SIZE), 0.8, mode="wrap")
+    density: Floats = ndimage.gaussian_filter(ice.reshape(_SIZE, _SIZE), 0.8, mode="wrap")
+    return density
 
 
 def _deposit(ice: Floats, start: Floats, angle: Floats, size: Floats, weight: Floats) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
+
 from robustsuite.errors import BadData, BadValue, UnknownName
 
 _SEVERITIES = range(1, 6)
@@ -49,7 +49,7 @@ def cifar10_c(root: str | Path, corruption: str, severity: int) -> tuple[NDArray
         )
     n = len(images) // 5
     rows = slice((severity - 1) * n, severity * n)
-    return images[rows], np.asarray(labels[rows], dtype=np.int64)
+    return np.asarray(images[rows], dtype=np.uint8), np.asarray(labels[rows], dtype=np.int64)
 
 
 def _load(path: Path) -> NDArray[np.generic]:

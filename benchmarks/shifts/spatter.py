@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from robustsuite.benchmarks.shifts.draws import normal
+from robustsuite.benchmarks.shifts.filters import gaussian
 from scipy import ndimage
 from torch import Tensor
 
-from robustsuite.benchmarks.shifts.draws import normal
-from robustsuite.benchmarks.shifts.filters import gaussian
 from robustsuite.randomness import Rng
 
 _WATER = (175 / 255, 238 / 255, 238 / 255)
@@ -105,4 +105,5 @@ def canny(a: Bytes, low: float, high: float) -> NDArray[np.bool_]:
     strong = np.zeros(parts + 1, bool)
     strong[label[weak & (here > high)]] = True
     strong[0] = False
-    return strong[label]
+    edges: NDArray[np.bool_] = strong[label]
+    return edges
