@@ -1,4 +1,4 @@
-"""What a report is before it has a format: sections of tables and figures, which html, markdown and latex all render."""
+"""What a report is before it has a format: sections of tables and figures that html, markdown and latex render."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .text import interval, percent, plain
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a table: its text, what it sorts by, why it is struck, a status word's kind, a bar (value, lo, hi)."""
+    """One cell of a table: text, what it sorts by, why it is struck, a status word's kind, a bar (value, lo, hi)."""
 
     text: str
     key: float | str = ""

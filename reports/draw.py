@@ -25,7 +25,7 @@ _PAGE = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 SCALE = LinearSegmentedColormap.from_list("bad_good", ["#bf4f17", "#eeb98c", "#eef0ee", "#9fc3e0", "#1b5e97"])
 LINES = ("#0072b2", "#d55e00", "#009e73", "#b565a0", "#c98a00", "#3f9fd8", "#7a6ff0", "#8a8f98")
 STYLES = ("-", "--", "-.", ":")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "DejaVu Sans",
     "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
     "axes.titlesize": 9.5, "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.spines.top": False,
@@ -97,7 +97,7 @@ def bare(ax: Axes) -> None:
 
 def wrap(name: str, width: int = 16) -> str:
     """A name broken after its separators into at most three lines of about `width` characters."""
-    words: Sequence[str] = re.split(r"(?<=[_+(, ])", short(name, 48))
+    words: Sequence[str] = re.split(r"(?<=[_+, ])|(?=\()", short(name, 48))
     lines = [""]
     for word in words:
         if lines[-1] and len(lines[-1]) + len(word) > width:

@@ -6,6 +6,8 @@ Nothing here measures anything: the numbers come from scores.py, worst.py and ta
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -40,7 +42,7 @@ def heatmaps(run: Run, table: pd.DataFrame) -> list[Figure]:
                 f"heatmap-{slug(key)}",
                 caption,
                 size,
-                lambda c, p=part, m=mine, a=attacks, d=defenses: _heatmap(c, p, m, a, d),
+                partial(_heatmap, part=part, worst=mine, attacks=attacks, defenses=defenses),
             )
         )
     return found
@@ -118,7 +120,7 @@ def curves(run: Run) -> list[Figure]:
             caption = (
                 f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
             )
-            found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), lambda c, p=part: _curves(c, p)))
+            found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), partial(_curves, part=part)))
     return found
 
 
@@ -140,7 +142,7 @@ def _curves(canvas: Canvas, part: pd.DataFrame) -> None:
 def sandwiches(run: Run) -> list[Figure]:
     """Proof below, attack above: the truth lies in the shaded gap; a proof above an attack is a contradiction."""
     proofs, attacked = certified_curves(run), empirical_curves(run)
-    found = []
+    found: list[Figure] = []
     if not len(proofs):
         return found
     for key, part in proofs.groupby(["norm", "dataset", "model", "seed"], sort=False):
@@ -151,7 +153,7 @@ def sandwiches(run: Run) -> list[Figure]:
         caption = f"Certified (solid) and empirical (dashed, dots) accuracy by radius, {where(key)}"
         found.append(
             draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
-                  lambda c, p=part, u=upper, d=defenses, s=(rows, columns): _sandwich(c, p, u, d, s))
+                  partial(_sandwich, part=part, upper=upper, defenses=defenses, shape=(rows, columns)))
         )  # fmt: skip
     return found
 
@@ -212,7 +214,7 @@ def corruption_panels(run: Run) -> list[Figure]:
         caption = f"Accuracy in % by corruption and severity, {where(key)}"
         found.append(
             draw(f"corruptions-{slug(key)}", caption, size,
-                  lambda c, p=part, d=defenses, n=names, v=levels, s=(rows, columns): _panels(c, p, d, (n, v), s))
+                  partial(_panels, part=part, defenses=defenses, sides=(names, levels), shape=(rows, columns)))
         )  # fmt: skip
     return found
 

@@ -28,7 +28,7 @@ def _environment() -> Environment:
 
 def _breakable(name: str) -> Markup:
     """A name that may break after its separators, escaped."""
-    return Markup(re.sub(r"([_+(,])(?=\w)", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"(?<=[_+,])(?=\w)|(?<=\w)(?=\()", "<wbr>", str(escape(name))))
 
 
 def render(document: Document) -> str:

@@ -30,9 +30,9 @@ def cost_section(run: Run) -> Section:
     ]
     rows = tuple(
         (words(row["threat"]), *(words(row[n]) for n in names), words(row["attack"] or "–"), words(row["defense"]),
-         *(Entry("–") if str(row[n]) in ("", "nan") else words(f"{row[n]:g}" if n == "severity" else row[n]) for n in optional),
+         *(_axis(row[n]) for n in optional),
          counted(row["n"], number(row["n"])), counted(row["seconds"], duration(row["seconds"])),
-         counted(1e3 * row["seconds"] / row["n"], f"{1e3 * row['seconds'] / row['n']:.3g} ms") if row["n"] else Entry("–", -1.0),
+         _per_image(row["seconds"], row["n"]),
          counted(row["forwards"], number(row["forwards"])), counted(row["backwards"], number(row["backwards"])),
          counted(row["queries"], number(row["queries"])), counted(row["peak_bytes"], size(row["peak_bytes"])))
         for row in costs.to_dict("records")
@@ -43,6 +43,16 @@ def cost_section(run: Run) -> Section:
     return Section(
         "cost", "Cost", (total,), (Table("cost", "Cost of every cell", caption, columns, rows),), passing=True
     )
+
+
+def _axis(value: Any) -> Entry:
+    if isinstance(value, float):
+        return counted(value, f"{value:g}") if value == value else Entry("–", -1.0)
+    return words(value or "–")
+
+
+def _per_image(seconds: float, n: float) -> Entry:
+    return counted(1e3 * seconds / n, f"{1e3 * seconds / n:.3g} ms") if n and n == n else Entry("–", -1.0)
 
 
 def provenance_section(run: Run) -> Section:

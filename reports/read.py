@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class Run:
     cells: pd.DataFrame
     skipped: tuple[str, ...] = ()
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
+
+    @cached_property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Every cell as a dict, by its run id, in the order of `cells`."""
+        return {str(cell["run_id"]): cell for cell in self.cells.to_dict("records")}  # type: ignore[misc]
 
     def examples(self, run_id: str) -> pd.DataFrame:
         """The per-example rows of one cell, sorted by the example's `index`."""
@@ -89,7 +94,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
 
 def _cell_folders(path: Path) -> list[Path]:
     root = path / "cells"
-    # Dotted and .tmp names are what the store is still writing aside; the finished folder gets its plain name by rename.
+    # Dotted and .tmp names are what the store is still writing aside; a finished folder has its plain name.
     return sorted(f for f in root.iterdir() if f.is_dir() and not _aside(f.name)) if root.is_dir() else []
 
 
@@ -162,7 +167,7 @@ def _loader(files: Mapping[str, Path]) -> Callable[[str], pd.DataFrame]:
     def load(run_id: str) -> pd.DataFrame:
         if run_id not in files:
             _nothing(run_id)
-        frame = pq.read_table(files[run_id]).to_pandas()
+        frame: pd.DataFrame = pq.read_table(files[run_id]).to_pandas()
         return frame.sort_values("index", kind="stable").reset_index(drop=True)
 
     return load

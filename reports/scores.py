@@ -79,18 +79,17 @@ def scores(run: Run) -> pd.DataFrame:
 
     An inert cell repeats the number of the undefended run that `same_as` names.
     """
-    known = {cell["run_id"]: cell for cell in run.cells.to_dict("records")}
     rows: list[dict[str, Any]] = []
-    for cell in known.values():
+    for cell in run.known.values():
         base = {name: cell[name] for name in (*IDENTITY, "status", "code", "sentence", "same_as")}
         base["flags"] = flag_names(cell)
-        source = measured_as(cell, known)
+        source = measured_as(cell, run.known)
         found = cell_scores(source, run.examples(source["run_id"])) if source else [_unmeasured(cell)]
         rows += [{**base, **vars(score)} for score in found]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def measured_as(cell: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def measured_as(cell: Mapping[Any, Any], known: Mapping[Any, Mapping[Any, Any]]) -> Mapping[Any, Any] | None:
     """The cell whose examples speak for this one: itself when done, the undefended one when inert, else None."""
     if cell["status"] == "done":
         return cell
@@ -98,12 +97,12 @@ def measured_as(cell: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]])
     return twin if twin is not None and twin["status"] == "done" else None
 
 
-def flag_names(cell: Mapping[str, Any]) -> str:
+def flag_names(cell: Mapping[Any, Any]) -> str:
     """The names of a cell's integrity flags, sorted, joined by a semicolon."""
     return ";".join(sorted({str(flag.get("name", "flag")) for flag in cell["flags"]}))
 
 
-def cell_scores(cell: Mapping[str, Any], rows: pd.DataFrame) -> list[Score]:
+def cell_scores(cell: Mapping[Any, Any], rows: pd.DataFrame) -> list[Score]:
     """The scores of one measured cell, its headline first."""
     if cell["scenario"] == "evasion":
         return list(_evasion(rows))
@@ -114,7 +113,7 @@ def cell_scores(cell: Mapping[str, Any], rows: pd.DataFrame) -> list[Score]:
     return list(_any_scenario(rows))
 
 
-def _unmeasured(cell: Mapping[str, Any]) -> Score:
+def _unmeasured(cell: Mapping[Any, Any]) -> Score:
     nan = float("nan")
     return Score(HEADLINE.get(cell["scenario"], "score"), nan, nan, nan, -1, 0)
 
@@ -127,7 +126,7 @@ def _evasion(rows: pd.DataFrame) -> Iterator[Score]:
             yield rate(f"{column}_rate", rows[column])
 
 
-def _shift(cell: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Score]:
+def _shift(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
     if cell["shift"] == "clean":
         yield rate("clean_accuracy", rows["robust"])
         return
@@ -136,7 +135,7 @@ def _shift(cell: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Score]:
         yield rate("clean_accuracy", rows["clean_ok"])
 
 
-def _certification(cell: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Score]:
+def _certification(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
     r = rows["radius"].to_numpy(np.float64)
     for radius in radii(cell["budget"], float(r.max(initial=0.0))):
         yield rate(f"certified_accuracy@{radius:.6g}", certified(rows, radius))
@@ -155,7 +154,7 @@ def certified(rows: pd.DataFrame, radius: float) -> Any:
 
 
 def radii(budget: str, largest: float) -> list[float]:
-    """The radii to quote: 0, the threat's own radius and its simple multiples; quarters of the largest where it has none."""
+    """The radii to quote: 0, the threat's own and its simple multiples; quarters of the largest where it has none."""
     eps = epsilon(budget)
     if eps is not None:
         return [0.0, eps / 2, eps] + [m * eps for m in (1.5, 2.0, 3.0) if m * eps <= largest]

@@ -42,15 +42,15 @@ def worst_section(worst: pd.DataFrame) -> Section:
         )
         found.append(Table(f"worst-{i + 1}", title, caption, columns, rows))
     lead = (
-        "Robust accuracy: the share of images classified right under every attack of the threat at once, with its exact "
-        "95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
+        "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
+        "exact 95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
     )
     return Section(
         "ranking", "Worst case over attacks", lead if found else ("No attack was measured.",), tuple(found)
     )
 
 
-def _worst_row(row: Mapping[str, Any]) -> tuple[Entry, ...]:
+def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
     notes = [row["unranked"], f"without {row['missing'].replace(';', ', ')}" if row["missing"] else "",
              f"flagged {row['flags'].replace(';', ', ')}" if row["flags"] else "",
              "inert: same as undefended" if row["inert"] else ""]  # fmt: skip
@@ -73,31 +73,31 @@ def _worst_row(row: Mapping[str, Any]) -> tuple[Entry, ...]:
 def attack_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:
     """Every attack against every defense."""
     evasion = scores[scores["scenario"] == "evasion"]
-    rates = {key: part for key, part in evasion.groupby("run_id", sort=False)}
-    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.cells.to_dict("records")}
+    clean_rates = evasion[evasion["metric"] == "clean_accuracy"].set_index("run_id")["value"].to_dict()
+    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.known.values()}
     head = evasion[evasion["metric"] == "robust_accuracy"]
     names, caption = split_constant(head, ("threat", "budget", *WHERE))
     rows = []
     for row in head.to_dict("records"):
-        clean = rates[row["run_id"]].set_index("metric").reindex(["clean_accuracy"]).to_dict("records")[0]
+        clean, note = clean_rates.get(row["run_id"], float("nan")), _why(row, flags[row["run_id"]])
         rows.append((*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-                     *_value(row, flags[row["run_id"]]), counted(_or(clean["value"]), percent(clean["value"])),
+                     *_value(row, flags[row["run_id"]]), counted(_or(clean), percent(clean)),
                      counted(row["n"], number(row["n"]) if row["n"] else "–"),
-                     Entry(_why(row, flags[row["run_id"]])), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
+                     Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
     columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
     table = Table("attacks", "Every attack, every defense", caption, columns, tuple(rows))
     lead = ("Struck numbers failed an integrity check; hatched cells have no number, and say why below.",)
     return Section("attacks", "Attacks and defenses", lead, (table,) if rows else (), tuple(drawn))
 
 
-def _value(row: Mapping[str, Any], flags: str) -> tuple[Entry, Entry]:
+def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
     status = Entry(row["status"], row["status"], row["sentence"], kind=row["status"])
     if np.isnan(row["value"]):
         return Entry("–", -1.0, row["sentence"]), status
     return accuracy(row["value"], row["lo"], row["hi"], note=flags, struck=bool(row["flags"])), status
 
 
-def _why(row: Mapping[str, Any], flags: str) -> str:
+def _why(row: Mapping[Any, Any], flags: str) -> str:
     same = (
         f"the undefended number of {row['same_as'][:8]}"
         if row["status"] == "inert" and row["same_as"]
@@ -109,7 +109,7 @@ def _why(row: Mapping[str, Any], flags: str) -> str:
 def certified_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:
     """Certified accuracy at several radii, one row a certifier and system."""
     rows_of = scores[scores["scenario"] == "certification"]
-    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.cells.to_dict("records")}
+    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.known.values()}
     found = []
     for i, ((threat, budget), part) in enumerate(groups(rows_of, ("threat", "budget"))):
         names, caption = split_constant(part, WHERE)
@@ -119,28 +119,30 @@ def certified_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -
             first = cell.iloc[0].to_dict()
             values = {row["metric"]: row for row in cell.to_dict("records")}
             rows.append((*(words(first[name]) for name in names), words(first["defense"]), words(first["attack"]),
+                         Entry(first["status"], kind=first["status"]),
                          *(_metric(values.get(metric), flags[str(run_id)]) for metric in metrics),
-                         counted(first["n"], number(first["n"])), Entry(first["status"], kind=first["status"]),
+                         counted(first["n"], number(first["n"]) if first["n"] else "–"),
                          Entry(_why(first, flags[str(run_id)]))))  # fmt: skip
         columns = (
             *names,
             "defense",
             "certifier",
+            "status",
             *(spoken(m, str(budget)) for m in metrics),
             "n",
-            "status",
             "notes",
         )
         found.append(Table(f"certified-{i + 1}", f"{threat}: {budget}", caption, columns, tuple(rows)))
     lead = (
-        "A proof holds for every perturbation inside its radius; an attack shows one that breaks. The truth lies between.",
+        "A proof holds for every perturbation inside its radius, an attack shows one that breaks; the truth lies "
+        "between.",
     )
     return Section("certified", "Certified robustness", lead, tuple(found), tuple(drawn))
 
 
-def _metric(row: Mapping[str, Any] | None, flags: str) -> Entry:
+def _metric(row: Mapping[Any, Any] | None, flags: str) -> Entry:
     if row is None or np.isnan(row["value"]):
-        return Entry("–", -1.0)
+        return Entry("–", -1.0, "" if row is None else row["sentence"])
     if row["k"] >= 0:
         return accuracy(row["value"], row["lo"], row["hi"], note=flags, struck=bool(row["flags"]))
     text = f"{number(row['value'])} ({number(row['lo'])}–{number(row['hi'])})"
@@ -155,7 +157,7 @@ def shift_section(run: Run, drawn: Sequence[Figure]) -> Section:
 def other_section(run: Run, scores: pd.DataFrame) -> Section:
     """Every scenario without a table of its own: one row per cell and metric."""
     rest = scores[~scores["scenario"].isin(list(HEADLINE))]
-    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.cells.to_dict("records")}
+    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.known.values()}
     found = []
     for i, ((scenario, threat), part) in enumerate(groups(rest, ("scenario", "threat"))):
         names, caption = split_constant(part, ("budget", *WHERE))

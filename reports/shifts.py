@@ -58,7 +58,7 @@ def _corruptions(name: str, titles: tuple[str, str], part: pd.DataFrame, grid: p
     return Table(name, shift, caption, columns, tuple(rows))
 
 
-def _error(row: Mapping[str, Any] | None) -> Entry:
+def _error(row: Mapping[Any, Any] | None) -> Entry:
     return Entry("–", 2.0) if row is None else error(row["error"], row["lo"], row["hi"])
 
 

@@ -37,12 +37,10 @@ def answers(run: Run, worst: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Ans
 
 
 def _certified(scores: pd.DataFrame) -> Iterator[Answer]:
-    rows = scores[
-        (scores["scenario"] == "certification") & scores["metric"].str.startswith("certified_accuracy@")
-    ]
-    for (threat, budget, *where), part in groups(rows, ("threat", "budget", *WHERE)):
+    rows = scores[scores["scenario"] == "certification"]
+    for (threat, budget, *where), whole in groups(rows, ("threat", "budget", *WHERE)):
         radius = f"certified_accuracy@{epsilon(str(budget)) or 0.0:.6g}"
-        part = part[part["metric"] == radius].sort_values("value", ascending=False, kind="stable")
+        part = whole[whole["metric"] == radius].sort_values("value", ascending=False, kind="stable")
         records = part.to_dict("records")
         if records:
             bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
@@ -50,7 +48,14 @@ def _certified(scores: pd.DataFrame) -> Iterator[Answer]:
             sound = [r for r in records if not r["flags"]]
             yield Answer(f"{threat}: proven within {budget}", _where(where),
                          tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
-                         (f"A proof covers every perturbation in the budget; {number(part['n'].min())} images.",))  # fmt: skip
+                         tuple(_proof_sentences(part, whole[whole["n"] == 0])))  # fmt: skip
+
+
+def _proof_sentences(part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
+    yield f"A proof covers every perturbation in the budget; {number(part['n'].min())} images."
+    if len(missing):
+        cells = [f"{plain(row['defense'])} ({row['status']})" for row in missing.to_dict("records")]
+        yield f"No verdict: {_listed(cells)}."
 
 
 def _corrupted(run: Run) -> Iterator[Answer]:
@@ -64,7 +69,8 @@ def _corrupted(run: Run) -> Iterator[Answer]:
         sentence = (
             f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
         )
-        yield Answer(f"{shift}: mean error", _where(where), tuple(_numbers(records[:1], records, "error", "error")), bars,
+        numbers = tuple(_numbers(records[:1], records, "error", "error"))
+        yield Answer(f"{shift}: mean error", _where(where), numbers, bars,
                      (sentence[0].upper() + sentence[1:],))  # fmt: skip
 
 
@@ -131,7 +137,8 @@ def cautions(run: Run, worst: pd.DataFrame) -> Iterator[str]:
     flags = run.cells["flags"].map(len)
     if flags.any():
         names = sorted({f["name"] for row in run.cells["flags"] for f in row})
-        yield f"{int((flags > 0).sum())} of {len(run.cells)} cells failed an integrity check and are struck through: {', '.join(names)}."
+        count, were = int((flags > 0).sum()), ("is" if (flags > 0).sum() == 1 else "are")
+        yield f"{count} of {len(run.cells)} cells failed a check and {were} struck through: {', '.join(names)}."
     if len(worst) and worst["n"].min() < PUBLISHED:
         yield f"A screening: {int(worst['n'].min())} images; publish from {PUBLISHED} on."
     if run.skipped:

@@ -21,7 +21,7 @@ COST = ("seconds", "forwards", "backwards", "queries", "peak_bytes")
 
 
 def corruption_errors(run: Run) -> pd.DataFrame:
-    """Mean error per corruption over its severities, each with a bootstrap interval over images; `mean` closes each set.
+    """Mean error per corruption over its severities, with bootstrap intervals over images; `mean` closes each set.
 
     One row per (shift, dataset, model, seed, defense, corruption). `clean_error` is the paired clean set's.
     """
@@ -53,19 +53,17 @@ def _mean_of(series: Sequence[pd.Series]) -> pd.Series:
     return pd.concat(list(series), axis=1, join="inner").mean(axis=1)
 
 
-def _measured(run: Run, part: pd.DataFrame) -> list[Mapping[str, Any]]:
-    known = {cell["run_id"]: cell for cell in run.cells.to_dict("records")}
-    found = [measured_as(cell, known) for cell in part.to_dict("records")]
+def _measured(run: Run, part: pd.DataFrame) -> list[Mapping[Any, Any]]:
+    found = [measured_as(cell, run.known) for cell in part.to_dict("records")]
     return [cell for cell in found if cell is not None]
 
 
 def corruption_grid(run: Run) -> pd.DataFrame:
-    """Accuracy of every (shift, dataset, model, seed, defense, corruption, severity); NaN and a status where unmeasured."""
+    """Accuracy per (shift, dataset, model, seed, defense, corruption, severity); NaN and a status where unmeasured."""
     cells = run.cells[(run.cells["scenario"] == "shift") & (run.cells["corruption"] != "")]
-    known = {cell["run_id"]: cell for cell in run.cells.to_dict("records")}
     rows = []
     for cell in cells.to_dict("records"):
-        source = measured_as(cell, known)
+        source = measured_as(cell, run.known)
         value = float(run.examples(source["run_id"])["robust"].mean()) if source else float("nan")
         keep = {name: cell[name] for name in ("shift", *SYSTEM, "corruption", "severity", "status")}
         rows.append({**keep, "accuracy": value, "struck": bool(cell["flags"])})
@@ -77,14 +75,14 @@ def corruption_grid(run: Run) -> pd.DataFrame:
 def empirical_curves(run: Run) -> pd.DataFrame:
     """Robust accuracy against the radius, one row per system, norm and radius: an upper bound from attacks.
 
-    Minimum-norm attacks give the whole curve (per image, the smallest distance that fooled it), fixed-radius attacks one
-    point each at their threat's radius; `kind` is `curve` or `point`.
+    Minimum-norm attacks give the whole curve (per image, the smallest distance that fooled it), fixed-radius attacks
+    one point each at their threat's radius; `kind` is `curve` or `point`.
     """
     cells = run.cells[run.cells["scenario"] == "evasion"]
     rows: list[dict[str, Any]] = []
     for key, part in cells.groupby(["threat", "budget", *SYSTEM], sort=False):
         threat, budget, *system = key
-        eps = epsilon(budget)
+        eps = epsilon(str(budget))
         if eps is None:
             continue
         reach = [
@@ -92,14 +90,14 @@ def empirical_curves(run: Run) -> pd.DataFrame:
         ]
         if reach:
             nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
-            base = {"threat": threat, "norm": norm_of(budget), **dict(zip(SYSTEM, system, strict=True))}
+            base = {"threat": threat, "norm": norm_of(str(budget)), **dict(zip(SYSTEM, system, strict=True))}
             for radius in np.linspace(0.0, 2 * eps, 41):
                 score = rate("robust_accuracy", nearest > radius)
                 rows.append({**base, "kind": "curve", "radius": radius, "value": score.value, "lo": score.lo,
                              "hi": score.hi, "n": score.n})  # fmt: skip
     for survival in survivals(run):
         threat, budget, _, *system = survival.group
-        eps = epsilon(budget)
+        eps = epsilon(str(budget))
         if eps is not None:
             score = rate("robust_accuracy", survival.robust)
             base = {"threat": threat, "norm": norm_of(budget)}
@@ -110,7 +108,7 @@ def empirical_curves(run: Run) -> pd.DataFrame:
 
 
 def _reach(rows: pd.DataFrame) -> pd.Series | None:
-    """Per image the distance at which it falls (0 where wrong already, inf where never); None for fixed-radius attacks."""
+    """Per image the distance at which it falls: -1 where wrong already, inf where never; None for a fixed radius."""
     if "fooled" not in rows or "distance" not in rows:
         return None
     fooled = rows["fooled"].to_numpy(bool)
@@ -162,7 +160,7 @@ def flagged(run: Run) -> pd.DataFrame:
     rows = [
         {**{name: cell[name] for name in ("threat", "dataset", "model", "seed", "defense", "attack", "shift")},
          "flag": str(flag.get("name", "flag")), "detail": str(flag.get("detail") or "")}
-        for cell in run.cells.to_dict("records") for flag in cell["flags"]
+        for cell in run.known.values() for flag in cell["flags"]
     ]  # fmt: skip
     return pd.DataFrame(
         rows, columns=["threat", "dataset", "model", "seed", "defense", "attack", "shift", "flag", "detail"]
@@ -178,7 +176,7 @@ def costs(run: Run) -> pd.DataFrame:
     )
 
 
-def flags_of(cell: Mapping[str, Any]) -> str:
+def flags_of(cell: Mapping[Any, Any]) -> str:
     """The flags of a cell with their details, for a footnote."""
     return "; ".join(
         f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"]

@@ -51,10 +51,9 @@ class Survival:
 def survivals(run: Run) -> list[Survival]:
     """Every (threat, dataset, model, seed, defense) of the evasion cells that at least one attack has measured."""
     cells = run.cells[run.cells["scenario"] == "evasion"]
-    known = {cell["run_id"]: cell for cell in run.cells.to_dict("records")}
     found = []
     for key, part in cells.groupby([*GROUP, "defense"], sort=False):
-        survival = _survival(run, key[:-1], key[-1], part.to_dict("records"), known)
+        survival = _survival(run, key[:-1], str(key[-1]), part.to_dict("records"))
         if survival is not None:
             found.append(survival)
     return found
@@ -64,12 +63,11 @@ def _survival(
     run: Run,
     group: tuple[Any, ...],
     defense: str,
-    cells: Sequence[Mapping[str, Any]],
-    known: Mapping[str, Any],
+    cells: Sequence[Mapping[Any, Any]],
 ) -> Survival | None:
     verdicts, clean, alone, missing, flags = [], [], {}, {}, {}
     for cell in cells:
-        source = measured_as(cell, known)
+        source = measured_as(cell, run.known)
         if source is None:
             missing[cell["attack"]] = cell["status"]
             continue

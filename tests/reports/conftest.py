@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from report_store import Store, build
-
 from robustsuite.reports.read import Run, read
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from report_store import ATTACKS, NOTE, Store
+from robustsuite.reports import write_report
 
 from robustsuite.errors import BadData, BadOutput, BadValue
-from robustsuite.reports import write_report
 
 SCORE_FILES = ("scores.csv", "worst_case.csv", "paired.csv", "corruptions.csv", "report.md", "report.tex")
 
@@ -116,7 +116,9 @@ def test_markdown_tables_keep_their_columns(written: Path) -> None:
 def test_latex_is_balanced_and_escaped(written: Path) -> None:
     text = (written / "report.tex").read_text("utf-8")
     assert text.count(r"\begin{") == text.count(r"\end{")
-    assert not re.findall(r"(?<!\\)\$(?!(-|\\leq|\\times|\\cdot)?\$)(?<!\\leq\$)(?<!-\$)(?<!times\$)(?<!cdot\$)", text)
+    assert not re.findall(
+        r"(?<!\\)\$(?!(-|\\leq|\\times|\\cdot)?\$)(?<!\\leq\$)(?<!-\$)(?<!times\$)(?<!cdot\$)", text
+    )
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.findall(r"(?<!\\)#(?!1)", body)
     for rows in re.findall(r"\\midrule\n(.*?)\\bottomrule", text, flags=re.S):
@@ -136,7 +138,12 @@ def test_a_disturbed_run_gives_the_same_score_files(store: Store, written: Path,
     (copy / "cells" / ".killed-7").mkdir()
     for i, file in enumerate(sorted(copy.glob("cells/*/run.json"))):
         if file.parent.name != "cutrunjson":
-            changed = {"seconds": 3.5 + i, "started": f"2027-01-0{1 + i % 9}", "peak_bytes": i, "device": "cuda:0"}
+            changed = {
+                "seconds": 3.5 + i,
+                "started": f"2027-01-0{1 + i % 9}",
+                "peak_bytes": i,
+                "device": "cuda:0",
+            }
             file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     write_report([copy], tmp_path / "out")
     for name in SCORE_FILES:
@@ -169,4 +176,7 @@ def test_bad_requests_say_what_to_do(store: Store, tmp_path: Path) -> None:
 
 def test_reports_import_no_torch() -> None:
     code = "import sys, robustsuite.reports; sys.exit(any(m.split('.')[0] == 'torch' for m in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode
+        == 0
+    )

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_store import ATTACKS, CORRUPTIONS, DEFENSES, EPS, SEVERITIES, N, Store
+from robustsuite.reports import tables
+from robustsuite.reports.read import Run, read
+from robustsuite.reports.scores import epsilon, radii, scores, to_csv
+from robustsuite.reports.worst import paired, worst_case
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from robustsuite.errors import BadData
-from robustsuite.reports import tables
-from robustsuite.reports.read import Run, read
-from robustsuite.reports.scores import epsilon, radii, scores, to_csv
-from robustsuite.reports.worst import paired, worst_case
 
 
 def _cells(store: Store, **want: object) -> list[dict]:
@@ -34,9 +34,15 @@ def test_every_readable_cell_is_there_and_the_broken_two_are_named(store: Store,
 
 @pytest.mark.parametrize(
     ("scenario", "column", "metric"),
-    [("evasion", "robust", "robust_accuracy"), ("evasion", "clean_ok", "clean_accuracy"), ("shift", "robust", "accuracy")],
+    [
+        ("evasion", "robust", "robust_accuracy"),
+        ("evasion", "clean_ok", "clean_accuracy"),
+        ("shift", "robust", "accuracy"),
+    ],
 )
-def test_rates_are_means_with_clopper_pearson(store: Store, run: Run, scenario: str, column: str, metric: str) -> None:
+def test_rates_are_means_with_clopper_pearson(
+    store: Store, run: Run, scenario: str, column: str, metric: str
+) -> None:
     table = scores(run)
     table = table[(table["scenario"] == scenario) & (table["metric"] == metric) & (table["status"] == "done")]
     assert len(table) > 20
@@ -78,7 +84,9 @@ def test_certified_accuracy_counts_radii(store: Store, run: Run) -> None:
 def test_a_radius_stored_in_float32_still_counts_at_its_own_budget() -> None:
     from robustsuite.reports.scores import certified
 
-    rows = pd.DataFrame({"radius": np.full(3, np.float32(EPS)), "prediction": 1, "label": 1, "abstained": False})
+    rows = pd.DataFrame(
+        {"radius": np.full(3, np.float32(EPS)), "prediction": 1, "label": 1, "abstained": False}
+    )
     assert certified(rows, EPS).all()
     assert not certified(rows, 1.01 * EPS).any()
 
@@ -86,11 +94,12 @@ def test_a_radius_stored_in_float32_still_counts_at_its_own_budget() -> None:
 def test_the_worst_case_is_an_and_over_examples(store: Store, run: Run) -> None:
     table = worst_case(run).set_index("defense")
     for defense in DEFENSES:
-        verdict = np.ones(N, bool)
+        verdict, alone = np.ones(N, bool), []
         for cell in _cells(store, threat="linf", defense=defense, status="done", seed=0):
-            verdict &= store.rows[cell["run_id"]]["robust"].to_numpy()
+            robust = store.rows[cell["run_id"]]["robust"].to_numpy()
+            verdict &= robust
+            alone.append(robust.sum())
         assert table.loc[defense, "k"] == verdict.sum()
-        alone = [store.rows[c["run_id"]]["robust"].sum() for c in _cells(store, threat="linf", defense=defense, status="done", seed=0)]
         assert verdict.sum() < min(alone)
     assert table.loc["crossmax", "attacks"].count(";") == 3
     assert "unmeasured" in table.loc["crossmax", "missing"]
@@ -110,7 +119,9 @@ def test_paired_tests_agree_with_statsmodels(store: Store, run: Run) -> None:
     verdicts = {}
     for defense in DEFENSES[:3]:
         cells = _cells(store, threat="linf", defense=defense, seed=0)
-        verdicts[defense] = np.logical_and.reduce([store.rows[c["run_id"]]["robust"].to_numpy() for c in cells])
+        verdicts[defense] = np.logical_and.reduce(
+            [store.rows[c["run_id"]]["robust"].to_numpy() for c in cells]
+        )
     expected = []
     for row in table.to_dict("records"):
         a, b = verdicts[row["a"]], verdicts[row["b"]]
@@ -128,7 +139,9 @@ def test_a_struck_deciding_attack_is_not_ranked(store: Store, tmp_path: Path) ->
     shutil.copytree(store.root, copy)
     strongest = _cells(store, threat="linf", defense=DEFENSES[1], attack="fmn(steps=200)")[0]["run_id"]
     file = copy / "cells" / strongest / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"flags": [{"name": "over_budget", "detail": "x"}]}))
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"flags": [{"name": "over_budget", "detail": "x"}]})
+    )
     table = worst_case(read([copy])).set_index("defense")
     assert bool(table.loc[DEFENSES[1], "struck"])
     assert table.loc[DEFENSES[1], "unranked"].startswith("not ranked: its deciding number")
