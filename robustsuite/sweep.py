@@ -94,7 +94,8 @@ def parse_sweep(text: str, where: str) -> Sweep:
 
 def _sentence(error: ValidationError, value: Any, tree: yaml.Node, where: str) -> BadValue:
     """The first thing wrong, with its line, what came and what to do."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key before the one it leaves out
+    # a misspelt key is named before the key that it leaves out
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = [part for part in first["loc"] if isinstance(part, str | int)]
     line = f"{where} line {_line(tree, path)}"
     if first["type"] == "extra_forbidden":

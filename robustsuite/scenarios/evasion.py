@@ -118,7 +118,7 @@ def _flags(columns: dict[str, Tensor], system: System, card: Card) -> list[Flag]
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
     overturned = int(columns["overturned"].sum())
     if overturned:
-        flags.append(flag("overturned", f"the attack claims {overturned} of {n} examples; the judge finds them unbroken"))
+        flags.append(flag("overturned", f"the judge finds unbroken {overturned} of {n} examples that the attack claims"))
     if outside and not card.minimum_norm:
         flags.append(flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
     if system.stochastic:

@@ -1,0 +1,156 @@
+"""One suite over the whole registry: what every plugin, ours or anybody's, keeps.
+
+A plugin gains all of these by being registered. `robustsuite.registry.cards()` says what is there.
+"""
+
+import inspect
+from functools import partial
+
+import pytest
+import torch
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.registry import KINDS, Card, Cost, cards
+from robustsuite.scenarios import evasion
+from robustsuite.scenarios.evasion import Found
+from robustsuite.threats import BALLS, Access, Threat, parse_access
+from torch import Tensor, nn
+
+from tests.toys import InputSpace, labelled, linear, ready, system
+
+QUICK = {"square": {"steps": 40}, "pgd": {"steps": 10}, "apgd": {"steps": 12}, "fmn": {"steps": 20}, "noise": {"draws": 8}}
+EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.2, "l0": 4}
+EVASION = [c for c in cards().values() if c.place == "evasion"]
+OURS = [c for c in EVASION if not c.name.startswith("torchattacks:") and c.name != "autoattack"]
+PAIRS = [pytest.param(c, norm, id=f"{c.name}-{norm}") for c in OURS for norm in c.norms]
+
+
+def net() -> nn.Module:
+    """A small network with a curved boundary over 3 x 6 x 6 pictures, five classes."""
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5))
+    with torch.no_grad():
+        for p in layers.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return ready(layers)
+
+
+NET = net()
+X = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    Y = NET(X).argmax(1)
+
+
+def attack(card: Card, norm: str, *, eps: float | None = None, rows: Tensor | None = None, width: int = 5) -> Tensor:
+    """x_adv of the attack with exactly the access its card asks for."""
+    rows = torch.arange(12) if rows is None else rows
+    rng = Rng.of(0, "conformance", rows)
+    access = parse_access([str(kind.name).lower() for kind in card.needs])
+    model = Oracle.over(NET, access, rng.fold("oracle"), width=width)
+    budget = BALLS[norm](EPS[norm] if eps is None else eps)
+    found = card.function(model, X[rows].clone(), Y[rows].clone(), budget, rng=rng, **QUICK.get(card.name, {}))
+    return found.x_adv if isinstance(found, Found) else found
+
+
+@pytest.mark.parametrize("card", cards().values(), ids=lambda c: f"{c.kind}:{c.name}")
+def test_a_card_says_what_a_user_must_know(card: Card) -> None:
+    assert card.kind in KINDS
+    assert card.summary.endswith((".", ":"))
+    assert card.paper or card.kind in ("data", "model")
+    assert not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(card.function).parameters.values())
+    if card.kind == "attack":
+        assert card.needs != Access.NONE
+        assert isinstance(card.cost(classes=10, **card.parameters), Cost)
+
+
+@pytest.mark.parametrize(("card", "norm"), PAIRS)
+def test_stays_in_ball_and_box_and_keeps_shape(card: Card, norm: str) -> None:
+    before = X.clone()
+    x_adv = attack(card, norm)
+    assert x_adv.shape == X.shape
+    assert x_adv.dtype == torch.float32
+    assert torch.equal(X, before)
+    ball = BALLS[norm](1e9) if card.minimum_norm else BALLS[norm](EPS[norm])
+    assert bool(ball.allows(X, x_adv).all())
+
+
+@pytest.mark.parametrize(("card", "norm"), PAIRS)
+def test_same_streams_same_pictures_whatever_the_global_seed(card: Card, norm: str) -> None:
+    torch.manual_seed(0)
+    first = attack(card, norm)
+    torch.manual_seed(99)
+    assert torch.equal(first, attack(card, norm))
+
+
+@pytest.mark.parametrize(("card", "norm"), PAIRS)
+def test_a_batch_is_its_examples_one_by_one_in_any_order(card: Card, norm: str) -> None:
+    whole = attack(card, norm, width=64)
+    alone = torch.cat([attack(card, norm, rows=torch.tensor([i]), width=1) for i in range(12)])
+    order = torch.arange(11, -1, -1)
+    assert torch.equal(whole, alone)
+    assert torch.equal(attack(card, norm, rows=order, width=7), whole[order])
+
+
+@pytest.mark.parametrize(("card", "norm"), PAIRS)
+def test_an_empty_batch_is_answered(card: Card, norm: str) -> None:
+    assert attack(card, norm, rows=torch.zeros(0, dtype=torch.int64)).shape == (0, 3, 6, 6)
+
+
+@pytest.mark.parametrize(("card", "norm"), PAIRS)
+def test_costs_no_more_than_its_card_says(card: Card, norm: str) -> None:
+    rng = Rng.of(0, "conformance", torch.arange(12))
+    model = Oracle.over(NET, Access.WHITE_BOX, rng.fold("oracle"), width=64)
+    given = QUICK.get(card.name, {})
+    card.function(model, X.clone(), Y.clone(), BALLS[norm](EPS[norm] / 10), rng=rng, **given)
+    most = card.cost(classes=5, **{**card.parameters, **given})
+    forwards, backwards = model.counts.totals()
+    assert forwards <= most.forwards * 12
+    assert backwards <= most.backwards * 12
+
+
+def robust(card: Card, norm: str, eps: float) -> Tensor:
+    """Verdicts (24,) of the judge on a linear net with four mislabelled pictures."""
+    toy = linear()
+    split = labelled(toy)
+    given = QUICK.get(card.name, {})
+    threat = Threat("t", "evasion", Access.WHITE_BOX, BALLS[norm](eps))
+    rng = Rng.of(0, "conformance", split.ids)
+    function = partial(card.function, **given)
+    return evasion.play(system(toy), function, split, threat, rng, width=8, card=card).columns["robust"]
+
+
+@pytest.mark.parametrize(("card", "norm"), PAIRS)
+def test_eps_zero_is_clean_accuracy_and_more_eps_is_never_more_robust(card: Card, norm: str) -> None:
+    clean = labelled(linear())
+    with torch.no_grad():
+        right = linear()(clean.images(clean.ids)).argmax(1) == clean.y
+    assert torch.equal(robust(card, norm, 0.0), right)
+    rates = [int(robust(card, norm, k * EPS[norm]).sum()) for k in (0, 1, 2)]
+    assert rates == sorted(rates, reverse=True)
+    if card.name != "noise":
+        assert rates[-1] < rates[0]
+
+
+def test_the_toy_space_is_the_toys() -> None:
+    assert InputSpace(1, 4, 4, 3).shape == (1, 4, 4)
+
+
+PEERS = [c for c in EVASION if c not in OURS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", PEERS, ids=lambda c: c.name)
+def test_eps_zero_is_clean_accuracy_for_peers_attacks(card: Card) -> None:
+    norm = card.norms[0] if card.norms else "linf"
+    clean = labelled(linear())
+    with torch.no_grad():
+        right = linear()(clean.images(clean.ids)).argmax(1) == clean.y
+    threat = Threat("t", "evasion", Access.WHITE_BOX, BALLS[norm](0.0))
+    rng = Rng.of(0, "conformance", clean.ids)
+    from robustsuite.errors import Unsupported
+
+    try:
+        record = evasion.play(system(linear()), card.function, clean, threat, rng, width=8, card=card)
+    except Unsupported as refused:
+        pytest.skip(str(refused))
+    assert torch.equal(record.columns["robust"], right)
