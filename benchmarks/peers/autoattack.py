@@ -122,8 +122,31 @@ def network(folder: Path) -> nn.Module:
     return ready(load_model(f"checkpoint:{weights}?arch=resnet4b", InputSpace(3, 32, 32, 10)).net)
 
 
+def report(done: dict[str, Run], folder: Path, n: int, eps: float) -> None:
+    """A line for each run, then who agrees with whom."""
+    for label, one in done.items():
+        line = ", ".join(f"{k.removeprefix('after_')} {100 * v.float().mean():.1f}" for k, v in one.stages.items())
+        work = f"{one.counts[0] / n:.0f} f + {one.counts[1] / n:.0f} b an image, " if any(one.counts) else ""
+        print(f"{label:6} {line}; {work}{one.processor:.0f} s of processor, {one.clock:.0f} s by the clock")
+    if "exact" in done and "direct" in done:
+        ours, theirs = done["exact"], done["direct"]
+        same = {k: int((ours.stages[k] == theirs.stages[k]).sum()) for k in theirs.stages}
+        equal = torch.equal(ours.x_adv, theirs.x_adv)
+        print(f"exact against direct, images of {n} on which they agree: {same}; equal pictures: {equal}")
+    if "exact" in done and "ours" in done:
+        exact, cheap = done["exact"], done["ours"]
+        left, left_cheap = list(exact.stages.values())[-1], list(cheap.stages.values())[-1]
+        x, y = pictures(folder, n)
+        judged = (network(folder)(cheap.x_adv).argmax(1) == y) | ~Linf(eps).allows(x, cheap.x_adv)
+        print(
+            f"composition: {int(left_cheap.sum())} robust (judged {int(judged.sum())}) against {int(left.sum())} by "
+            f"AutoAttack: {int((left_cheap & ~left).sum())} missed, {int((left & ~left_cheap).sum())} more; "
+            f"{100 * sum(cheap.counts) / sum(exact.counts):.1f} % of its evaluations"
+        )
+
+
 def main() -> None:
-    """Print robust accuracy after each stage, evaluations an image, seconds; then who agrees with whom."""
+    """Run them and print robust accuracy after each stage, evaluations an image and seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--n", type=int, default=200)
@@ -136,25 +159,7 @@ def main() -> None:
     with ProcessPoolExecutor(len(args.only) if args.at_once else 1, mp_context=get_context("spawn")) as pool:
         waiting = {label: pool.submit(run, label, args.shared, args.n, eps) for label in args.only}
         done = {label: future.result() for label, future in waiting.items()}
-    for label, one in done.items():
-        line = ", ".join(f"{k.removeprefix('after_')} {100 * v.float().mean():.1f}" for k, v in one.stages.items())
-        work = f"{one.counts[0] / args.n:.0f} f + {one.counts[1] / args.n:.0f} b an image, " if any(one.counts) else ""
-        print(f"{label:6} {line}; {work}{one.processor:.0f} s of processor, {one.clock:.0f} s by the clock")
-    if "exact" in done and "direct" in done:
-        ours, theirs = done["exact"], done["direct"]
-        same = {k: int((ours.stages[k] == theirs.stages[k]).sum()) for k in theirs.stages}
-        equal = torch.equal(ours.x_adv, theirs.x_adv)
-        print(f"exact against direct, images of {args.n} on which they agree: {same}; equal pictures: {equal}")
-    if "exact" in done and "ours" in done:
-        exact, cheap = done["exact"], done["ours"]
-        left, left_cheap = list(exact.stages.values())[-1], list(cheap.stages.values())[-1]
-        x, y = pictures(args.shared, args.n)
-        judged = (network(args.shared)(cheap.x_adv).argmax(1) == y) | ~Linf(eps).allows(x, cheap.x_adv)
-        print(
-            f"composition: {int(left_cheap.sum())} robust (judged {int(judged.sum())}) against {int(left.sum())} by "
-            f"AutoAttack: {int((left_cheap & ~left).sum())} missed, {int((left & ~left_cheap).sum())} more; "
-            f"{100 * sum(cheap.counts) / sum(exact.counts):.1f} % of its evaluations"
-        )
+    report(done, args.shared, args.n, eps)
 
 
 if __name__ == "__main__":

@@ -174,3 +174,30 @@ def test_no_examples() -> None:
     assert found.x_adv.shape == (0, 3, 8, 8)
     assert all(len(column) == 0 for column in found.columns.values())
     assert set(STAGES) == {"standard", "plus", "rand"}
+
+
+class Noisy(nn.Module):
+    """Adds noise from the streams it is handed before each call."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.rng = net, Rng.of(0, "none", torch.arange(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.05 * self.rng.normal(*x.shape[1:]))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_random_network_is_handed_fresh_streams_for_every_batch() -> None:
+    net = Noisy(small_net())
+    x, y = examples(net.net)
+    rng = Rng.of(0, "a", torch.arange(12))
+    found = autoattack(oracle(net, 12), x, y, Linf(0.05), rng=rng, version="rand", batch_size=5)
+    again = autoattack(oracle(net, 12), x, y, Linf(0.05), rng=rng, version="rand", batch_size=5)
+    assert torch.equal(found.x_adv, again.x_adv)
+    metered = oracle(net, 12).metered()
+    assert not torch.equal(metered(x), metered(x))
+    for mode in (True, False):
+        net.train(mode)
+        metered.train(not mode)
+        assert net.training is mode
