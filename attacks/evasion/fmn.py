@@ -35,6 +35,7 @@ def _cost(classes: int, *, steps: int = 100, **_: object) -> Cost:
     paper="Pintor et al., 2021, arXiv:2102.12827",
     cost=_cost,
     minimum_norm=True,
+    differs=("before the first break the ball reaches 1 + gamma times the linearised distance, since ties do not count",),
 )
 def fmn(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 100) -> Tensor:
     """Fast minimum-norm attack from the clean picture, in the budget's norm.
@@ -86,6 +87,6 @@ def _radius(eps: Tensor, wrong: Tensor, least: Tensor, length: Tensor, ask: Ask,
         larger = torch.maximum(eps + 1, (eps * (1 + gamma)).floor())
         return torch.where(wrong, smaller, larger).clamp_min(0)
     slope = projections.norm(ask.grad.flatten(1), DUAL[norm]).clamp_min(1e-12)
-    guess = length + ask.loss.abs() / slope
+    guess = (length + ask.loss.abs() / slope) * (1 + gamma)  # the boundary itself is a tie, which is no break
     smaller = torch.minimum(eps * (1 - gamma), least)
     return torch.where(wrong, smaller, torch.where(least.isinf(), guess, eps * (1 + gamma)))

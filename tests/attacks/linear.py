@@ -27,11 +27,11 @@ class Linear(nn.Module):
         return torch.cat([margin[:, None], 0 * margin[:, None], others], 1)
 
 
-def linear(seed: int = 0) -> Linear:
-    """Weights of different sizes, signs at random, so that the box stays out of the way up to the closed forms."""
+def linear(seed: int = 0, b: float = 1.0) -> Linear:
+    """Weights of different sizes, signs at random; for b = 1 the box is out of the way in linf, l2 and l1."""
     size = Rng.of(seed, "weights", torch.tensor([0])).uniform(*SHAPE, low=0.2, high=3.0)[0]
     sign = Rng.of(seed, "signs", torch.tensor([0])).uniform(*SHAPE, low=-1, high=1)[0].sign()
-    return ready(Linear(size * sign))  # type: ignore[return-value]
+    return ready(Linear(size * sign, b))  # type: ignore[return-value]
 
 
 def centre(n: int = 1) -> tuple[Tensor, Tensor]:
