@@ -27,7 +27,7 @@ def folded(net: nn.Module) -> nn.Module:
     for before, norm in _pairs(net):
         layer, batch_norm = net.get_submodule(before), net.get_submodule(norm)
         fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        net = _replaced(net, before, fuse(layer, batch_norm))  # type: ignore[type-var]
+        net = _replaced(net, before, fuse(layer, batch_norm))  # type: ignore[type-var, arg-type]
         net = _replaced(net, norm, nn.Identity())
     return net
 

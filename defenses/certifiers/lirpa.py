@@ -64,8 +64,9 @@ def margin_bounds(
 ) -> Tensor:
     """Lower bounds (N, classes - 1) of z_y - z_j, j != y in rising order, over the ball.
 
-    x (N, C, H, W) in [0, 1], y (N,) labels, net(x) logits. Linf balls are cut to [0, 1], L2 balls are not (which is
-    sound and looser). `steps` is for alpha-crown alone. Raises Unsupported for a network that cannot be bounded.
+    x (N, C, H, W) in [0, 1], y (N,) labels, net(x) logits. Linf balls are cut to [0, 1]; L2 balls are not, and are
+    enclosed by larger ones where the channels differ in std (both sound and looser). `steps` is for alpha-crown.
+    Raises Unsupported for a network that cannot be bounded.
     """
     problem = _problem(net, x, method, steps)
     eps = torch.full((len(x),), ball.eps, dtype=x.dtype, device=x.device)
@@ -127,7 +128,8 @@ def largest_verified_eps(
         middle = (below[rows] + above[rows]) // 2
         yes = ask(rows, middle)
         below[rows[yes]], above[rows[~yes]] = middle[yes], middle[~yes]
-    return hi * below.double() / top
+    radii: Tensor = hi * below.double() / top
+    return radii
 
 
 @certifier(
@@ -135,7 +137,10 @@ def largest_verified_eps(
     needs=Access.WEIGHTS,
     norms=("linf", "l2"),
     requires="auto-LiRPA",
-    differs=("the ball is widened by the rounding the judge forgives", "l2 balls are not cut to [0, 1]"),
+    differs=(
+        "the ball is widened by the rounding the judge forgives",
+        "l2 balls are not cut to [0, 1], and enclosed where channels differ in std",
+    ),
 )
 def lirpa(
     net: nn.Module, x: Tensor, y: Tensor, budget: Linf | L2, *, method: Method = "crown", bisection: int = 0
@@ -152,7 +157,7 @@ def lirpa(
 def predictions(net: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Labels (N,) by the unfolded network."""
     with torch.no_grad(), _full_precision(x.device):
-        return torch.cat([net(part).argmax(1) for part in x.split(batch_size or 256)])
+        return torch.cat([net(part).argmax(1) for part in torch.split(x, batch_size or 256)])
 
 
 def _positive(bounds: Tensor) -> Tensor:
@@ -200,20 +205,15 @@ def _margins(problem: Problem, x: Tensor, y: Tensor, eps: Tensor, norm: str, bat
     """Bounds (N, classes - 1), each image with its own eps (N,) in pixel units."""
     if norm not in ("linf", "l2"):
         raise Unsupported(f"expected an linf or l2 ball, got {norm!r}; choose one of the two for this certifier")
-    if norm == "l2" and not torch.allclose(problem.std, problem.std.flatten()[0].expand_as(problem.std)):
-        raise Unsupported(
-            f"expected one standard deviation for all channels, got {problem.std.flatten().tolist()}; an l2 ball "
-            "becomes an ellipsoid in normalised pixels: bound linf, or use a network with a common std"
-        )
     # The judge forgives this much rounding, so a certificate has to cover it as well.
     eps = eps * (1 + BALLS[norm].tolerance) + BALLS[norm].tolerance
     # auto-LiRPA takes one l2 radius a batch, but a box per image.
-    groups = [(eps == e).nonzero()[:, 0] for e in eps.unique()] if norm == "l2" else [torch.arange(len(x))]
+    groups = [(eps == e).nonzero()[:, 0] for e in torch.unique(eps)] if norm == "l2" else [torch.arange(len(x))]
     # The library bounds every neuron that is unstable for any image of the batch: on a CPU, small batches are faster.
     size = batch_size or (64 if x.is_cuda else 2)
     bounds = x.new_empty(len(x), problem.classes - 1)
     for group in groups:
-        for rows in group.to(x.device).split(size):
+        for rows in torch.split(group.to(x.device), size):
             bounds[rows] = _batch_margins(problem, x[rows], y[rows], eps[rows], norm)
     return bounds
 
@@ -236,7 +236,10 @@ def _batch_margins(problem: Problem, x: Tensor, y: Tensor, eps: Tensor, norm: st
 
 
 def _perturbation(x: Tensor, eps: Tensor, norm: str, mean: Tensor, std: Tensor) -> Any:
-    """The ball in normalised pixels; an l2 ball has one eps for the batch."""
+    """A ball in normalised pixels that contains the one in pixels.
+
+    An l2 ball becomes an ellipsoid there; the ball around it has the smallest std in its radius. One eps a batch.
+    """
     ball = _lirpa_compat.library().PerturbationLpNorm
     if norm == "l2":
         return ball(norm=2.0, eps=float(eps[0] / std.min()))
