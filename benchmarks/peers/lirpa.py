@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from robustsuite.benchmarks.models import small_nets
-from robustsuite.defenses.certifiers.lirpa import METHODS, margin_bounds, predictions, verified
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from robustsuite.benchmarks.models import small_nets
 from robustsuite.data import InputSpace
+from robustsuite.defenses.certifiers.lirpa import METHODS, margin_bounds, predictions, verified
 from robustsuite.models import Normalised
 from robustsuite.threats import Linf, parse_number
 

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
-from robustsuite.defenses.certifiers import _lirpa_compat
-from robustsuite.defenses.certifiers._fold import folded
 from torch import Tensor, nn
 
+from robustsuite.defenses.certifiers import _lirpa_compat
+from robustsuite.defenses.certifiers._fold import folded
 from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName, Unsupported
 from robustsuite.models import Normalised
 from robustsuite.scenarios.certification import Certificates, certifier

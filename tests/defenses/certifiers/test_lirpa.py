@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
 from robustsuite.defenses.certifiers.lirpa import largest_verified_eps, lirpa, margin_bounds, verified
-from torch import Tensor, nn
-
 from robustsuite.errors import BadData, MissingPackage, UnknownName, Unsupported
 from robustsuite.models import Normalised
 from robustsuite.threats import L2, Linf

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustsuite.benchmarks.peers.lirpa import pictures, trained
-from robustsuite.defenses.certifiers.lirpa import margin_bounds, predictions, verified
 from torch import Tensor, nn
 
+from robustsuite.benchmarks.peers.lirpa import pictures, trained
+from robustsuite.defenses.certifiers.lirpa import margin_bounds, predictions, verified
 from robustsuite.threats import L2, Linf
 
 pytestmark = pytest.mark.slow
