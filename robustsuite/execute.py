@@ -121,7 +121,8 @@ class _Runner:
             self.weights = fingerprint(self.system.net)
             few = cell.split.at(torch.arange(min(PROBED, len(cell.split))))
             x, y = few.images(torch.arange(len(few))), few.y
-            self.probed = probes.probe(self.system, x.to(self.system.device), y.to(self.system.device))
+            x, y = x.to(self.system.device), y.to(self.system.device)
+            self.probed = probes.probe(self.system.net, x, y, self.system.space, name=cell.lifecycle.model.name)
 
     def _clean(self, cell: Cell) -> Tensor:
         """The verdicts on the unshifted pictures, asked once, with the streams of the cell without a shift."""

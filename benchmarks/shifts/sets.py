@@ -23,7 +23,7 @@ PAPER = "Hendrycks & Dietterich, 2019, arXiv:1903.12261"
     paper=PAPER,
     differs=(
         "frost's photographs may not be shipped: its textures are procedural unless `frost_folder` names pictures",
-        "made on the fly it draws its own noise, so its numbers are close to, not equal to, those of the published files",
+        "made on the fly it draws its own noise: its numbers are close to those of the published files, not equal",
     ),
 )
 def imagenet_c(
@@ -41,7 +41,8 @@ def imagenet_c(
     if root is not None:
         return ShiftSet("imagenet_c", {v: _published(root, v, data) for v in variants(names, levels)}, paired=False)
     size = data.space.height
-    table = parameters if parameters != "auto" else "cifar" if size < 48 else "tiny_imagenet" if size < 96 else "imagenet"
+    fitting = "cifar" if size < 48 else "tiny_imagenet" if size < 96 else "imagenet"
+    table = fitting if parameters == "auto" else parameters
 
     def made(variant: Variant) -> Split:
         facts = f"{clean.sha256}/{variant}/{table}/{seed}/{jpeg_roundtrip}/{frost_folder}"
@@ -118,4 +119,8 @@ def _published(root: str, variant: Variant, data: Dataset) -> Split:
     y = torch.tensor([index[wnid] for wnid in wnids])
     facts = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
     digest = hashlib.sha256(f"{variant}\n{facts}".encode()).hexdigest()
-    return Split(y, lambda positions: read_pictures([files[i] for i in positions.tolist()]), torch.arange(len(y)), digest)
+
+    def images(positions: Tensor) -> Tensor:
+        return read_pictures([files[i] for i in positions.tolist()])
+
+    return Split(y, images, torch.arange(len(y)), digest)
