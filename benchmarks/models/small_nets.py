@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ def conv_net(
         width, height, across = out, *((side + 2 * pad - kernel) // stride + 1 for side in (height, across))
     sizes = [width * height * across, *hidden, space.classes]
     layers.append(nn.Flatten())
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -73,20 +74,23 @@ class PlainResNet(nn.Module):
 class Block(nn.Module):
     """He et al.'s basic block; the shortcut without parameters subsamples and pads channels with zeros (option A)."""
 
+    pick: Tensor | None
+
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
-        self.stride, self.extra = stride, after - before
+        self.stride = stride
+        # A fixed 1x1 convolution says "subsample, pad channels" in an operation that bounds can be propagated through.
+        pick = torch.zeros(after, before, 1, 1)
+        pick[torch.arange(before) + (after - before) // 2, torch.arange(before)] = 1.0
+        self.register_buffer("pick", pick if stride > 1 or after > before else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.extra or self.stride > 1:
-            front = self.extra // 2
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.extra - front))
-        return F.relu(y + x)
+        return F.relu(y + (x if self.pick is None else F.conv2d(x, self.pick, stride=self.stride)))
 
 
 class CifarResNet(nn.Module):
