@@ -91,6 +91,31 @@ def _bound(kind: Any, x: Tensor, budget: Ball, classes: int, seed: int) -> dict[
     return {name: value for name, value in values.items() if name in inspect.signature(kind.__init__).parameters}
 
 
+class _Dense(torch.autograd.Function):
+    """The identity, with a contiguous gradient: some classes view it flat, and convolutions may hand it strided."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous()
+
+
+class _Served(nn.Module):
+    """The metered network, behind `_Dense`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.training = net.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(_Dense.apply(x))
+        return logits
+
+
 def _run(
     name: str, model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, parameters: dict[str, Any]
 ) -> Tensor:
@@ -104,7 +129,7 @@ def _run(
         )
     if not len(x):
         return x
-    kind, net, done = getattr(library, name), model.metered(), []
+    kind, net, done = getattr(library, name), _Served(model.metered()), []
     with preserved(net), torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
         for rows in torch.split(torch.arange(len(x)), model.width):
             seed = _seed(rng[rows])

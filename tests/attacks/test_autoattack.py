@@ -9,9 +9,9 @@ import pyautoattack
 import pytest
 import torch
 from pyautoattack import checks
-from robustsuite.attacks.evasion.autoattack import STAGES, autoattack
 from torch import Tensor, nn
 
+from robustsuite.attacks.evasion.autoattack import STAGES, autoattack
 from robustsuite.errors import AccessRefused, BadValue, Unsupported
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from robustsuite.attacks.evasion import composition
-from robustsuite.attacks.evasion.composition import ensemble
 from torch import Tensor, nn
 
 from robustsuite import losses, projections
+from robustsuite.attacks.evasion import composition
+from robustsuite.attacks.evasion.composition import ensemble
 from robustsuite.errors import BadValue
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle

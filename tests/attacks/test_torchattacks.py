@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from robustsuite.attacks.evasion import torchattacks_bridge as bridge
 from torch import Tensor, nn
 
+from robustsuite.attacks.evasion import torchattacks_bridge as bridge
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
@@ -113,6 +113,38 @@ def test_cost_is_an_upper_estimate_for_plain_attacks() -> None:
         cost = card.cost(classes=10, **card.parameters)
         assert forwards <= cost.forwards + 1 <= 6 * forwards + 6
         assert backwards <= cost.backwards
+
+
+class Strided(torch.autograd.Function):
+    """The identity, with a gradient laid out channels last."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=torch.channels_last)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(Strided.apply(x))
+
+
+@pytest.mark.parametrize("name", ["PGDL2", "SparseFool"])
+def test_gradients_that_are_not_contiguous(name: str) -> None:
+    net = ready(ChannelsLast(small_net()))
+    model, x, y, rng = setting(net)
+    plugin = getattr(bridge, name)
+    ball = parse_ball(plugin.card.norms[0], EPS[plugin.card.norms[0]])
+    with pytest.raises(RuntimeError, match="view size"):
+        getattr(torchattacks, name)(net)(x, y)
+    assert ball.allows(x, plugin(model, x, y, ball, rng=rng)).all()
 
 
 def test_networks_the_package_cannot_take_are_refused_with_a_sentence() -> None:
