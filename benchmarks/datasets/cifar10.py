@@ -34,7 +34,10 @@ def cifar10(*, root: str = "", pack: str = "", seed: int = 0) -> Dataset:
     splits = {}
     for name, (images, labels) in found.items():
         _check(images, labels, f"{path.name}, {name}")
-        pictures, y = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
+        pictures, y = (
+            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(labels.astype(np.int64)),
+        )
         if name == "test":
             splits["test"] = Split.of(pictures, y)
             continue
@@ -101,7 +104,9 @@ def from_zip(path: Path) -> dict[str, Pictures]:
         if not files:
             continue
         if parts[-1] not in CLASSES:
-            raise BadData(f"expected folders named by class ({', '.join(CLASSES)}) in {path.name}, got {folder!r}; rename it")
+            raise BadData(
+                f"expected folders named by class ({', '.join(CLASSES)}) in {path.name}, got {folder!r}; rename it"
+            )
         images = (read_pictures(files) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         labels = np.full(len(files), CLASSES.index(parts[-1]), np.int64)
         gathered.setdefault("train" if "train" in parts else "test", []).append(Pictures(images, labels))
@@ -117,5 +122,5 @@ def _check(images: np.ndarray, labels: np.ndarray, what: str) -> None:
             f"expected uint8 pictures (N, 32, 32, 3) with as many labels in {what}, got {images.dtype} {images.shape} "
             f"and {len(labels)} labels; pack it again"
         )
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(CLASSES)):
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
         raise BadData(f"expected labels 0 ... 9 in {what}, got {labels.min()} ... {labels.max()}; is this CIFAR-10?")

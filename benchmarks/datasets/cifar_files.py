@@ -41,7 +41,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def unpickled(content: bytes, name: str) -> Pictures:
     """One batch of the python version. Raises BadData for anything but plain arrays; nothing in it is run."""
     try:
-        batch = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()  # noqa: S301
+        batch = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
         data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
     except Exception as error:  # a damaged pickle may raise nearly anything
         raise BadData(f"expected a CIFAR-10 batch in {name}, got {error}; nothing was run, fetch it again") from error
@@ -92,5 +92,7 @@ def _joined(files: dict[str, bytes], where: Path) -> dict[str, Pictures]:
             missing = next(name for name in names if name not in read)
             raise BadData(f"expected {missing} in {str(where)!r}, got {len(parts)} of {len(names)}; fetch it again")
         if parts:
-            splits[split] = Pictures(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
+            splits[split] = Pictures(
+                np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts])
+            )
     return splits

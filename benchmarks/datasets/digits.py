@@ -9,7 +9,7 @@ from robustsuite.data import Dataset, InputSpace, Split, source
 
 @source(paper="Alpaydin & Kaynak, 1998, UCI Optical Recognition of Handwritten Digits")
 def digits(*, seed: int = 0) -> Dataset:
-    """8x8 handwritten digits, one channel, embedded in scikit-learn: 1097 train, 200 val, 500 test by a seeded order."""
+    """8x8 handwritten digits, one channel, embedded in scikit-learn: 1097 train, 200 val, 500 test."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -114,7 +114,9 @@ def _children(folders: dict[str, list[File]], parent: str) -> dict[str, list[Fil
 def _labelled(children: dict[str, list[File]], classes: dict[str, tuple[int, str]], path: Path) -> Labelled:
     for name in children:
         if name not in classes:
-            raise BadData(f"expected folders of known classes under {str(path)!r}, got {name!r}; add it to classes_file")
+            raise BadData(
+                f"expected folders of known classes under {str(path)!r}, got {name!r}; add it to classes_file"
+            )
     return [(file, classes[name][0]) for name in sorted(children) for file in children[name]]
 
 
@@ -132,7 +134,9 @@ def _classes(file: str) -> dict[str, tuple[int, str]]:
         index, _, rest = line.partition("\t")
         folder, _, name = rest.partition("\t")
         if not index.isdigit() or not folder:
-            raise BadData(f"expected 'index TAB folder TAB name' in line {number} of {path.name}, got {line!r}; mend it")
+            raise BadData(
+                f"expected 'index TAB folder TAB name' in line {number} of {path.name}, got {line!r}; mend it"
+            )
         found[folder] = (int(index), name.split(",")[0] or folder)
     if sorted(i for i, _ in found.values()) != list(range(len(found))):
         raise BadData(f"expected indices 0 ... {len(found) - 1} once each in {path.name}; mend it")

@@ -101,7 +101,12 @@ def boat(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
     return [
         (stick(x, y, (mast, deck), (mast, 0.92), 0.06), DARK),
         (convex(x, y, [(mast + 0.1, deck + 0.12), (0.75 + 0.1 * v[3], deck + 0.12), (mast + 0.1, 0.85)]), LIGHT),
-        (convex(x, y, [(mast - 0.1, 0.65 + 0.1 * v[5]), (-0.6 - 0.1 * v[4], deck + 0.12), (mast - 0.1, deck + 0.12)]), SECOND),
+        (
+            convex(
+                x, y, [(mast - 0.1, 0.65 + 0.1 * v[5]), (-0.6 - 0.1 * v[4], deck + 0.12), (mast - 0.1, deck + 0.12)]
+            ),
+            SECOND,
+        ),
         (convex(x, y, [(-0.9, deck), (-0.62, -0.86), (0.5, -0.86), (bow, deck)]), MAIN),
     ]
 
@@ -122,7 +127,12 @@ def mushroom(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
     wide, foot, rim = 0.82 + 0.08 * v[0], 0.24 + 0.06 * v[1], 0.02 + 0.1 * v[2]
     cap = torch.maximum(oval(x, y, (0.0, rim), wide, 0.82 + 0.08 * v[3]), rim - y)
     return [
-        (convex(x, y, [(-foot - 0.08, -0.9), (foot + 0.08, -0.9), (foot - 0.04, rim + 0.1), (0.04 - foot, rim + 0.1)]), LIGHT),
+        (
+            convex(
+                x, y, [(-foot - 0.08, -0.9), (foot + 0.08, -0.9), (foot - 0.04, rim + 0.1), (0.04 - foot, rim + 0.1)]
+            ),
+            LIGHT,
+        ),
         (cap, MAIN),
         (disc(x, y, (-0.36 + 0.08 * v[4], rim + 0.28), 0.13), LIGHT),
         (disc(x, y, (0.08, rim + 0.55 + 0.05 * v[5]), 0.13), LIGHT),
@@ -172,7 +182,12 @@ def flower(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
     high, reach, turn = 0.32 + 0.06 * v[0], 0.36 + 0.04 * v[1], 0.6 * v[2]
     petals = torch.stack(
         [
-            disc(x, y, (reach * torch.sin(turn + k * math.tau / 5), high + reach * torch.cos(turn + k * math.tau / 5)), 0.24)
+            disc(
+                x,
+                y,
+                (reach * torch.sin(turn + k * math.tau / 5), high + reach * torch.cos(turn + k * math.tau / 5)),
+                0.24,
+            )
             for k in range(5)
         ]
     ).amin(0)

@@ -41,7 +41,7 @@ def checkpoint(
     """
     path = Path(name).expanduser()
     weights, metadata = read_weights(path)
-    if classes and int(classes) != space.classes:
+    if classes and classes != str(space.classes):
         raise BadModel(f"expected a model of the data's {space.classes} classes, got classes={classes} for {path.name}")
     if not arch:
         raise BadModel(f"expected arch=... for {path.name}, got none; {_fitting(weights, space)}")

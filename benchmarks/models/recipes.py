@@ -1,4 +1,4 @@
-"""Untrained architectures with a standard recipe: `recipe:scenes_resnet` is trained by the lifecycle when first asked."""
+"""Untrained architectures with a standard recipe: `recipe:scenes_resnet` is trained when first asked."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ VERSION = 1
 
 
 @loader()
-def recipe(
-    name: str, space: InputSpace, *, epochs: int | str = 12, lr: float | str = 0.2, crop: int | str = 2
-) -> Model:
-    """One of our small nets, trained from scratch by SGD with a one-cycle rate: recipe:scenes_resnet?epochs=12.
+def recipe(name: str, space: InputSpace, *, epochs: int | str = 8, lr: float | str = 0.2, crop: int | str = 2) -> Model:
+    """One of our small nets, trained from scratch by SGD with a one-cycle rate: recipe:scenes_resnet?epochs=8.
 
     lr: the peak rate. crop: pixels of random shift. The val and test splits are not looked at. Raises UnknownName,
     BadValue, BadModel.
     """
     cycles, peak, shift = _number(epochs, "epochs"), _number(lr, "lr"), _number(crop, "crop")
     if cycles < 1 or cycles != int(cycles) or peak <= 0 or shift < 0 or shift != int(shift):
-        raise BadValue(f"expected epochs >= 1, lr > 0 and crop >= 0, got {epochs!r}, {lr!r} and {crop!r}; for example 12")
+        raise BadValue(
+            f"expected epochs >= 1, lr > 0 and crop >= 0, got {epochs!r}, {lr!r} and {crop!r}; for example 12"
+        )
     steps = Recipe(int(cycles), one_cycle(peak, int(cycles)), flip=True, crop=int(shift), label_smoothing=0.0)
     net = build(name, space).eval()
     fits(net, space, f"recipe:{name}")
