@@ -67,7 +67,7 @@ def _column(eps: float | Tensor, like: Tensor) -> float | Tensor:
 def linf(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:
     """Nearest point of the linf ball and box. eps: one number, or one a row (N,)."""
     eps = _column(eps, x)
-    return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
+    return torch.clamp(x_adv, x - eps, x + eps).clamp(0, 1)
 
 
 def l2(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:

@@ -24,6 +24,9 @@ from robustsuite.threats import Access, Ball
 MOVED = 0.01
 """l1: share of the entries that one step moves."""
 
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+"""2^64 over the golden ratio, odd: multiples of it by odd numbers are odd and well spread."""
+
 
 def _cost(classes: int, *, steps: int = 50, restarts: int = 1, targets: int = 0, **_: object) -> Cost:
     evaluations = (steps + 1) * restarts * max(1, min(targets, classes - 1))
@@ -69,8 +72,9 @@ def pgd(
         clean, blank = x[example], torch.full((len(example),), -torch.inf, device=x.device)
         at = budget.sample(clean, rng[example].fold(number))
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
-        state = {"clean": clean, "at": at, "found": clean, "anchor": clean, "goal": goals[example, number]}
-        return {**state, "highest": blank, "anchor_margin": blank, "k": count}
+        seen = count[:, None].expand(-1, steps + 1)
+        state = {"clean": clean, "at": at, "found": clean, "goal": goals[example, number]}
+        return {**state, "highest": blank, "seen": seen, "k": count}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]
@@ -81,18 +85,22 @@ def pgd(
             "found": torch.where(per_row(better, at), at, rows["found"]),
             "highest": torch.where(better, margin, rows["highest"]),
         }
-        cycles = (margin == rows["anchor_margin"]) & (at == rows["anchor"]).flatten(1).all(1)
-        power = (k & (k - 1)) == 0  # Brent, 1980: compare with the last iterate whose number is a power of 2
-        anchored = {
-            "anchor": torch.where(per_row(power, at), at, rows["anchor"]),
-            "anchor_margin": torch.where(power, margin, rows["anchor_margin"]),
-        }
+        mark = _fingerprint(at, margin)[:, None]
+        cycles = (rows["seen"] == mark).any(1)
+        seen = rows["seen"].scatter(1, k.clamp_max(steps)[:, None], mark)
         new = budget.project(rows["clean"], at + rel_step * budget.eps * _direction(ask.grad, at, budget.norm))
-        rows = {**rows, **kept, **anchored, "at": new, "k": k + 1}
+        rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
         return rows, rows["highest"] > losses.CLEAR, (k >= steps) | cycles
 
     rows, broken = search(len(x), goals.shape[1], model.width, start, step)
     return evasion.Found(rows.get("found", x), {"claimed": broken})
+
+
+def _fingerprint(at: Tensor, margin: Tensor) -> Tensor:
+    """64 bits (N,) of an iterate and the answer to it: a random model answers differently at the same point."""
+    bits = torch.cat([at.flatten(1), margin[:, None]], 1).view(torch.int32).to(torch.int64)
+    factors = torch.arange(1, 2 * bits.shape[1], 2, device=at.device) * GOLDEN
+    return (bits * factors).sum(1)
 
 
 def _direction(grad: Tensor, at: Tensor, norm: str) -> Tensor:
