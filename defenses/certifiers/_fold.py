@@ -22,6 +22,7 @@ def folded(net: nn.Module) -> nn.Module:
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
     for name, module in list(net.named_modules()):
+        module._non_persistent_buffers_set.clear()  # the library finds its constants in the state dict
         if isinstance(module, _DROPOUTS):
             net = _replaced(net, name, nn.Identity())
     for before, norm in _pairs(net):
