@@ -33,12 +33,18 @@ _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift":
 
 @dataclass(frozen=True)
 class Run:
-    """The cells of one or several sweeps: one row each in `cells`, their per-example rows on demand."""
+    """The cells of one or several sweeps: one row each in `cells`, their per-example rows on demand.
+
+    `skipped` names unreadable folders, `absent` counts planned cells that are not there, `foreign` those that an
+    earlier sweep left in the same folder.
+    """
 
     title: str
     note: str
     cells: pd.DataFrame
     skipped: tuple[str, ...] = ()
+    absent: int = 0
+    foreign: int = 0
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
 
     @cached_property
@@ -62,10 +68,17 @@ def read(paths: Sequence[Path]) -> Run:
     rows: dict[str, dict[str, Any]] = {}
     files: dict[str, Path] = {}
     skipped: list[str] = []
-    for path in paths:
-        for folder in _cell_folders(Path(path)):
+    absent = foreign = 0
+    for path, sweep in zip(paths, sweeps, strict=True):
+        folders = _cell_folders(Path(path))
+        planned = set(map(str, sweep.get("cells") or [folder.name for folder in folders]))
+        absent += len(planned - {folder.name for folder in folders})
+        for folder in folders:
             row, reason = _read_cell(folder)
-            if row is None:
+            # Cells of an earlier plan would be mixed into this one's worst cases, other image counts and all.
+            if row is not None and folder.name not in planned:
+                foreign += 1
+            elif row is None:
                 skipped.append(f"{folder.name}: {reason}")
             elif row["run_id"] not in rows:
                 rows[row["run_id"]] = row
@@ -79,6 +92,8 @@ def read(paths: Sequence[Path]) -> Run:
         note="; ".join(note for note in notes if note),
         cells=_ordered(rows.values(), sweeps),
         skipped=tuple(sorted(skipped)),
+        absent=absent,
+        foreign=foreign,
         load=_loader(files),
     )
 
@@ -150,7 +165,7 @@ def _rank(values: pd.Series, listed: Sequence[str]) -> list[tuple[int, Any]]:
 def _listed(axis: str, sweeps: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[str, None] = {"": None, "clean": None} if axis == "shift" else {}
     for sweep in sweeps:
-        attacks = sweep.get("attacks")
+        attacks = sweep.get("threats") or sweep.get("attacks")
         by_threat = attacks if isinstance(attacks, dict) else {}
         if axis == "threat":
             found |= dict.fromkeys(map(str, by_threat))

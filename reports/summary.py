@@ -143,6 +143,10 @@ def cautions(run: Run, worst: pd.DataFrame) -> Iterator[str]:
         yield f"A screening: {int(worst['n'].min())} images; publish from {PUBLISHED} on."
     if run.skipped:
         yield f"{len(run.skipped)} cell folder{'s were' if len(run.skipped) > 1 else ' was'} unreadable and left out."
+    if run.absent:
+        yield f"Unfinished: {run.absent} of {run.absent + len(run.cells)} planned cells are not there yet."
+    if run.foreign:
+        yield f"{run.foreign} cell(s) of an earlier plan in the same folder were left out."
     if run.cells["dirty"].map(bool).any():
         yield "Some cells were measured from a source tree with uncommitted changes."
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from report_store import Store, build
+
 from robustsuite.reports.read import Run, read
 
 

@@ -39,7 +39,7 @@ class Store:
         self.cells: dict[str, dict[str, Any]] = {}
         root.mkdir(parents=True)
         sweep = {"name": "nightly", "title": TITLE, "note": NOTE, "models": ["cnn"], "defenses": DEFENSES,
-                 "attacks": {"linf": ATTACKS, "proof": ["lirpa"]}, "data": ["scenes(n=200)"],
+                 "threats": {"linf": ATTACKS, "proof": ["lirpa"]}, "data": ["scenes(n=200)"],
                  "shifts": ["clean", "scenes_c"]}  # fmt: skip
         (root / "sweep.json").write_text(json.dumps(sweep), "utf-8")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from report_store import ATTACKS, NOTE, Store
-from robustsuite.reports import write_report
 
 from robustsuite.errors import BadData, BadOutput, BadValue
+from robustsuite.reports import write_report
 
 SCORE_FILES = ("scores.csv", "worst_case.csv", "paired.csv", "corruptions.csv", "report.md", "report.tex")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_store import ATTACKS, CORRUPTIONS, DEFENSES, EPS, SEVERITIES, N, Store
-from robustsuite.reports import tables
-from robustsuite.reports.read import Run, read
-from robustsuite.reports.scores import epsilon, radii, scores, to_csv
-from robustsuite.reports.worst import paired, worst_case
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from robustsuite.errors import BadData
+from robustsuite.reports import tables
+from robustsuite.reports.read import Run, read
+from robustsuite.reports.scores import epsilon, radii, scores, to_csv
+from robustsuite.reports.summary import cautions
+from robustsuite.reports.worst import paired, worst_case
 
 
 def _cells(store: Store, **want: object) -> list[dict]:
@@ -133,8 +135,6 @@ def test_paired_tests_agree_with_statsmodels(store: Store, run: Run) -> None:
 
 
 def test_a_struck_deciding_attack_is_not_ranked(store: Store, tmp_path: Path) -> None:
-    import json
-
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
     strongest = _cells(store, threat="linf", defense=DEFENSES[1], attack="fmn(steps=200)")[0]["run_id"]
@@ -175,6 +175,20 @@ def test_two_folders_with_the_same_cells_count_them_once(store: Store, run: Run,
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
     assert len(read([store.root, copy]).cells) == len(run.cells)
+
+
+def test_the_plan_says_what_is_absent_and_what_belongs_to_another_sweep(
+    store: Store, run: Run, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    kept = list(run.known)[3:]
+    file = copy / "sweep.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"cells": [*kept, "not-run-1", "not-run-2"]}))
+    again = read([copy])
+    assert list(again.known) == kept
+    assert (again.absent, again.foreign) == (2, 3)
+    assert any("2 of" in line for line in cautions(again, worst_case(again)))
 
 
 def test_nothing_to_read_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
