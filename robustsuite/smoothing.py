@@ -40,7 +40,7 @@ def classes(base: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     return torch.where(logits.isnan().any(1), -1, logits.nan_to_num(nan=0.0).argmax(1)), logits.shape[1]
 
 
-def votes(base: nn.Module, x: Tensor, streams: Streams, *, sigma: float, n: int, batch_size: int = 1024) -> Tensor:
+def votes(base: nn.Module, x: Tensor, streams: Streams, *, sigma: float, n: int, batch_size: int = 512) -> Tensor:
     """Counts (N, K) int64 of the base network's answers on n noisy copies of each picture (N, C, H, W).
 
     A copy that the base network rejects is nobody's vote. No gradient is kept.

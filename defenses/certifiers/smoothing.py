@@ -97,7 +97,7 @@ def certify(
     n0: int = 100,
     n: int = 100_000,
     alpha: float = 0.001,
-    batch_size: int = 1024,
+    batch_size: int = 512,
 ) -> tuple[Tensor, Tensor]:
     """CERTIFY: classes (N,), -1 where it abstains, and L2 radii (N,) float64 in pixels of x, 0 where it abstains."""
     checked(sigma, n, alpha)
@@ -120,7 +120,7 @@ def decide(
     rng: Rng,
     n: int = 100_000,
     alpha: float = 0.001,
-    batch_size: int = 1024,
+    batch_size: int = 512,
 ) -> Decision:
     """Whether the smoothed answer is `top` (N,) all through the L2 ball of `radius`, at most n votes an image.
 
@@ -164,7 +164,7 @@ def log_wealth(a: Tensor, t: Tensor, p0: float) -> Tensor:
     return bettor - torch.xlogy(a, q) - torch.xlogy(b, 1 - q)
 
 
-def _selection(base: nn.Module, x: Tensor, sigma: float, rng: Rng, n0: int, batch_size: int = 1024) -> Tensor:
+def _selection(base: nn.Module, x: Tensor, sigma: float, rng: Rng, n0: int, batch_size: int = 512) -> Tensor:
     """Counts (N, K) of the n0 votes that choose the class, from streams of their own."""
     streams = rng.fold("selection").generators(x.device)
     return votes(base, x, streams, sigma=sigma, n=n0, batch_size=batch_size)
