@@ -112,7 +112,7 @@ def fitted(
     if best:
         net.load_state_dict(best[1])
     # Back from channels last: weights read from a file are not in it, and the same bits have to come out.
-    return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
+    return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 def accuracy(net: nn.Module, split: Split, batch: int = 512) -> float:
