@@ -115,7 +115,7 @@ def _batch(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     with torch.no_grad():
         others = {
             "reordered": net(x.flip(0)).flip(0),
-            "in halves": torch.cat([net(part) for part in x.split(half)]),
+            "in halves": torch.cat([net(part) for part in _chunks(x, half)]),
             "among copies": torch.cat([net(x[i : i + 1].repeat(8, 1, 1, 1))[:1] for i in range(few)]),
             "alone": torch.cat([net(x[i : i + 1]) for i in range(few)]),
         }
@@ -124,6 +124,10 @@ def _batch(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
         if not apart <= 1e-4:
             return Flag("batch_dependent", f"asked {how}, answers differ by {apart:.2g} of the largest logit")
     return None
+
+
+def _chunks(x: Tensor, size: int) -> list[Tensor]:
+    return [x[i : i + size] for i in range(0, len(x), size)]
 
 
 def _gradients(net: nn.Module, x: Tensor) -> Flag | None:

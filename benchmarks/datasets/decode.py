@@ -97,9 +97,9 @@ def listed(root: Path) -> dict[str, list[File]]:
             if file.lower().endswith(ENDINGS):
                 files.append(Member(root, info.filename, info.file_size))
     elif root.is_dir():
-        for folder in sorted(p for p in root.rglob("*") if p.is_dir()):
-            inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
-            found[folder.relative_to(root).as_posix()] = list(inside)
+        for place in sorted(p for p in root.rglob("*") if p.is_dir()):
+            inside = sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS)
+            found[place.relative_to(root).as_posix()] = list(inside)
     else:
         raise BadData(f"expected a folder or a zip of pictures, got {str(root)!r}, which is not there; check root")
     return found

@@ -16,6 +16,6 @@ def digits(*, seed: int = 0) -> Dataset:
     pictures = torch.from_numpy(bunch.images).float()[:, None] / 16
     y = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    parts = dict(zip(("test", "val", "train"), order.split([500, 200, len(y) - 700]), strict=True))
+    parts = dict(zip(("test", "val", "train"), (order[:500], order[500:700], order[700:]), strict=True))
     splits = {name: Split.of(pictures[rows], y[rows], rows) for name, rows in parts.items()}
     return Dataset("digits", InputSpace(1, 8, 8, 10), tuple("0123456789"), splits)

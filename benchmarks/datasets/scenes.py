@@ -80,7 +80,7 @@ def scenes(*, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0
             raise BadValue(f"expected at least one {name} picture, got {name}={n!r}; the default is 4000, 500, 1000")
         whole = torch.arange(-(-n // BLOCK) * BLOCK)
         blocks = [
-            render(ids % len(CLASSES), Rng.of(seed, f"scenes/{name}", ids)).pictures for ids in whole.split(BLOCK)
+            render(ids % len(CLASSES), Rng.of(seed, f"scenes/{name}", ids)).pictures for ids in whole.view(-1, BLOCK)
         ]
         pictures = torch.cat([(block * 255).round().to(torch.uint8) for block in blocks])[:n]
         splits[name] = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
@@ -96,7 +96,7 @@ def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = 
     colours = _colours(rng.fold("colours"))
     objects, coverage, edges = x.new_zeros(n, 3, side, side), x.new_zeros(n, side, side), x.new_zeros(n, side, side)
     variation = rng.fold("shape").uniform(8, low=-1, high=1).double()
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         rows = (labels == label).nonzero().flatten()
         parts = OBJECTS[label](x[rows], y[rows], variation[rows].T[:, :, None, None])
         painted = _paint(parts, colours[rows], scale[rows] * side / 2)

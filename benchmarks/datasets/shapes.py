@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def convex(x: Tensor, y: Tensor, corners: Sequence[Point]) -> Tensor:
     for a, b in zip(corners, [*corners[1:], corners[0]], strict=True):
         ux, uy = torch.as_tensor(b[0] - a[0]), torch.as_tensor(b[1] - a[1])
         sides.append(((x - a[0]) * uy - (y - a[1]) * ux) / torch.hypot(ux, uy))
-    return torch.stack(torch.broadcast_tensors(*sides)).amax(0)
+    return reduce(torch.maximum, sides)
 
 
 def house(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:

@@ -73,7 +73,7 @@ def architecture(arch: str, space: InputSpace, pad_type: str = "") -> nn.Module:
 
         if rest not in timm.list_models():
             raise UnknownName("timm model", rest, get_close_matches(rest, timm.list_models()))
-        extra = {"pad_type": pad_type} if pad_type else {}
+        extra: dict[str, Any] = {"pad_type": pad_type} if pad_type else {}
         made: nn.Module = timm.create_model(rest, num_classes=space.classes, in_chans=space.channels, **extra)
         return made
     raise BadValue(f"expected arch as NAME, torchvision:NAME, timm:NAME or python:pkg.mod:factory, got {arch!r}")

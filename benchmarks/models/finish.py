@@ -30,11 +30,11 @@ def channels_last(net: nn.Module, space: InputSpace) -> nn.Module:
     x = torch.linspace(0, 1, 2 * space.channels * space.height * space.width).view(2, *space.shape)
     before = _answer(net, x)
     try:
-        after = _answer(net.to(memory_format=torch.channels_last), x)  # type: ignore[call-overload]
+        after = _answer(net.to(memory_format=torch.channels_last), x)
     except RuntimeError:  # a .view() inside that needs contiguous activations
         after = None
     if after is None or not all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(before, after, strict=True)):
-        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        net.to(memory_format=torch.contiguous_format)
     return net
 
 

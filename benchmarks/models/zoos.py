@@ -58,6 +58,7 @@ def hf_hub(name: str, space: InputSpace) -> Model:
 
 def _timm(name: str, spec: str, space: InputSpace) -> Model:
     import timm as zoo
+    from timm.data.config import resolve_model_data_config
 
     known = zoo.list_models(pretrained=True)
     if not name.startswith("hf-hub:") and name not in known and name.partition(".")[0] not in zoo.list_models():
@@ -68,7 +69,7 @@ def _timm(name: str, spec: str, space: InputSpace) -> Model:
     except (OSError, RuntimeError, ValueError) as error:
         hint = "without a network, load it once elsewhere and copy $HF_HOME, or use checkpoint:FILE?arch=timm:NAME"
         raise downloaded(error, spec, hint) from error
-    facts = zoo.data.resolve_model_data_config(net)
+    facts = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     return finish(spec, net, space, (facts["mean"], facts["std"]))
 
 
