@@ -12,6 +12,7 @@ import torch
 
 from robustsuite import __version__
 from robustsuite.data import Dataset, ShiftSet, Split, Variant, load_data, parse_spec
+from robustsuite.errors import BadValue
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import load_model
 from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters
@@ -121,8 +122,8 @@ def _cells(
     yield Cell(sweep, cycle, split, shift="clean"), Verdict()
     for shift, variant, pictures, paired in shifted:
         yield Cell(sweep, cycle, pictures, shift=shift, variant=variant, clean=split if paired else None), Verdict()
-    for threat, card, given in attacks:
-        cell = Cell(sweep, cycle, split, threat, card, given)
+    for threat, card, given, first in attacks:
+        cell = Cell(sweep, cycle, split.first(min(first, len(split)) if first else None), threat, card, given)
         yield cell, verdict(cell)
 
 
@@ -174,13 +175,19 @@ def _defenses(entry: object) -> tuple[Applied, ...]:
     return tuple(applied(*parse_spec(part, "defense")) for part in parts)
 
 
-def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...]]:
-    """A yaml entry 'pgd' or {pgd: {steps: 50}} with its card and checked parameters."""
+def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...], int | None]:
+    """A yaml entry 'pgd' or {pgd: {steps: 50}}: its card, checked parameters, and on how many examples it is played.
+
+    `first` is every attack's: a certifier that takes minutes an image is asked about fewer of them, and its row says n.
+    """
     name, given = parse_spec(entry, "attack")
     card = card_of("attack", name)
+    first = given.pop("first", None)
+    if first is not None and (not isinstance(first, int) or first < 1):
+        raise BadValue(f"expected first >= 1 for {name}, got {first!r}; leave it out to play on all examples")
     common = set(COMMON) if Access.GRADIENTS in card.needs else set()
     checked_parameters(card, {k: v for k, v in given.items() if k not in common - set(card.parameters)})
-    return card, tuple(sorted(given.items()))
+    return card, tuple(sorted(given.items())), first
 
 
 def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[tuple[str, Variant, Split, bool]]:
