@@ -178,11 +178,13 @@ def _listed(axis: str, sweeps: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _loader(files: Mapping[str, Path]) -> Callable[[str], pd.DataFrame]:
-    @lru_cache(maxsize=256)
+    @lru_cache(maxsize=2048)
     def load(run_id: str) -> pd.DataFrame:
         if run_id not in files:
             _nothing(run_id)
-        frame: pd.DataFrame = pq.read_table(files[run_id]).to_pandas()
+        # run_id repeats the folder's name on every row, and would be most of what the cache holds.
+        table = pq.read_table(files[run_id])
+        frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
         return frame.sort_values("index", kind="stable").reset_index(drop=True)
 
     return load
