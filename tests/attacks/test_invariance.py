@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from robustsuite.attacks.evasion.apgd import apgd
 from robustsuite.attacks.evasion.fgsm import fgsm
 from robustsuite.attacks.evasion.fmn import fmn
 from robustsuite.attacks.evasion.noise import noise
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.attacks.evasion.square import square
-from torch import Tensor, nn
-
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
