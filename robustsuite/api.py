@@ -17,8 +17,8 @@ from robustsuite.execute import Progress, execute, ordered, play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
 from robustsuite.plan import Cell, plan, verdict
+from robustsuite.probes import Flag
 from robustsuite.registry import card_of, checked_parameters
-from robustsuite.scenarios.record import Flag
 from robustsuite.store import Store
 from robustsuite.sweep import Sweep, parse_sweep, read_sweep
 from robustsuite.threats import Access, Linf, Threat

@@ -73,4 +73,6 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """A hint: the nearest of the options, or all of them where none is near."""
     options = sorted(options)
     close = get_close_matches(name, options, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(options) or 'none'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(options[:20]) or 'none'}{' ...' if len(options) > 20 else ''}"

@@ -53,6 +53,8 @@ def estimate(cells: list[tuple[Cell, Verdict]]) -> dict[str, float]:
         if verdict.status != "run":
             continue
         cycle = cell.lifecycle
+        if cell.attack and cell.attack.place == "certification":  # a certifier counts forwards of the bare network
+            cycle = replace(cycle, defenses=())
         key = f"{cycle.model.name}|{'+'.join(map(str, cycle.at('serve')))}|{cycle.data.name}"
         if key not in speeds:
             speeds[key] = speed(cycle)

@@ -18,11 +18,13 @@ from robustsuite import probes, provenance
 from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
 from robustsuite.plan import COMMON, Cell, Verdict
+from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import certification, evasion, shift
-from robustsuite.scenarios.record import Flag, Record
+from robustsuite.scenarios.record import Record
 from robustsuite.store import Store
 from robustsuite.system import System
+from robustsuite.threats import Access
 
 WIDTH = 256
 """Images in flight; halved, for the rest of the run, whenever the device is out of memory."""
@@ -109,8 +111,10 @@ class _Runner:
             row["traceback"] = traceback.format_exc()
             return None
         row |= {"forwards": record.forwards, "backwards": record.backwards, "weights_sha256": self.weights}
+        row["sentence"] = record.note
         row["queries"] = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
-        row["flags"] = [{"name": f.name, "detail": f.detail} for f in [*self.probed, *record.flags]]
+        probed = [f for f in self.probed if _concerns(f, cell)]
+        row["flags"] = [{"name": f.name, "detail": f.detail} for f in [*probed, *record.flags]]
         return _examples(cell, record)
 
     def _serve(self, cell: Cell) -> None:
@@ -122,7 +126,9 @@ class _Runner:
             few = cell.split.at(torch.arange(min(PROBED, len(cell.split))))
             x, y = few.images(torch.arange(len(few))), few.y
             x, y = x.to(self.system.device), y.to(self.system.device)
-            self.probed = probes.probe(self.system.net, x, y, self.system.space, name=cell.lifecycle.model.name)
+            gradients = self.system.surrogate if self.system.hides else self.system.net
+            if gradients is not None:
+                self.probed = probes.probe(gradients, x, y, self.system.space, name=cell.lifecycle.model.name)
 
     def _clean(self, cell: Cell) -> Tensor:
         """The verdicts on the unshifted pictures, asked once, with the streams of the cell without a shift."""
@@ -158,6 +164,13 @@ def play(cell: Cell, system: System | None, *, width: int = WIDTH, clean_ok: Ten
     if cell.threat.scenario == "certification":
         return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
     return evasion.play(system, attack, cell.split, cell.threat, rng, width=width, card=cell.attack, **common)
+
+
+def _concerns(flag: Flag, cell: Cell) -> bool:
+    """Whether what a probe noticed bears on this cell: masked gradients only where an attack asks for gradients."""
+    if flag.name in ("zero_gradients", "probabilities_not_logits"):
+        return cell.attack is not None and Access.GRADIENTS in cell.attack.needs
+    return True
 
 
 def _examples(cell: Cell, record: Record) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import KINDS, Card, Cost, cards
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
 from robustsuite.threats import BALLS, Access, Threat, parse_access
-from torch import Tensor, nn
-
 from tests.toys import InputSpace, labelled, linear, ready, system
 
 QUICK = {"square": {"steps": 40}, "pgd": {"steps": 10}, "apgd": {"steps": 12}, "fmn": {"steps": 20}, "noise": {"draws": 8}}

@@ -1,6 +1,8 @@
 """The judge reads the served model alone: ties are no break, lies are overturned, rounding is settled in float64."""
 
 import torch
+from torch import Tensor, nn
+
 from robustsuite.judge import REPEATS, Judge
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
@@ -8,8 +10,6 @@ from robustsuite.registry import Card
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
 from robustsuite.threats import Access, Linf, Threat
-from torch import Tensor, nn
-
 from tests.toys import labelled, linear, pictures, system
 
 THREAT = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.1))
@@ -112,7 +112,7 @@ def test_a_claim_the_judge_does_not_share_is_its_own_column() -> None:
 
     record = play(boast)
     assert int(record.columns["overturned"].sum()) == 20
-    assert "overturned" in [f.name for f in record.flags]
+    assert "claims 20 more" in record.note
 
 
 def test_an_attack_sees_only_what_is_classified_correctly_and_cannot_change_its_input() -> None:

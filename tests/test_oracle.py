@@ -5,13 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from robustsuite.errors import AccessRefused, QueriesSpent
 from robustsuite.losses import margin
 from robustsuite.oracle import Oracle, answer, predicted, preserved
 from robustsuite.randomness import Rng
 from robustsuite.threats import Access, parse_access
-from torch import nn
-
 from tests.toys import linear, pictures
 
 X = pictures(10)

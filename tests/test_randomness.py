@@ -1,8 +1,9 @@
 """Keyed streams: uniform, independent, and the same whatever stands beside an example."""
 
 import torch
-from robustsuite.randomness import Rng
 from scipy import stats
+
+from robustsuite.randomness import Rng
 
 IDS = torch.arange(200)
 

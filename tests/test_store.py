@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from robustsuite import store
 from robustsuite.errors import BadOutput
 from robustsuite.store import Store

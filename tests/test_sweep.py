@@ -1,6 +1,7 @@
 """A sweep in yaml: what is wrong is said with its line, what came, and the nearest name."""
 
 import pytest
+
 from robustsuite.errors import UsageError
 from robustsuite.sweep import default_sweep, parse_sweep
 from robustsuite.threats import Access, Linf

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.randomness import Rng
 from robustsuite.threats import BALLS, L0, L1, L2, Access, Linf, parse_access, parse_ball, parse_number

@@ -1,11 +1,12 @@
 """Tiny systems with known answers, shared by the tests of the core."""
 
 import torch
+from torch import Tensor, nn
+
 from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, ready, weights_sha256
 from robustsuite.system import System
-from torch import Tensor, nn
 
 SPACE = InputSpace(1, 4, 4, 3)
 

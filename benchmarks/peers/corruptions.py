@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 import torch
+
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-
 from robustsuite.randomness import Rng
 
 

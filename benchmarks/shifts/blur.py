@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from robustsuite.benchmarks.shifts.draws import integers
 from robustsuite.benchmarks.shifts.filters import (
     centre_zoom,
@@ -20,8 +22,6 @@ from robustsuite.benchmarks.shifts.filters import (
     motion_blur_toward,
     round8,
 )
-from torch import Tensor
-
 from robustsuite.randomness import Rng
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from robustsuite.benchmarks.shifts.draws import uniform
 from torch import Tensor
 
+from robustsuite.benchmarks.shifts.draws import uniform
 from robustsuite.randomness import Rng
 
 

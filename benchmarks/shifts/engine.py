@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from robustsuite.benchmarks.shifts import blur, digital, noise, spatter, weather
 from robustsuite.benchmarks.shifts.filters import floor8
 from robustsuite.benchmarks.shifts.frost_textures import frost_textures
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
-from torch import Tensor
-
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.randomness import Rng
 

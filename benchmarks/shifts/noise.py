@@ -12,9 +12,9 @@ import functools
 import math
 
 import torch
-from robustsuite.benchmarks.shifts.draws import normal, uniform
 from torch import Tensor
 
+from robustsuite.benchmarks.shifts.draws import normal, uniform
 from robustsuite.randomness import Rng
 
 

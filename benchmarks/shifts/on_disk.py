@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
 
+from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
 from robustsuite.errors import BadData, BadValue, UnknownName
 
 _SEVERITIES = range(1, 6)

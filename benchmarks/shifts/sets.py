@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from robustsuite.benchmarks.datasets.decode import read_pictures
 from robustsuite.benchmarks.shifts import on_disk
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-from torch import Tensor
-
 from robustsuite.data import Dataset, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData, BadValue, UnknownName
 from robustsuite.randomness import Rng

@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from robustsuite.benchmarks.shifts.draws import normal
-from robustsuite.benchmarks.shifts.filters import gaussian
 from scipy import ndimage
 from torch import Tensor
 
+from robustsuite.benchmarks.shifts.draws import normal
+from robustsuite.benchmarks.shifts.filters import gaussian
 from robustsuite.randomness import Rng
 
 _WATER = (175 / 255, 238 / 255, 238 / 255)

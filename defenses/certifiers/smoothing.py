@@ -45,8 +45,7 @@ class Decision(NamedTuple):
     paper="Cohen, Rosenfeld, Kolter, 2019, arXiv:1902.02918",
     needs=Access.LABELS,
     norms=("l2",),
-    # In forwards of the served network, which by default are 100 of its base's.
-    cost=lambda classes, n0=100, n=100_000, **_: Cost(forwards=(n0 + n) / 100),
+    cost=lambda classes, n0=100, n=100_000, **_: Cost(forwards=n0 + n),
     differs=("sequential=True decides the budget's radius alone, by a betting test, with the same alpha",),
 )
 def smoothing(

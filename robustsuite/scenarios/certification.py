@@ -11,9 +11,10 @@ from torch import Tensor
 
 from robustsuite.data import Split
 from robustsuite.judge import Judge
+from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.registry import carded
-from robustsuite.scenarios.record import Record, flag
+from robustsuite.scenarios.record import Record
 from robustsuite.system import System
 from robustsuite.threats import Threat
 
@@ -62,7 +63,7 @@ def play(
     flags = []
     if not system.stochastic and bool((contradicted := _contradicted(system, split, ball, radius, rng)).any()):
         radius[contradicted] = 0.0
-        flags.append(flag("proof_contradicted", f"a sampled point breaks {int(contradicted.sum())} proven examples"))
+        flags.append(Flag("proof_contradicted", f"a sampled point breaks {int(contradicted.sum())} proven examples"))
     columns = {
         "clean_ok": clean_ok,
         "robust": clean_ok & (radius >= ball.eps * (1 - 1e-6)),  # a bound may store its radius in float32

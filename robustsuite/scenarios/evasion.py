@@ -11,11 +11,12 @@ from torch import Tensor
 from robustsuite.data import Split
 from robustsuite.judge import REPEATS, Judge
 from robustsuite.oracle import Oracle, preserved
+from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.registry import Card, carded
-from robustsuite.scenarios.record import Flag, Record, flag
+from robustsuite.scenarios.record import Record
 from robustsuite.system import System
-from robustsuite.threats import Ball, Threat
+from robustsuite.threats import Access, Ball, Threat
 
 
 class Found(NamedTuple):
@@ -103,7 +104,8 @@ def play(
         columns[name] = _spread(claim.cpu(), attacked, len(x))
     claimed = columns.pop("claimed", columns["fooled"] & in_budget)
     columns["overturned"] = claimed & columns["robust"]
-    return Record(columns, _flags(columns, system, card), *oracle.counts.totals())
+    note = _note(columns, system, card)
+    return Record(columns, _flags(columns, system, card, eot), *oracle.counts.totals(), note)
 
 
 def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
@@ -113,16 +115,25 @@ def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
     return column
 
 
-def _flags(columns: dict[str, Tensor], system: System, card: Card) -> list[Flag]:
+def _flags(columns: dict[str, Tensor], system: System, card: Card, eot: int) -> list[Flag]:
+    """What casts doubt on the number itself."""
     n, flags = len(columns["robust"]), []
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
-    overturned = int(columns["overturned"].sum())
-    if overturned:
-        flags.append(flag("overturned", f"the judge finds unbroken {overturned} of {n} examples that the attack claims"))
     if outside and not card.minimum_norm:
-        flags.append(flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
-    if system.stochastic:
-        flags.append(flag("randomised", f"the system draws noise; each picture was judged {REPEATS} times"))
-    if system.hides & card.needs:
-        flags.append(flag("through_surrogate", "gradients are hidden; the attack used the defense's surrogate"))
+        flags.append(Flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
+    averaged = eot > 1 or system.surrogate is not None
+    if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
+        flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
     return flags
+
+
+def _note(columns: dict[str, Tensor], system: System, card: Card) -> str:
+    """What a reader of the number should know."""
+    notes = []
+    if system.hides & card.needs:
+        notes.append("gradients are hidden: attacked through the defense's surrogate")
+    if system.stochastic:
+        notes.append(f"each picture was judged {REPEATS} times")
+    if overturned := int(columns["overturned"].sum()):
+        notes.append(f"the attack claims {overturned} more breaks, which the judge does not share")
+    return "; ".join(notes)

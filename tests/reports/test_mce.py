@@ -1,9 +1,9 @@
 """mCE: AlexNet scores 100 by definition, and the published table of severities gives the normalisers back."""
 
 import pytest
-from robustsuite.reports import mce as m
 
 from robustsuite.errors import BadValue, UnknownName
+from robustsuite.reports import mce as m
 
 # AlexNet's errors by severity, as its authors posted them (hendrycks/robustness, issue 10)
 BY_SEVERITY = {

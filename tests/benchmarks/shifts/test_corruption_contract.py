@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
-
 from robustsuite.errors import BadData, BadValue, UnknownName
 from robustsuite.randomness import Rng
 

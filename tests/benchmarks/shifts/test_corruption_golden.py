@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-
 from robustsuite.randomness import Rng
 
 FILE = Path(__file__).with_name("golden.json")

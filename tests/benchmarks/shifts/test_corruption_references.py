@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from robustsuite.benchmarks.shifts import blur, digital, filters, noise, spatter, weather
-from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
 from scipy import ndimage, stats
 
+from robustsuite.benchmarks.shifts import blur, digital, filters, noise, spatter, weather
+from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
 from robustsuite.randomness import Rng
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from robustsuite.benchmarks.shifts.on_disk import cifar10_c, imagenet_c
 
+from robustsuite.benchmarks.shifts.on_disk import cifar10_c, imagenet_c
 from robustsuite.errors import BadData, BadValue, UnknownName
 
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from robustsuite.defenses.certifiers.smoothing import certify, decide, log_wealth, smoothing
 from scipy.stats import binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor, nn
 
+from robustsuite.defenses.certifiers.smoothing import certify, decide, log_wealth, smoothing
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.randomness import Rng
 from robustsuite.smoothing import lower_bound, predict, votes
