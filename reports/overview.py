@@ -23,7 +23,7 @@ class Grid(NamedTuple):
 
 
 def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
-    """One grid a threat (defenses down, attacks across would not fit: attacks down), then shifts; failed cells' sentences."""
+    """One grid a threat (attacks down, defenses across), then one a shift set; and the sentences of failed cells."""
     run = read(runs)
     table = scores(run)
     failed = run.cells[run.cells["status"] == "failed"]

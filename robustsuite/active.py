@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""Rows of running jobs. 'example' and 'round' (B,) int64 on the CPU are the engine's, 'found' is the result."""
+"""Rows of running jobs. 'example' and 'round' (B,) int64 on the CPU are the engine's, 'found' is the result; 'score'
+(B,), where there is one, says which round of an unbroken example to keep."""
 
 Start = Callable[[Tensor, Tensor], State]
 """(example (B,), round (B,)) -> fresh rows, 'found' among them."""
@@ -25,11 +26,12 @@ Step = Callable[[State], tuple[State, Tensor, Tensor]]
 def search(n: int, rounds: int, width: int, start: Start, step: Step) -> tuple[State, Tensor]:
     """Run rounds x n jobs, at most `width` at a time.
 
-    Returns the final rows, one for each example in order (the successful job of the lowest round, else round 0), and
-    which examples (n,) were broken. Of the rows, 'found' and all entries of one number a row are returned; other
-    pictures are working memory. No examples, no rows: the state is empty.
+    Returns the final rows, one for each example in order (the successful job of the lowest round, else the round of
+    highest 'score', else round 0), and which examples (n,) were broken. Of the rows, 'found' and all entries of one
+    number a row are returned; other pictures are working memory. No examples, no rows: the state is empty.
     """
     winner = torch.full((n,), rounds)  # lowest round that succeeded
+    ends = torch.full((rounds, n), -torch.inf)  # the score at which each unsuccessful round ended
     results: State = {}
     queue = ((r, e) for r in range(rounds) for e in range(n))
     rows: State | None = None
@@ -37,7 +39,7 @@ def search(n: int, rounds: int, width: int, start: Start, step: Step) -> tuple[S
         rows, success, finished = step(rows)
         gone, success = (finished | success).cpu(), success.cpu()
         if bool(gone.any()):
-            _record(rows, success, gone, winner, results, rounds)
+            _record(rows, success, gone, winner, ends, results)
             rows = _take(rows, ~gone & (rows["round"] < winner[rows["example"]]))
     return results, winner < rounds
 
@@ -62,13 +64,17 @@ def _refill(
     return {k: torch.cat([rows[k], born[k]]) for k in rows} if rows is not None and running else born
 
 
-def _record(rows: State, success: Tensor, gone: Tensor, winner: Tensor, results: State, rounds: int) -> None:
-    """Store what is the lowest successful round so far, or round 0's end while there is no success."""
-    example, number = rows["example"], rows["round"]
+def _record(rows: State, success: Tensor, gone: Tensor, winner: Tensor, ends: Tensor, results: State) -> None:
+    """Store what is the lowest successful round so far, or the best end of a round while there is no success."""
+    example, number, rounds = rows["example"], rows["round"], len(ends)
+    score = rows["score"].cpu().float() if "score" in rows else -number.float()
+    failed = gone & ~success
+    ends[number[failed], example[failed]] = score[failed]
     before = winner[example]
     winner.scatter_reduce_(0, example, torch.where(success, number, rounds), "amin")
     lowest = success & (number == winner[example]) & (number < before)
-    meanwhile = gone & ~success & (number == 0) & (winner[example] == rounds)
+    best = ends[:, example].max(0).indices  # the lowest of the rounds that ended highest
+    meanwhile = failed & (winner[example] == rounds) & (best == number)
     wins = lowest | meanwhile
     for k, v in rows.items():
         if k == "found" or v.dim() == 1:

@@ -82,12 +82,15 @@ def ascend(
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1
         ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
+        better = ask.loss > rows["best_loss"]
         rows = _remembered(rows, ask.loss, ask.grad)
-        success = losses.clearly_wrong(ask.logits, label) & last
+        margin = losses.margin(ask.logits, label)
+        success = (margin > model.clear) & last
         finished = last & (rows["k"] >= lengths[-1])
         found = torch.where(per_row(success, at), at, rows["best"])
         rows = _sparse_step(rows, ask.grad, schedule) if sparse else _momentum_step(rows, ask.grad, budget, steps)
-        return {**rows, "found": found, "k": rows["k"] + 1}, success, finished
+        score = torch.where(better, margin, rows["score"])
+        return {**rows, "found": found, "score": score, "k": rows["k"] + 1}, success, finished
 
     rows, broken = search(len(x), goals.shape[1], model.width, start, step)
     return rows.get("found", x), broken
@@ -105,6 +108,7 @@ def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, schedule:
     number, whole = clean.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=clean.device)
     rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
     rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
+    rows |= {"score": number - torch.inf}
     rows |= {"eta": number + radii[0] * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
     rows |= {"period": whole + max(int(FIRST * steps), 1), "rises": whole, "checked": number, "halved": whole == 0}
     return {**rows, "support": _changed(at, clean)} if norm == "l1" else rows

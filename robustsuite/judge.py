@@ -35,8 +35,8 @@ class Answers(NamedTuple):
 class Judge:
     """Reads a served network; build one a cell, it keeps the float64 copy once that is needed."""
 
-    def __init__(self, net: nn.Module, *, stochastic: bool, width: int = 256) -> None:
-        self.net, self.stochastic, self.width = net, stochastic, width
+    def __init__(self, net: nn.Module, *, stochastic: bool, width: int = 256, repeats: int = REPEATS) -> None:
+        self.net, self.stochastic, self.width, self.repeats = net, stochastic, width, repeats
         self._double: nn.Module | None = None
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class Judge:
     def _batch(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
         if not self.stochastic:
             return self._once(x, y, rng)
-        asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(REPEATS)]
+        asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(self.repeats)]
         share = torch.stack([a.wrong for a in asked]).float().mean(0)
         rejected = torch.stack([a.rejected for a in asked]).float().mean(0)
         return Answers(share >= 0.5, rejected > 0.5, share, torch.zeros_like(asked[0].wrong))

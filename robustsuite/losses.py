@@ -36,11 +36,6 @@ CLEAR = 1e-5
 """A wrong class must lead by more than this before an attack calls an image broken; the judge re-asks near ties."""
 
 
-def clearly_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """Where (N,) bool a wrong class leads by a clear margin; false for NaN."""
-    return margin(logits, y) > CLEAR
-
-
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
     """max_{j != y} p_j - p_y after the softmax (PMA, 2025, arXiv 2411.15210)."""
     return margin(logits.softmax(1), y)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import AccessRefused, QueriesSpent
-from robustsuite.losses import Loss
+from robustsuite.losses import CLEAR, Loss
 from robustsuite.randomness import Rng
 from robustsuite.threats import Access
 
@@ -76,7 +76,9 @@ def feed(net: nn.Module, rng: Rng) -> None:
 class Oracle:
     """A network behind its threat's access. `model[rows]` asks on behalf of these examples.
 
-    width: how many images an attack should keep in flight. eot: draws averaged in each gradient.
+    width: how many images an attack should keep in flight. eot: draws averaged in each gradient. clear: the margin
+    by which a wrong class must lead for an attack to stop there; infinite where what it sees is a stand-in or one
+    draw of many, so that it goes on to its last step and returns its best.
     """
 
     net: nn.Module
@@ -85,6 +87,7 @@ class Oracle:
     rng: Rng
     width: int = 256
     eot: int = 1
+    clear: float = CLEAR
     queries: int | None = None
     threat: str = "this threat"
     gradient_net: nn.Module | None = None

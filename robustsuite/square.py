@@ -56,7 +56,7 @@ def _search(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng, steps: 
         highest = torch.where(better, margin, rows["margin"])
         out = (i >= steps) | (view.left() < 1).to(i.device)
         at = propose(found, x[example], budget, rng[example].fold(i), side(i, p, x))
-        return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > losses.CLEAR, out
+        return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.clear, out
 
     return search(len(x), 1, model.width, start, step)
 

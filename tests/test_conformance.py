@@ -18,7 +18,10 @@ from robustsuite.scenarios.evasion import Found
 from robustsuite.threats import BALLS, Access, Threat, parse_access
 from tests.toys import InputSpace, labelled, linear, ready, system
 
-QUICK = {"square": {"steps": 40}, "pgd": {"steps": 10}, "apgd": {"steps": 12}, "fmn": {"steps": 20}, "noise": {"draws": 8}}
+QUICK = {
+    "square": {"steps": 40}, "pgd": {"steps": 10}, "apgd": {"steps": 12}, "fmn": {"steps": 20}, "noise": {"draws": 8},
+    "ensemble": {"steps": 8, "targets": 2, "queries": 20},
+}  # fmt: skip
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.2, "l0": 4}
 EVASION = [c for c in cards().values() if c.place == "evasion"]
 OURS = [c for c in EVASION if not c.name.startswith("torchattacks:") and c.name != "autoattack"]

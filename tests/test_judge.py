@@ -131,3 +131,30 @@ def test_float64_pictures_are_judged_as_the_float32_they_are_served_as() -> None
     assert pictures(3).dtype == torch.float32
     columns = play(lambda model, x, y, budget, *, rng: nearest_wrong(x, y, 0.1).double()).columns
     assert bool(columns["in_budget"].all())
+
+
+def test_behind_a_stand_in_an_attack_does_not_stop_at_the_first_break_of_the_stand_in() -> None:
+    """The served net is the surrogate with a handicap: barely breaking the surrogate does not break it."""
+    from robustsuite.attacks.evasion.pgd import pgd
+
+    base = linear()
+
+    class Handicapped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            nearest = (x.detach()[:, None] - pictures(24)[None]).flatten(2).square().sum(2).argmin(1)
+            return base(x) + 0.6 * torch.nn.functional.one_hot(base(pictures(24)).argmax(1)[nearest], 3)
+
+    split = labelled(base)
+    served = system(Handicapped(), hides=Access.GRADIENTS, surrogate=base)
+    threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.15))
+    record = evasion.play(served, pgd, split, threat, rng(24), width=8, card=pgd.card)
+    x = split.images(torch.arange(24))
+    w = base[1].weight.detach()
+    reachable = torch.zeros(24, dtype=torch.bool)
+    for step in range(1, 3):  # a linear net: the corner that favours a class is the best one can do for it
+        other = (split.y + step) % 3
+        corner = x + 0.15 * (w[other] - w[split.y]).sign().view_as(x)
+        with torch.no_grad():
+            reachable |= Handicapped()(corner).argmax(1) != split.y
+    assert torch.equal(record.columns["robust"], record.columns["clean_ok"] & ~reachable)
+    assert "surrogate" in record.note

@@ -101,7 +101,8 @@ def test_preserved_restores_everything_even_when_the_attack_raises() -> None:
     net[0].weight.grad = torch.ones_like(net[0].weight)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    with pytest.raises(RuntimeError), preserved(net):
+
+    def vandalise() -> None:
         net.train()
         net.requires_grad_(False)
         net[0].register_forward_hook(lambda *a: None)
@@ -111,6 +112,9 @@ def test_preserved_restores_everything_even_when_the_attack_raises() -> None:
         net[0].weight.grad = None
         torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), preserved(net):
+        vandalise()
     assert not net.training
     assert not net[1].training
     assert all(p.requires_grad for p in net.parameters())

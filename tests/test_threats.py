@@ -70,7 +70,7 @@ def test_a_bad_eps_says_what_it_was(text: object) -> None:
 
 
 def test_negative_eps_and_unknown_norm() -> None:
-    with pytest.raises(BadValue, match="-0.1"):
+    with pytest.raises(BadValue, match=r"-0\.1"):
         Linf(-0.1)
     with pytest.raises(UnknownName, match="linf"):
         parse_ball("lin", 1)

@@ -35,7 +35,7 @@ def _cost(classes: int, *, steps: int = 100, **_: object) -> Cost:
     paper="Pintor et al., 2021, arXiv:2102.12827",
     cost=_cost,
     minimum_norm=True,
-    differs=("before the first break the ball reaches 1 + gamma times the linearised distance, since ties do not count",),
+    differs=("before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",),
 )
 def fmn(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 100) -> Tensor:
     """Fast minimum-norm attack from the clean picture, in the budget's norm.

@@ -49,7 +49,7 @@ def noise(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, draws:
         better = margin > rows["margin"]
         found = torch.where(per_row(better, at), at, rows["found"])
         margin = torch.where(better, margin, rows["margin"])
-        return {**rows, "found": found, "margin": margin, "i": i + 1}, margin > losses.CLEAR, i + 1 >= draws
+        return {**rows, "found": found, "margin": margin, "i": i + 1}, margin > model.clear, i + 1 >= draws
 
     rows, broken = search(len(x), 1, model.width, start, step)
     return evasion.Found(rows.get("found", x), {"claimed": broken})

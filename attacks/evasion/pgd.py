@@ -74,23 +74,23 @@ def pgd(
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
         seen = count[:, None].expand(-1, steps + 1)
         state = {"clean": clean, "at": at, "found": clean, "goal": goals[example, number]}
-        return {**state, "highest": blank, "seen": seen, "k": count}
+        return {**state, "score": blank, "seen": seen, "k": count}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]
         ask = model[rows["example"]].gradient(at, lambda z: toward * f(z, goal))
         margin = losses.margin(ask.logits, y[rows["example"]])
-        better = margin > rows["highest"]
+        better = margin > rows["score"]
         kept = {
             "found": torch.where(per_row(better, at), at, rows["found"]),
-            "highest": torch.where(better, margin, rows["highest"]),
+            "score": torch.where(better, margin, rows["score"]),
         }
         mark = _fingerprint(at, margin)[:, None]
         cycles = (rows["seen"] == mark).any(1)
         seen = rows["seen"].scatter(1, k.clamp_max(steps)[:, None], mark)
         new = budget.project(rows["clean"], at + rel_step * budget.eps * _direction(ask.grad, at, budget.norm))
         rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
-        return rows, rows["highest"] > losses.CLEAR, (k >= steps) | cycles
+        return rows, rows["score"] > model.clear, (k >= steps) | cycles
 
     rows, broken = search(len(x), goals.shape[1], model.width, start, step)
     return evasion.Found(rows.get("found", x), {"claimed": broken})

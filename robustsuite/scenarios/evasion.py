@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustsuite.data import Split
 from robustsuite.judge import REPEATS, Judge
+from robustsuite.losses import CLEAR
 from robustsuite.oracle import Oracle, preserved
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
@@ -70,7 +71,8 @@ def play(
     net = system.surrogate if system.surrogate is not None and card.needs & system.hides else system.net
     oracle = Oracle.over(
         net, threat.access, rng[attacked].fold("oracle"),
-        width=width, eot=eot, queries=threat.queries, threat=f"the threat {threat.name!r}",
+        width=width, eot=eot, clear=torch.inf if system.stochastic or net is not system.net else CLEAR,
+        queries=threat.queries, threat=f"the threat {threat.name!r}",
     )  # fmt: skip
     x_adv, claims = x.clone(), {}
     if len(attacked):

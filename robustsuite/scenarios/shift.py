@@ -18,7 +18,7 @@ def play(system: System, shifted: Split, rng: Rng, *, width: int, clean_ok: Tens
     clean_ok: the verdicts (N,) on the pictures the shifted ones were made from, None where there is no pairing.
     Columns: robust (right on the shifted picture), rejected, and clean_ok where there is one.
     """
-    judge = Judge(system.net, stochastic=system.stochastic, width=width)
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1)  # nobody chose among the draws
     wrong, rejected = [], []
     for positions, x, y in shifted.batches(width):
         answers = judge(x.to(system.device), y.to(system.device), rng[positions])

@@ -76,7 +76,7 @@ def test_claims_are_breaks_inside_the_budget_and_stages_shrink(ball: type) -> No
     assert budget.allows(x, found.x_adv).all()
     claimed = found.columns["claimed"]
     assert 0 < int(claimed.sum()) < N
-    assert torch.equal(claimed, losses.clearly_wrong(net(found.x_adv), y))
+    assert torch.equal(claimed, losses.margin(net(found.x_adv), y) > losses.CLEAR)
     stages = [column for name, column in found.columns.items() if name.startswith("after_")]
     for before, after in pairwise(stages):
         assert not (after & ~before).any()
