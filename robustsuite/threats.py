@@ -118,7 +118,7 @@ class L2(_Ball):
     def sample(self, x: Tensor, rng: Rng) -> Tensor:
         """Uniform in the ball (Gaussian direction, radius u^(1/d)), clipped to the box."""
         direction = projections.unit(rng.fold("direction").normal(*x.shape[1:]), "l2")
-        radius = rng.fold("radius").uniform(1, 1, 1) ** (1 / x[0].numel())
+        radius = rng.fold("radius").uniform(1, 1, 1) ** (1 / x.shape[1:].numel())
         return self.project(x, x + self.eps * radius * direction)
 
 
@@ -137,7 +137,7 @@ class L1(_Ball):
         """Uniform in the ball (Laplace direction, radius u^(1/d)), projected to the box."""
         u = rng.fold("direction").uniform(*x.shape[1:], low=-1, high=1)
         direction = projections.unit(-u.sign() * torch.log1p(-u.abs()), "l1")
-        radius = rng.fold("radius").uniform(1, 1, 1) ** (1 / x[0].numel())
+        radius = rng.fold("radius").uniform(1, 1, 1) ** (1 / x.shape[1:].numel())
         return self.project(x, x + self.eps * radius * direction)
 
 

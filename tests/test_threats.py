@@ -20,6 +20,11 @@ def test_samples_are_allowed_and_differ_by_stream(ball: Linf) -> None:
 
 
 @pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5), L1(3.0), L0(4)], ids=str)
+def test_a_batch_of_none_has_a_sample_of_none(ball: Linf) -> None:
+    assert ball.sample(X[:0], Rng.of(0, "ball", torch.arange(0))).shape == (0, 3, 6, 6)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5), L1(3.0), L0(4)], ids=str)
 def test_just_outside_is_not_allowed(ball: Linf) -> None:
     inside = torch.full((1, 1, 4, 4), 0.5)
     d = torch.zeros_like(inside)

@@ -85,7 +85,7 @@ def _paper(kind: Any) -> str:
 
 def _bound(kind: Any, x: Tensor, budget: Ball, classes: int, seed: int) -> dict[str, Any]:
     """Values for those of the constructor's parameters that we set."""
-    channels, features = x.shape[1], x[0].numel()
+    channels, features = x.shape[1], x.shape[1:].numel()
     values = {"eps": budget.eps, "max_epsilon": budget.eps, "norm": NORMS[budget.norm], "n_classes": classes}
     values |= {"seed": seed, "pixels": max(1, int(budget.eps) // channels), "gamma": budget.eps / features}
     return {name: value for name, value in values.items() if name in inspect.signature(kind.__init__).parameters}
@@ -122,15 +122,16 @@ def _run(
     """The class `name` on batches of the oracle's width; raises Unsupported where it cannot."""
     if library is None:
         raise MissingPackage("torchattacks", f"the attack torchattacks:{name}", "--no-deps torchattacks==3.5.1")
-    if name == "JSMA" and x[0].numel() > MOST_FEATURES:
+    if name == "JSMA" and x.shape[1:].numel() > MOST_FEATURES:
         raise Unsupported(
-            f"expected pictures of at most {MOST_FEATURES} values for torchattacks:JSMA, got {x[0].numel()}; "
+            f"expected pictures of at most {MOST_FEATURES} values for torchattacks:JSMA, got {x.shape[1:].numel()}; "
             f"it tabulates all pairs of them, use another l0 attack"
         )
     if not len(x):
         return x
     kind, net, done = getattr(library, name), _Served(model.metered()), []
-    with preserved(net), torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
+    own = torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
+    with own, preserved(net), torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
         for rows in torch.split(torch.arange(len(x)), model.width):
             seed = _seed(rng[rows])
             bound = _bound(kind, x, budget, _classes(net, x), seed)
@@ -163,7 +164,7 @@ def _classes(net: nn.Module, x: Tensor) -> int:
 
 
 def _seed(rng: Rng) -> int:
-    """Seed every generator the package may draw from, from the first example's stream; `preserved` restores them."""
+    """Seed every generator the package may draw from, from the first example's stream; `_run` puts them back."""
     seed = int(rng.fold("torchattacks").integers(1 << 31)[0])
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
