@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,8 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     run = read(runs)
     table = scores(run)
     failed = run.cells[run.cells["status"] == "failed"]
-    sentences = [f"{c.attack or c.corruption} on {c.defense}: {c.sentence}" for c in failed.itertuples()]
+    cells = failed.to_dict("records")
+    sentences = [f"{c['attack'] or c['corruption']} on {c['defense']}: {c['sentence']}" for c in cells]
     return [*_threats(table, worst_case(run)), *_shifts(corruption_errors(run))], sentences
 
 
@@ -42,7 +43,8 @@ def _threats(table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:
         grid = _grid(shown, "attack", "defense", _cell)
         if first["scenario"] == "evasion" and len(worst):
             here = worst[(worst["threat"] == threat) & (worst["model"] == model) & (worst["dataset"] == dataset)]
-            united = {row["defense"]: row for row in here[here["seed"] == seed].to_dict("records")}
+            rated = here[here["seed"] == seed].to_dict("records")
+            united: dict[str, Mapping[Any, Any]] = {row["defense"]: row for row in rated}
             grid.rows.append(["all at once", *(_rate(united.get(name)) for name in grid.header[1:])])
         title = f"{wanted.split('@')[0].replace('_', ' ')}, %: {threat} {first['budget']}, {model} on {dataset}"
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
@@ -69,7 +71,7 @@ def _cell(row: dict[str, Any]) -> str:
     return _rate({**row, "robust_accuracy": row["value"]})
 
 
-def _rate(row: dict[str, Any] | None) -> str:
+def _rate(row: Mapping[Any, Any] | None) -> str:
     if row is None or pd.isna(row["robust_accuracy"]):
         return "–"
     return f"{100 * row['robust_accuracy']:.1f} ({100 * row['lo']:.0f}–{100 * row['hi']:.0f})"

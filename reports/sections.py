@@ -226,6 +226,7 @@ def unmeasured_section(run: Run) -> Section:
 
 
 def groups(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The frame by the values of `names`, in the order they first appear; nothing for an empty one."""
     if len(frame):
         yield from frame.groupby(list(names), sort=False)
 

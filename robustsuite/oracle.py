@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,9 +67,9 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
 
 def feed(net: nn.Module, rng: Rng) -> None:
     """Hand the streams of the coming batch to every module that draws noise (has an attribute `rng`)."""
-    for module in net.modules():
-        if hasattr(module, "rng"):
-            module.rng = rng
+    drawing: list[Any] = [module for module in net.modules() if hasattr(module, "rng")]
+    for module in drawing:
+        module.rng = rng
 
 
 @dataclass
@@ -192,7 +192,7 @@ class Metered(nn.Module):
         feed(self.net, Rng(self.streams.keys[:1].expand(len(x))).fold(places).fold(self.calls))
         logits: Tensor = self.net(x)
         if logits.requires_grad:
-            logits.register_hook(lambda grad: self.counts.add_total(0, len(grad)))  # type: ignore[no-untyped-call]
+            logits.register_hook(lambda grad: self.counts.add_total(0, len(grad)))
         return logits
 
 

@@ -168,7 +168,7 @@ def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> Non
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()
 
 

@@ -57,6 +57,7 @@ def convex(x: Tensor, y: Tensor, corners: Sequence[Point]) -> Tensor:
 
 
 def house(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Chimney, wall, gable roof, door, two panes."""
     w, wall, top = 0.66 + 0.1 * v[0], -0.02 + 0.12 * v[1], 0.85 + 0.1 * v[2]
     door = 0.28 * v[3]
     return [
@@ -70,6 +71,7 @@ def house(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def tree(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Trunk and a crown of three discs."""
     side, high = 0.34 + 0.08 * v[0], 0.45 + 0.1 * v[1]
     crown = torch.stack(
         [
@@ -82,6 +84,7 @@ def tree(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def car(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Cabin, pane, body, two wheels, a lamp."""
     roof, back, wheel = 0.42 + 0.12 * v[0], -0.62 + 0.12 * v[1], 0.2 + 0.04 * v[2]
     front = 0.35 + 0.12 * v[3]
     cabin = convex(x, y, [(back - 0.12, -0.05), (front + 0.3, -0.05), (front, roof), (back + 0.1, roof)])
@@ -97,6 +100,7 @@ def car(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def boat(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Mast, two sails, hull."""
     deck, mast = -0.4 + 0.08 * v[0], 0.1 * v[1]
     bow = 0.85 + 0.08 * v[2]
     return [
@@ -113,6 +117,7 @@ def boat(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def fish(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Tail, back fin, body, eye."""
     tall, tail = 0.42 + 0.1 * v[0], 0.4 + 0.1 * v[1]
     fin = 0.62 + 0.12 * v[2]
     return [
@@ -125,6 +130,7 @@ def fish(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def mushroom(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Stem, half an oval for a cap, three spots."""
     wide, foot, rim = 0.82 + 0.08 * v[0], 0.24 + 0.06 * v[1], 0.02 + 0.1 * v[2]
     cap = torch.maximum(oval(x, y, (0.0, rim), wide, 0.82 + 0.08 * v[3]), rim - y)
     return [
@@ -142,6 +148,7 @@ def mushroom(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def cup(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Handle, tapered body, opening, a band."""
     lip, base, top = 0.6 + 0.06 * v[0], 0.46 + 0.1 * v[1], 0.6 + 0.1 * v[2]
     ring = (torch.hypot(x - 0.6, (y + 0.05 * v[3]) / 1.1) - 0.3 - 0.04 * v[4]).abs() - 0.085
     return [
@@ -153,6 +160,7 @@ def cup(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def umbrella(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Pole and hook, canopy with scallops, a middle panel."""
     wide, rim = 0.9 + 0.06 * v[0], 0.06 + 0.08 * v[1]
     canopy = torch.maximum(oval(x, y, (0.0, rim), wide, 0.8 + 0.08 * v[2]), rim - y)
     panel = torch.maximum(oval(x, y, (0.0, rim), 0.34 + 0.06 * v[3], 0.8 + 0.08 * v[2]), rim - y)
@@ -166,6 +174,7 @@ def umbrella(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def rocket(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Flame, two fins, body, nose, window."""
     wide, nose = 0.3 + 0.05 * v[0], 0.35 + 0.08 * v[1]
     body = convex(x, y, [(-wide, -0.6), (wide, -0.6), (wide + 0.02, nose), (-wide - 0.02, nose)])
     fin = 0.66 + 0.08 * v[2]
@@ -180,6 +189,7 @@ def rocket(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
 
 
 def flower(x: Tensor, y: Tensor, v: Tensor) -> list[Part]:
+    """Stem, leaf, five petals, heart."""
     high, reach, turn = 0.32 + 0.06 * v[0], 0.36 + 0.04 * v[1], 0.6 * v[2]
     petals = torch.stack(
         [

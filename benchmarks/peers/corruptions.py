@@ -94,6 +94,7 @@ def _each(peer: Callable[..., np.ndarray], images: list[np.ndarray], name: str, 
 
 
 def main() -> None:
+    """Print a line for each corruption, then the sum of the fifteen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-path", help="a checkout of imagecorruptions to use instead of the installed one")
     parser.add_argument("--images", type=int, default=8)

@@ -120,6 +120,7 @@ class Counted(nn.Module):
 
 
 def main() -> None:
+    """Print the figures of one run as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--peer", type=Path, help="folder with the authors' core.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ PAPER = "Hendrycks & Dietterich, 2019, arXiv:1903.12261"
 )
 def imagenet_c(
     clean: Split, data: Dataset, *, seed: int, root: str | None = None, corruptions: list[str] | str = "benchmark",
-    severities: list[int] | int = (1, 2, 3, 4, 5), parameters: str = "auto", jpeg_roundtrip: int | None = None,
+    severities: Sequence[int] | int = (1, 2, 3, 4, 5), parameters: str = "auto", jpeg_roundtrip: int | None = None,
     frost_folder: str | None = None,
 ) -> ShiftSet:  # fmt: skip
     """ImageNet-C: fifteen corruptions at five severities, over these pictures, or the published files under `root`.
@@ -62,7 +63,7 @@ def imagenet_c(
 @shift(paper=PAPER)
 def cifar10_c(
     clean: Split, data: Dataset, *, seed: int, root: str | None = None, corruptions: list[str] | str = "benchmark",
-    severities: list[int] | int = (1, 2, 3, 4, 5),
+    severities: Sequence[int] | int = (1, 2, 3, 4, 5),
 ) -> ShiftSet:  # fmt: skip
     """CIFAR-10-C as distributed: <root>/<corruption>.npy and labels.npy, 10,000 pictures a severity.
 
@@ -87,7 +88,7 @@ def cifar10_c(
     return ShiftSet("cifar10_c", {v: read(v) for v in variants(names, levels)})
 
 
-def chosen(corruptions: list[str] | str, severities: list[int] | int) -> tuple[list[str], list[int]]:
+def chosen(corruptions: list[str] | str, severities: Sequence[int] | int) -> tuple[list[str], list[int]]:
     """The corruptions and severities a user named, checked."""
     groups = {"benchmark": list(CORRUPTIONS), "extra": list(EXTRA), "all": [*CORRUPTIONS, *EXTRA]}
     listed = [corruptions] if isinstance(corruptions, str) else list(corruptions)
