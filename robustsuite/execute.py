@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustsuite import probes, provenance
+from robustsuite.data import Split
 from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
 from robustsuite.plan import COMMON, Cell, Verdict
@@ -130,9 +131,9 @@ class _Runner:
             if gradients is not None:
                 self.probed = probes.probe(gradients, x, y, self.system.space, name=cell.lifecycle.model.name)
 
-    def _clean(self, cell: Cell) -> Tensor:
+    def _clean(self, cell: Cell, pictures: Split) -> Tensor:
         """The verdicts on the unshifted pictures, asked once, with the streams of the cell without a shift."""
-        clean = replace(cell, split=cell.clean, shift="clean", variant=None, clean=None)
+        clean = replace(cell, split=pictures, shift="clean", variant=None, clean=None)
         key = clean.run_id
         if key not in self.verdicts:
             self.verdicts[key] = play(clean, self.system, width=self.width).columns["robust"]
@@ -143,7 +144,7 @@ class _Runner:
         while True:
             try:
                 if cell.threat is None and cell.clean is not None:
-                    return play(cell, self.system, width=self.width, clean_ok=self._clean(cell))
+                    return play(cell, self.system, width=self.width, clean_ok=self._clean(cell, cell.clean))
                 return play(cell, self.system, width=self.width)
             except torch.OutOfMemoryError:
                 if self.width <= 1:
