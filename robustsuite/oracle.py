@@ -48,6 +48,10 @@ class Counts:
         self.extra_forwards += forwards
         self.extra_backwards += backwards
 
+    def billed(self) -> Tensor:
+        """Forwards (N,) an example; a peer's uncounted ones are shared out evenly."""
+        return self.forwards + self.extra_forwards // max(len(self.forwards), 1)
+
     def totals(self) -> tuple[int, int]:
         """All forwards and all backwards, in images."""
         return int(self.forwards.sum()) + self.extra_forwards, int(self.backwards.sum()) + self.extra_backwards

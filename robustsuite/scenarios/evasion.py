@@ -96,7 +96,7 @@ def play(
         "in_budget": in_budget,
         "fooled": fooled,
         "distance": torch.where(clean_ok, distance, 0.0),
-        "queries": _spread(oracle.counts.forwards, attacked, len(x)),
+        "queries": _spread(oracle.counts.billed(), attacked, len(x)),
         "rejected": answers.rejected.cpu(),
         "rechecked": answers.rechecked.cpu(),
     }
