@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from robustsuite import stats
@@ -20,7 +19,7 @@ from robustsuite.plan import Cell, plan, verdict
 from robustsuite.probes import Flag
 from robustsuite.registry import card_of, checked_parameters
 from robustsuite.store import Store
-from robustsuite.sweep import Sweep, parse_sweep, read_sweep
+from robustsuite.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.threats import Access, Linf, Threat
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def run(
 ) -> Run:  # fmt: skip
     """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there."""
     if isinstance(sweep, Mapping):
-        sweep = parse_sweep(yaml.safe_dump(dict(sweep)), "the given sweep")
+        sweep = sweep_of(dict(sweep), "the given sweep")
     elif not isinstance(sweep, Sweep):
         sweep = read_sweep(Path(sweep) if sweep is not None else None)
     folder = Path(out) if out is not None else Path("runs") / sweep.name

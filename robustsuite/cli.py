@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,14 +35,17 @@ def main() -> None:
     """Entry point of the `robustsuite` command."""
     from robustsuite.errors import UsageError
 
+    if not sys.warnoptions:  # what bears on a number becomes a flag; a library's own warnings would bury it
+        warnings.simplefilter("ignore")
     try:
         app()
     except UsageError as error:
-        errors.print(f"error: {error}", markup=False)
+        errors.print("error:", " ".join(str(error).split()), markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on where this one ended")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer has caught the KeyboardInterrupt
+            errors.print("stopped; the same command goes on where this one ended")
+        raise
     except BrokenPipeError:
         os._exit(0)
 
@@ -87,21 +91,22 @@ def _override(
     seed: list[int] | None,
 ) -> Sweep:  # fmt: skip
     """The sweep with the axes that flags name replaced; --attack stands under a threat of its own."""
+    from robustsuite.data import parse_spec
     from robustsuite.registry import card_of
-    from robustsuite.sweep import parse_sweep
+    from robustsuite.sweep import sweep_of
 
     axes: dict[str, Any] = {"models": model, "seeds": seed}
     axes |= {k: [_entry(v) for v in values] for k, values in
              {"data": data, "shifts": shift, "defenses": defense}.items() if values is not None}  # fmt: skip
     if attack is not None:
         entries = [_entry(a) for a in attack]
-        scenario = card_of("attack", entries[0] if isinstance(entries[0], str) else next(iter(entries[0]))).place
+        scenario = card_of("attack", parse_spec(entries[0], "attack")[0]).place
         threat = {"scenario": scenario, "access": access, "budget": _entry(budget), "attacks": entries}
         axes["threats"] = {"cli": threat}
     changed = {k: v for k, v in axes.items() if v is not None}
     if not changed:
         return sweep
-    return parse_sweep(yaml.safe_dump({**sweep.model_dump(), **changed}, sort_keys=False), "the command line")
+    return sweep_of({**sweep.model_dump(), **changed}, "the command line")
 
 
 def _entry(text: str) -> Any:
@@ -111,7 +116,7 @@ def _entry(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise BadValue(f"expected yaml such as '{{pgd: {{steps: 50}}}}', got {text!r}") from error
+        raise BadValue(f"expected yaml such as '{{pgd: {{steps: 50}}}}', got {text!r}; mend it") from error
 
 
 def _device(name: str) -> str:
@@ -124,7 +129,7 @@ def _device(name: str) -> str:
     kind, _, index = name.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in there or (index and not index.isdigit()):
-        raise BadValue(f"expected a device such as cpu, cuda, cuda:1 or mps, got {name!r}")
+        raise BadValue(f"expected a device such as cpu, cuda, cuda:1 or mps, got {name!r}; or leave it out")
     if not there[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise BadValue(f"expected a device of this machine, got {name!r}; use --device auto")
     return name

@@ -57,7 +57,10 @@ def estimate(cells: list[tuple[Cell, Verdict]]) -> dict[str, float]:
             cycle = replace(cycle, defenses=())
         key = f"{cycle.model.name}|{'+'.join(map(str, cycle.at('serve')))}|{cycle.data.name}"
         if key not in speeds:
-            speeds[key] = speed(cycle)
+            try:
+                speeds[key] = speed(cycle)
+            except Exception:  # a plugin may raise anything; its cells will say so, an estimate ends no sweep
+                speeds[key] = Speed(0.0, 0.0)
         cost, pace = cell.cost(), speeds[key]
         alone = max(cost.forwards - cost.backwards, 0)
         seconds[cell.run_id] = alone * pace.forward + cost.backwards * pace.backward

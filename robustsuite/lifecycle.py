@@ -48,6 +48,13 @@ class Lifecycle:
         """The keys of the trainings this lifecycle needs and the cache does not hold yet."""
         return [key for key, _ in self._fits()[1] if not _file(key).exists()]
 
+    def trained_on(self) -> list[str]:
+        """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
+        changed = any(d.card.place in ("data", "train", "harden") for d in self.defenses)
+        if self.model.pretrained and not changed:
+            return []
+        return [self.data.split("train").sha256, self.data.split("val").sha256]
+
     def trained(self) -> nn.Module:
         """The network after data, train and harden; a copy, the model's own is not touched."""
         training = Training(*self._selection(), seed=self.seed, device=self.device, tell=self.tell)
@@ -75,7 +82,7 @@ class Lifecycle:
         return System(served, self.model.space, stochastic, hides, surrogate, self.device)
 
     def _selection(self) -> tuple[object, object]:
-        if self.model.pretrained and not any(d.card.place in ("data", "train", "harden") for d in self.defenses):
+        if not self.trained_on():
             nothing = next(iter(self.data.splits.values()))
             return nothing, nothing  # a pretrained net without weight-changing defenses is never trained
         return self.data.split("train"), self.data.split("val")
@@ -114,7 +121,7 @@ def _kept(fit: Fit, key: str) -> Fit:
         if file.exists():
             try:
                 net.load_state_dict(load_file(file))
-                return net
+                return net.to(memory_format=torch.contiguous_format)  # as `fitted` returns it, for the same bits
             except (RuntimeError, SafetensorError, OSError):
                 training.tell(f"the kept weights {file.name} do not fit; training again")
         trained = fit(net, training)

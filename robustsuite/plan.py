@@ -75,9 +75,9 @@ class Cell:
 
     @property
     def run_id(self) -> str:
-        """16 hex digits of the sha256 of the facts and the suite's version."""
-        text = json.dumps({**self.facts(), "suite": __version__}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits of the sha256 of the facts, the training's pictures and the suite's version."""
+        facts = {**self.facts(), "trained_on": self.lifecycle.trained_on(), "suite": __version__}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -160,10 +160,10 @@ def _hidden(card: Card, cycle: Lifecycle) -> Verdict:
         if Access.WEIGHTS in card.needs:
             return Verdict("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
         return Verdict()
-    if any(d.card.hides & card.needs and d.card.surrogate is None for d in hiders):
-        return Verdict(
-            "unmeasured", "no_surrogate", f"{names} hides {card.needs.words()} and ships no surrogate to attack through"
-        )
+    for d in hiders:
+        if (hidden := d.card.hides & card.needs) and d.card.surrogate is None:
+            sentence = f"{d.card.name} hides {hidden.words()} and ships no surrogate to attack through"
+            return Verdict("unmeasured", "no_surrogate", sentence)
     return Verdict()
 
 

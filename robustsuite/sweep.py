@@ -68,7 +68,8 @@ def read_sweep(file: Path | None) -> Sweep:
     try:
         return parse_sweep(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"expected a sweep in yaml at {file}, got {getattr(error, 'strerror', None) or error}") from error
+        got = getattr(error, "strerror", None) or error
+        raise BadData(f"expected a sweep in yaml at {file}, got {got}; check the path") from error
 
 
 def parse_sweep(text: str, where: str) -> Sweep:
@@ -81,23 +82,28 @@ def parse_sweep(text: str, where: str) -> Sweep:
         raise BadData(f"expected yaml in {where}{line}, got {getattr(error, 'problem', None) or error}") from error
     if not isinstance(value, dict):
         raise BadData(f"expected keys such as models, data, threats in {where}, got {type(value).__name__}")
+    return sweep_of(value, where, tree)
+
+
+def sweep_of(value: dict[str, Any], where: str, tree: yaml.Node | None = None) -> Sweep:
+    """The sweep these keys stand for; `where`, and the line in `tree` where there is a text, name it in errors."""
     try:
         sweep = Sweep.model_validate(value)
         for name, spec in sweep.threats.items():
             spec.threat(name)
     except ValidationError as error:
-        raise _sentence(error, value, tree, where) from error
+        raise _sentence(error, tree, where) from error
     except RobustsuiteError as error:
         raise UsageError(f"{where}: {error}") from error
     return sweep
 
 
-def _sentence(error: ValidationError, value: Any, tree: yaml.Node, where: str) -> BadValue:
+def _sentence(error: ValidationError, tree: yaml.Node | None, where: str) -> BadValue:
     """The first thing wrong, with its line, what came and what to do."""
     # a misspelt key is named before the key that it leaves out
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = [part for part in first["loc"] if isinstance(part, str | int)]
-    line = f"{where} line {_line(tree, path)}"
+    line = f"{where} line {_line(tree, path)}" if tree else where
     if first["type"] == "extra_forbidden":
         known = (ThreatSpec if len(path) > 2 else Sweep).model_fields
         return BadValue(f"{line}: expected a key that a sweep has, got {path[-1]!r}; {nearest(str(path[-1]), known)}")
@@ -105,7 +111,7 @@ def _sentence(error: ValidationError, value: Any, tree: yaml.Node, where: str) -
     if first["type"] == "missing":
         return BadValue(f"{line}: expected the key {spot!r}, got none; add it")
     wanted = first["msg"].removeprefix("Input should be ")
-    return BadValue(f"{line}: expected {wanted} for {spot}, got {first['input']!r}")
+    return BadValue(f"{line}: expected {wanted} for {spot}, got {first['input']!r}; mend it")
 
 
 def _line(node: yaml.Node, path: list[str | int]) -> int:
