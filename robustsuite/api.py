@@ -109,7 +109,8 @@ def evaluate(
     split = Split.of(x.cpu(), y.cpu())
     with torch.no_grad():
         classes = net(x[:1]).shape[1]
-    space = InputSpace(*x.shape[1:], classes)
+    channels, height, width = x.shape[1:]
+    space = InputSpace(channels, height, width, classes)
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
     cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed)
     given = tuple(sorted(checked_parameters(card, parameters).items()))

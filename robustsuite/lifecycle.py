@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustsuite import __version__
-from robustsuite.data import Dataset
+from robustsuite.data import Dataset, Split
 from robustsuite.models import Fit, Model, Training, ready, weights_sha256
 from robustsuite.stages import Applied
 from robustsuite.system import System
@@ -81,7 +81,7 @@ class Lifecycle:
         served = ready(net, self.device) if net is not base else base
         return System(served, self.model.space, stochastic, hides, surrogate, self.device)
 
-    def _selection(self) -> tuple[object, object]:
+    def _selection(self) -> tuple[Split, Split]:
         if not self.trained_on():
             nothing = next(iter(self.data.splits.values()))
             return nothing, nothing  # a pretrained net without weight-changing defenses is never trained

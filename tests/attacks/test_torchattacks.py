@@ -174,3 +174,4 @@ def test_a_net_in_training_mode_stays_so_and_no_examples_are_fine() -> None:
     bridge.PGD(model, x, y, Linf(0.1), rng=rng)
     assert net.drop.training
     assert bridge.PGD(model, x[:0], y[:0], Linf(0.1), rng=rng[:0]).shape == (0, 3, 8, 8)
+    assert bridge.JSMA(model, x[:0], y[:0], parse_ball("l0", 4), rng=rng[:0]).shape == (0, 3, 8, 8)
