@@ -35,7 +35,7 @@ class Clock:
 
     def left(self) -> str:
         """'about 2:05 left', empty before there is a pace to go by."""
-        if self.done < 0.02 * self.total:
+        if self.done <= 0.02 * self.total:
             return ""
         seconds = (time.monotonic() - self.started) * (self.total - self.done) / self.done
         return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"

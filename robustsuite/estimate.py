@@ -50,21 +50,24 @@ def estimate(cells: list[tuple[Cell, Verdict]]) -> dict[str, float]:
     speeds: dict[str, Speed] = {}
     seconds: dict[str, float] = {}
     for cell, verdict in cells:
-        if verdict.status != "run":
-            continue
-        cycle = cell.lifecycle
-        if cell.attack and cell.attack.place == "certification":  # a certifier counts forwards of the bare network
-            cycle = replace(cycle, defenses=())
-        key = f"{cycle.model.name}|{'+'.join(map(str, cycle.at('serve')))}|{cycle.data.name}"
-        if key not in speeds:
+        if verdict.status == "run":
             try:
-                speeds[key] = speed(cycle)
-            except Exception:  # a plugin may raise anything; its cells will say so, an estimate ends no sweep
-                speeds[key] = Speed(0.0, 0.0)
-        cost, pace = cell.cost(), speeds[key]
-        alone = max(cost.forwards - cost.backwards, 0)
-        seconds[cell.run_id] = alone * pace.forward + cost.backwards * pace.backward
+                seconds[cell.run_id] = _seconds(cell, speeds)
+            except Exception:  # a plugin may raise anything; its cell will say so, an estimate ends no sweep
+                seconds[cell.run_id] = 0.0
     return seconds
+
+
+def _seconds(cell: Cell, speeds: dict[str, Speed]) -> float:
+    """What one cell costs; `speeds` keeps what was measured."""
+    cycle = cell.lifecycle
+    if cell.attack and cell.attack.place == "certification":  # a certifier counts forwards of the bare network
+        cycle = replace(cycle, defenses=())
+    key = f"{cycle.model.name}|{'+'.join(map(str, cycle.at('serve')))}|{cycle.data.name}"
+    if key not in speeds:
+        speeds[key] = speed(cycle)
+    cost, pace = cell.cost(), speeds[key]
+    return max(cost.forwards - cost.backwards, 0) * pace.forward + cost.backwards * pace.backward
 
 
 def trainings(cells: list[tuple[Cell, Verdict]]) -> int:

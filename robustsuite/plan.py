@@ -105,7 +105,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     attacks = [(spec.threat(name), *_attack(entry)) for name, spec in sweep.threats.items() for entry in spec.attacks]
     for data_spec in sweep.data:
         dataset, split = load_data(data_spec)
-        split = split.first(min(first, len(split)) if first else None)
+        split = split.first(None if first is None else min(first, len(split)))
         for model_spec in sweep.models:
             model = load_model(str(model_spec), dataset.space)
             for seed in sweep.seeds:
@@ -186,6 +186,9 @@ def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...], int | Non
     if first is not None and (not isinstance(first, int) or first < 1):
         raise BadValue(f"expected first >= 1 for {name}, got {first!r}; leave it out to play on all examples")
     common = set(COMMON) if Access.GRADIENTS in card.needs else set()
+    for key in common & set(given) - set(card.parameters):
+        if not isinstance(given[key], int) or given[key] < 1:
+            raise BadValue(f"expected {key} >= 1 for {name}, got {given[key]!r}; leave it out for {COMMON[key]}")
     checked_parameters(card, {k: v for k, v in given.items() if k not in common - set(card.parameters)})
     return card, tuple(sorted(given.items())), first
 

@@ -52,7 +52,7 @@ class Sweep(BaseModel):
     models: Entries = Field(min_length=1)
     data: Entries = Field(min_length=1)
     shifts: Entries = []
-    defenses: Entries = ["none"]
+    defenses: Entries = Field(default=["none"], min_length=1)
     threats: dict[str, ThreatSpec] = {}
 
 
@@ -110,7 +110,7 @@ def _sentence(error: ValidationError, tree: yaml.Node | None, where: str) -> Bad
     spot = ".".join(map(str, path)) or "the sweep"
     if first["type"] == "missing":
         return BadValue(f"{line}: expected the key {spot!r}, got none; add it")
-    wanted = first["msg"].removeprefix("Input should be ")
+    wanted = "one entry or more" if first["type"] == "too_short" else first["msg"].removeprefix("Input should be ")
     return BadValue(f"{line}: expected {wanted} for {spot}, got {first['input']!r}; mend it")
 
 
