@@ -21,10 +21,10 @@ demo: .venv/done  ## the main job, offline: attacks x defenses x shifts on the e
 	$(BIN)/robustsuite run --out runs/demo
 
 test: .venv/done  ## the tests, under ten minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: .venv/done  ## the heavier checks too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 check: .venv/done  ## ruff, mypy, tests of the packaging
 	$(BIN)/ruff check .

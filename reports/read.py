@@ -102,7 +102,10 @@ def _read_sweep(path: Path) -> dict[str, Any]:
     file = path / "sweep.json"
     if not file.is_file():
         raise BadData(f"expected a run folder with sweep.json, got {str(path)!r}; name runs/<name>")
-    sweep: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    try:
+        sweep: dict[str, Any] = dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BadData(f"expected a sweep's description in {str(file)!r}, got {error}; run the sweep again") from error
     sweep["title"] = str(sweep.get("title") or sweep.get("name") or path.name)
     return sweep
 

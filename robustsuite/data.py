@@ -88,7 +88,7 @@ class Dataset:
     def split(self, name: str) -> Split:
         """The split of this name; raises BadData where the data set has none."""
         if name not in self.splits:
-            raise BadData(f"expected a split of {self.name} ({', '.join(self.splits)}), got {name!r}")
+            raise BadData(f"expected a split that {self.name} has, got {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
 
 
@@ -130,7 +130,7 @@ def parse_spec(spec: object, kind: str) -> tuple[str, dict[str, Any]]:
         ((name, given),) = spec.items()
         if given is None or isinstance(given, dict):
             return str(name), dict(given or {})
-    raise BadValue(f"expected a {kind} as a name or {{name: {{parameter: value}}}}, got {spec!r}")
+    raise BadValue(f"expected a name for the {kind}, got {spec!r}; write NAME or {{NAME: {{parameter: value}}}}")
 
 
 def load_data(spec: object) -> tuple[Dataset, Split]:
@@ -140,6 +140,8 @@ def load_data(spec: object) -> tuple[Dataset, Split]:
     """
     name, given = parse_spec(spec, "data set")
     split, first = given.pop("split", "test"), given.pop("first", None)
+    if first is not None and (not isinstance(first, int) or isinstance(first, bool)):
+        raise BadValue(f"expected first of {name} as a number of examples, got {first!r}; write first: 100")
     card = card_of("data", name)
     loaded: Dataset = card.function(**checked_parameters(card, given))
     judged = loaded.split(split).first(first)

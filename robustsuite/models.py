@@ -90,7 +90,7 @@ def load_model(spec: str, space: InputSpace) -> Model:
     """
     scheme, colon, rest = spec.partition(":")
     if not colon:
-        raise BadValue(f"expected a model as scheme:name, for example torchvision:resnet50, got {spec!r}")
+        raise BadValue(f"expected a model as scheme:name, got {spec!r}; write for example torchvision:resnet50")
     card = card_of("model", scheme)
     name, _, query = rest.partition("?")
     given = checked_parameters(card, dict(parse_qsl(query, keep_blank_values=True)))

@@ -22,6 +22,7 @@ from robustsuite.threats import Access
 
 GROUP = "robustsuite.plugins"
 KINDS = ("attack", "defense", "shift", "data", "model")
+PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -145,10 +146,17 @@ def card_of(kind: str, name: str) -> Card:
 
 
 def checked_parameters(card: Card, given: dict[str, Any]) -> dict[str, Any]:
-    """The given parameters, if the plugin has them all; raises BadValue with the nearest name."""
-    for key in given:
+    """The given parameters, if the plugin has them all and they are of its plain types; raises BadValue.
+
+    A whole number may stand for a float. Annotations other than int, float, str and bool are the plugin's to check.
+    """
+    declared = inspect.signature(card.function).parameters
+    for key, value in given.items():
         if key not in card.parameters:
             raise BadValue(f"expected a parameter of {card.name}, got {key!r}; {nearest(key, card.parameters)}")
+        kind = str(getattr(declared[key].annotation, "__name__", declared[key].annotation))
+        if kind in PLAIN and not (isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))):
+            raise BadValue(f"expected {key} of {card.name} as {kind}, got {value!r}; see robustsuite show {card.name}")
     return given
 
 

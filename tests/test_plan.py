@@ -291,3 +291,21 @@ def test_two_plugins_of_one_name_are_an_error() -> None:
     twin = registry.Card("attack", "pgd", planned, "evasion")
     with pytest.raises(UsageError, match=r"expected one attack of the name 'pgd', got two: .*; rename one"):
         registry._add(dict(registry.cards()), twin)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"scenes": {"train": "abc"}}, "train of scenes as int, got 'abc'"),
+        ({"digits": {"first": "x"}}, "first of digits as a number"),
+        ({"imagefolder": {"root": 3}}, "root of imagefolder as str, got 3"),
+        ({"scenes": {"seed": True}}, "seed of scenes as int, got True"),
+        (5, "a name for the data set, got 5"),
+    ],
+)
+def test_a_parameter_of_the_wrong_type_is_a_sentence(spec: object, says: str) -> None:
+    from robustsuite.data import load_data
+    from robustsuite.errors import BadValue
+
+    with pytest.raises(BadValue, match=says):
+        load_data(spec)

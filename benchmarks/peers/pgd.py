@@ -1,6 +1,6 @@
 """PGD-50 beside torchattacks.PGD: same weights, pictures, steps, step size and batch, one process, one judge.
 
-    python benchmarks/peers/pgd.py [--folder FOLDER] [--images 200] [--repeats 3]
+    python benchmarks/peers/pgd.py [--folder FOLDER] [--images 256] [--repeats 3]
 
 FOLDER holds models/*.safetensors and data/cifar10/*.npz (default: $ROBUSTSUITE_SHARED). Both sides are handed all
 pictures; ours first asks which are right and attacks those, inside the time that is measured. The peer's net keeps
@@ -18,14 +18,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import torchattacks
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.benchmarks.models.checkpoint import checkpoint
-from robustsuite.data import InputSpace
+from robustsuite.data import InputSpace, load_data
 from robustsuite.judge import Judge
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
@@ -35,10 +34,10 @@ from robustsuite.threats import Access, Linf
 STEPS, REL_STEP, WIDTH = 50, 0.25, 64
 SETTINGS = [
     ("cifar10_resnet4b_adv2", "resnet4b", 2, 1),
-    ("cifar10_resnet4b_adv2", "resnet4b", 4, 1),
+    ("cifar10_resnet4b_adv2", "resnet4b", 3, 1),
     ("cifar10_resnet4b_adv2", "resnet4b", 8, 1),
-    ("cifar10_resnet18_std", "resnet18_cifar", 0.5, 8),
-    ("cifar10_resnet18_std", "resnet18_cifar", 8, 8),
+    ("cifar10_resnet18_std", "resnet18_cifar", 0.5, 4),
+    ("cifar10_resnet18_std", "resnet18_cifar", 8, 4),
 ]
 """Weights, architecture, eps in 255ths, and by how much fewer pictures the net is given."""
 
@@ -71,13 +70,12 @@ def main() -> None:
     """Print one row a setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=os.environ.get("ROBUSTSUITE_SHARED", "."))
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="", help="weights whose name holds this")
     given = parser.parse_args()
-    pack = np.load(given.folder / "data/cifar10/cifar10_test_lossless.npz")
-    pictures = torch.from_numpy(pack["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
-    labels = torch.from_numpy(pack["labels"].astype(np.int64))
+    split = load_data({"cifar10": {"root": str(given.folder / "data/cifar10"), "pack": "jpeg"}})[1].first(given.images)
+    pictures, labels = split.images(torch.arange(given.images)), split.y
     print(f"PGD-{STEPS}, step eps/{1 / REL_STEP:g}, batch {WIDTH}, {torch.get_num_threads()} thread(s)")
     print("model                  eps/255    n  clean   RA ours / peer   wall s ours / peer      cpu s ours / peer")
     for name, arch, eps, fewer in [s for s in SETTINGS if given.only in s[0]]:
