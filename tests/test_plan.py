@@ -229,7 +229,7 @@ def test_a_cell_that_raises_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    threats = attacked("clumsy", "fgsm", {"pgd": {"steps": "three"}})
+    threats = attacked("clumsy", "fgsm")
     Path("s.yaml").write_text(yaml.safe_dump({**BASE, "threats": threats, "defenses": ["none", "crooked"]}))
     code, out, err = command(capsys, "run", "s.yaml", "--n", "20")
     assert (code, err) == (3, "")
@@ -240,11 +240,10 @@ def test_a_cell_that_raises_fails_alone(
     assert (failed["status"], failed["code"], failed["sentence"]) == ("failed", "ZeroDivisionError", "fell over")
     assert "in clumsy" in failed["traceback"]
     assert by_cell["fgsm", "none"]["status"] == by_cell[None, "none"]["status"] == "done"
-    assert by_cell["pgd(steps=three)", "none"]["code"] == "TypeError"
     assert {row["code"] for (_, defense), row in by_cell.items() if defense == "crooked"} == {"ArithmeticError"}
     code, out, _ = command(capsys, "run", "s.yaml", "--n", "20")
     assert code == 3
-    assert "8 cells (6 computed now)" in out, "what failed is tried again"
+    assert "6 cells (4 computed now)" in out, "what failed is tried again"
 
 
 def test_out_of_memory_halves_the_width_and_goes_on(tmp_path: Path) -> None:
