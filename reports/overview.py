@@ -1,4 +1,7 @@
-"""The tables a terminal of 80 columns shows when a sweep ends: rates in per cent with their intervals."""
+"""The tables a terminal of 80 columns shows when a sweep ends: rates in per cent with their intervals.
+
+Defenses stand across under letters, since their names with parameters would not fit; a legend names them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ import pandas as pd
 from .read import read
 from .scores import epsilon, scores
 from .tables import corruption_errors
+from .text import plain
 from .worst import worst_case
 
 
 class Grid(NamedTuple):
-    """A title, a header, rows of the header's length."""
+    """A title, a header (empty for a legend), rows."""
 
     title: str
     header: list[str]
@@ -29,7 +33,14 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     failed = run.cells[run.cells["status"] == "failed"]
     cells = failed.to_dict("records")
     sentences = [f"{c['attack'] or c['corruption']} on {c['defense']}: {c['sentence']}" for c in cells]
-    return [*_threats(table, worst_case(run)), *_shifts(corruption_errors(run))], sentences
+    letters = {name: _letter(i) for i, name in enumerate(dict.fromkeys(table["defense"]))}
+    legend = Grid("defenses", [], [[letter, plain(name)] for name, letter in letters.items()])
+    grids = [*_threats(table, worst_case(run)), *_shifts(corruption_errors(run))]
+    return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids)], sentences
+
+
+def _letter(i: int) -> str:
+    return chr(ord("A") + i) if i < 26 else f"A{i}"
 
 
 def _threats(table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:

@@ -73,7 +73,7 @@ def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
         clock.finished(cell.run_id)
         if time.monotonic() - last > PLAIN_EVERY or count == total:
             last = time.monotonic()
-            screen.print(f"{count}/{total} {label(cell)} {row['status']} {clock.left()}", markup=False)
+            screen.print(f"{count}/{total} {label(cell)} {row['status']} {clock.left()}", markup=False, soft_wrap=True)
 
     return Progress(ends=ends, tell=lambda text: screen.print(text, markup=False))
 
@@ -91,7 +91,8 @@ def summary(folder: Path, screen: Console) -> int:
 
     tables, failed = overview([folder])
     for title, header, rows in tables:
-        table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, title_style="bold")
+        screen.print(f"[bold]{escape(title)}[/bold]")
+        table = Table(box=None, pad_edge=False, show_header=bool(header))
         for i, name in enumerate(header):
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
         for row in rows:

@@ -6,7 +6,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from robustsuite import probes, provenance
-from robustsuite.data import Split
 from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
 from robustsuite.plan import COMMON, Cell, Verdict
@@ -131,21 +130,22 @@ class _Runner:
             if gradients is not None:
                 self.probed = probes.probe(gradients, x, y, self.system.space, name=cell.lifecycle.model.name)
 
-    def _clean(self, cell: Cell, pictures: Split) -> Tensor:
-        """The verdicts on the unshifted pictures, asked once, with the streams of the cell without a shift."""
-        clean = replace(cell, split=pictures, shift="clean", variant=None, clean=None)
-        key = clean.run_id
-        if key not in self.verdicts:
-            self.verdicts[key] = play(clean, self.system, width=self.width).columns["robust"]
-        return self.verdicts[key]
+    def _clean(self, system: System, cell: Cell) -> Tensor | None:
+        """What the system gets right before it is attacked or shifted: asked once for all its cells."""
+        pictures = cell.split if cell.threat else cell.clean
+        if pictures is None or (cell.threat and cell.threat.scenario != "evasion"):
+            return None
+        if pictures.sha256 not in self.verdicts:
+            rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids)
+            self.verdicts[pictures.sha256] = evasion.unattacked(system, pictures, rng, width=self.width)
+        return self.verdicts[pictures.sha256]
 
     def _play(self, cell: Cell) -> Record:
         """The cell's record; out of memory, at half the width."""
         while True:
             try:
-                if cell.threat is None and cell.clean is not None:
-                    return play(cell, self.system, width=self.width, clean_ok=self._clean(cell, cell.clean))
-                return play(cell, self.system, width=self.width)
+                system = self.system or cell.lifecycle.served()
+                return play(cell, system, width=self.width, clean_ok=self._clean(system, cell))
             except torch.OutOfMemoryError:
                 if self.width <= 1:
                     raise
@@ -154,7 +154,7 @@ class _Runner:
 
 
 def play(cell: Cell, system: System | None, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
-    """Play one cell's scenario against its served system; clean_ok is passed on to a paired shift."""
+    """Play one cell's scenario against its served system; clean_ok (N,): what it gets right unattacked, if known."""
     system = system or cell.lifecycle.served()
     rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids)
     if cell.threat is None or cell.attack is None:
@@ -164,7 +164,9 @@ def play(cell: Cell, system: System | None, *, width: int = WIDTH, clean_ok: Ten
     attack = partial(cell.attack.function, **given)
     if cell.threat.scenario == "certification":
         return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
-    return evasion.play(system, attack, cell.split, cell.threat, rng, width=width, card=cell.attack, **common)
+    return evasion.play(
+        system, attack, cell.split, cell.threat, rng, width=width, card=cell.attack, clean_ok=clean_ok, **common
+    )
 
 
 def _concerns(flag: Flag, cell: Cell) -> bool:

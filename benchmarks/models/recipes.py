@@ -14,7 +14,7 @@ from robustsuite.models import Model, Training, loader
 from robustsuite.probes import fits
 from robustsuite.training import Recipe, fitted, one_cycle
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same parameters would train another network, so that no cached one is taken for it."""
 
 

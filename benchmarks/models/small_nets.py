@@ -178,8 +178,8 @@ def resnet18_cifar(space: InputSpace) -> nn.Module:
 
 
 def scenes_resnet(space: InputSpace) -> nn.Module:
-    """Our own fast ResNet-8 for the embedded scenes: strided stem, stages of 24, 48 and 96 filters."""
-    return CifarResNet(space, 1, widths=(24, 48, 96), stem=2)
+    """Our own fast ResNet-8 for the embedded scenes: strided stem, stages of 16, 32 and 64 filters."""
+    return CifarResNet(space, 1, widths=(16, 32, 64), stem=2)
 
 
 Architecture = Callable[[InputSpace], nn.Module]

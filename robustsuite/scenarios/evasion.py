@@ -50,11 +50,12 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 def play(
     system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
-    card: Card, eot: int = 1,
+    card: Card, eot: int = 1, clean_ok: Tensor | None = None,
 ) -> Record:  # fmt: skip
     """Attack every correctly classified example and judge what comes back.
 
-    A system that hides gradients is attacked through its surrogate; a random one is asked again by the judge.
+    clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients is attacked through
+    its surrogate; a random one is asked again by the judge.
     Columns: clean_ok, robust, in_budget, fooled (wrong whatever the budget), distance (in the budget's norm),
     queries (forwards an image), rejected, overturned (a claim the judge does not share), and the attack's own.
     """
@@ -64,8 +65,7 @@ def play(
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
     rng = Rng(rng.keys.to(system.device))
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
-    clean = judge(x, y, rng.fold("clean"))
-    clean_ok = ~clean.wrong & ~clean.rejected
+    clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
     attacked = torch.arange(len(x), device=x.device) if card.whole else clean_ok.nonzero().flatten()
 
     net = system.surrogate if system.surrogate is not None and card.needs & system.hides else system.net
@@ -108,6 +108,21 @@ def play(
     columns["overturned"] = claimed & columns["robust"]
     note = _note(columns, system, card)
     return Record(columns, _flags(columns, system, card, eot), *oracle.counts.totals(), note)
+
+
+def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
+    """Which pictures (N,) bool the served system gets right before anybody touches them."""
+    judge = Judge(system.net, stochastic=system.stochastic, width=width)
+    parts = [
+        _right(judge, x.to(system.device), y.to(system.device), rng[positions]).cpu()
+        for positions, x, y in split.batches(width)
+    ]
+    return torch.cat(parts)
+
+
+def _right(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
+    answers = judge(x, y, rng)
+    return ~answers.wrong & ~answers.rejected
 
 
 def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
