@@ -64,7 +64,7 @@ def run(
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Run seeds.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/<name> by default.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in flight.")] = 256,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in flight.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, compute nothing.")] = False,
 ) -> None:
     """Run a sweep, resume it, and write its report. Flags replace the sweep's own axes."""

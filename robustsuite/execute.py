@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 import traceback
@@ -17,6 +18,7 @@ from torch import Tensor
 from robustsuite import probes, provenance
 from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
+from robustsuite.oracle import TILE
 from robustsuite.plan import COMMON, Cell, Verdict
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
@@ -27,7 +29,10 @@ from robustsuite.system import System
 from robustsuite.threats import Access
 
 WIDTH = 256
-"""Images in flight; halved, for the rest of the run, whenever the device is out of memory."""
+"""Images in flight at the most; halved, for the rest of the run, whenever the device is out of memory."""
+
+CPU_VALUES = 1 << 20
+"""Pixel values in flight on a CPU: more only costs memory traffic there (256 pictures at 32 px, 8 at 224 px)."""
 
 PROBED = 32
 """Test pictures the probes look at before a system is attacked."""
@@ -43,7 +48,7 @@ class Progress:
 
 
 def execute(
-    cells: list[tuple[Cell, Verdict]], store: Store, progress: Progress | None = None, *, width: int = WIDTH
+    cells: list[tuple[Cell, Verdict]], store: Store, progress: Progress | None = None, *, width: int | None = None
 ) -> int:
     """Compute every cell the store does not hold yet. Returns how many were computed.
 
@@ -55,12 +60,21 @@ def execute(
     missing = [(cell, verdict) for cell, verdict in cells if not store.finished(cell.run_id)]
     computed = 0
     for _, group in groupby(missing, key=lambda pair: id(pair[0].lifecycle)):
-        runner = _Runner(store, progress, about, width)
-        for cell, verdict in group:
+        members = list(group)
+        runner = _Runner(store, progress, about, width or fitting(members[0][0]))
+        before = runner.width
+        for cell, verdict in members:
             runner.run(cell, verdict)
             computed += 1
-        width = runner.width
+        width = runner.width if runner.width < before else width
     return computed
+
+
+def fitting(cell: Cell) -> int:
+    """How many of the cell's pictures to keep in flight where the user does not say."""
+    if not cell.lifecycle.device.startswith("cpu"):
+        return WIDTH
+    return max(TILE, min(WIDTH, CPU_VALUES // math.prod(cell.lifecycle.model.space.shape)))
 
 
 @dataclass
