@@ -57,7 +57,10 @@ class Lifecycle:
 
     def trained(self) -> nn.Module:
         """The network after data, train and harden; a copy, the model's own is not touched."""
-        training = Training(*self._selection(), seed=self.seed, device=self.device, tell=self.tell)
+        train, val = self._selection()
+        for defense in self.at("data"):
+            train = defense(train)
+        training = Training(train, val, seed=self.seed, device=self.device, tell=self.tell)
         fit = self._fits()[0]
         net = fit(copy.deepcopy(self.model.net), training)
         for defense in self.at("harden"):
@@ -89,16 +92,14 @@ class Lifecycle:
 
     def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
         """The recipe with every train-stage defense applied, each step kept under the key of what went in."""
-        changes = [*self.at("data"), *self.at("train")]
-        if self.model.pretrained and not changes:
+        if self.model.pretrained and not self.at("train"):
             return self.model.fit, []
-        train, val = self.data.split("train"), self.data.split("val")
-        facts = [self.model.sha256, train.sha256, val.sha256, str(self.seed), __version__]
+        facts = [self.model.sha256, *self.trained_on(), *map(str, self.at("data")), str(self.seed), __version__]
         fit, steps = self.model.fit, []
         if not self.model.pretrained:
             fit = _kept(fit, _key(facts))
             steps.append((_key(facts), fit))
-        for defense in changes:
+        for defense in self.at("train"):
             facts.append(str(defense))
             fit = _kept(defense(fit), _key(facts))
             steps.append((_key(facts), fit))

@@ -1,0 +1,75 @@
+"""A defense changes its own stage: the data before every training, the recipe after; each training is done once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustsuite.data import Dataset, Split
+from robustsuite.lifecycle import Lifecycle
+from robustsuite.models import Fit, Model, Training
+from robustsuite.registry import Card
+from robustsuite.stages import Applied
+from tests.toys import SPACE, labelled, linear
+
+SEEN: list[int] = []
+
+
+def recipe(net: nn.Module, training: Training) -> nn.Module:
+    """Remember how many pictures it was given, and write that into the weights."""
+    SEEN.append(len(training.train))
+    with torch.no_grad():
+        net[1].bias.fill_(float(len(training.train)))
+    return net
+
+
+def halved(split: Split) -> Split:
+    """Keep the first half of the train set."""
+    return split.at(torch.arange(len(split) // 2))
+
+
+def louder(fit: Fit, *, factor: float = 2.0) -> Fit:
+    """Scale what the recipe returns."""
+
+    def tuned(net: nn.Module, training: Training) -> nn.Module:
+        net = fit(net, training)
+        with torch.no_grad():
+            net[1].bias.mul_(factor)
+        return net
+
+    return tuned
+
+
+HALVED = Applied(Card("defense", "halved", halved, "data"))
+LOUDER = Applied(Card("defense", "louder", louder, "train"))
+
+
+def cycle(*defenses: Applied, seed: int = 0) -> Lifecycle:
+    """An untrained toy with the three splits."""
+    split = labelled(linear())
+    data = Dataset("toy", SPACE, ("a", "b", "c"), dict.fromkeys(("train", "val", "test"), split))
+    return Lifecycle(Model("toy", linear(), SPACE, "recipe", recipe), data, defenses, seed)
+
+
+def test_each_stage_changes_its_own_and_trainings_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    SEEN.clear()
+    found = {
+        names: float(cycle(*defenses).trained()[1].bias[0])
+        for names, defenses in {
+            "none": (), "train": (LOUDER,), "data": (HALVED,), "both": (LOUDER, HALVED), "again": (HALVED, LOUDER),
+        }.items()
+    }  # fmt: skip
+    assert found == {"none": 24.0, "train": 48.0, "data": 12.0, "both": 24.0, "again": 24.0}
+    assert SEEN == [24, 12], "the base recipe runs once on each train set, whatever stands on it"
+    cycle(LOUDER, seed=1).trained()
+    assert SEEN == [24, 12, 24]
+
+
+def test_the_models_own_network_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    one = cycle(LOUDER)
+    before = {k: v.clone() for k, v in one.model.net.state_dict().items()}
+    one.served()
+    assert all(torch.equal(v, before[k]) for k, v in one.model.net.state_dict().items())
