@@ -113,11 +113,13 @@ def test_as_strong_as_the_authors_own(shared: Path, norm: str, eps: float, n: in
     right = net(x).argmax(1) == y
     x, y = x[right], y[right]
 
-    _, broken = apgd(
-        oracle(net, len(x)), x, y, parse_ball(norm, eps), rng=streams(len(x)), loss="dlr-t" if targeted else "ce"
-    )
+    ball = parse_ball(norm, eps)
+    x_adv, broken = apgd(oracle(net, len(x)), x, y, ball, rng=streams(len(x)), loss="dlr-t" if targeted else "ce")
+    assert bool(ball.allows(x, x_adv).all())
+    assert torch.equal(net(x_adv).argmax(1) != y, broken)
     kind = APGDAttack_targeted if targeted else APGDAttack
     name = norm.capitalize() if norm == "linf" else norm.upper()
     peer = kind(net, norm=name, eps=eps, n_iter=100, use_largereps=norm == "l1", device="cpu")
     theirs = net(peer.perturb(x.clone(), y.clone())).argmax(1) != y
-    assert abs(int(broken.sum()) - int(theirs.sum())) <= 1
+    # In l1 ours breaks 2 to 4 of 50 more, inside the same ball; to be weaker by more than a random start is a fault.
+    assert int(broken.sum()) >= int(theirs.sum()) - 1
