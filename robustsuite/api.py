@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustsuite import stats
 from robustsuite.data import Dataset, InputSpace, Split
+from robustsuite.errors import BadValue
 from robustsuite.execute import Progress, execute, ordered, play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
@@ -116,10 +117,8 @@ def evaluate(
     given = tuple(sorted(checked_parameters(card, parameters).items()))
     cell = Cell("evaluate", cycle, split, Threat("given", card.place, access, budget or Linf(8 / 255)), card, given)
     if (found := verdict(cell)).status != "run":
-        from robustsuite.errors import BadValue
-
         raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
-    record = play(cell, None)
+    record = play(cell, cycle.served())
     right = int(record.columns["robust"].sum())
     clean = float(record.columns["clean_ok"].float().mean())
     return Evaluation(clean, right / len(x), stats.clopper_pearson(right, len(x)), record.columns, record.flags)

@@ -278,7 +278,7 @@ def doctor() -> None:
         table.add_row(f"canary {canary}", str(found))
     screen.print(table)
     for (kind, name), card in registry.cards().items():
-        if card.requires and provenance._version(card.requires) is None:
+        if card.requires and provenance.installed(card.requires) is None:
             screen.print(f"{kind} {name} lacks {card.requires}; pip install {card.requires}", markup=False)
 
 

@@ -109,10 +109,10 @@ class _Runner:
 
     def _compute(self, cell: Cell, row: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            self._serve(cell)
+            system = self._serve(cell)
             started = time.perf_counter()
             _reset_peak(cell.lifecycle.device)
-            record = self._play(cell)
+            record = self._play(cell, system)
             row |= {"seconds": time.perf_counter() - started, "peak_bytes": _peak(cell.lifecycle.device)}
             row["status"] = "done"
         except Unsupported as error:
@@ -131,7 +131,7 @@ class _Runner:
         row["flags"] = [{"name": f.name, "detail": f.detail} for f in [*probed, *record.flags]]
         return _examples(cell, record)
 
-    def _serve(self, cell: Cell) -> None:
+    def _serve(self, cell: Cell) -> System:
         """Train, serve and probe the system, once."""
         if self.system is None:
             cell.lifecycle.tell = self.progress.tell
@@ -143,6 +143,7 @@ class _Runner:
             gradients = self.system.surrogate if self.system.hides else self.system.net
             if gradients is not None:
                 self.probed = probes.probe(gradients, x, y, self.system.space, name=cell.lifecycle.model.name)
+        return self.system
 
     def _clean(self, system: System, cell: Cell) -> Tensor | None:
         """What the system gets right before it is attacked or shifted: asked once for all its cells."""
@@ -154,11 +155,10 @@ class _Runner:
             self.verdicts[pictures.sha256] = evasion.unattacked(system, pictures, rng, width=self.width)
         return self.verdicts[pictures.sha256]
 
-    def _play(self, cell: Cell) -> Record:
+    def _play(self, cell: Cell, system: System) -> Record:
         """The cell's record; out of memory, at half the width."""
         while True:
             try:
-                system = self.system or cell.lifecycle.served()
                 return play(cell, system, width=self.width, clean_ok=self._clean(system, cell))
             except torch.OutOfMemoryError:
                 if self.width <= 1:
@@ -167,9 +167,8 @@ class _Runner:
                 self.progress.tell(f"out of memory; going on with {self.width} images in flight")
 
 
-def play(cell: Cell, system: System | None, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
+def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
     """Play one cell's scenario against its served system; clean_ok (N,): what it gets right unattacked, if known."""
-    system = system or cell.lifecycle.served()
     rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids)
     if cell.threat is None or cell.attack is None:
         return shift.play(system, cell.split, rng, width=width, clean_ok=clean_ok)

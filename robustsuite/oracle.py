@@ -94,7 +94,6 @@ class Oracle:
     clear: float = CLEAR
     queries: int | None = None
     threat: str = "this threat"
-    gradient_net: nn.Module | None = None
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     @classmethod
@@ -127,14 +126,13 @@ class Oracle:
         Only the input's gradient is asked: about two forwards of work, a third less than with the weights'.
         """
         self._need(Access.GRADIENTS)
-        net = self.gradient_net or self.net
         total: Ask | None = None
         for _ in range(self.eot):
             rng = self._bill(len(x))
             self.counts.backwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                logits = answer(net, leaf, rng)
+                logits = answer(self.net, leaf, rng)
                 value = loss(logits)
                 (grad,) = torch.autograd.grad(value.sum(), leaf)
             one = Ask(logits.detach(), value.detach(), grad)
@@ -144,7 +142,7 @@ class Oracle:
     def network(self) -> nn.Module:
         """The network itself, for bounds and for peers' attacks. Needs WEIGHTS; nothing asked of it is counted."""
         self._need(Access.WEIGHTS)
-        return self.gradient_net or self.net
+        return self.net
 
     def metered(self) -> nn.Module:
         """The network for a peer's attack, which calls it by itself: counted in total. Needs WEIGHTS."""

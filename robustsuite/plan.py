@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class Cell:
             "seed": cycle.seed,
         }
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """16 hex digits of the sha256 of the facts, the training's pictures and the suite's version."""
         facts = {**self.facts(), "trained_on": self.lifecycle.trained_on(), "suite": __version__}

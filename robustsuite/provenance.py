@@ -18,7 +18,7 @@ def collect() -> dict[str, Any]:
     return {
         "suite_version": __version__,
         **commit(),
-        "packages": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "packages": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "canaries": probes.canaries(),
     }
 
@@ -40,7 +40,8 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of an installed package, None where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:

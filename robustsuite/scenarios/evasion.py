@@ -76,7 +76,7 @@ def play(
     )  # fmt: skip
     x_adv, claims = x.clone(), {}
     if len(attacked):
-        with preserved(system.net):
+        with preserved(net):
             found = attack(oracle, x[attacked].clone(), y[attacked].clone(), ball, rng=rng[attacked].fold("attack"))
         found = found if isinstance(found, Found) else Found(found, {})
         if found.x_adv.shape != x[attacked].shape:

@@ -101,7 +101,7 @@ def test_the_surrogate_leads_pgd_to_the_votes() -> None:
     served, stand_in = randomized_smoothing(net, sigma=0.1, n=500, alpha=0.999), soft(net, sigma=0.1)
     rng = streams(16)
     y = predicted(answer(served, x, rng))
-    model = Oracle.over(net, Access.GRADIENTS, rng, gradient_net=stand_in)
+    model = Oracle.over(stand_in, Access.GRADIENTS, rng)
     grad = model.gradient(x, lambda z: nn.functional.cross_entropy(z, y, reduction="none")).grad
     moved = answer(served, x + 0.03 * grad.sign(), rng).nan_to_num(nan=0.5)
     random = answer(served, x + 0.03 * streams(16, 5).normal(3, 8, 8).sign(), rng).nan_to_num(nan=0.5)
