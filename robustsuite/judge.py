@@ -7,6 +7,7 @@ attack's successes were exact float ties).
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,13 +36,19 @@ class Answers(NamedTuple):
 class Judge:
     """Reads a served network; build one a cell, it keeps the float64 copy once that is needed."""
 
-    def __init__(self, net: nn.Module, *, stochastic: bool, width: int = 256, repeats: int = REPEATS) -> None:
-        self.net, self.stochastic, self.width, self.repeats = net, stochastic, width, repeats
+    def __init__(
+        self, net: nn.Module, *, stochastic: bool, width: int = 256, repeats: int = REPEATS,
+        lead: Callable[[Tensor, Tensor], Tensor] = margin,
+    ) -> None:  # fmt: skip
+        self.net, self.stochastic, self.width, self.repeats, self.lead = net, stochastic, width, repeats, lead
         self._double: nn.Module | None = None
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
-        """Answers on x (N, C, H, W) float32 with labels y (N,); `rng` feeds systems that draw noise."""
+        """Answers on x (N, C, H, W) float32; y: labels (N,), or what `lead` compares with, a row a picture.
+
+        Wrong is where lead(logits, y) > 0; `rng` feeds systems that draw noise.
+        """
         parts = [self._batch(x[i], y[i], rng[i]) for i in torch.arange(len(x), device=x.device).split(self.width)]
         if not parts:
             none = torch.zeros(0, dtype=torch.bool, device=x.device)
@@ -59,7 +66,7 @@ class Judge:
     def _once(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
         logits = answer(self.net, x, rng)
         rejected = logits.isnan().any(1)
-        lead = margin(logits.nan_to_num(nan=0.0), y)  # > 0: some other class leads
+        lead = self.lead(logits.nan_to_num(nan=0.0), y)
         scale = logits.nan_to_num(nan=0.0).abs().amax(1).clamp_min(1)
         near = (lead.abs() <= NEAR * scale) & ~rejected
         wrong = (lead > 0) & ~rejected
@@ -69,8 +76,8 @@ class Judge:
         return Answers(wrong, rejected, wrong.float(), near)
 
     def _alone(self, x: Tensor, y: Tensor) -> bool:
-        """Whether some other class strictly leads in float64, the picture by itself."""
+        """Whether the lead is strict in float64, the picture by itself."""
         if self._double is None:
             self._double = copy.deepcopy(self.net).double()
         logits = answer(self._double, x.double())
-        return bool(margin(logits, y)[0] > 1e-12 * logits.abs().amax().clamp_min(1))
+        return bool(self.lead(logits, y)[0] > 1e-12 * logits.abs().amax().clamp_min(1))

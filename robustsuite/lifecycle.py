@@ -82,7 +82,8 @@ class Lifecycle:
             hides, stochastic = hides | card.hides, stochastic or card.stochastic
         surrogate = ready(stand_in, self.device) if stand_in is not None else None
         served = ready(net, self.device) if net is not base else base
-        return System(served, self.model.space, stochastic, hides, surrogate, self.device)
+        eot = max([1, *(d.card.eot for d in self.at("serve"))])
+        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot)
 
     def _selection(self) -> tuple[Split, Split]:
         if not self.trained_on():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -82,7 +82,8 @@ class Oracle:
 
     width: how many images an attack should keep in flight. eot: draws averaged in each gradient. clear: the margin
     by which a wrong class must lead for an attack to stop there; infinite where what it sees is a stand-in or one
-    draw of many, so that it goes on to its last step and returns its best.
+    draw of many, so that it goes on to its last step and returns its best. place: (rows, x) -> the pictures really
+    asked about, where an attack shall search around a point of its own choosing without knowing.
     """
 
     net: nn.Module
@@ -94,6 +95,7 @@ class Oracle:
     clear: float = CLEAR
     queries: int | None = None
     threat: str = "this threat"
+    place: Callable[[Tensor, Tensor], Tensor] | None = None
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     @classmethod
@@ -112,13 +114,13 @@ class Oracle:
         """Logits (N, K), detached. Needs SCORES."""
         self._need(Access.SCORES)
         with torch.no_grad():
-            return answer(self.net, x, self._bill(len(x)))
+            return answer(self.net, self._placed(x), self._bill(len(x)))
 
     def labels(self, x: Tensor) -> Tensor:
         """Predicted classes (N,), -1 where the system rejects. Needs LABELS."""
         self._need(Access.LABELS)
         with torch.no_grad():
-            return predicted(answer(self.net, x, self._bill(len(x))))
+            return predicted(answer(self.net, self._placed(x), self._bill(len(x))))
 
     def gradient(self, x: Tensor, loss: Loss) -> Ask:
         """Logits, loss (N,) and d loss / d x at x, averaged over `eot` draws. Needs GRADIENTS.
@@ -131,7 +133,7 @@ class Oracle:
             rng = self._bill(len(x))
             self.counts.backwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
             with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
+                leaf = self._placed(x).detach().requires_grad_()
                 logits = answer(self.net, leaf, rng)
                 value = loss(logits)
                 (grad,) = torch.autograd.grad(value.sum(), leaf)
@@ -152,6 +154,9 @@ class Oracle:
         """Queries left (N,) for these rows; a very large number where the threat sets no limit."""
         spent = self.counts.forwards[self.rows]
         return (self.queries if self.queries is not None else 1 << 60) - spent
+
+    def _placed(self, x: Tensor) -> Tensor:
+        return x if self.place is None else self.place(self.rows, x)
 
     def _need(self, kind: Access) -> None:
         if kind not in self.access:

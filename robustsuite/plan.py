@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,8 +25,12 @@ from robustsuite.threats import Access, Threat
 PASSED = {"evasion": ("data", "train", "harden", "serve"), "certification": ("data", "train", "harden", "serve")}
 """The stages a scenario passes; a defense at another stage is inert in it."""
 
+WAYS = 3
+"""Ways into a system with a surrogate; the third is only played on what the others leave standing."""
+
 COMMON = {"eot": 1}
-"""Parameters every gradient attack has without naming them: draws averaged in each gradient."""
+"""Parameters every gradient attack has without naming them: draws averaged in each gradient (a random defense's card
+may ask for more where the user says nothing)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Cell:
             "scenario": self.threat.scenario if self.threat else "shift",
             "access": self.threat.access.words() if self.threat else None,
             "budget": self.threat.budget_words() if self.threat else None,
-            "goal": "untargeted",
+            "goal": str(self.threat.goal) if self.threat else "untargeted",
             "model": cycle.model.name,
             "model_sha256": cycle.model.sha256,
             "defense": "+".join(map(str, cycle.defenses)) or "none",
@@ -91,7 +96,10 @@ class Cell:
         if not self.attack:
             return Cost(len(self.split), 0)
         given = {k: v for k, v in self.given if k not in COMMON}
-        draws = dict(self.given).get("eot", 1)
+        serving = [d.card for d in self.lifecycle.at("serve")]
+        draws = dict(self.given).get("eot") or max([1, *(card.eot for card in serving)])
+        if any(card.surrogate for card in serving):
+            draws *= WAYS
         one = self.attack.cost(classes=self.lifecycle.model.space.classes, **{**self.attack.parameters, **given})
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
 
@@ -140,6 +148,11 @@ def verdict(cell: Cell) -> Verdict:
             "refused", "access",
             f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
         )  # fmt: skip
+    if threat.goal.name not in card.goals and threat.scenario == "evasion":
+        goals = ", ".join(card.goals)
+        return Verdict("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
+    if not (math.isfinite(threat.budget.eps) or card.minimum_norm):
+        return Verdict("refused", "budget", f"{card.name} needs a finite budget; the threat allows any change")
     if card.norms and threat.budget.norm not in card.norms:
         return Verdict(
             "refused", "budget", f"{card.name} works in {', '.join(card.norms)}, not in {threat.budget.norm}"

@@ -40,6 +40,8 @@ class Cost:
 class Card:
     """One plugin's facts. `place` is an attack's scenario or a defense's stage.
 
+    goals: what an attack can work towards; one that can do more than leave the true class is handed `targets`.
+    eot: gradient draws an attack on this random defense averages, where the user does not say.
     whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
     """
@@ -53,6 +55,8 @@ class Card:
     norms: tuple[str, ...] = ()
     hides: Access = Access.NONE
     stochastic: bool = False
+    goals: tuple[str, ...] = ("untargeted",)
+    eot: int = 1
     whole: bool = False
     minimum_norm: bool = False
     surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName, UsageError, nearest
+from robustsuite.goals import parse_goal
 from robustsuite.threats import BALLS, Access, Threat, parse_access, parse_ball
 
 Entries = Annotated[list[Any], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
@@ -22,6 +23,7 @@ class ThreatSpec(BaseModel):
 
     scenario: Literal["evasion", "certification"]
     access: str | list[str] = "white_box"
+    goal: Any = "untargeted"
     budget: dict[str, Any]
     attacks: Entries = Field(min_length=1)
 
@@ -38,7 +40,7 @@ class ThreatSpec(BaseModel):
             raise BadValue(f"expected a whole number of queries >= 1 in the budget of {name!r}, got {queries!r}")
         access: Access = parse_access(self.access)
         ((norm, eps),) = norms.items()
-        return Threat(name, self.scenario, access, parse_ball(norm, eps), queries)
+        return Threat(name, self.scenario, access, parse_ball(norm, eps), queries, parse_goal(self.goal))
 
 
 class Sweep(BaseModel):

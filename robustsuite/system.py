@@ -10,7 +10,10 @@ from robustsuite.threats import Access
 
 @dataclass(frozen=True)
 class System:
-    """The served network; what it hides from a white-box adversary, and the stand-in to attack through instead."""
+    """The served network; what it hides from a white-box adversary, and the stand-in to attack through as well.
+
+    eot: gradient draws an attack averages over where the user does not say.
+    """
 
     net: nn.Module = field(repr=False)
     space: InputSpace
@@ -18,3 +21,4 @@ class System:
     hides: Access = Access.NONE
     surrogate: nn.Module | None = field(default=None, repr=False)
     device: str = "cpu"
+    eot: int = 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustsuite import projections
 from robustsuite.errors import BadValue, UnknownName
+from robustsuite.goals import Goal, Untargeted
 from robustsuite.randomness import Rng
 
 
@@ -70,8 +71,8 @@ class _Ball:
     tolerance: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.eps, int | float) and math.isfinite(self.eps) and self.eps >= 0):
-            raise BadValue(f"expected a finite eps >= 0 for {self.norm}, got {self.eps!r}; write 8/255 or 0.5")
+        if not (isinstance(self.eps, int | float) and self.eps >= 0):
+            raise BadValue(f"expected an eps >= 0 for {self.norm}, got {self.eps!r}; write 8/255, 0.5 or inf")
 
     def __str__(self) -> str:
         in_255 = round(self.eps * 255, 6)
@@ -169,6 +170,8 @@ def parse_number(value: object, what: str = "eps") -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     match = re.fullmatch(r"\s*([-+\d.eE]+)\s*(?:/\s*([-+\d.eE]+)\s*)?", str(value))
+    if value == "inf":
+        return math.inf
     try:
         if match:
             number = float(match[1]) / float(match[2] or 1)
@@ -195,6 +198,7 @@ class Threat:
     access: Access = Access.NONE
     budget: _Ball | None = None
     queries: int | None = None
+    goal: Goal = field(default_factory=Untargeted)
     attacks: tuple[object, ...] = field(default=(), repr=False)
 
     def budget_words(self) -> str | None:

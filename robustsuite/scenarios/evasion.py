@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustsuite import projections
 from robustsuite.data import Split
 from robustsuite.judge import REPEATS, Judge
-from robustsuite.losses import CLEAR
-from robustsuite.oracle import Oracle, preserved
+from robustsuite.oracle import Oracle
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.registry import Card, carded
 from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.ways import Duel, Try, broken, every_way, least
 from robustsuite.system import System
 from robustsuite.threats import Access, Ball, Threat
 
 
 class Found(NamedTuple):
-    """What an attack may return instead of x_adv alone: claims and stages, one bool an example, for the record.
+    """What an attack may return instead of x_adv alone: columns (N,) for the record.
 
-    columns: 'claimed' (the attack says it broke) and any 'after_<stage>' (it says still robust after that stage).
+    'claimed' (bool: the attack says it got there) and 'after_<stage>' (bool: it says still robust after that stage)
+    are read by the report; any other column is stored as it is.
     """
 
     x_adv: Tensor
     columns: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Aux:
+    """What an adversary granted AUX_DATA owns: labelled pictures the system was not judged on, and a way to nets.
+
+    net: a model spec -> a network of the same input space, trained on the adversary's side where it must be.
+    """
+
+    pictures: Split
+    net: Callable[[str], nn.Module] = field(repr=False)
+
+
 class Attack(Protocol):
-    """x (N, C, H, W) in [0, 1] and correctly classified, y (N,) -> x_adv of the same shape."""
+    """x (N, C, H, W) in [0, 1] and correctly classified, y (N,) -> x_adv of the same shape.
+
+    An attack whose card lists a goal besides 'untargeted' also takes `targets`: the classes (N, K) to reach, None where
+    any mistake will do. One that needs AUX_DATA also takes `aux: Aux`.
+    """
 
     def __call__(self, model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng) -> Tensor | Found: ...
 
+
+ENERGIES = ("l1", "l2", "linf")
+"""The norms a nearest adversarial's size is stored in."""
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -42,22 +63,23 @@ A = TypeVar("A", bound=Callable[..., Any])
 def attack(**facts: Any) -> Callable[[A], A]:
     """Register an evasion attack.
 
-    needs: Access; norms: names of the budgets it works in; paper; cost: (classes, **parameters) -> Cost;
-    differs: sentences on where it departs from the paper; requires: an optional package.
+    needs: Access; norms: names of the budgets it works in; goals: what it works towards; paper;
+    cost: (classes, **parameters) -> Cost; differs: where it departs from the paper; requires: an optional package.
     """
     return carded("attack", "evasion", **facts)
 
 
 def play(
     system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
-    card: Card, eot: int = 1, clean_ok: Tensor | None = None,
+    card: Card, eot: int | None = None, clean_ok: Tensor | None = None, aux: Aux | None = None,
 ) -> Record:  # fmt: skip
-    """Attack every correctly classified example and judge what comes back.
+    """Attack every correctly classified example, in every way the system leaves open, and judge what comes back.
 
-    clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients is attacked through
-    its surrogate; a random one is asked again by the judge.
-    Columns: clean_ok, robust, in_budget, fooled (wrong whatever the budget), distance (in the budget's norm),
-    queries (forwards an image), rejected, overturned (a claim the judge does not share), and the attack's own.
+    clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients or draws noise is
+    attacked directly, through its surrogate, and directly again from the surrogate's point; the row is the least.
+    Columns: clean_ok, robust, in_budget, fooled (the goal reached whatever the budget), distance (in the budget's
+    norm), queries (forwards an image), rejected, overturned (a claim the judge does not share), robust_<way> where
+    there are several, and the attack's own. Raises Unsupported where no way is open.
     """
     ball = threat.budget
     if ball is None:
@@ -67,47 +89,40 @@ def play(
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
     clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
     attacked = torch.arange(len(x), device=x.device) if card.whole else clean_ok.nonzero().flatten()
+    aim = threat.goal.aim(y, system.space.classes, rng.fold("targets"))
+    judge.lead = threat.goal.lead
 
-    net = system.surrogate if system.surrogate is not None and card.needs & system.hides else system.net
-    oracle = Oracle.over(
-        net, threat.access, rng[attacked].fold("oracle"),
-        width=width, eot=eot, clear=torch.inf if system.stochastic or net is not system.net else CLEAR,
-        queries=threat.queries, threat=f"the threat {threat.name!r}",
-    )  # fmt: skip
-    x_adv, claims = x.clone(), {}
-    if len(attacked):
-        with preserved(net):
-            found = attack(oracle, x[attacked].clone(), y[attacked].clone(), ball, rng=rng[attacked].fold("attack"))
-        found = found if isinstance(found, Found) else Found(found, {})
-        if found.x_adv.shape != x[attacked].shape:
-            shapes = f"{tuple(x[attacked].shape)} from {card.name}, got {tuple(found.x_adv.shape)}"
-            raise ValueError(f"expected pictures of shape {shapes}")
-        x_adv[attacked] = found.x_adv.detach().to(x)
-        claims = found.columns
+    handed: dict[str, Any] = {"aux": aux} if Access.AUX_DATA in card.needs else {}
+    duel = Duel(system, attack, threat, ball, card, rng, width, eot, handed, x, y, aim)
+    tries = every_way(duel, attacked, judge)
+    best = least(tries, duel)
+    answers, x_adv = best.answers, best.x_adv
 
-    answers = judge(x_adv, y, rng.fold("judge"))
     in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
     inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-    fooled = (answers.wrong & inside) | ~clean_ok
-    clean_ok, fooled = clean_ok.cpu(), fooled.cpu()
+    fooled, clean_ok = ((answers.wrong & inside) | ~clean_ok).cpu(), clean_ok.cpu()
     columns = {
         "clean_ok": clean_ok,
         "robust": clean_ok & ~(fooled & in_budget),
         "in_budget": in_budget,
         "fooled": fooled,
         "distance": torch.where(clean_ok, distance, 0.0),
-        "queries": _spread(oracle.counts.billed(), attacked, len(x)),
+        "queries": sum((t.queries for t in tries), torch.zeros(len(x), dtype=torch.int64)),
         "rejected": answers.rejected.cpu(),
         "rechecked": answers.rechecked.cpu(),
     }
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
-    for name, claim in claims.items():
-        columns[name] = _spread(claim.cpu(), attacked, len(x))
+    if card.minimum_norm:
+        columns |= {norm: projections.norm((x_adv.double() - x.double()).flatten(1), norm).cpu() for norm in ENERGIES}
+    columns |= best.columns
     claimed = columns.pop("claimed", columns["fooled"] & in_budget)
     columns["overturned"] = claimed & columns["robust"]
-    note = _note(columns, system, card)
-    return Record(columns, _flags(columns, system, card, eot), *oracle.counts.totals(), note)
+    if len(tries) > 1:
+        columns |= {f"robust_{t.way}": clean_ok & ~broken(t, duel).cpu() for t in tries}
+    flags = _flags(columns, system, card, duel.draws)
+    forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
+    return Record(columns, flags, forwards, backwards, _note(columns, system, tries))
 
 
 def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
@@ -125,32 +140,35 @@ def _right(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
     return ~answers.wrong & ~answers.rejected
 
 
-def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
-    """Values of the attacked rows in a column of all n; 0 or False elsewhere."""
-    column = torch.zeros(n, dtype=values.dtype)
-    column[rows.cpu()] = values
-    return column
-
-
-def _flags(columns: dict[str, Tensor], system: System, card: Card, eot: int) -> list[Flag]:
+def _flags(columns: dict[str, Tensor], system: System, card: Card, draws: int) -> list[Flag]:
     """What casts doubt on the number itself."""
     n, flags = len(columns["robust"]), []
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
     if outside and not card.minimum_norm:
         flags.append(Flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
-    averaged = eot > 1 or system.surrogate is not None
+    averaged = draws > 1 or system.surrogate is not None
     if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
+    if {"robust_direct", "robust_surrogate"} <= set(columns):
+        direct, through = columns["robust_direct"], columns["robust_surrogate"]
+        more = int((direct & ~through).sum())
+        if more > max(2, 0.005 * n):
+            words = f"the surrogate's point breaks {more} of {n} pictures that the direct attack leaves standing"
+            flags.append(Flag("transfer_beats_direct", words))
     return flags
 
 
-def _note(columns: dict[str, Tensor], system: System, card: Card) -> str:
+def _note(columns: dict[str, Tensor], system: System, tries: list[Try]) -> str:
     """What a reader of the number should know."""
-    notes = []
-    if system.hides & card.needs:
-        notes.append("gradients are hidden: attacked through the defense's surrogate")
+    notes, n = [], len(columns["robust"])
+    if len(tries) > 1:
+        each = ", ".join(f"{t.way} {float(columns[f'robust_{t.way}'].float().mean()):.1%}" for t in tries)
+        notes.append(f"attacked {len(tries)} ways: {each}; the row is their minimum")
+    elif tries[0].way == "surrogate":
+        notes.append("no gradient passes the served system: attacked through the defense's surrogate alone")
     if system.stochastic:
-        notes.append(f"each picture was judged {REPEATS} times")
+        mean = float((columns["clean_ok"] * (1 - columns["wrong_share"])).sum()) / max(n, 1)
+        notes.append(f"each picture was judged {REPEATS} times: right in {mean:.1%} of the answers")
     if overturned := int(columns["overturned"].sum()):
         notes.append(f"the attack claims {overturned} more breaks, which the judge does not share")
     return "; ".join(notes)

@@ -1,0 +1,166 @@
+"""The ways into a defended system: directly, through its surrogate, and directly from the surrogate's point.
+
+Every published break of an aggregating defense went through the network it aggregates, and a gradient that exists may
+still be masked. So whatever the attack, a system with a surrogate or with noise is attacked each way that is open, and
+an example counts as broken if one way breaks it (Zhang et al., 2024, arXiv:2411.14834; Tramer et al., 2020,
+arXiv:2002.08347).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.errors import Unsupported
+from robustsuite.judge import Answers, Judge
+from robustsuite.losses import CLEAR
+from robustsuite.oracle import Oracle, answer, preserved
+from robustsuite.randomness import Rng
+from robustsuite.registry import Card
+from robustsuite.system import System
+from robustsuite.threats import Access, Ball, Threat
+
+NEARBY = 0.5
+"""How far the search around the surrogate's point reaches: its steps and starts in the ball, times this."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One attack against one system on pictures x (N, C, H, W) with labels y (N,) and aims (N, K)."""
+
+    system: System
+    attack: Callable[..., Any]
+    threat: Threat
+    ball: Ball
+    card: Card
+    rng: Rng
+    width: int
+    eot: int | None
+    handed: dict[str, Any]
+    x: Tensor
+    y: Tensor
+    aim: Tensor
+
+    @property
+    def draws(self) -> int:
+        """Gradient draws averaged, as the user says or else as the defense asks."""
+        return self.eot or (self.system.eot if self.system.stochastic else 1)
+
+
+class Try(NamedTuple):
+    """What one way brought: pictures (N, C, H, W), the judge's answers on them, columns (N,), queries (N,), totals."""
+
+    way: str
+    x_adv: Tensor
+    answers: Answers
+    columns: dict[str, Tensor]
+    queries: Tensor
+    totals: tuple[int, int]
+
+
+def every_way(duel: Duel, rows: Tensor, judge: Judge) -> list[Try]:
+    """The attack on `rows` (M,) each way that is open. Raises Unsupported where none is."""
+    system, card = duel.system, duel.card
+    if not card.needs & (Access.GRADIENTS | Access.WEIGHTS):
+        return [_try("direct", system.net, duel, rows, judge)]
+    tries = []
+    if not system.hides & card.needs or _differentiable(system.net, duel.x):
+        tries.append(_try("direct", system.net, duel, rows, judge))
+    if system.surrogate is not None:
+        tries.append(_try("surrogate", system.surrogate, duel, rows, judge))
+    if not tries:
+        raise Unsupported(f"expected a way for {card.name} into a system that hides its gradients, got none")
+    if len(tries) == 2 and not (card.minimum_norm or card.whole or Access.WEIGHTS in card.needs):
+        standing = rows[~(broken(tries[0], duel) | broken(tries[1], duel))[rows]]
+        tries.append(_try("continued", system.net, duel, standing, judge, around=tries[1].x_adv))
+    return tries
+
+
+def least(tries: list[Try], duel: Duel) -> Try:
+    """The tries joined: each picture from the way that the judge finds wrong most often within the budget.
+
+    Among equals the nearest wrong one, among those the first.
+    """
+    if len(tries) == 1:
+        return tries[0]
+
+    def rank(one: Try) -> Tensor:
+        near = one.answers.wrong / (1 + duel.ball.distance(duel.x, one.x_adv))  # below one vote of REPEATS
+        return one.answers.share * duel.ball.allows(duel.x, one.x_adv) + 1e-3 * near
+
+    way = torch.stack([rank(one) for one in tries]).max(0).indices
+    pick = torch.arange(len(way), device=way.device)
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts)[way.to(parts[0].device), pick.to(parts[0].device)]
+
+    answers = Answers(*(joined(list(column)) for column in zip(*(t.answers for t in tries), strict=True)))
+    names = set.intersection(*(set(t.columns) for t in tries))
+    columns = {name: joined([t.columns[name] for t in tries]) for name in tries[0].columns if name in names}
+    x_adv = joined([t.x_adv for t in tries])
+    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0))
+
+
+def broken(one: Try, duel: Duel) -> Tensor:
+    """Which pictures (N,) this way broke within the budget."""
+    return one.answers.wrong & duel.ball.allows(duel.x, one.x_adv)
+
+
+def _try(way: str, net: nn.Module, duel: Duel, rows: Tensor, judge: Judge, *, around: Tensor | None = None) -> Try:
+    """Play the attack on `rows` against `net` and have the served system judge what comes back."""
+    system, threat, ball, x = duel.system, duel.threat, duel.ball, duel.x
+    oracle = Oracle.over(
+        net, threat.access, duel.rng[rows].fold("oracle"), width=duel.width, eot=duel.draws,
+        clear=torch.inf if system.stochastic or net is not system.net else CLEAR,
+        queries=threat.queries, threat=f"the threat {threat.name!r}",
+    )  # fmt: skip
+    home = x[rows]
+    if around is not None:
+        centre = around[rows]
+
+        def place(asked: Tensor, u: Tensor) -> Tensor:
+            return ball.project(home[asked], centre[asked] + NEARBY * (u - home[asked]))
+
+        oracle.place = place
+    x_adv, columns = x.clone(), {}
+    if len(rows):
+        handed = dict(duel.handed)
+        if duel.card.goals != ("untargeted",):
+            handed["targets"] = None if threat.goal.name == "untargeted" else duel.aim[rows].clone()
+        with preserved(net):
+            found = duel.attack(
+                oracle, home.clone(), duel.y[rows].clone(), ball, rng=duel.rng[rows].fold("attack"), **handed
+            )
+        at, columns = (found.x_adv, found.columns) if hasattr(found, "columns") else (found, {})
+        if at.shape != home.shape:
+            shapes = f"{tuple(home.shape)} from {duel.card.name}, got {tuple(at.shape)}"
+            raise ValueError(f"expected pictures of shape {shapes}")
+        at = at.detach().to(x)
+        x_adv[rows] = at if oracle.place is None else oracle.place(torch.arange(len(rows), device=x.device), at)
+    elif around is not None:
+        x_adv = around
+    spread = {name: _spread(claim.cpu(), rows, len(x)) for name, claim in columns.items()}
+    queries = _spread(oracle.counts.billed(), rows, len(x))
+    return Try(way, x_adv, judge(x_adv, duel.aim, duel.rng.fold("judge")), spread, queries, oracle.counts.totals())
+
+
+def _differentiable(net: nn.Module, x: Tensor) -> bool:
+    """Whether any gradient passes the served system: votes and thresholds have none."""
+    with preserved(net), torch.enable_grad():
+        leaf = x[:1].clone().requires_grad_()
+        logits = answer(net, leaf)
+        if not logits.requires_grad:
+            return False
+        (grad,) = torch.autograd.grad(logits.nan_to_num(nan=0.0).sum(1).sum(), leaf, allow_unused=True)
+    return grad is not None
+
+
+def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
+    """Values of the attacked rows in a column of all n; elsewhere 0, False, or NaN among floats."""
+    column = torch.full((n,), torch.nan, dtype=values.dtype) if values.is_floating_point() else values.new_zeros(n)
+    column[rows.cpu()] = values
+    return column
