@@ -159,7 +159,7 @@ class L0(_Ball):
         return torch.where(projections.largest(score, int(self.eps)), fresh, x)
 
 
-BALLS: dict[str, type[_Ball]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
+BALLS: dict[str, type[Linf] | type[L2] | type[L1] | type[L0]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
 
 
 def parse_number(value: object, what: str = "eps") -> float:
@@ -182,7 +182,7 @@ def parse_number(value: object, what: str = "eps") -> float:
     raise BadValue(f"expected a number or a fraction such as 8/255 for {what}, got {value!r}; write for example 8/255")
 
 
-def parse_ball(norm: str, eps: object) -> _Ball:
+def parse_ball(norm: str, eps: object) -> Ball:
     """A budget from a norm's name and an eps such as '8/255'."""
     if norm not in BALLS:
         raise UnknownName("budget", norm, [*BALLS, "queries"])
@@ -196,7 +196,7 @@ class Threat:
     name: str
     scenario: str
     access: Access = Access.NONE
-    budget: _Ball | None = None
+    budget: Ball | None = None
     queries: int | None = None
     goal: Goal = field(default_factory=Untargeted)
     attacks: tuple[object, ...] = field(default=(), repr=False)

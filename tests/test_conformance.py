@@ -5,16 +5,19 @@ A plugin gains all of these by being registered. `robustsuite.registry.cards()` 
 
 import inspect
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from robustsuite.data import Split
+from robustsuite.goals import Goal, OrderedTopK, Targeted, Untargeted
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import KINDS, Card, Cost, cards
 from robustsuite.scenarios import evasion
-from robustsuite.scenarios.evasion import Found
+from robustsuite.scenarios.evasion import Aux, Found
 from robustsuite.threats import BALLS, Access, Threat, parse_access
 from tests.toys import InputSpace, labelled, linear, ready, system
 
@@ -42,6 +45,21 @@ NET = net()
 X = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 with torch.no_grad():
     Y = NET(X).argmax(1)
+OWNED = Aux(Split.of(X.flip(0).flip(3), NET(X.flip(0).flip(3)).argmax(1)), lambda spec: NET)
+"""Pictures and a net of the adversary's own: the very network, so that a transfer surely goes over."""
+
+
+def goal(card: Card) -> Goal:
+    """The goal an attack is tried with: the first its card names."""
+    return {"untargeted": Untargeted(), "targeted": Targeted(), "ordered_topk": OrderedTopK(2)}[card.goals[0]]
+
+
+def handed(card: Card, y: Tensor, rng: Rng, classes: int, aux: Aux) -> dict[str, Any]:
+    """What the attack gets besides pictures, labels and budget."""
+    given: dict[str, Any] = dict(QUICK.get(card.name, {}))
+    if card.goals != ("untargeted",):
+        given["targets"] = None if card.goals[0] == "untargeted" else goal(card).aim(y, classes, rng.fold("targets"))
+    return given | ({"aux": aux} if Access.AUX_DATA in card.needs else {})
 
 
 def attack(card: Card, norm: str, *, eps: float | None = None, rows: Tensor | None = None, width: int = 5) -> Tensor:
@@ -51,7 +69,8 @@ def attack(card: Card, norm: str, *, eps: float | None = None, rows: Tensor | No
     access = parse_access([str(kind.name).lower() for kind in card.needs])
     model = Oracle.over(NET, access, rng.fold("oracle"), width=width)
     budget = BALLS[norm](EPS[norm] if eps is None else eps)
-    found = card.function(model, X[rows].clone(), Y[rows].clone(), budget, rng=rng, **QUICK.get(card.name, {}))
+    given = handed(card, Y[rows], rng, 5, OWNED)
+    found = card.function(model, X[rows].clone(), Y[rows].clone(), budget, rng=rng, **given)
     return found.x_adv if isinstance(found, Found) else found
 
 
@@ -103,9 +122,9 @@ def test_an_empty_batch_is_answered(card: Card, norm: str) -> None:
 def test_costs_no_more_than_its_card_says(card: Card, norm: str) -> None:
     rng = Rng.of(0, "conformance", torch.arange(12))
     model = Oracle.over(NET, Access.WHITE_BOX, rng.fold("oracle"), width=64)
-    given = QUICK.get(card.name, {})
+    given = handed(card, Y, rng, 5, OWNED)
     card.function(model, X.clone(), Y.clone(), BALLS[norm](EPS[norm] / 10), rng=rng, **given)
-    most = card.cost(classes=5, **{**card.parameters, **given})
+    most = card.cost(classes=5, **{**card.parameters, **QUICK.get(card.name, {})})
     forwards, backwards = model.counts.totals()
     assert forwards <= most.forwards * 12
     assert backwards <= most.backwards * 12
@@ -116,10 +135,12 @@ def robust(card: Card, norm: str, eps: float) -> Tensor:
     toy = linear()
     split = labelled(toy)
     given = QUICK.get(card.name, {})
-    threat = Threat("t", "evasion", Access.WHITE_BOX, BALLS[norm](eps))
+    threat = Threat("t", "evasion", Access.WHITE_BOX | Access.AUX_DATA, BALLS[norm](eps), goal=goal(card))
     rng = Rng.of(0, "conformance", split.ids)
-    function = partial(card.function, **given)
-    return evasion.play(system(toy), function, split, threat, rng, width=8, card=card).columns["robust"]
+    aux = Aux(labelled(toy, wrong=0), lambda spec: toy)
+    return evasion.play(
+        system(toy), partial(card.function, **given), split, threat, rng, width=8, card=card, aux=aux
+    ).columns["robust"]
 
 
 @pytest.mark.parametrize(("card", "norm"), PAIRS)

@@ -15,7 +15,6 @@ that trains on them is in train mode, so the statistics become those of adversar
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from robustsuite.models import Fit, Training
 from robustsuite.projections import unit
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
-from robustsuite.threats import Ball, parse_ball, parse_number
+from robustsuite.threats import parse_ball, parse_number
 from robustsuite.training import Perturb, Rate, Recipe, fitted
 
 SCHEDULES = ("ssfd", "epsilon")
@@ -96,7 +95,7 @@ def pgd_examples(norm: str, eps: float, steps: int, rel_step: float, ramp: float
 
     def perturb(net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: float) -> Tensor:
         now = eps * min(1.0, epoch / ramp) if ramp else eps
-        ball = cast(Ball, parse_ball(norm, now))
+        ball = parse_ball(norm, now)
         keys = torch.randint(1 << 62, (len(x),), generator=generator, device=x.device)
         x_adv = ball.sample(x, Rng(keys))
         net.eval()
