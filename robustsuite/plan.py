@@ -26,7 +26,7 @@ PASSED = {"evasion": ("data", "train", "harden", "serve"), "certification": ("da
 """The stages a scenario passes; a defense at another stage is inert in it."""
 
 WAYS = 3
-"""Ways into a system with a surrogate; the third is only played on what the others leave standing."""
+"""Ways into a system with a surrogate; the third is only played on what the second leaves standing."""
 
 COMMON = {"eot": 1}
 """Parameters every gradient attack has without naming them: draws averaged in each gradient (a random defense's card

@@ -75,7 +75,7 @@ def every_way(duel: Duel, rows: Tensor, judge: Judge) -> list[Try]:
     if not tries:
         raise Unsupported(f"expected a way for {card.name} into a system that hides its gradients, got none")
     if len(tries) == 2 and not (card.minimum_norm or card.whole or Access.WEIGHTS in card.needs):
-        standing = rows[~(broken(tries[0], duel) | broken(tries[1], duel))[rows]]
+        standing = rows[~broken(tries[1], duel)[rows]]
         tries.append(_try("continued", system.net, duel, standing, judge, around=tries[1].x_adv))
     return tries
 
@@ -126,7 +126,7 @@ def _try(way: str, net: nn.Module, duel: Duel, rows: Tensor, judge: Judge, *, ar
             return ball.project(home[asked], centre[asked] + NEARBY * (u - home[asked]))
 
         oracle.place = place
-    x_adv, columns = x.clone(), {}
+    x_adv, columns = (x if around is None else around).clone(), {}
     if len(rows):
         handed = dict(duel.handed)
         if duel.card.goals != ("untargeted",):
@@ -141,8 +141,6 @@ def _try(way: str, net: nn.Module, duel: Duel, rows: Tensor, judge: Judge, *, ar
             raise ValueError(f"expected pictures of shape {shapes}")
         at = at.detach().to(x)
         x_adv[rows] = at if oracle.place is None else oracle.place(torch.arange(len(rows), device=x.device), at)
-    elif around is not None:
-        x_adv = around
     spread = {name: _spread(claim.cpu(), rows, len(x)) for name, claim in columns.items()}
     queries = _spread(oracle.counts.billed(), rows, len(x))
     return Try(way, x_adv, judge(x_adv, duel.aim, duel.rng.fold("judge")), spread, queries, oracle.counts.totals())
