@@ -68,7 +68,7 @@ def test_the_row_is_the_least_of_the_ways_and_says_when_transfer_was_better() ->
 
 
 def test_the_third_way_goes_on_from_the_surrogates_point() -> None:
-    """A surrogate that errs leads nowhere alone; what its point broke stays broken, and the search from there finds more."""
+    """A surrogate that errs leads nowhere alone; what it broke stays broken, and from its points more is found."""
     record = played(Noisy(linear()), surrogate=Backwards(linear()), stochastic=True)
     direct, through = record.columns["robust_direct"], record.columns["robust_surrogate"]
     assert int(direct.sum()) < int(through.sum())
