@@ -60,7 +60,7 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     files: dict[str, str | bytes] = {}
     for name in FORMATS:
         files |= render[name]() if name in formats else {}
-    return [_put(Path(out) / name, content) for name, content in files.items()]
+    return [put(Path(out) / name, content) for name, content in files.items()]
 
 
 def build(run: Run, table: pd.DataFrame) -> Document:
@@ -109,7 +109,8 @@ def _pngs(document: Document) -> dict[str, str | bytes]:
     return {f"figures/{f.name}.png": f.png for section in document.sections for f in section.figures}
 
 
-def _put(file: Path, content: str | bytes) -> Path:
+def put(file: Path, content: str | bytes) -> Path:
+    """Write one file aside, then rename it; raises BadOutput where that cannot be done."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The command line: run, list, show, report, doctor. Errors of the user end in one sentence and exit code 2."""
+"""The command line: run, list, show, report, doctor (compare and more: commands_reports). Errors of the user end in one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from robustsuite import commands_reports
 
 if TYPE_CHECKING:
     from robustsuite.plan import Cell, Verdict
@@ -281,6 +283,8 @@ def doctor() -> None:
         if card.requires and provenance.installed(card.requires) is None:
             screen.print(f"{kind} {name} lacks {card.requires}; pip install {card.requires}", markup=False)
 
+
+commands_reports.register(app)
 
 if __name__ == "__main__":
     main()

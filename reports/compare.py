@@ -1,0 +1,157 @@
+"""Is a new run worse than the one before? The same cells, the same images, an exact paired test for each cell.
+
+Cells are matched by what was asked (threat, data, model, defense, attack, shift), examples by their index. Each cell is
+tested by the exact two-sided McNemar test (McNemar 1947, Psychometrika 12(2)) and the p-values are corrected over the
+whole comparison (Holm 1979, Scand. J. Statist. 6(2)), so a run that changed nothing is called worse in at most one
+comparison of twenty, however many cells it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from robustsuite import stats
+from robustsuite.errors import BadData
+
+from .read import Run
+from .scores import certified, epsilon
+from .text import interval, percent, points, pvalue
+
+LEVEL = 0.05
+ASKED = ("threat", "scenario", "budget", "goal", "dataset", "defense", "attack", "shift", "corruption", "severity")
+FREE = ("model", "seed")
+"""Axes that may differ where each run has one value only: the model before and after, another seed."""
+COLUMNS = (
+    *ASKED, *FREE, "metric", "base", "new", "lo", "hi", "difference", "only_base", "only_new", "n", "p", "p_holm",
+    "verdict", "run_id", "base_run_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row a cell and metric in `cells` (verdict: loss, gain or same); `unpaired` says what could not be compared.
+
+    `unpaired` holds (run_id in base, name, reason) of cells the base run measured; `extra` counts those only in new.
+    """
+
+    base: str
+    new: str
+    cells: pd.DataFrame
+    unpaired: tuple[tuple[str, str, str], ...] = ()
+    extra: int = 0
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """The cells that are significantly worse."""
+        return self.cells[self.cells["verdict"] == "loss"]
+
+    @property
+    def exit_code(self) -> int:
+        """1 on a significant loss, 3 where a cell of the base has no counterpart, else 0."""
+        return 1 if len(self.losses) else 3 if self.unpaired else 0
+
+
+def compare(base: Run, new: Run) -> Comparison:
+    """Every measured cell of `base` against its counterpart in `new`. Raises BadData where not one cell can be paired."""
+    rows: list[dict[str, Any]] = []
+    unpaired: list[tuple[str, str, str]] = []
+    left = _measured(base, new)
+    right = _measured(new, base)
+    for key, cell in left.items():
+        twin = right.get(key)
+        if twin is None:
+            unpaired.append((str(cell["run_id"]), title(cell), _absence(cell, new)))
+            continue
+        found = list(_tests(cell, twin, base, new))
+        if found:
+            rows += found
+        else:
+            unpaired.append((str(cell["run_id"]), title(cell), "its rows hold no verdict an image, or other images"))
+    if not rows:
+        why = unpaired[0][2] if unpaired else "the base run measured nothing"
+        raise BadData(f"expected a cell that both runs measured, got none ({why}); compare two runs of one sweep")
+    table = pd.DataFrame(rows)
+    table["p_holm"] = stats.holm(table["p"])
+    real = table["p_holm"] < LEVEL
+    table["verdict"] = [
+        "same" if not found else "loss" if change < 0 else "gain"
+        for found, change in zip(real, table["difference"], strict=True)
+    ]
+    extra = len(right.keys() - left.keys())
+    return Comparison(base.title, new.title, table[list(COLUMNS)], tuple(unpaired), extra)
+
+
+def _measured(run: Run, other: Run) -> dict[tuple[Any, ...], Mapping[Any, Any]]:
+    """The run's own measurements by what was asked. An inert cell repeats another's number and is no second test."""
+    free = [axis for axis in FREE if run.cells[axis].nunique() == 1 and other.cells[axis].nunique() == 1]
+    names = [*ASKED, *(axis for axis in FREE if axis not in free)]
+    return {_key(cell, names): cell for cell in run.known.values() if cell["status"] == "done"}
+
+
+def _key(cell: Mapping[Any, Any], names: list[str]) -> tuple[Any, ...]:
+    # A severity that is absent is NaN, which is not even equal to itself.
+    return tuple("" if pd.isna(cell[name]) else cell[name] for name in names)
+
+
+def _absence(cell: Mapping[Any, Any], new: Run) -> str:
+    names = [*ASKED]
+    for other in new.known.values():
+        if _key(other, names) == _key(cell, names) and other["status"] != "done":
+            return f"{other['status']} in the new run: {other['sentence'] or 'no sentence'}"
+    return "not in the new run"
+
+
+def _tests(cell: Mapping[Any, Any], twin: Mapping[Any, Any], base: Run, new: Run) -> Iterator[dict[str, Any]]:
+    """One row a verdict that both cells hold for the same images; nothing where the images are others."""
+    before, after = base.examples(cell["run_id"]).set_index("index"), new.examples(twin["run_id"]).set_index("index")
+    both = before.index.intersection(after.index)
+    if not len(both) or not (before.loc[both, "label"] == after.loc[both, "label"]).all():
+        return
+    old, fresh = verdicts(cell, before.loc[both]), verdicts(twin, after.loc[both])
+    for metric in (name for name in old if name in fresh):
+        test = stats.mcnemar_exact(fresh[metric].to_numpy(bool), old[metric].to_numpy(bool))
+        k = int(fresh[metric].sum())
+        lo, hi = stats.clopper_pearson(k, test.n)
+        yield {
+            **{name: twin[name] for name in (*ASKED, *FREE)}, "metric": metric, "base": float(old[metric].mean()),
+            "new": k / test.n, "lo": lo, "hi": hi, "difference": test.difference, "only_base": test.only_b,
+            "only_new": test.only_a, "n": test.n, "p": test.pvalue, "run_id": twin["run_id"],
+            "base_run_id": cell["run_id"],
+        }  # fmt: skip
+
+
+def verdicts(cell: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Per example, True where the defender stands, by metric; empty where the scenario has no verdict an example."""
+    if cell["scenario"] in ("evasion", "shift"):
+        return {"robust_accuracy" if cell["scenario"] == "evasion" else "accuracy": rows["robust"].astype(bool)}
+    if cell["scenario"] == "certification":
+        radius = epsilon(cell["budget"]) or 0.0
+        return {f"certified_accuracy@{radius:.6g}": pd.Series(certified(rows, radius), index=rows.index)}
+    found = {}
+    if "clean_ok" in rows and rows["clean_ok"].notna().all():
+        found["clean_accuracy"] = rows["clean_ok"].astype(bool)
+    if "triggered_as_target" in rows and rows["triggered_as_target"].notna().all():
+        found["trigger_failure_rate"] = ~rows["triggered_as_target"].astype(bool)
+    return found
+
+
+def title(cell: Mapping[Any, Any]) -> str:
+    """A cell in words: 'linf: pgd(steps=50) on none, recipe:lenet5, digits'."""
+    what = cell["attack"] or " ".join(str(cell[k]) for k in ("shift", "corruption") if cell[k]) or "clean"
+    if cell["corruption"] and not pd.isna(cell["severity"]):
+        what += f" {cell['severity']:.0f}"
+    threat = f"{cell['threat']}: " if cell["threat"] else ""
+    return f"{threat}{what} on {cell['defense']}, {cell['model']}, {cell['dataset']}"
+
+
+def sentence(row: Mapping[Any, Any]) -> str:
+    """What the test found, for a person."""
+    return (
+        f"{percent(row['base'])} before, {percent(row['new'])} now ({interval(row['lo'], row['hi'])}): "
+        f"{points(row['difference'])} on {row['n']} images, {row['only_base']} lost and {row['only_new']} won, "
+        f"p = {pvalue(row['p_holm'])} (exact McNemar, Holm)"
+    )

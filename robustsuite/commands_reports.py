@@ -1,0 +1,95 @@
+"""The commands that hand results on: compare, leaderboard, docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from robustsuite.reports.compare import Comparison
+
+screen = Console(highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    for command in (compare, leaderboard, docs):
+        app.command()(command)
+
+
+def compare(
+    base: Annotated[Path, typer.Argument(help="Folder of the run before.")],
+    new: Annotated[Path, typer.Argument(help="Folder of the run after.")],
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here: a test a cell.")] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 here: a result a cell.")] = None,
+) -> None:
+    """Whether NEW is significantly worse than BASE on the same images: exit code 1 if so, 3 if cells are missing."""
+    from robustsuite.reports import gates
+    from robustsuite.reports.compare import compare as compared
+    from robustsuite.reports.read import read
+    from robustsuite.reports.write import put
+
+    found = compared(read([base]), read([new]))
+    for file, render in ((junit, gates.junit), (sarif, gates.sarif)):
+        if file is not None:
+            put(file, render(found))
+    _show(found)
+    raise typer.Exit(found.exit_code)
+
+
+def _show(found: Comparison) -> None:
+    """The cells that changed as a table, then one sentence a loss and a count."""
+    from robustsuite.reports.compare import sentence, title
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("cell", overflow="fold")
+    for name in ("before", "now", "change", "lost", "won", "p (Holm)", "verdict"):
+        table.add_column(name, justify="right")
+    rows = found.cells.to_dict("records")
+    moved = sorted((row for row in rows if row["only_base"] + row["only_new"]), key=lambda row: float(row["p_holm"]))
+    for row in moved:
+        change = f"{100 * row['difference']:+.1f}"
+        figures = [f"{100 * row['base']:.1f}", f"{100 * row['new']:.1f}", change]
+        counts = [str(row["only_base"]), str(row["only_new"]), f"{row['p_holm']:.2g}", row["verdict"]]
+        table.add_row(escape(f"{title(row)} [{row['metric']}]"), *figures, *counts)
+    if moved:
+        screen.print(table)
+    for row in (row for row in rows if row["verdict"] == "loss"):
+        screen.print(f"loss: {title(row)}: {sentence(row)}", markup=False, soft_wrap=True)
+    for _, what, reason in found.unpaired:
+        screen.print(f"not compared: {what}: {reason}", markup=False, soft_wrap=True)
+    gains = sum(row["verdict"] == "gain" for row in rows)
+    extra = f", {found.extra} only in the new run" if found.extra else ""
+    screen.print(
+        f"{len(rows)} cells compared: {len(found.losses)} significantly worse, {gains} better, "
+        f"{len(rows) - len(moved)} the same on every image; {len(found.unpaired)} without a counterpart{extra}"
+    )
+
+
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the site is written.")] = Path("leaderboard"),
+    published: Annotated[
+        list[Path] | None, typer.Option("--published", help="RobustBench model_info files or folders.")
+    ] = None,
+) -> None:
+    """A static site: systems ranked under each threat, every number linked to its record and its examples."""
+    from robustsuite.reports.leaderboard import write_leaderboard
+
+    files = write_leaderboard(runs, out, published or [])
+    screen.print(f"{len(files)} files; open {files[0]}", markup=False, soft_wrap=True)
+
+
+def docs(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the site is written.")] = Path("build/docs"),
+) -> None:
+    """A static site with a page for every installed plugin, made from its card."""
+    from robustsuite.pages import write_pages
+
+    files = write_pages(out)
+    screen.print(f"{len(files)} files; open {files[0]}", markup=False, soft_wrap=True)
