@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.data import InputSpace, Split
+from robustsuite.ensembles import Members
 from robustsuite.errors import BadModel, BadValue
 from robustsuite.registry import F, card_of, carded, checked_parameters
 
@@ -86,8 +87,11 @@ def loader(**facts: Any) -> Callable[[F], F]:
 def load_model(spec: str, space: InputSpace) -> Model:
     """A model from 'scheme:name?key=value', such as 'torchvision:resnet50' or 'checkpoint:f.safetensors?arch=...'.
 
+    'A + B + C' joins pretrained models: the mean of their logits, or what a defense such as crossmax makes of them.
     space: the data set's input space, against which the model is checked. Raises UnknownName, BadValue, BadModel.
     """
+    if " + " in spec:
+        return _joined([load_model(part.strip(), space) for part in spec.split(" + ")], space)
     scheme, colon, rest = spec.partition(":")
     if not colon:
         raise BadValue(f"expected a model as scheme:name, got {spec!r}; write for example torchvision:resnet50")
@@ -99,6 +103,16 @@ def load_model(spec: str, space: InputSpace) -> Model:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export the model again")
     return model
+
+
+def _joined(models: list[Model], space: InputSpace) -> Model:
+    """An ensemble under the names and hashes of its members, in their order."""
+    for model in models:
+        if not model.pretrained:
+            raise BadModel(f"expected pretrained models to join, got {model.name}, which is trained first; leave it out")
+    net = Members([model.net for model in models])
+    note = "; ".join(f"{model.name}: {model.note}" for model in models if model.note)
+    return Model(" + ".join(model.name for model in models), net, space, weights_sha256(net), note=note)
 
 
 def ready(net: nn.Module, device: str = "cpu") -> nn.Module:
