@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare(base: Run, new: Run) -> Comparison:
-    """Every measured cell of `base` against its counterpart in `new`. Raises BadData where not one cell can be paired."""
+    """Every measured cell of `base` against its counterpart in `new`; raises BadData where not one can be paired."""
     rows: list[dict[str, Any]] = []
     unpaired: list[tuple[str, str, str]] = []
     left = _measured(base, new)

@@ -39,7 +39,8 @@ def junit(found: Comparison) -> str:
 
 
 def _case(suite: ET.Element, group: str, name: str) -> ET.Element:
-    return ET.SubElement(suite, "testcase", {"classname": _xml(f"robustsuite.{group}"), "name": _xml(name), "time": "0"})
+    facts = {"classname": _xml(f"robustsuite.{group}"), "name": _xml(name), "time": "0"}
+    return ET.SubElement(suite, "testcase", facts)
 
 
 def _xml(text: str) -> str:

@@ -143,7 +143,7 @@ def paired(run: Run) -> pd.DataFrame:
     """Every two comparable defenses of a group on the images both met: difference, discordant images, Holm's p."""
     rows: list[dict[str, Any]] = []
     for members in _by_group(survivals(run)):
-        for a, b, test, p in _tests(_comparable(members)[0]):
+        for a, b, test, p in tested(comparable(members)[0]):
             rows.append(
                 {
                     **dict(zip(GROUP, members[0].group, strict=True)),
@@ -168,7 +168,8 @@ def _by_group(members: Sequence[Survival]) -> Iterator[list[Survival]]:
     yield from groups.values()
 
 
-def _comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, str]]:
+def comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, str]]:
+    """Who may be ranked, having faced every attack a rival faced and with a sound number; and why the others may not."""
     faced = {attack for member in members for attack in member.alone}
     reasons = {}
     for member in members:
@@ -182,7 +183,8 @@ def _comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, 
     return [m for m in members if m.defense not in reasons], reasons
 
 
-def _tests(members: Sequence[Survival]) -> list[tuple[Survival, Survival, stats.Paired, float]]:
+def tested(members: Sequence[Survival]) -> list[tuple[Survival, Survival, stats.Paired, float]]:
+    """Every two members with the exact McNemar test on the images both met, and its p-value by Holm over all pairs."""
     pairs, tests = [], []
     for a, b in combinations(members, 2):
         both = a.robust.index.intersection(b.robust.index)
@@ -194,12 +196,17 @@ def _tests(members: Sequence[Survival]) -> list[tuple[Survival, Survival, stats.
 
 
 def _ranks(members: Sequence[Survival]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    comparable, reasons = _comparable(members)
-    place = {member.defense: i for i, member in enumerate(comparable)}
+    contestants, reasons = comparable(members)
+    return ranked(contestants), reasons
+
+
+def ranked(members: Sequence[Survival]) -> dict[str, tuple[int, int]]:
+    """The rank range of every member by its name: from 1 + the significantly better to k - the significantly worse."""
+    place = {member.defense: i for i, member in enumerate(members)}
     better = np.zeros((len(place), len(place)), dtype=bool)
-    for a, b, test, p in _tests(comparable):
+    for a, b, test, p in tested(members):
         if p < LEVEL:
             winner, loser = (a, b) if test.difference > 0 else (b, a)
             better[place[winner.defense], place[loser.defense]] = True
     ranges = stats.rank_ranges(better.tolist())
-    return {defense: ranges[i] for defense, i in place.items()}, reasons
+    return {defense: ranges[i] for defense, i in place.items()}

@@ -1,4 +1,7 @@
-"""The command line: run, list, show, report, doctor (compare and more: commands_reports). Errors of the user end in one sentence and exit code 2."""
+"""The command line: run, list, show, report, doctor and what commands_*.py add.
+
+Errors of the user end in one sentence and exit code 2.
+"""
 
 from __future__ import annotations
 
