@@ -13,7 +13,7 @@ from .text import interval, percent, plain
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a table: text, what it sorts by, why it is struck, a status word's kind, a bar (value, lo, hi)."""
+    """One cell of a table: text, what it sorts by, why it is struck, a status word's kind, a bar, a link."""
 
     text: str
     key: float | str = ""
@@ -21,6 +21,7 @@ class Entry:
     struck: bool = False
     kind: str = ""
     bar: tuple[float, float, float] | None = None
+    href: str = ""
 
 
 @dataclass(frozen=True)

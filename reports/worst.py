@@ -169,7 +169,7 @@ def _by_group(members: Sequence[Survival]) -> Iterator[list[Survival]]:
 
 
 def comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, str]]:
-    """Who may be ranked, having faced every attack a rival faced and with a sound number; and why the others may not."""
+    """Who may be ranked: faced every attack a rival faced, and has a sound number; and why the others may not."""
     faced = {attack for member in members for attack in member.alone}
     reasons = {}
     for member in members:
