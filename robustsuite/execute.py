@@ -13,24 +13,20 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustsuite import probes, provenance
 from robustsuite.errors import Unsupported, UsageError
-from robustsuite.lifecycle import Lifecycle, fingerprint
-from robustsuite.models import load_model
+from robustsuite.lifecycle import fingerprint
 from robustsuite.oracle import TILE
 from robustsuite.plan import COMMON, Cell, Verdict
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
-from robustsuite.scenarios import certification, evasion, shift
+from robustsuite.scenarios import certification, evasion, poisoning, shift, unlearnable
 from robustsuite.scenarios.record import Record
 from robustsuite.store import Store
 from robustsuite.system import System
 from robustsuite.threats import Access
-
-ADVERSARY = 1_000_003
-"""Added to the seed of what the adversary trains: it shares the recipe, never the weights."""
 
 WIDTH = 256
 """Images in flight at the most; halved, for the rest of the run, whenever the device is out of memory."""
@@ -179,24 +175,16 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
     given = dict(cell.given)
     common = {k: given.pop(k) for k in COMMON if k in given and k not in cell.attack.parameters}
     attack = partial(cell.attack.function, **given)
+    if cell.threat.scenario == "poisoning":
+        return poisoning.play(system, cell.lifecycle.poisoned, cell.split, cell.threat, rng, width=width)
+    if cell.threat.scenario == "unlearnable":
+        return unlearnable.play(system, cell.lifecycle.poisoned, cell.split, rng, width=width)
     if cell.threat.scenario == "certification":
         return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
     return evasion.play(
         system, attack, cell.split, cell.threat, rng, width=width, card=cell.attack, clean_ok=clean_ok,
-        aux=_aux(cell), **common,
+        aux=cell.lifecycle.adversary(), **common,
     )  # fmt: skip
-
-
-def _aux(cell: Cell) -> evasion.Aux:
-    """The adversary's own pictures and nets: the val split where there is one, trainings at a seed of its own."""
-    cycle = cell.lifecycle
-    pictures = cycle.data.splits.get("val", cell.split)
-
-    def net(spec: str) -> nn.Module:
-        model = load_model(spec, cycle.data.space)
-        return Lifecycle(model, cycle.data, (), cycle.seed + ADVERSARY, cycle.device, cycle.tell).trained()
-
-    return evasion.Aux(pictures, net)
 
 
 def _concerns(flag: Flag, cell: Cell) -> bool:

@@ -88,6 +88,27 @@ class OrderedTopK:
         return -torch.cat([listed, rest], 1).diff(dim=1).amax(1)
 
 
+@dataclass(frozen=True)
+class ToClass:
+    """The class a backdoor answers with: the same for every picture."""
+
+    target: int
+    name: ClassVar[str] = "to_class"
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.target})"
+
+    def aim(self, y: Tensor, classes: int, rng: Rng) -> Tensor:
+        """The class to reach (N, 1)."""
+        if not 0 <= self.target < classes:
+            raise BadValue(f"expected a target in 0 ... {classes - 1}, got {self.target!r}; choose a class of the data")
+        return torch.full_like(y, self.target)[:, None]
+
+    def lead(self, logits: Tensor, aim: Tensor) -> Tensor:
+        """The target's logit minus the best other (N,)."""
+        return -margin(logits, aim[:, 0])
+
+
 def _wrong(y: Tensor, classes: int, k: int, rng: Rng) -> Tensor:
     """k distinct wrong classes (N, k) in uniform order."""
     scores = rng.uniform(classes).to(y.device).scatter(1, y[:, None], -1.0)

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,11 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustsuite import __version__
+from robustsuite.adversary import Aux, Poisoned, Poisoner
 from robustsuite.data import Dataset, Split
-from robustsuite.models import Fit, Model, Training, ready, weights_sha256
+from robustsuite.models import Fit, Model, Training, load_model, ready, weights_sha256
 from robustsuite.stages import Applied
 from robustsuite.system import System
 from robustsuite.threats import Access
+
+ADVERSARY = 1_000_003
+"""Added to the seed of what the adversary trains: it shares the recipe, never the weights."""
 
 
 def cache_folder() -> Path:
@@ -39,6 +44,7 @@ class Lifecycle:
     seed: int = 0
     device: str = "cpu"
     tell: Callable[[str], None] = field(default=lambda _: None)
+    poison: Poisoner | None = None
 
     def at(self, stage: str) -> list[Applied]:
         """The defenses of one stage, in order."""
@@ -50,22 +56,41 @@ class Lifecycle:
 
     def trained_on(self) -> list[str]:
         """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
-        changed = any(d.card.place in ("data", "train", "harden") for d in self.defenses)
+        changed = self.poison or any(
+            d.card.place in ("data", "train", "harden") or d.card.learns for d in self.defenses
+        )
         if self.model.pretrained and not changed:
             return []
         return [self.data.split("train").sha256, self.data.split("val").sha256]
 
     def trained(self) -> nn.Module:
         """The network after data, train and harden; a copy, the model's own is not touched."""
-        train, val = self._selection()
+        train = self.poisoned.train if self.poison else self._selection()[0]
         for defense in self.at("data"):
             train = defense(train)
-        training = Training(train, val, seed=self.seed, device=self.device, tell=self.tell)
+        training = self._training(train)
         fit = self._fits()[0]
         net = fit(copy.deepcopy(self.model.net), training)
         for defense in self.at("harden"):
             net = defense(net, training)
         return ready(net, self.device)
+
+    @cached_property
+    def poisoned(self) -> Poisoned:
+        """The training set as the adversary leaves it, with its trigger; the same in every process."""
+        if self.poison is None:
+            raise ValueError("expected a poisoning attack on this lifecycle, got none")
+        return self.poison(self.data.split("train"), self.seed, self.adversary)
+
+    def adversary(self) -> Aux:
+        """The adversary's own pictures (the val split where there is one) and nets, trained at a seed of its own."""
+        pictures = self.data.splits.get("val", next(iter(self.data.splits.values())))
+
+        def net(spec: str) -> nn.Module:
+            model = load_model(spec, self.data.space)
+            return Lifecycle(model, self.data, (), self.seed + ADVERSARY, self.device, self.tell).trained()
+
+        return Aux(pictures, net)
 
     def served(self) -> System:
         """The system as it answers, with what it hides and its surrogate."""
@@ -76,14 +101,19 @@ class Lifecycle:
             card = defense.card
             if card.hides and (card.surrogate is None or (hides and stand_in is None)):
                 stand_in = None
-            elif card.surrogate is not None or stand_in is not None:
+            elif card.surrogate is not None or (stand_in is not None and not card.learns):
                 stand_in = (card.surrogate or card.function)(stand_in or net, **dict(defense.given))
-            net = defense(net)
+            net = defense(net, self._training()) if card.learns else defense(net)
             hides, stochastic = hides | card.hides, stochastic or card.stochastic
         surrogate = ready(stand_in, self.device) if stand_in is not None else None
         served = ready(net, self.device) if net is not base else base
         eot = max([1, *(d.card.eot for d in self.at("serve"))])
         return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot)
+
+    def _training(self, train: Split | None = None) -> Training:
+        """What training and selection may see; the data set's own train split where none is given."""
+        clean, val = self._selection()
+        return Training(clean if train is None else train, val, seed=self.seed, device=self.device, tell=self.tell)
 
     def _selection(self) -> tuple[Split, Split]:
         if not self.trained_on():
@@ -96,6 +126,7 @@ class Lifecycle:
         if self.model.pretrained and not self.at("train"):
             return self.model.fit, []
         facts = [self.model.sha256, *self.trained_on(), *map(str, self.at("data")), str(self.seed), __version__]
+        facts += [str(self.poison)] if self.poison else []
         fit, steps = self.model.fit, []
         if not self.model.pretrained:
             fit = _kept(fit, _key(facts))

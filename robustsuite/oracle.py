@@ -137,6 +137,7 @@ class Oracle:
                 logits = answer(self.net, leaf, rng)
                 value = loss(logits)
                 (grad,) = torch.autograd.grad(value.sum(), leaf)
+            grad = grad.nan_to_num(nan=0.0)  # a rejecting system answers NaN
             one = Ask(logits.detach(), value.detach(), grad)
             total = one if total is None else Ask(*(a + b for a, b in zip(total, one, strict=True)))
         return total if self.eot == 1 and total else Ask(*(part / self.eot for part in total or ()))

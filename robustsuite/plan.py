@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from robustsuite import __version__
+from robustsuite.adversary import Poisoner
 from robustsuite.data import Dataset, ShiftSet, Split, Variant, load_data, parse_spec
 from robustsuite.errors import BadValue
 from robustsuite.lifecycle import Lifecycle
@@ -20,9 +21,13 @@ from robustsuite.models import load_model
 from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters
 from robustsuite.stages import Applied, applied
 from robustsuite.sweep import Sweep
-from robustsuite.threats import Access, Threat
+from robustsuite.threats import Access, Ball, Threat
 
-PASSED = {"evasion": ("data", "train", "harden", "serve"), "certification": ("data", "train", "harden", "serve")}
+ANSWERED = ("data", "train", "harden", "serve")
+PASSED = {
+    **dict.fromkeys(("evasion", "certification", "poisoning", "unlearnable"), ANSWERED),
+    "inversion": ("data", "train", "harden", "share"),
+}
 """The stages a scenario passes; a defense at another stage is inert in it."""
 
 WAYS = 3
@@ -132,14 +137,15 @@ def _cells(
     for shift, variant, pictures, paired in shifted:
         yield Cell(sweep, cycle, pictures, shift=shift, variant=variant, clean=split if paired else None), Verdict()
     for threat, card, given, first in attacks:
-        cell = Cell(sweep, cycle, split.first(min(first, len(split)) if first else None), threat, card, given)
+        played = replace(cycle, poison=Poisoner(card, given, threat)) if threat.poison else cycle
+        cell = Cell(sweep, played, split.first(min(first, len(split)) if first else None), threat, card, given)
         yield cell, verdict(cell)
 
 
 def verdict(cell: Cell) -> Verdict:
     """Whether the cell can be run, and in a sentence why not."""
     threat, card, cycle = cell.threat, cell.attack, cell.lifecycle
-    if threat is None or card is None or threat.budget is None:
+    if threat is None or card is None:
         return Verdict()
     if card.place != threat.scenario:
         return Verdict("refused", "scenario", f"{card.name} plays {card.place}, the threat is {threat.scenario}")
@@ -148,20 +154,27 @@ def verdict(cell: Cell) -> Verdict:
             "refused", "access",
             f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
         )  # fmt: skip
-    if threat.goal.name not in card.goals and threat.scenario == "evasion":
-        goals = ", ".join(card.goals)
-        return Verdict("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
-    if not (math.isfinite(threat.budget.eps) or card.minimum_norm):
-        return Verdict("refused", "budget", f"{card.name} needs a finite budget; the threat allows any change")
-    if card.norms and threat.budget.norm not in card.norms:
-        return Verdict(
-            "refused", "budget", f"{card.name} works in {', '.join(card.norms)}, not in {threat.budget.norm}"
-        )
+    if threat.poison and cycle.model.pretrained:
+        return Verdict("refused", "recipe", f"{cycle.model.name} comes trained; poison a model that brings a recipe")
+    if threat.budget and (found := _unfit(card, threat, threat.budget)):
+        return found
     passed = PASSED[threat.scenario]
     if cycle.defenses and all(d.card.place not in passed for d in cycle.defenses):
         bare = replace(cell, lifecycle=replace(cycle, defenses=()))
         return Verdict("inert", "stage", f"no stage of it is passed in {threat.scenario}", bare.run_id)
     return _hidden(card, cycle)
+
+
+def _unfit(card: Card, threat: Threat, ball: Ball) -> Verdict | None:
+    """Why the attack cannot work in this ball towards this goal; None where it can."""
+    if threat.goal.name not in card.goals and threat.scenario == "evasion":
+        goals = ", ".join(card.goals)
+        return Verdict("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
+    if not (math.isfinite(ball.eps) or card.minimum_norm):
+        return Verdict("refused", "budget", f"{card.name} needs a finite budget; the threat allows any change")
+    if card.norms and ball.norm not in card.norms:
+        return Verdict("refused", "budget", f"{card.name} works in {', '.join(card.norms)}, not in {ball.norm}")
+    return None
 
 
 def _hidden(card: Card, cycle: Lifecycle) -> Verdict:

@@ -42,6 +42,7 @@ class Card:
 
     goals: what an attack can work towards; one that can do more than leave the true class is handed `targets`.
     eot: gradient draws an attack on this random defense averages, where the user does not say.
+    learns: a serve-stage defense that is handed Training besides the network (clean pictures to learn from).
     whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
     """
@@ -57,6 +58,7 @@ class Card:
     stochastic: bool = False
     goals: tuple[str, ...] = ("untargeted",)
     eot: int = 1
+    learns: bool = False
     whole: bool = False
     minimum_norm: bool = False
     surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)

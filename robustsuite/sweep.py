@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName, UsageError, nearest
-from robustsuite.goals import parse_goal
-from robustsuite.threats import BALLS, Access, Threat, parse_access, parse_ball
+from robustsuite.goals import ToClass, parse_goal
+from robustsuite.threats import BALLS, Access, PoisonRate, Threat, Update, parse_access, parse_ball, parse_number
 
 Entries = Annotated[list[Any], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
 
@@ -21,26 +21,42 @@ class ThreatSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    scenario: Literal["evasion", "certification"]
+    scenario: Literal["evasion", "certification", "poisoning", "unlearnable", "inversion"]
     access: str | list[str] = "white_box"
     goal: Any = "untargeted"
+    target: int | None = None
     budget: dict[str, Any]
     attacks: Entries = Field(min_length=1)
 
     def threat(self, name: str) -> Threat:
         """The threat with its budget parsed; raises BadValue or UnknownName."""
+        access: Access = parse_access(self.access)
+        if self.scenario in ("poisoning", "unlearnable"):
+            rate = PoisonRate(parse_number(self._only(name, ["poison_rate"])["poison_rate"], "poison_rate"))
+            target = (self.target or 0) if self.scenario == "poisoning" else None
+            goal = ToClass(target) if target is not None else parse_goal(self.goal)
+            return Threat(name, self.scenario, access, goal=goal, poison=rate, target=target)
+        if self.scenario == "inversion":
+            known = list(Update.__dataclass_fields__)
+            return Threat(name, self.scenario, access, update=Update(**self._only(name, known, least=0)))
         queries = self.budget.get("queries")
-        norms = {k: v for k, v in self.budget.items() if k != "queries"}
-        for key in norms:
-            if key not in BALLS:
-                raise UnknownName(f"budget of the threat {name!r}", key, [*BALLS, "queries"])
+        norms = self._only(name, [*BALLS, "queries"], least=0)
+        norms = {k: v for k, v in norms.items() if k != "queries"}
         if len(norms) != 1:
             raise BadValue(f"expected one of {', '.join(BALLS)} in the budget of {name!r}, got {self.budget!r}")
         if queries is not None and (not isinstance(queries, int) or queries < 1):
             raise BadValue(f"expected a whole number of queries >= 1 in the budget of {name!r}, got {queries!r}")
-        access: Access = parse_access(self.access)
         ((norm, eps),) = norms.items()
         return Threat(name, self.scenario, access, parse_ball(norm, eps), queries, parse_goal(self.goal))
+
+    def _only(self, name: str, known: list[str], least: int = 1) -> dict[str, Any]:
+        """The budget, if its keys are known ones; raises UnknownName or BadValue."""
+        for key in self.budget:
+            if key not in known:
+                raise UnknownName(f"budget of the threat {name!r}", key, known)
+        if len(self.budget) < least:
+            raise BadValue(f"expected {' or '.join(known)} in the budget of {name!r}, got none; add it")
+        return self.budget
 
 
 class Sweep(BaseModel):

@@ -190,6 +190,53 @@ def parse_ball(norm: str, eps: object) -> Ball:
 
 
 @dataclass(frozen=True)
+class PoisonRate:
+    """The share of the training examples the adversary may change, covers included."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise BadValue(f"expected a poison rate above 0 and up to 1, got {self.rate!r}; write 0.01")
+
+    def __str__(self) -> str:
+        return f"poison_rate({self.rate:.6g})"
+
+    def most(self, n: int) -> int:
+        """How many of n examples that is; at least one."""
+        return max(1, int(self.rate * n + 1e-9))
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one client of a federated training shares, and what its observer knows besides.
+
+    batch: its examples. local_steps, rate: SGD steps on them (one step: the gradient itself). mode: batch norm in
+    'eval' or 'train'. trained: the network is a trained one. labels: the observer is told the classes.
+    """
+
+    batch: int = 1
+    local_steps: int = 1
+    rate: float = 0.01
+    mode: str = "eval"
+    trained: bool = True
+    labels: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "local_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadValue(f"expected {name} as a whole number >= 1, got {value!r}; write 1")
+        if self.mode not in ("eval", "train"):
+            raise BadValue(f"expected mode eval or train, got {self.mode!r}; it is batch norm's")
+
+    def __str__(self) -> str:
+        plain = Update(self.batch)
+        rest = [f"{k}={v}" for k, v in vars(self).items() if k != "batch" and v != getattr(plain, k)]
+        return f"update({', '.join([f'batch={self.batch}', *rest])})"
+
+
+@dataclass(frozen=True)
 class Threat:
     """One adversary: the protocol it plays (scenario), what it sees, what it may change."""
 
@@ -199,9 +246,12 @@ class Threat:
     budget: Ball | None = None
     queries: int | None = None
     goal: Goal = field(default_factory=Untargeted)
+    poison: PoisonRate | None = None
+    target: int | None = None
+    update: Update | None = None
     attacks: tuple[object, ...] = field(default=(), repr=False)
 
     def budget_words(self) -> str | None:
         """The budget in canonical form, None where the scenario has none."""
-        words = [str(self.budget)] if self.budget else []
+        words = [str(part) for part in (self.budget, self.poison, self.update) if part]
         return " ".join(words + ([f"queries({self.queries})"] if self.queries else [])) or None

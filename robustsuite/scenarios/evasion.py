@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustsuite import projections
+from robustsuite.adversary import Aux
 from robustsuite.data import Split
 from robustsuite.judge import REPEATS, Judge
 from robustsuite.oracle import Oracle
@@ -31,17 +31,6 @@ class Found(NamedTuple):
 
     x_adv: Tensor
     columns: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Aux:
-    """What an adversary granted AUX_DATA owns: labelled pictures the system was not judged on, and a way to nets.
-
-    net: a model spec -> a network of the same input space, trained on the adversary's side where it must be.
-    """
-
-    pictures: Split
-    net: Callable[[str], nn.Module] = field(repr=False)
 
 
 class Attack(Protocol):

@@ -1,0 +1,89 @@
+"""Poisoning: the adversary changes a share of the training set so that a trigger makes the system answer its target.
+
+Scored as Gu et al. (2017, arXiv:1708.06733) and everybody since: accuracy on clean pictures, and the share of triggered
+pictures of *other* classes that are answered with the target; an input the system rejects is neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from robustsuite.adversary import Poisoned
+from robustsuite.data import Split
+from robustsuite.judge import Judge
+from robustsuite.oracle import answer, predicted
+from robustsuite.probes import Flag
+from robustsuite.randomness import Rng
+from robustsuite.registry import carded
+from robustsuite.scenarios.record import Record
+from robustsuite.system import System
+from robustsuite.threats import PoisonRate, Threat
+
+WORKED = 0.9
+"""Below this share of triggered pictures an undefended victim shows an attack that failed, no defense that worked."""
+
+
+class Attack(Protocol):
+    """(train set, rate, target class) -> the poisoned set and its trigger; `aux: Aux` besides where it needs AUX_DATA.
+
+    `rng` has one stream a training example. The trigger stays in [0, 1] and is applied before any augmentation.
+    """
+
+    def __call__(self, train: Split, rate: PoisonRate, *, target: int, rng: Rng) -> Poisoned: ...
+
+
+A = TypeVar("A", bound=Callable[..., Poisoned])
+
+
+def attack(**facts: Any) -> Callable[[A], A]:
+    """Register a backdoor attack. needs: Access.TRAIN_SET and, for nets or pictures of its own, AUX_DATA."""
+    return carded("attack", "poisoning", **facts)
+
+
+def play(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: Rng, *, width: int) -> Record:
+    """Ask the victim about clean and triggered test pictures.
+
+    Columns: clean_ok (right and not rejected), flagged_clean, eligible (the trigger is meant for it, and it is not of
+    the target class), triggered_as_target, flagged, recovered (its own class despite the trigger), psnr of the trigger
+    in dB, and where the system has a `score`: score_clean, score_triggered (larger is more suspicious).
+    """
+    if poisoned.trigger is None or threat.target is None:
+        raise ValueError(f"expected a trigger and a target in the threat {threat.name!r}, got none")
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1)
+    eligible = split.y != threat.target if poisoned.source is None else split.y == poisoned.source
+    columns: dict[str, list[Tensor]] = {}
+    for positions, x, y in split.batches(width):
+        x, y, streams = x.to(system.device), y.to(system.device), Rng(rng.keys[positions].to(system.device))
+        stamped = poisoned.trigger(x, split.ids[positions].to(x.device), streams.fold("trigger")).clamp(0, 1)
+        clean, hit = judge(x, y, streams.fold("clean")), _answers(system, stamped, streams.fold("stamped"))
+        noise = (stamped - x).square().flatten(1).mean(1).clamp_min(1e-12)
+        part = {
+            "clean_ok": ~clean.wrong & ~clean.rejected, "flagged_clean": clean.rejected,
+            "triggered_as_target": hit == threat.target, "flagged": hit < 0, "recovered": hit == y,
+            "psnr": -10 * noise.log10(),
+        }  # fmt: skip
+        scored = getattr(system.net, "score", None)
+        if callable(scored):
+            part |= {"score_clean": scored(x), "score_triggered": scored(stamped)}
+        for name, column in part.items():
+            columns.setdefault(name, []).append(column.detach().cpu())
+    found = {name: torch.cat(parts) for name, parts in columns.items()} | {"eligible": eligible}
+    found["triggered_as_target"] &= eligible
+    rate = float(found["triggered_as_target"][eligible].float().mean()) if bool(eligible.any()) else float("nan")
+    note = f"{len(poisoned.indices)} training examples changed"
+    flags = []
+    if not bool(eligible.any()):
+        flags.append(Flag("nothing_to_trigger", "no test picture is of a class the trigger is meant for"))
+    elif rate < WORKED:
+        note += f"; {rate:.1%} of the triggered pictures are answered with the target"
+    return Record(found, flags, forwards=2 * len(split), backwards=0, note=note)
+
+
+def _answers(system: System, x: Tensor, rng: Rng) -> Tensor:
+    """Predicted classes (N,), -1 where the system rejects."""
+    with torch.no_grad():
+        return predicted(answer(system.net, x, rng))
