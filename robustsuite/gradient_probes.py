@@ -1,0 +1,129 @@
+"""Whether a network's gradients tell the truth: missing, frozen, vanishing, or pointing where the answers do not go.
+
+Sources: Athalye et al., 2018, arXiv:1802.00420 (shattered, vanishing gradients); Croce & Hein, 2020, arXiv:2003.01690
+(scaled logits starve the cross entropy); Pintor et al., 2022, arXiv:2106.09947 (indicators of attack failure).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.checks import BENT, BROKEN, TEMPERED, Flag
+from robustsuite.losses import cross_entropy
+
+STEP = 1e-3
+"""h of the central differences, in pixel values."""
+
+WAVES = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1))
+"""Low frequencies (rows, columns) of the directions that gradients are compared along."""
+
+COMPARED = 8
+"""Pictures that are compared."""
+
+STARVED = 1e-30
+"""A cross entropy gradient below this share of the lead's has vanished: float32 ends at 1e-38."""
+
+
+def gradients(net: nn.Module, x: Tensor, logits: Tensor, *, moves: bool) -> Iterator[Flag]:
+    """Flags about d answers / d pixels at pictures x (N, C, H, W) with these logits (N, K).
+
+    moves: whether nearby pictures have nearby answers, without which finite differences mean nothing.
+    """
+    top = logits.topk(2, 1).indices
+    bounded = x.clone()
+    bounded[:, :, ::4, ::4] = (x[:, :, ::4, ::4] > 0.5).to(x.dtype)  # pixels at the bounds for certain
+    leaf = torch.cat([x, bounded])
+    try:
+        grad = _of_the_lead(net, leaf)
+    except RuntimeError as error:
+        yield Flag("zero_gradients", f"no gradient reaches the pixels: {str(error).splitlines()[0][:120]}")
+        return
+    if (flag := _health(grad, leaf, len(x))) is not None:
+        yield flag
+        return
+    yield from _scale(net, x, logits, grad[: len(x)])
+    if moves and (flag := _truth(net, x[:COMPARED], top[:COMPARED])) is not None:
+        yield flag
+
+
+def _lead(logits: Tensor, top: Tensor) -> Tensor:
+    """A difference of two logits (N,): no softmax that could saturate, no max that could switch."""
+    pair = logits.gather(1, top)
+    return pair[:, 0] - pair[:, 1]
+
+
+def _of_the_lead(net: nn.Module, x: Tensor, top: Tensor | None = None) -> Tensor | None:
+    leaf = x.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = net(leaf).nan_to_num(nan=0.0)
+        lead = _lead(logits, logits.topk(2, 1).indices if top is None else top)
+        (grad,) = torch.autograd.grad(lead.sum(), leaf, allow_unused=True)
+    return grad
+
+
+def _health(grad: Tensor | None, leaf: Tensor, n: int) -> Flag | None:
+    """Pictures, or saturated pixels, whose gradient is exactly zero."""
+    if grad is None:
+        return Flag("zero_gradients", "no gradient reaches the pixels")
+    if not bool(torch.isfinite(grad).all()):
+        return Flag("zero_gradients", "the gradient has NaN or infinite entries")
+    silent = (grad[:n] == 0).flatten(1).all(1)
+    if bool(silent.any()):
+        return Flag("zero_gradients", f"{int(silent.sum())} of {n} pictures have a gradient of all zeros")
+    saturated = (leaf == 0) | (leaf == 1)
+    outer = float((grad[saturated] == 0).double().mean())
+    inner = float((grad[~saturated] == 0).double().mean()) if bool((~saturated).any()) else 0.0
+    if outer > 0.05 and outer > 3 * inner:
+        words = f"zero on {outer:.0%} of saturated and {inner:.0%} of other pixels: a clamp inside?"
+        return Flag("zero_gradients", words)
+    return None
+
+
+def _scale(net: nn.Module, x: Tensor, logits: Tensor, grad: Tensor | None) -> Iterator[Flag]:
+    """Logits so large that the cross entropy has no gradient left in float32, or so far from the usual as to ask why."""
+    leaf = x.clone().requires_grad_()
+    with torch.enable_grad():
+        loss = cross_entropy(net(leaf).nan_to_num(nan=0.0), logits.argmax(1))
+        (starved,) = torch.autograd.grad(loss.sum(), leaf)
+    if grad is not None:
+        gone = starved.flatten(1).abs().amax(1) <= STARVED * grad.flatten(1).abs().amax(1)
+        if (share := float(gone.double().mean())) > 0.05:
+            yield Flag(
+                "loss_vanishes", f"cross entropy has no gradient on {share:.0%} of the pictures, the lead has one"
+            )
+    first, second = logits.topk(2, 1).values.unbind(1)
+    lead = float((first - second).median())
+    if not TEMPERED[0] <= lead <= TEMPERED[1]:
+        yield Flag("logit_scale", f"the first logit leads by {lead:.2g} in the median: scaled or tempered?")
+
+
+def _truth(net: nn.Module, x: Tensor, top: Tensor) -> Flag | None:
+    """The gradient against central differences along low-frequency directions, inside the box."""
+    inside = STEP + (1 - 2 * STEP) * x
+    grad = _of_the_lead(net, inside, top)
+    errors = []
+    with torch.no_grad():
+        for wave in directions(x):
+            ahead, behind = (net(inside + sign * STEP * wave).nan_to_num(nan=0.0) for sign in (1, -1))
+            measured = (_lead(ahead, top) - _lead(behind, top)) / (2 * STEP)
+            said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
+            rounding = 1e-6 * ahead.abs().amax(1) / STEP
+            errors.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
+    error = float(torch.cat(errors).median())
+    if error <= BENT:
+        return None
+    words = f"gradients differ from finite differences by {error:.0%} in the median (step {STEP:g})"
+    return Flag("gradient_mismatch", words, "fail" if error > BROKEN else "warn")
+
+
+def directions(x: Tensor) -> list[Tensor]:
+    """Cosine waves (1, 1, H, W) of the lowest frequencies, largest entry 1."""
+    rows, columns = (torch.arange(side, device=x.device, dtype=x.dtype) + 0.5 for side in x.shape[2:])
+    waves = [
+        (math.pi * i * rows / len(rows)).cos()[:, None] * (math.pi * j * columns / len(columns)).cos() for i, j in WAVES
+    ]
+    return [(wave / wave.abs().max())[None, None] for wave in waves]

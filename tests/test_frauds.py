@@ -1,0 +1,67 @@
+"""Planted frauds x flags: each raises its own, an honest network raises none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from robustsuite.benchmarks.datasets.digits import digits
+from robustsuite.canaries import canaries
+from robustsuite.checks import level_of
+from robustsuite.data import InputSpace, load_data
+from robustsuite.models import load_model, ready
+from robustsuite.probes import probe
+from robustsuite.state import state_of
+from tests.frauds import FRAUDS, honest
+
+DATA = digits()
+TEST = DATA.split("test")
+X, Y = TEST.images(torch.arange(32)), TEST.y[:32]
+SHARED = {
+    "cifar10_resnet4b_adv2": "resnet4b", "cifar10_resnet18_std": "resnet18_cifar", "cifar10_resnet2b_adv2": "resnet2b",
+    "cifar10_resnet20": "cifar_resnet20", "cifar10_cnn_a_adv": "cnn_a", "cifar10_vit_pgd_2_3_16": "small_vit",
+}  # fmt: skip
+
+
+def raised(net: nn.Module) -> dict[str, str]:
+    """Flag -> level."""
+    return {flag.name: level_of(flag) for flag in probe(net, X, Y, DATA.space)}
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_an_honest_network_raises_no_flag(adversarial: bool) -> None:
+    assert raised(honest(adversarial)) == {}
+
+
+@pytest.mark.parametrize("fraud", FRAUDS)
+def test_a_fraud_raises_its_flags(fraud: str) -> None:
+    if fraud.startswith("clamp") and canaries()["clamp_gradient_at_bound"] != 0:
+        pytest.skip("this torch passes gradients through a clamp's bounds")
+    make, expected = FRAUDS[fraud]
+    net = make()
+    if "training" not in fraud:
+        net.eval()
+    before = state_of(net)
+    found = raised(net)
+    assert expected <= set(found)
+    assert state_of(net) == before
+
+
+def test_what_an_attack_may_get_around_warns_and_the_rest_fails() -> None:
+    warned = {
+        "softmax temperature 1000", "probabilities at temperature 1000", "quantised input, straight through",
+        "rounded logits, straight through",
+    }  # fmt: skip
+    for fraud, (make, _) in FRAUDS.items():
+        net = make()
+        levels = raised(net if "training" in fraud else net.eval()).values()
+        assert ("fail" in levels) != (fraud in warned), (fraud, levels)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_published_networks_raise_no_flag(shared, name: str) -> None:
+    _, split = load_data({"cifar10": {"root": str(shared / "data" / "cifar10"), "pack": "lossless", "first": 32}})
+    space = InputSpace(3, 32, 32, 10)
+    net = ready(load_model(f"checkpoint:{shared / 'models' / name}.safetensors?arch={SHARED[name]}", space).net)
+    assert probe(net, split.images(torch.arange(32)), split.y, space) == []
