@@ -7,20 +7,21 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from platformdirs import user_cache_dir
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustsuite import __version__
 from robustsuite.adversary import Aux, Poisoned, Poisoner
 from robustsuite.data import Dataset, Split
-from robustsuite.models import Fit, Model, Training, load_model, ready, weights_sha256
+from robustsuite.models import Fit, Model, Reshaping, Training, load_model, ready, weights_sha256
 from robustsuite.stages import Applied
 from robustsuite.system import System
 from robustsuite.threats import Access
@@ -36,7 +37,7 @@ def cache_folder() -> Path:
 
 @dataclass
 class Lifecycle:
-    """One model under one tuple of defenses, at one seed."""
+    """One model under one tuple of defenses, at one seed. findings: what its trainings keep for the report, by name."""
 
     model: Model
     data: Dataset
@@ -45,6 +46,7 @@ class Lifecycle:
     device: str = "cpu"
     tell: Callable[[str], None] = field(default=lambda _: None)
     poison: Poisoner | None = None
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def at(self, stage: str) -> list[Applied]:
         """The defenses of one stage, in order."""
@@ -70,10 +72,7 @@ class Lifecycle:
             train = defense(train)
         training = self._training(train)
         fit = self._fits()[0]
-        net = fit(copy.deepcopy(self.model.net), training)
-        for defense in self.at("harden"):
-            net = defense(net, training)
-        return ready(net, self.device)
+        return ready(fit(copy.deepcopy(self.model.net), training), self.device)
 
     @cached_property
     def poisoned(self) -> Poisoned:
@@ -95,7 +94,7 @@ class Lifecycle:
     def served(self) -> System:
         """The system as it answers, with what it hides and its surrogate."""
         base = net = self.trained()
-        hides, stochastic = Access.NONE, False
+        hides, stochastic = Access.NONE, any(d.card.stochastic for d in self.defenses)
         stand_in: nn.Module | None = None
         for defense in self.at("serve"):
             card = defense.card
@@ -104,16 +103,17 @@ class Lifecycle:
             elif card.surrogate is not None or (stand_in is not None and not card.learns):
                 stand_in = (card.surrogate or card.function)(stand_in or net, **dict(defense.given))
             net = defense(net, self._training()) if card.learns else defense(net)
-            hides, stochastic = hides | card.hides, stochastic or card.stochastic
+            hides |= card.hides
         surrogate = ready(stand_in, self.device) if stand_in is not None else None
         served = ready(net, self.device) if net is not base else base
-        eot = max([1, *(d.card.eot for d in self.at("serve"))])
+        eot = max([1, *(d.card.eot for d in self.defenses)])
         return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot)
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
         clean, val = self._selection()
-        return Training(clean if train is None else train, val, seed=self.seed, device=self.device, tell=self.tell)
+        keep = self.findings.__setitem__
+        return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep)
 
     def _selection(self) -> tuple[Split, Split]:
         if not self.trained_on():
@@ -122,20 +122,29 @@ class Lifecycle:
         return self.data.split("train"), self.data.split("val")
 
     def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
-        """The recipe with every train-stage defense applied, each step kept under the key of what went in."""
-        if self.model.pretrained and not self.at("train"):
-            return self.model.fit, []
+        """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
         facts = [self.model.sha256, *self.trained_on(), *map(str, self.at("data")), str(self.seed), __version__]
         facts += [str(self.poison)] if self.poison else []
-        fit, steps = self.model.fit, []
+        fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Shape]()
         if not self.model.pretrained:
             fit = _kept(fit, _key(facts))
             steps.append((_key(facts), fit))
-        for defense in self.at("train"):
+        for defense in (*self.at("train"), *self.at("harden")):
             facts.append(str(defense))
-            fit = _kept(defense(fit), _key(facts))
+            made = defense(fit) if defense.card.place == "train" else partial(_hardened, defense, fit)
+            if isinstance(made, Reshaping):
+                shapes.append(made.shape)
+            fit = _kept(made, _key(facts), tuple(shapes))
             steps.append((_key(facts), fit))
         return fit, steps
+
+
+Shape = Callable[[nn.Module], nn.Module]
+
+
+def _hardened(defense: Applied, fit: Fit, net: nn.Module, training: Training) -> nn.Module:
+    hardened: nn.Module = defense(fit(net, training), training)
+    return hardened
 
 
 def _key(facts: list[str]) -> str:
@@ -146,30 +155,50 @@ def _file(key: str) -> Path:
     return cache_folder() / "weights" / f"{key}.safetensors"
 
 
-def _kept(fit: Fit, key: str) -> Fit:
-    """The same recipe, its result kept on disk; weights that do not fit the network are made again."""
+def _kept(fit: Fit, key: str, shapes: tuple[Shape, ...] = ()) -> Fit:
+    """The same recipe, its result and findings kept on disk; weights that do not fit the network are made again.
+
+    shapes: what turns the network before into the kept one's architecture, in order.
+    """
 
     def kept(net: nn.Module, training: Training) -> nn.Module:
         file = _file(key)
         if file.exists():
             try:
-                net.load_state_dict(load_file(file))
-                return net.to(memory_format=torch.contiguous_format)  # as `fitted` returns it, for the same bits
-            except (RuntimeError, SafetensorError, OSError):
+                return _load(file, net, shapes, training)
+            except (RuntimeError, SafetensorError, OSError, ValueError):
                 training.tell(f"the kept weights {file.name} do not fit; training again")
-        trained = fit(net, training)
-        _save(trained, file)
+        findings: dict[str, dict[str, Any]] = {}
+
+        def keep(name: str, finding: dict[str, Any]) -> None:
+            findings[name] = finding
+            training.keep(name, finding)
+
+        trained = fit(net, replace(training, keep=keep))
+        _save(trained, file, findings)
         return trained
 
     return kept
 
 
-def _save(net: nn.Module, file: Path) -> None:
+def _load(file: Path, net: nn.Module, shapes: tuple[Shape, ...], training: Training) -> nn.Module:
+    for shape in shapes:
+        net = shape(net)
+    net.load_state_dict(load_file(file))
+    with safe_open(file, "pt") as opened:
+        findings = json.loads((opened.metadata() or {}).get("findings", "{}"))
+    for name, finding in findings.items():
+        training.keep(name, finding)
+    return net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as `fitted` returns it
+
+
+def _save(net: nn.Module, file: Path, findings: dict[str, dict[str, Any]]) -> None:
     """Written aside, then renamed: a killed run leaves no half file. A full disk only costs the next run its time."""
     aside = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}, aside)
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
+        save_file(tensors, aside, metadata={"findings": json.dumps(findings)})
         os.replace(aside, file)
     except (OSError, SafetensorError):
         aside.unlink(missing_ok=True)

@@ -35,17 +35,32 @@ class Normalised(nn.Module):
 
 @dataclass(frozen=True)
 class Training:
-    """What a recipe may see: the train split, the val split for every choice, a seed. Never the test split."""
+    """What a recipe may see: the train split, the val split for every choice, a seed. Never the test split.
+
+    tell: one line of progress. keep: a named finding (plain JSON) that a report shows; it is stored with the weights.
+    """
 
     train: Split
     val: Split
     seed: int
     device: str = "cpu"
     tell: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    keep: Callable[[str, dict[str, Any]], None] = field(default=lambda name, finding: None, repr=False)
 
 
 Fit = Callable[[nn.Module, Training], nn.Module]
 """A recipe: an initialised network -> a trained one. A pretrained model's recipe returns the network as it is."""
+
+
+@dataclass(frozen=True)
+class Reshaping:
+    """A recipe that returns another architecture; `shape` makes it, untrained, from a copy of the network before."""
+
+    fit: Fit
+    shape: Callable[[nn.Module], nn.Module]
+
+    def __call__(self, net: nn.Module, training: Training) -> nn.Module:
+        return self.fit(net, training)
 
 
 def as_it_is(net: nn.Module, training: Training) -> nn.Module:
