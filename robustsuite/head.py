@@ -1,0 +1,67 @@
+"""A network's last linear map, found from what it computes, not from what its layers are called."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.errors import Unsupported
+from robustsuite.oracle import feed
+from robustsuite.randomness import Rng
+
+RESHAPES = (
+    "View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "Squeeze", "Unsqueeze", "Mean", "AvgPool2D",
+    "MkldnnAdaptiveAvgPool2D", "AdaptiveAvgPool2D",
+)  # fmt: skip
+"""Operations after the linear one that leave it linear: other shapes, and averages over places."""
+
+
+def linear_head(net: nn.Module, picture: Tensor, rng: Rng) -> Tensor:
+    """The weight (classes, d) with logits = weight features + bias, from the graph of one picture (1, C, H, W).
+
+    A matrix product or convolution, possibly averaged over places afterwards, whose matrix is a weight of the net. What
+    the features are does not matter. Raises Unsupported, naming the last operation, where there is no such head.
+    """
+    feed(net, rng)
+    with torch.enable_grad():
+        logits: Tensor = net(picture.detach().clone().requires_grad_())
+    node = logits.grad_fn
+    while node is not None and _passes(node):
+        (node,) = _parents(node)
+    weight = None if node is None else _matrix(node)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    if weight is None or weight.shape[0] != logits.shape[1]:
+        last = "no gradient" if node is None else _name(node)
+        raise Unsupported(f"expected a network whose last operation is linear, got one that ends in {last}; use pgd")
+    if weight.untyped_storage().data_ptr() not in own:
+        raise Unsupported(
+            f"expected a last matrix that is a weight of the network, got one computed on the way ({_name(node)}), as "
+            "in a cosine head; use pgd"
+        )
+    return weight.detach()
+
+
+def _name(node: object) -> str:
+    """An operation's name without torch's ending: 'Softmax'."""
+    return type(node).__name__.split("Backward")[0]
+
+
+def _parents(node: torch.autograd.graph.Node) -> list[torch.autograd.graph.Node]:
+    return [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def _passes(node: torch.autograd.graph.Node) -> bool:
+    """Whether to look one operation further back: a reshape, an average, or a bias that is added."""
+    return len(_parents(node)) == 1 and _name(node) in (*RESHAPES, "Add")
+
+
+def _matrix(node: torch.autograd.graph.Node) -> Tensor | None:
+    """The matrix (outputs, inputs) of a linear operation with one input; None for any other."""
+    saved = {name: getattr(node, name, None) for name in ("_saved_mat2", "_saved_weight")}
+    if _name(node) in ("Addmm", "Mm") and isinstance(saved["_saved_mat2"], Tensor) and len(_parents(node)) == 1:
+        return saved["_saved_mat2"].t()
+    if _name(node) != "Convolution" or not isinstance(saved["_saved_weight"], Tensor):
+        return None
+    kernel = saved["_saved_weight"]
+    pointwise = kernel.shape[2:].numel() == 1 and getattr(node, "_saved_groups", 1) == 1
+    return kernel.flatten(1) if pointwise and not getattr(node, "_saved_transposed", False) else None
