@@ -137,6 +137,9 @@ class _Runner:
             cell.lifecycle.tell = self.progress.tell
             self.system = cell.lifecycle.served()
             self.weights = fingerprint(self.system.net)
+            about = {k: v for k, v in cell.facts().items() if k in ("model", "defense", "dataset", "seed")}
+            for name, finding in cell.lifecycle.findings.items():
+                self.store.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
             few = cell.split.at(torch.arange(min(PROBED, len(cell.split))))
             x, y = few.images(torch.arange(len(few))), few.y
             x, y = x.to(self.system.device), y.to(self.system.device)

@@ -1,11 +1,14 @@
 """Results on disk: runs/<name>/cells/<run_id>/{run.json, examples.parquet}, written aside, then renamed.
 
+What a training found out about its network (a defense's own chart) stands beside them, in artefacts/.
+
 No database, no lock, no pickle. A cell is there whole or not at all, so a killed run resumes by looking.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -58,6 +61,15 @@ class Store:
             if final.exists():
                 shutil.rmtree(final)
             os.replace(aside, final)
+
+    def keep(self, name: str, artefact: dict[str, Any]) -> None:
+        """Store what a training found out about its network, under artefacts/ by its content."""
+        digest = hashlib.sha256(json.dumps(artefact, sort_keys=True).encode()).hexdigest()[:16]
+        aside = self.folder / f".writing-{name}-{os.getpid()}.json"
+        with writable(self.folder):
+            (self.folder / "artefacts").mkdir(exist_ok=True)
+            _dump(aside, artefact)
+            os.replace(aside, self.folder / "artefacts" / f"{name}-{digest}.json")
 
     def describe(self, sweep: dict[str, Any]) -> None:
         """Store what was swept, beside the cells."""
