@@ -11,14 +11,15 @@ from markupsafe import Markup, escape
 
 from .document import Document
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_FILTER_FROM = 8  # a shorter table is read faster than it is searched
+TEMPLATES = Path(__file__).parent / "templates"
+FILTER_FROM = 8  # a shorter table is read faster than it is searched
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja over our own templates: everything escaped, an unknown name an error."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
@@ -33,6 +34,6 @@ def _breakable(name: str) -> Markup:
 
 def render(document: Document) -> str:
     """The page as text."""
-    parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text("utf-8")) for name in ("css", "js")}
-    template = _environment().get_template("report.html.j2")
-    return template.render(document=document, trusted=Markup, filter_from=_FILTER_FROM, **parts)
+    parts = {name: Markup((TEMPLATES / f"report.{name}").read_text("utf-8")) for name in ("css", "js")}
+    template = environment().get_template("report.html.j2")
+    return template.render(document=document, trusted=Markup, filter_from=FILTER_FROM, **parts)

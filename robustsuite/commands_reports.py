@@ -79,7 +79,7 @@ def leaderboard(
     ] = None,
 ) -> None:
     """A static site: systems ranked under each threat, every number linked to its record and its examples."""
-    from robustsuite.reports.leaderboard import write_leaderboard
+    from robustsuite.reports.publish import write_leaderboard
 
     files = write_leaderboard(runs, out, published or [])
     screen.print(f"{len(files)} files; open {files[0]}", markup=False, soft_wrap=True)
