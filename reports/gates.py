@@ -50,9 +50,7 @@ def _xml(text: str) -> str:
 def sarif(found: Comparison) -> str:
     """SARIF 2.1.0: a rule an attack or shift, a result a cell; only a loss is an error."""
     results = [_result(row) for row in found.cells.to_dict("records")]
-    results += [
-        _entry("unpaired", "fail", "warning", what, reason, run_id) for run_id, what, reason in found.unpaired
-    ]
+    results += [_entry("unpaired", "fail", "warning", what, reason, run_id) for run_id, what, reason in found.unpaired]
     rules = sorted({result["ruleId"] for result in results})
     driver = {
         "name": "robustsuite", "version": __version__,

@@ -21,6 +21,7 @@ from robustsuite.errors import BadData
 from .published import Published
 from .read import Run
 from .scores import Score, certified, epsilon, flag_names, measured_as, norm_of, rate
+from .text import plain
 from .worst import Survival, comparable, ranked, survivals, tested
 
 BOARD = ("threat", "budget", "goal", "dataset")
@@ -143,7 +144,7 @@ def _asked(key: tuple[Any, ...], system: tuple[Any, ...]) -> dict[str, Any]:
 
 def _name(run: Run, system: tuple[Any, ...]) -> str:
     model, defense, seed = system
-    return f"{model} · {defense}" + (f" · seed {seed}" if run.cells["seed"].nunique() > 1 else "")
+    return f"{plain(str(defense))} · {model}" + (f" · seed {seed}" if run.cells["seed"].nunique() > 1 else "")
 
 
 def _attacked(run: Run, name: str, system: tuple[Any, ...], survival: Survival, cells: pd.DataFrame) -> Standing:
@@ -165,9 +166,7 @@ def _board(
     _same_pictures(run, key, standings.values())
     contestants, reasons = comparable(list(members.values()))
     ranks = ranked(contestants)
-    placed = [
-        replace(s, ranks=ranks.get(s.name, (0, 0)), unranked=reasons.get(s.name, "")) for s in standings.values()
-    ]
+    placed = [replace(s, ranks=ranks.get(s.name, (0, 0)), unranked=reasons.get(s.name, "")) for s in standings.values()]
     pairs = tuple((a.defense, b.defense, test, p) for a, b, test, p in tested(contestants))
     first = cells.iloc[0]
     ordered = sorted(placed, key=_order)

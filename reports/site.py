@@ -14,9 +14,9 @@ from .document import Entry, Section, Table, accuracy, counted, words
 from .html import FILTER_FROM, TEMPLATES, environment
 from .leaderboard import Board, Standing, union_name
 from .published import MARK, Published
-from .scores import Score, cell_scores
+from .scores import Score, cell_scores, epsilon
 from .tables import flags_of
-from .text import number, percent, plain, points, pvalue, ranks
+from .text import number, percent, points, pvalue, ranks
 from .text import words as spoken
 
 SHOWN = 200
@@ -62,7 +62,7 @@ def index_page(
     for i, board in enumerate(boards):
         best = next((s for s in board.standings if s.ranks[0] == 1), None)
         score = best and (best.upper if board.scenario == "evasion" else best.lower)
-        leader = plain(best.name) if best else "nothing ranked"
+        leader = best.name if best else "nothing ranked" if board.standings else "–"
         tied = sum(s.ranks[0] == 1 for s in board.standings) - 1
         rows.append((
             Entry(board.threat, board.threat, href=f"{files[board.threat]}#board-{i + 1}"), words(board.scenario),
@@ -99,9 +99,13 @@ def threat_page(threat: str, boards: Sequence[tuple[int, Board]], links: Mapping
 def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str]) -> Table:
     rows = [_standing(s, links[i, s.name]) for s in board.standings]
     rows += [_published(p, board) for p in board.published]
-    columns = ("rank", "model", "defense", "proven (at least)", "attacked (at most)", "no attack", "strongest attack",
-               "n", "notes")  # fmt: skip
-    return Table(f"standings-{i + 1}", "Standings", "", columns, tuple(rows))
+    columns = ("rank", "system", "proven (at least)", "attacked (at most)", "no attack", "strongest attack", "n",
+               "source", "notes")  # fmt: skip
+    # A board of published rows alone has no ranks and no proofs, one without them needs no word on where rows are from.
+    kept = [k for k, name in enumerate(columns) if any(row[k].text not in ("", "–") for row in rows)
+            and (name != "source" or board.published)]  # fmt: skip
+    shown = tuple(tuple(row[k] for k in kept) for row in rows)
+    return Table(f"standings-{i + 1}", "Standings", "", tuple(columns[k] for k in kept), shown)
 
 
 def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
@@ -110,27 +114,25 @@ def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
     lower = _number(s.lower, proof, s.flags if not s.attacks else "", s.struck and not s.attacks)
     notes = [s.unranked, f"without {s.missing}" if s.missing and not s.unranked else "",
              f"flagged {s.flags}" if s.flags else "", "inert: same as undefended" if s.inert else "",
-             f"proof: {s.proof[0]}, n = {s.lower.n}" if s.lower and s.attacks else s.proof[0],
-             f"seed {s.seed}" if "· seed" in s.name else ""]  # fmt: skip
+             f"proof: {s.proof[0]}, n = {s.lower.n}" if s.lower and s.attacks else s.proof[0]]  # fmt: skip
     first = s.upper if s.attacks else s.lower
     n = first.n if first else 0
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
     return (
-        Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.model), words(s.defense), lower, upper, clean,
-        words(s.strongest), counted(n, number(n)), Entry("; ".join(note for note in notes if note)),
+        Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), lower, upper, clean, words(s.strongest),
+        counted(n, number(n)), words("measured"), Entry("; ".join(note for note in notes if note)),
     )  # fmt: skip
 
 
 def _published(row: Published, board: Board) -> tuple[Entry, ...]:
     said = [*row.notes[1:], row.architecture, f"{row.title} ({row.venue})" if row.venue else row.title]
-    radius = f"at eps {row.eps:g}" if row.eps and f"eps={row.eps:g}" not in board.budget and row.norm else ""
-    if radius and board.scenario == "evasion":
-        said.insert(0, radius)
+    if row.eps and board.scenario == "evasion" and row.eps != epsilon(board.budget):
+        said.insert(0, f"at eps {row.eps:g}")
     return (
-        Entry("–", 10**6 + 1), Entry(row.model, row.model, href=row.link), Entry(MARK, kind="published"),
-        Entry("–", -1.0), Entry(percent(row.robust), row.robust, bar=(row.robust, row.robust, row.robust)),
-        counted(row.clean, percent(row.clean)), Entry("AutoAttack" if row.norm else "common corruptions"),
-        Entry("–", -1.0), Entry("; ".join(part for part in said if part)),
+        Entry("–", 10**6 + 1), Entry(row.model, row.model, href=row.link), Entry("–", -1.0),
+        Entry(percent(row.robust), row.robust), counted(row.clean, percent(row.clean)),
+        Entry("AutoAttack" if row.norm else "common corruptions"), Entry("–", -1.0), Entry(MARK, kind="published"),
+        Entry("; ".join(part for part in said if part)),
     )  # fmt: skip
 
 
@@ -144,12 +146,12 @@ def _number(score: Score | None, href: str, flags: str = "", struck: bool = Fals
 
 def _attacks(i: int, board: Board) -> Table:
     rows = tuple(
-        (words(s.model), words(s.defense), Entry(attack, attack, href=f"cells/{run_id}.html"),
+        (words(s.name), Entry(attack, attack, href=f"cells/{run_id}.html"),
          Entry(percent(left), left, href=f"cells/{run_id}.html"), Entry(run_id[:8], run_id, kind="code"))
         for s in board.standings for attack, run_id, left in s.attacks
     )  # fmt: skip
     return Table(f"attacks-{i + 1}", "Every attack alone", "each number opens its cell",
-                 ("model", "defense", "attack", "leaves standing", "cell"), rows)  # fmt: skip
+                 ("system", "attack", "leaves standing", "cell"), rows)  # fmt: skip
 
 
 def _pairs(i: int, board: Board) -> Table:
@@ -176,7 +178,7 @@ def union_page(board: Board, standing: Standing, verdicts: pd.DataFrame, page: s
     stand = f"{left.k} of {left.n} stand under all of them at once" if left else ""
     lead = f"Right without attack, and under each attack alone; {stand}."
     cells = tuple((attack, f"../cells/{run_id}.html") for attack, run_id in links.items())
-    return Page(f"{board.threat}: {plain(standing.name)}", "Examples", (Section("rows", "", (), (table,)),),
+    return Page(f"{board.threat}: {standing.name}", "Examples", (Section("rows", "", (), (table,)),),
                 (("All boards", "../index.html"), (board.threat, f"../{page}")), "", (lead,),
                 (("all rows (csv)", f"{union_name(board, standing)}.csv"), *cells))  # fmt: skip
 
