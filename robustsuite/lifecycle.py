@@ -125,7 +125,7 @@ class Lifecycle:
         """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
         facts = [self.model.sha256, *self.trained_on(), *map(str, self.at("data")), str(self.seed), __version__]
         facts += [str(self.poison)] if self.poison else []
-        fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Shape]()
+        fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Fit]()
         if not self.model.pretrained:
             fit = _kept(fit, _key(facts))
             steps.append((_key(facts), fit))
@@ -137,9 +137,6 @@ class Lifecycle:
             fit = _kept(made, _key(facts), tuple(shapes))
             steps.append((_key(facts), fit))
         return fit, steps
-
-
-Shape = Callable[[nn.Module], nn.Module]
 
 
 def _hardened(defense: Applied, fit: Fit, net: nn.Module, training: Training) -> nn.Module:
@@ -155,7 +152,7 @@ def _file(key: str) -> Path:
     return cache_folder() / "weights" / f"{key}.safetensors"
 
 
-def _kept(fit: Fit, key: str, shapes: tuple[Shape, ...] = ()) -> Fit:
+def _kept(fit: Fit, key: str, shapes: tuple[Fit, ...] = ()) -> Fit:
     """The same recipe, its result and findings kept on disk; weights that do not fit the network are made again.
 
     shapes: what turns the network before into the kept one's architecture, in order.
@@ -181,9 +178,9 @@ def _kept(fit: Fit, key: str, shapes: tuple[Shape, ...] = ()) -> Fit:
     return kept
 
 
-def _load(file: Path, net: nn.Module, shapes: tuple[Shape, ...], training: Training) -> nn.Module:
+def _load(file: Path, net: nn.Module, shapes: tuple[Fit, ...], training: Training) -> nn.Module:
     for shape in shapes:
-        net = shape(net)
+        net = shape(net, training)
     net.load_state_dict(load_file(file))
     with safe_open(file, "pt") as opened:
         findings = json.loads((opened.metadata() or {}).get("findings", "{}"))

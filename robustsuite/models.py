@@ -54,10 +54,10 @@ Fit = Callable[[nn.Module, Training], nn.Module]
 
 @dataclass(frozen=True)
 class Reshaping:
-    """A recipe that returns another architecture; `shape` makes it, untrained, from a copy of the network before."""
+    """A recipe that returns another architecture; `shape` makes that, untrained, and leaves what it is given alone."""
 
     fit: Fit
-    shape: Callable[[nn.Module], nn.Module]
+    shape: Fit
 
     def __call__(self, net: nn.Module, training: Training) -> nn.Module:
         return self.fit(net, training)
@@ -124,7 +124,7 @@ def _joined(models: list[Model], space: InputSpace) -> Model:
     """An ensemble under the names and hashes of its members, in their order."""
     for model in models:
         if not model.pretrained:
-            raise BadModel(f"expected pretrained models to join, got {model.name}, which is trained first; leave it out")
+            raise BadModel(f"expected pretrained models to join, got {model.name}, trained first; leave it out")
     net = Members([model.net for model in models])
     note = "; ".join(f"{model.name}: {model.note}" for model in models if model.note)
     return Model(" + ".join(model.name for model in models), net, space, weights_sha256(net), note=note)

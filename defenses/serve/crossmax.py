@@ -71,4 +71,3 @@ def served_crossmax(net: nn.Module, *, aggregate: str = "topk", k: int = 3) -> n
             f"train it with self_ensemble, or join models with ' + '"
         )
     return CrossMax(net, k if aggregate == "topk" else 0)
-
