@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -29,14 +31,27 @@ class InputSpace:
         return self.channels, self.height, self.width
 
 
+Read = Callable[[Tensor], Tensor]
+Finish = Callable[[Tensor, Tensor], Tensor]
+
+AHEAD = 2
+"""Batches read while the one before them is being judged."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """Labelled pictures. `images(positions)` -> (B, C, H, W) float32 in [0, 1]; `ids` name the examples for good."""
+    """Labelled pictures. `images(positions)` -> (B, C, H, W) float32 in [0, 1]; `ids` name the examples for good.
+
+    stages: the same in two steps, read(positions) and finish(x, positions), where the second may be done on another
+    device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own.
+    """
 
     y: Tensor
     images: Callable[[Tensor], Tensor] = field(repr=False)
     ids: Tensor
     sha256: str
+    stages: tuple[Read, Finish] | None = field(default=None, repr=False)
+    redrawn: Callable[[Tensor, Any], Tensor] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, pictures: Tensor, y: Tensor, ids: Tensor | None = None) -> Split:
@@ -59,7 +74,11 @@ class Split:
         """The examples at these positions (M,), in this order; each keeps its id."""
         images, picked = self.images, positions.to(torch.int64)
         tag = hashlib.sha256(self.sha256.encode() + picked.numpy().tobytes()).hexdigest()
-        return Split(self.y[picked], lambda p: images(picked[p]), self.ids[picked], tag)
+        stages: tuple[Read, Finish] | None = None
+        if self.stages is not None:
+            read, finish = self.stages
+            stages = lambda p: read(picked[p]), lambda x, p: finish(x, picked[p])
+        return Split(self.y[picked], lambda p: images(picked[p]), self.ids[picked], tag, stages, self.redrawn)
 
     def first(self, n: int | None) -> Split:
         """The first n examples; all of them for None. Raises BadValue if there are fewer."""
@@ -69,10 +88,17 @@ class Split:
             raise BadValue(f"expected 1 ... {len(self)} examples, got first={n}; the split holds {len(self)}")
         return self.at(torch.arange(n))
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(positions, x, y) in order, `size` at a time."""
-        for positions in torch.arange(len(self)).split(size):
-            yield positions, self.images(positions), self.y[positions]
+    def batches(self, size: int, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(positions, x, y) in order, `size` at a time, x and y on `device`; the next batch is read meanwhile."""
+        read, finish = self.stages or (self.images, None)
+        parts = torch.arange(len(self)).split(size)
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as ahead:
+            coming = deque(ahead.submit(read, part) for part in parts[:AHEAD])
+            for i, positions in enumerate(parts):
+                x = coming.popleft().result().to(device)
+                if i + AHEAD < len(parts):
+                    coming.append(ahead.submit(read, parts[i + AHEAD]))
+                yield positions, x if finish is None else finish(x, positions), self.y[positions].to(device)
 
 
 @dataclass(frozen=True)
@@ -99,17 +125,45 @@ class Variant(NamedTuple):
     severity: int | None = None
 
 
+CONTROL = "unshifted"
+"""The corruption's name in the cell of a shift set's own clean pictures."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a shift set's pictures are put to a model; every row says it.
+
+    head: the classes (K,) the logits are cut to before the argmax, None for all. transform: from file to pixels.
+    watch: a class whose probability is kept for every picture. note: what a reader must know, as n of N.
+    hard: made or chosen so that models may fail: answers at chance are then no sign of a wrong class order.
+    """
+
+    head: Tensor | None = field(default=None, compare=False)
+    transform: str = ""
+    watch: int | None = None
+    note: str = ""
+    hard: bool = False
+
+    def head_words(self, classes: int) -> str:
+        """'all 1000 classes', or '200 of 1000 classes' with the sum of their indices."""
+        if self.head is None:
+            return f"all {classes} classes"
+        return f"{len(self.head)} of {classes} classes, indices sum to {int(self.head.sum())}"
+
+
 @dataclass(frozen=True)
 class ShiftSet:
-    """Shifted test sets, one a variant. `paired`: same ids as the clean split, so that tests can pair them.
+    """Shifted test sets, one a variant. `paired`: same ids as the clean pictures, so that tests can pair them.
 
-    subset: class indices (K,) the head is cut to before the argmax, where the set has fewer classes.
+    clean: what the shifted pictures are compared with, where that is not simply the clean split: it gets a cell of its
+    own under the same reading.
     """
 
     name: str
     variants: dict[Variant, Split] = field(repr=False)
     paired: bool = True
-    subset: Tensor | None = None
+    clean: Split | None = field(default=None, repr=False)
+    reading: Reading = field(default_factory=Reading)
 
 
 def source(**facts: Any) -> Callable[[F], F]:

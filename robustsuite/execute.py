@@ -25,6 +25,7 @@ from robustsuite.randomness import Rng
 from robustsuite.scenarios import certification, evasion, poisoning, shift, unlearnable
 from robustsuite.scenarios.record import Record
 from robustsuite.store import Store
+from robustsuite.subset import restricted
 from robustsuite.system import System
 from robustsuite.threats import Access
 
@@ -140,7 +141,8 @@ class _Runner:
             about = {k: v for k, v in cell.facts().items() if k in ("model", "defense", "dataset", "seed")}
             for name, finding in cell.lifecycle.findings.items():
                 self.store.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
-            few = cell.split.at(torch.arange(min(PROBED, len(cell.split))))
+            known = cell.split if cell.clean is None else cell.clean
+            few = known.at(torch.arange(min(PROBED, len(known))))
             x, y = few.images(torch.arange(len(few))), few.y
             x, y = x.to(self.system.device), y.to(self.system.device)
             gradients = self.system.surrogate if self.system.hides else self.system.net
@@ -150,13 +152,16 @@ class _Runner:
 
     def _clean(self, system: System, cell: Cell) -> Tensor | None:
         """What the system gets right before it is attacked or shifted: asked once for all its cells."""
-        pictures = cell.split if cell.threat else cell.clean
+        pictures = cell.split if cell.threat else cell.clean if cell.paired else None
         if pictures is None or (cell.threat and cell.threat.scenario != "evasion"):
             return None
-        if pictures.sha256 not in self.verdicts:
+        head, key = cell.reading.head, f"{pictures.sha256}/{cell.facts()['head']}"
+        if key not in self.verdicts:
             rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids)
-            self.verdicts[pictures.sha256] = evasion.unattacked(system, pictures, rng, width=self.width)
-        return self.verdicts[pictures.sha256]
+            if head is not None:
+                system, pictures = restricted(system, pictures, head)
+            self.verdicts[key] = evasion.unattacked(system, pictures, rng, width=self.width)
+        return self.verdicts[key]
 
     def _play(self, cell: Cell, system: System) -> Record:
         """The cell's record; out of memory, at half the width."""
@@ -174,7 +179,7 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
     """Play one cell's scenario against its served system; clean_ok (N,): what it gets right unattacked, if known."""
     rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids)
     if cell.threat is None or cell.attack is None:
-        return shift.play(system, cell.split, rng, width=width, clean_ok=clean_ok)
+        return shift.play(system, cell.split, rng, width=width, clean_ok=clean_ok, reading=cell.reading)
     given = dict(cell.given)
     common = {k: given.pop(k) for k in COMMON if k in given and k not in cell.attack.parameters}
     attack = partial(cell.attack.function, **given)

@@ -25,22 +25,32 @@ REPEATS = 10
 
 
 class Answers(NamedTuple):
-    """wrong, rejected (N,) bool; share (N,) of repeats answered wrong; rechecked (N,) bool: decided in float64."""
+    """wrong, rejected (N,) bool; share (N,) of repeats answered wrong; rechecked (N,) bool: decided in float64.
+
+    prediction (N,) int64 and its softmax confidence (N,); watched (N,): the softmax of the judge's `watch` class, or 0.
+    """
 
     wrong: Tensor
     rejected: Tensor
     share: Tensor
     rechecked: Tensor
+    prediction: Tensor
+    confidence: Tensor
+    watched: Tensor
 
 
 class Judge:
-    """Reads a served network; build one a cell, it keeps the float64 copy once that is needed."""
+    """Reads a served network; build one a cell, it keeps the float64 copy once that is needed.
+
+    ties: whether a tie for the first place is a wrong answer, as where nobody attacks; a constant net is never right.
+    """
 
     def __init__(
         self, net: nn.Module, *, stochastic: bool, width: int = 256, repeats: int = REPEATS,
-        lead: Callable[[Tensor, Tensor], Tensor] = margin,
+        lead: Callable[[Tensor, Tensor], Tensor] = margin, ties: bool = False, watch: int | None = None,
     ) -> None:  # fmt: skip
         self.net, self.stochastic, self.width, self.repeats, self.lead = net, stochastic, width, repeats, lead
+        self.ties, self.watch = ties, watch
         self._double: nn.Module | None = None
 
     @torch.no_grad()
@@ -52,7 +62,7 @@ class Judge:
         parts = [self._batch(x[i], y[i], rng[i]) for i in torch.arange(len(x), device=x.device).split(self.width)]
         if not parts:
             none = torch.zeros(0, dtype=torch.bool, device=x.device)
-            return Answers(none, none, none.float(), none)
+            return Answers(none, none, none.float(), none, none.long(), none.float(), none.float())
         return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _batch(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
@@ -61,7 +71,10 @@ class Judge:
         asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(self.repeats)]
         share = torch.stack([a.wrong for a in asked]).float().mean(0)
         rejected = torch.stack([a.rejected for a in asked]).float().mean(0)
-        return Answers(share >= 0.5, rejected > 0.5, share, torch.zeros_like(asked[0].wrong))
+        confidence, watched = (torch.stack([getattr(a, k) for a in asked]).mean(0) for k in ("confidence", "watched"))
+        first = asked[0]
+        undecided = torch.zeros_like(first.wrong)
+        return Answers(share >= 0.5, rejected > 0.5, share, undecided, first.prediction, confidence, watched)
 
     def _once(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
         logits = answer(self.net, x, rng)
@@ -69,15 +82,19 @@ class Judge:
         lead = self.lead(logits.nan_to_num(nan=0.0), y)
         scale = logits.nan_to_num(nan=0.0).abs().amax(1).clamp_min(1)
         near = (lead.abs() <= NEAR * scale) & ~rejected
-        wrong = (lead > 0) & ~rejected
+        wrong = ((lead >= 0) if self.ties else (lead > 0)) & ~rejected
         if not self.stochastic:
             for i in near.nonzero().flatten().tolist():
                 wrong[i] = self._alone(x[i : i + 1], y[i : i + 1])
-        return Answers(wrong, rejected, wrong.float(), near)
+        p = logits.nan_to_num(nan=0.0).softmax(1)
+        confidence, prediction = p.max(1)
+        watched = torch.zeros_like(confidence) if self.watch is None else p[:, self.watch]
+        return Answers(wrong, rejected, wrong.float(), near, prediction, confidence, watched)
 
     def _alone(self, x: Tensor, y: Tensor) -> bool:
-        """Whether the lead is strict in float64, the picture by itself."""
+        """Whether the lead is strict in float64 (where ties count, whether there is one), the picture by itself."""
         if self._double is None:
             self._double = copy.deepcopy(self.net).double()
         logits = answer(self._double, x.double())
-        return bool(self.lead(logits, y)[0] > 1e-12 * logits.abs().amax().clamp_min(1))
+        hair = 1e-12 * logits.abs().amax().clamp_min(1)
+        return bool(self.lead(logits, y)[0] > (-hair if self.ties else hair))

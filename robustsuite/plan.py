@@ -14,7 +14,7 @@ import torch
 
 from robustsuite import __version__
 from robustsuite.adversary import Poisoner
-from robustsuite.data import Dataset, ShiftSet, Split, Variant, load_data, parse_spec
+from robustsuite.data import CONTROL, Dataset, Reading, ShiftSet, Split, Variant, load_data, parse_spec
 from robustsuite.errors import BadValue
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import load_model
@@ -50,7 +50,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the cube, with what is needed to compute it. clean: the pictures a paired shift was made from."""
+    """One number of the cube, with what is needed to compute it.
+
+    clean: what a shift's pictures are compared with; paired: they were made from these, one from one.
+    """
 
     sweep: str
     lifecycle: Lifecycle = field(repr=False)
@@ -61,6 +64,8 @@ class Cell:
     shift: str | None = None
     variant: Variant | None = None
     clean: Split | None = field(default=None, repr=False)
+    paired: bool = False
+    reading: Reading = field(default_factory=Reading)
 
     def facts(self) -> dict[str, Any]:
         """What identifies the cell; `run_id` hashes it, so a changed weight or picture is another cell."""
@@ -79,6 +84,8 @@ class Cell:
             "shift": self.shift,
             "corruption": self.variant.corruption if self.variant and self.shift != "clean" else None,
             "severity": self.variant.severity if self.variant else None,
+            "head": self.reading.head_words(cycle.model.space.classes),
+            "transform": self.reading.transform,
             "n": len(self.split),
             "data_sha256": self.split.sha256,
             "seed": cycle.seed,
@@ -131,11 +138,11 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
 
 
 def _cells(
-    sweep: str, cycle: Lifecycle, split: Split, attacks: list[Any], shifted: list[Any]
+    sweep: str, cycle: Lifecycle, split: Split, attacks: list[Any], shifted: list[dict[str, Any]]
 ) -> Iterator[tuple[Cell, Verdict]]:
     yield Cell(sweep, cycle, split, shift="clean"), Verdict()
-    for shift, variant, pictures, paired in shifted:
-        yield Cell(sweep, cycle, pictures, shift=shift, variant=variant, clean=split if paired else None), Verdict()
+    for member in shifted:
+        yield Cell(sweep, cycle, **member), Verdict()
     for threat, card, given, first in attacks:
         played = replace(cycle, poison=Poisoner(card, given, threat)) if threat.poison else cycle
         cell = Cell(sweep, played, split.first(min(first, len(split)) if first else None), threat, card, given)
@@ -220,11 +227,22 @@ def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...], int | Non
     return card, tuple(sorted(given.items())), first
 
 
-def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[tuple[str, Variant, Split, bool]]:
-    for entry in sweep.shifts:
-        name, given = parse_spec(entry, "shift set")
+def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[dict[str, Any]]:
+    """What the cells of each shift set have of their own; a set with clean pictures of its own has a cell for them.
+
+    A set that is listed twice is named with the parameters that tell the two apart.
+    """
+    entries = [parse_spec(entry, "shift set") for entry in sweep.shifts]
+    for name, given in entries:
         card = card_of("shift", name)
         found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
-        for variant, pictures in found.variants.items():
-            paired = found.paired and torch.equal(pictures.ids, split.ids)
-            yield card.name, variant, pictures, paired
+        others = [other for twin, other in entries if twin == name]
+        label = canonical(card, {k: v for k, v in given.items() if any(o.get(k) != v for o in others)})
+        clean = split if found.clean is None else found.clean
+        control = {} if found.clean is None else {Variant(CONTROL): clean}
+        for variant, pictures in {**control, **found.variants}.items():
+            paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
+            yield {
+                "shift": label, "variant": variant, "split": pictures, "clean": clean, "paired": paired,
+                "reading": found.reading,
+            }  # fmt: skip

@@ -13,7 +13,7 @@ from robustsuite.benchmarks.datasets.decode import read_pictures
 from robustsuite.benchmarks.shifts import on_disk
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-from robustsuite.data import Dataset, ShiftSet, Split, Variant, shift
+from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData, BadValue, UnknownName
 from robustsuite.randomness import Rng
 
@@ -48,16 +48,22 @@ def imagenet_c(
     def made(variant: Variant) -> Split:
         facts = f"{clean.sha256}/{variant}/{table}/{seed}/{jpeg_roundtrip}/{frost_folder}"
 
-        def images(positions: Tensor) -> Tensor:
+        def finish(x: Tensor, positions: Tensor) -> Tensor:
             streams = Rng.of(seed, "imagenet_c", clean.ids[positions])
             return corrupt(
-                variant.corruption, clean.images(positions), variant.severity or 1, rng=streams, parameters=table,
+                variant.corruption, x, variant.severity or 1, rng=streams, parameters=table,
                 jpeg_roundtrip=jpeg_roundtrip, frost_folder=frost_folder,
             )  # fmt: skip
 
-        return Split(clean.y, images, clean.ids, hashlib.sha256(facts.encode()).hexdigest())
+        def images(positions: Tensor) -> Tensor:
+            return finish(clean.images(positions), positions)
 
-    return ShiftSet("imagenet_c", {v: made(v) for v in variants(names, levels)})
+        digest = hashlib.sha256(facts.encode()).hexdigest()
+        return Split(clean.y, images, clean.ids, digest, stages=(clean.images, finish))
+
+    saved = f"saved as JPEG {jpeg_roundtrip}" if jpeg_roundtrip else "not saved as JPEG"
+    reading = Reading(transform=f"made on the fly with the {table} constants, {saved}", hard=True)
+    return ShiftSet("imagenet_c", {v: made(v) for v in variants(names, levels)}, reading=reading)
 
 
 @shift(paper=PAPER)

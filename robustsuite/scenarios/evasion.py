@@ -115,12 +115,9 @@ def play(
 
 
 def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
-    """Which pictures (N,) bool the served system gets right before anybody touches them."""
-    judge = Judge(system.net, stochastic=system.stochastic, width=width)
-    parts = [
-        _right(judge, x.to(system.device), y.to(system.device), rng[positions]).cpu()
-        for positions, x, y in split.batches(width)
-    ]
+    """Which pictures (N,) bool the served system gets right before anybody touches them; a tie is not right."""
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, ties=True)
+    parts = [_right(judge, x, y, rng[positions]).cpu() for positions, x, y in split.batches(width, system.device)]
     return torch.cat(parts)
 
 
