@@ -1,0 +1,202 @@
+"""Distance against queries of decision-based attacks: CGBA beside foolbox's HopSkipJump and the authors' own code.
+
+    python benchmarks/peers/decision.py [--shared FOLDER] [--net NAME] [--images 50] [--queries 5000] PART
+    PART: untargeted (CGBA, HopSkipJump) | targeted (CGBA-H, CGBA, HopSkipJump) | authors (CGBA; --targeted: CGBA-H)
+
+FOLDER holds models/*.safetensors and data/ (default: $ROBUSTSUITE_SHARED). All attacks of a table start from the same
+adversarial pictures, pay the same for them, see labels alone, and stop at the same number of queries. What counts is
+the l2 of the nearest adversarial picture asked about by then; a picture without one counts as infinitely far.
+The authors' code (--code: a checkout of Farhamdur/CGBA) is given a [0, 1] net, the identity for its normalisation,
+our start, sigma, tol, N0 and band; it takes one image at a time. Its pictures outside the box are counted as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.attacks.evasion.cgba import cgba, cgba_h
+from robustsuite.attacks.evasion.foolbox_bridge import hopskipjump, hopskipjump_targeted
+from robustsuite.benchmarks.models.checkpoint import checkpoint
+from robustsuite.data import InputSpace, Split, load_data
+from robustsuite.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
+from robustsuite.goals import Targeted
+from robustsuite.models import ready
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.scenarios.evasion import Aux, Found
+from robustsuite.threats import Access, L2
+
+NETS: dict[str, tuple[str, str, InputSpace]] = {
+    "cnn_a": ("cifar10_cnn_a_adv4", "cnn_a", InputSpace(3, 32, 32, 10)),
+    "resnet20": ("cifar10_resnet20", "cifar_resnet20", InputSpace(3, 32, 32, 10)),
+    "mobilenet": ("imagenet_mobilenetv1_025", "mobilenetv1_025", InputSpace(3, 128, 128, 1000)),
+}
+
+
+def loaded(folder: Path, name: str, n: int) -> tuple[nn.Module, Tensor, Tensor, Split]:
+    """A net, the n first pictures it gets right, their labels; and other labelled pictures for targeted starts."""
+    file, arch, space = NETS[name]
+    net = ready(checkpoint(str(folder / f"models/{file}.safetensors"), space, arch=arch).net)
+    pictures, y = _pictures(folder, space, n)
+    right = torch.cat([net(part).argmax(1) for part in pictures.split(64)]) == y
+    chosen = right.nonzero().flatten()[:n]
+    owned = torch.arange(int(chosen[-1]) + 1, len(y))
+    return net, pictures[chosen], y[chosen], Split.of(pictures[owned], y[owned])
+
+
+def _pictures(folder: Path, space: InputSpace, n: int) -> tuple[Tensor, Tensor]:
+    if space.classes == 10:
+        split = load_data({"cifar10": {"root": str(folder / "data/cifar10"), "pack": "jpeg"}})[1].first(6 * n + 600)
+    else:
+        root, size = str(folder / "data/imagenet/imagenet_sample700.zip"), space.height
+        split = load_data({"imagenet": {"root": root, "size": size}})[1]
+        split = split.at(torch.arange(0, len(split), max(1, len(split) // (3 * n))))  # they stand in order of classes
+    return split.images(torch.arange(len(split))), split.y
+
+
+def untargeted(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int) -> None:
+    """CGBA and HopSkipJump toward any wrong class."""
+    for attack in (cgba, hopskipjump):
+        table(attack.__name__, attack, net, x, y, queries=queries)
+
+
+def targeted(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int) -> None:
+    """CGBA-H, CGBA and HopSkipJump toward a class drawn at random among those that `owned` shows."""
+    targets, aux = aims(x, y, owned), Aux(owned, lambda spec: net)
+    table("cgba_h", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux)
+    table("cgba_h(path=semicircle)", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux, path="semicircle")
+    table("hopskipjump_targeted", hopskipjump_targeted, net, x, y, queries=queries, targets=targets, aux=aux)
+
+
+def aims(x: Tensor, y: Tensor, owned: Split) -> Tensor:
+    """A wrong class (N, 1) for each picture, of those with a picture in `owned`."""
+    present, label = owned.y.unique(), y
+    place = torch.searchsorted(present, label).clamp(max=len(present) - 1)
+    drawn = Targeted().aim(place, len(present), Rng.of(0, "targets", torch.arange(len(y))))
+    return present[drawn]
+
+
+def table(name: str, attack: Callable[..., Found], net: nn.Module, x: Tensor, y: Tensor, **given: Any) -> Found:
+    """Run an attack on all pictures at once and print its row."""
+    ids = torch.arange(len(x))
+    model = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
+    begin = time.perf_counter()
+    found = attack(model, x, y, L2(math.inf), rng=Rng.of(0, "attack", ids), **given)
+    seconds = time.perf_counter() - begin
+    distances = {mark: found.columns[f"l2_at_{mark}"] for mark in CHECKPOINTS}
+    row(name, distances, model.counts.forwards, found.columns["logical"], seconds)
+    return found
+
+
+def row(name: str, distances: dict[int, Tensor], executed: Tensor, logical: Tensor, seconds: float) -> None:
+    """One line: medians at the checkpoints, queries an image, wall seconds."""
+    medians = [d.nan_to_num(torch.inf).double().quantile(0.5).item() for d in distances.values()]
+    print(f"{name:26} " + " ".join(f"{m:8.4f}" if math.isfinite(m) else "       -" for m in medians)
+          + f" {int(executed.max()):8} {int(logical.max()):8} {seconds:8.1f}", flush=True)  # fmt: skip
+
+
+class Stop(Exception):
+    """The authors' code has spent its queries."""
+
+
+class Watched(nn.Module):
+    """The net as the authors' code sees it: counts pictures and keeps the nearest adversarial, in the box or not."""
+
+    def __init__(self, net: nn.Module, reached: Callable[[Tensor], Tensor], source: Tensor, queries: int) -> None:
+        super().__init__()
+        self.net, self.reached, self.source, self.queries = net, reached, source, queries
+        self.count, self.track = -1, torch.full((len(CHECKPOINTS),), torch.inf)  # it asks for the source's label first
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.net(x)
+        lengths = (x - self.source).flatten(1).norm(dim=1)
+        for there, length in zip(self.reached(logits.argmax(1)).tolist(), lengths.tolist(), strict=True):
+            self.count += 1
+            if there and self.count > 0:
+                late = torch.tensor(CHECKPOINTS) < self.count
+                self.track = torch.where(late, self.track, self.track.clamp(max=length))
+        if self.count >= self.queries:
+            raise Stop
+        return logits
+
+
+def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, code: Path, toward: bool) -> None:
+    """Ours and the authors' code from the same starts."""
+    sys.path.insert(0, str(code))
+    from proposed_attack import Proposed_attack  # type: ignore[import-not-found]
+
+    ids, goal = torch.arange(len(x)), aims(x, y, owned)
+    extra: dict[str, Any] = {"targets": goal, "aux": Aux(owned, lambda spec: net)} if toward else {}
+    table("cgba_h" if toward else "cgba", cgba_h if toward else cgba, net, x, y, queries=queries, **extra)
+    oracle = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
+    ask = Decisions(oracle, x, goal[:, 0] if toward else y, targeted=toward, queries=queries)
+    rng = Rng.of(0, "attack", ids).fold("start")
+    start, found = picture_start(ask, ids, owned) if toward else noise_start(ask, ids, rng)
+
+    class Theirs(Proposed_attack):  # type: ignore[misc]
+        def find_random_adversarial(self, image: Tensor) -> tuple[Tensor, int]:
+            self.all_queries += self.paid
+            return self.begun, self.paid
+
+        def inv_tf(self, image: Tensor, mean: object, std: object) -> Tensor:
+            return image
+
+    tracks, asked, begin = [], [], time.perf_counter()
+    for i in ids[found].tolist():
+        aim = goal[i, 0] if toward else y[i]
+        watched = Watched(net, lambda label, aim=aim: (label == aim) == toward, x[i], queries)
+        if toward:
+            watched.count -= 1  # it also asks for the label of the picture it is given
+        torch.manual_seed(i)
+        attack = Theirs(watched, x[i : i + 1], [0] * 3, [1] * 3, torch.zeros(1), torch.ones(1),
+                        tar_img=start[i : i + 1] if toward else None, dim_reduc_factor=3 if x.shape[-1] < 96 else 4,
+                        attack_method="CGBA_H" if toward else "CGBA", iteration=1000, initial_query=30, tol=2e-3,
+                        sigma=3e-3, verbose_control="No")  # fmt: skip
+        attack.begun, attack.paid = start[i : i + 1], int(ask.spent[i])
+        watched.count += int(ask.spent[i])
+        try:
+            attack.Attack()
+        except Stop:
+            pass
+        tracks.append(watched.track)
+        asked.append(min(watched.count, queries))
+    seconds, track = time.perf_counter() - begin, torch.stack(tracks)
+    distances = {m: torch.where(torch.tensor(m <= queries), track[:, k], torch.inf) for k, m in enumerate(CHECKPOINTS)}
+    counts = torch.tensor(asked)
+    row("authors' code", distances, counts, counts, seconds)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["untargeted", "targeted", "authors"])
+    parser.add_argument("--shared", type=Path, default=os.environ.get("ROBUSTSUITE_SHARED", "."))
+    parser.add_argument("--net", choices=list(NETS), default="cnn_a")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--queries", type=int, default=5000)
+    parser.add_argument("--code", type=Path, default=Path("CGBA"))
+    parser.add_argument("--targeted", action="store_true")
+    given = parser.parse_args()
+    net, x, y, owned = loaded(given.shared, given.net, given.images)
+    print(f"{given.part}{' targeted' if given.targeted else ''}: {NETS[given.net][0]}, {len(x)} images, {given.queries} "
+          f"queries, {torch.get_num_threads()} thread(s); median l2 at")  # fmt: skip
+    print(f"{'attack':26} " + " ".join(f"{m:8}" for m in CHECKPOINTS) + " executed  logical   wall s")
+    if given.part == "authors":
+        authors(net, x, y, owned, given.queries, given.code, given.targeted)
+    else:
+        {"untargeted": untargeted, "targeted": targeted}[given.part](net, x, y, owned, given.queries)
+
+
+if __name__ == "__main__":
+    main()
