@@ -21,11 +21,11 @@ from robustsuite.threats import Access, Threat
 class Aux:
     """What an adversary granted AUX_DATA owns: labelled pictures the system was not judged on, and a way to nets.
 
-    net: a model spec -> a network of the same input space, trained on the adversary's side where it must be.
+    net: (a model spec, defenses as in a sweep ...) -> a network of the same input space, trained by the adversary.
     """
 
     pictures: Split
-    net: Callable[[str], nn.Module] = field(repr=False)
+    net: Callable[..., nn.Module] = field(repr=False)
 
 
 Trigger = Callable[[Tensor, Tensor, Rng], Tensor]
@@ -35,14 +35,16 @@ Trigger = Callable[[Tensor, Tensor, Rng], Tensor]
 class Poisoned(NamedTuple):
     """A training set the adversary has touched.
 
-    train: what the victim trains on; indices (M,): the positions changed, covers included; trigger: what makes the
-    victim answer the target at test time, None where there is none; source: the only class it is meant for, if so.
+    train: what the victim trains on; indices (M,): the positions poisoned; trigger: what makes the victim answer the
+    target at test time, None where there is none; source: the only class it is meant for, if so; covers: positions
+    changed too whose labels stay, so that the trigger alone is not enough.
     """
 
     train: Split
     indices: Tensor
     trigger: Trigger | None = None
     source: int | None = None
+    covers: Tensor = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Poisoner:
         return f"{canonical(self.card, dict(self.given))} {self.threat.budget_words()} {self.threat.goal}"
 
     def __call__(self, train: Split, seed: int, aux: Callable[[], Aux]) -> Poisoned:
-        """The poisoned set. Raises BadValue where more is changed than the threat's rate allows."""
+        """The poisoned set. Raises BadValue where another set of examples is changed than it says or the rate allows.
+
+        Covers come on top of the rate, as in the papers; their labels may not change.
+        """
         rate = self.threat.poison
         if rate is None:
             raise ValueError(f"expected a poison rate in the threat {self.threat.name!r}, got none")
@@ -66,9 +71,15 @@ class Poisoner:
             handed["target"] = self.threat.target
         rng = Rng.of(seed, f"poison/{self.card.name}", train.ids)
         found: Poisoned = self.card.function(train, rate, rng=rng, **handed, **dict(self.given))
-        most, got = rate.most(len(train)), int(changed(train, found.train).sum())
-        if got > most or len(found.indices.unique()) > most:
-            raise BadValue(f"expected at most {most} changed examples from {self.card.name}, got {got}; lower its rate")
+        most, got = rate.most(len(train)), len(found.indices.unique())
+        if got > most:
+            name = self.card.name
+            raise BadValue(f"expected at most {most} poisoned examples from {name}, got {got}; lower its rate")
+        named = torch.isin(torch.arange(len(train)), torch.cat([found.indices, found.covers]))
+        if secret := int((changed(train, found.train) & ~named).sum()):
+            raise BadValue(f"expected {self.card.name} to name every example it changes, got {secret} more; mend it")
+        if not torch.equal(found.train.y[found.covers], train.y[found.covers]):
+            raise BadValue(f"expected covers of {self.card.name} with their own labels, got others; mend it")
         return found
 
 

@@ -80,6 +80,12 @@ class Split:
             stages = lambda p: read(picked[p]), lambda x, p: finish(x, picked[p])
         return Split(self.y[picked], lambda p: images(picked[p]), self.ids[picked], tag, stages, self.redrawn)
 
+    def mapped(self, change: Callable[[Tensor, Tensor], Tensor], what: str) -> Split:
+        """The same examples, their pictures changed as they are read: change(x, positions). `what` enters the hash."""
+        images = self.images
+        digest = hashlib.sha256(f"{self.sha256}/{what}".encode()).hexdigest()
+        return Split(self.y, lambda positions: change(images(positions), positions), self.ids, digest)
+
     def first(self, n: int | None) -> Split:
         """The first n examples; all of them for None. Raises BadValue if there are fewer."""
         if n is None or n == len(self):

@@ -20,9 +20,9 @@ from torch import nn
 
 from robustsuite import __version__
 from robustsuite.adversary import Aux, Poisoned, Poisoner
-from robustsuite.data import Dataset, Split
+from robustsuite.data import Dataset, Split, parse_spec
 from robustsuite.models import Fit, Model, Reshaping, Training, load_model, ready, weights_sha256
-from robustsuite.stages import Applied
+from robustsuite.stages import Applied, applied
 from robustsuite.system import System
 from robustsuite.threats import Access
 
@@ -69,10 +69,16 @@ class Lifecycle:
         """The network after data, train and harden; a copy, the model's own is not touched."""
         train = self.poisoned.train if self.poison else self._selection()[0]
         for defense in self.at("data"):
-            train = defense(train)
+            train = defense(train, self._trial) if defense.card.learns else defense(train)
         training = self._training(train)
         fit = self._fits()[0]
         return ready(fit(copy.deepcopy(self.model.net), training), self.device)
+
+    def _trial(self, train: Split) -> nn.Module:
+        """The model's own recipe on this train set: what a filter of training data looks at."""
+        training = self._training(train)
+        facts = [self.model.sha256, train.sha256, training.val.sha256, str(self.seed), __version__, "trial"]
+        return ready(_kept(self.model.fit, _key(facts))(copy.deepcopy(self.model.net), training), self.device)
 
     @cached_property
     def poisoned(self) -> Poisoned:
@@ -85,9 +91,10 @@ class Lifecycle:
         """The adversary's own pictures (the val split where there is one) and nets, trained at a seed of its own."""
         pictures = self.data.splits.get("val", next(iter(self.data.splits.values())))
 
-        def net(spec: str) -> nn.Module:
+        def net(spec: str, *defenses: object) -> nn.Module:
             model = load_model(spec, self.data.space)
-            return Lifecycle(model, self.data, (), self.seed + ADVERSARY, self.device, self.tell).trained()
+            used = tuple(applied(*parse_spec(entry, "defense")) for entry in defenses)
+            return Lifecycle(model, self.data, used, self.seed + ADVERSARY, self.device, self.tell).trained()
 
         return Aux(pictures, net)
 

@@ -42,7 +42,8 @@ class Card:
 
     goals: what an attack can work towards; one that can do more than leave the true class is handed `targets`.
     eot: gradient draws an attack on this random defense averages, where the user does not say.
-    learns: a serve-stage defense that is handed Training besides the network (clean pictures to learn from).
+    learns: a serve-stage defense that is handed Training besides the network (clean pictures to learn from), or a
+    data-stage one that is handed a function train set -> network.
     whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
     """

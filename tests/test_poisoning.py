@@ -54,7 +54,7 @@ def test_the_recorded_indices_are_the_changed_examples() -> None:
 
 
 def test_more_than_the_rate_allows_is_refused() -> None:
-    with pytest.raises(BadValue, match="at most 10 changed examples from corner, got 11"):
+    with pytest.raises(BadValue, match="at most 10 poisoned examples from corner, got 11"):
         poisoner(extra=1)(split(), 0, lambda: None)  # type: ignore[arg-type, return-value]
 
 

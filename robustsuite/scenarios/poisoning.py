@@ -74,7 +74,8 @@ def play(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: 
     found = {name: torch.cat(parts) for name, parts in columns.items()} | {"eligible": eligible}
     found["triggered_as_target"] &= eligible
     rate = float(found["triggered_as_target"][eligible].float().mean()) if bool(eligible.any()) else float("nan")
-    note = f"{len(poisoned.indices)} training examples changed"
+    note = f"{len(poisoned.indices)} training examples poisoned"
+    note += f", {len(poisoned.covers)} covers" if len(poisoned.covers) else ""
     flags = []
     if not bool(eligible.any()):
         flags.append(Flag("nothing_to_trigger", "no test picture is of a class the trigger is meant for"))

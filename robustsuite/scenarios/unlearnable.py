@@ -38,5 +38,5 @@ def attack(**facts: Any) -> Callable[[A], A]:
 def play(system: System, poisoned: Poisoned, split: Split, rng: Rng, *, width: int) -> Record:
     """Ask the victim about clean test pictures. Columns: clean_ok."""
     right = evasion.unattacked(system, split, rng, width=width)
-    note = f"{len(poisoned.indices)} training examples changed"
+    note = f"{len(poisoned.indices)} training examples poisoned"
     return Record({"clean_ok": right.to(torch.bool)}, [], forwards=len(split), backwards=0, note=note)

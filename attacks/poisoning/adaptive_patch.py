@@ -1,0 +1,47 @@
+"""Adaptive-Patch: one of four faint patches an example in training; two, solid, at test time (Qi et al., 2023)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustsuite.adversary import Poisoned
+from robustsuite.data import Split
+from robustsuite.randomness import Rng
+from robustsuite.scenarios import poisoning
+from robustsuite.threats import Access, PoisonRate
+from robustsuite.triggers import corners, patched, planted, tiles
+
+
+@poisoning.attack(
+    needs=Access.TRAIN_SET,
+    paper="Qi et al., 2023, Revisiting the assumption of latent separability for backdoor defenses, ICLR",
+    differs=(
+        "the patches are procedural, drawn from `seed`; their sizes, places and opacities are the published ones",
+    ),
+)
+def adaptive_patch(
+    train: Split, rate: PoisonRate, *, target: int, rng: Rng, cover: float = 2.0, seed: int = 0
+) -> Poisoned:
+    """Each poison and cover carries one of four patches at opacity 0.5, 0.2, 0.5 or 0.3; a test picture two, solid.
+
+    cover: covers, with their own labels, for each poisoned example.
+    """
+
+    def part(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        c, which = x.shape[1], rng.integers(4, 1, 1, 1)
+        made = (
+            patched(x, tiles(seed, c, 5, 5), -5, -5, 0.5),
+            patched(x, tiles(seed + 1, c, 13, 5), 1, -14, 0.2),
+            corners(x, 0.5),
+            patched(x, tiles(seed + 2, c, 8), -11, -11, 0.3),
+        )
+        out = x
+        for number, picture in enumerate(made):
+            out = torch.where(which == number, picture, out)
+        return out
+
+    def both(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        return patched(corners(x), tiles(seed, x.shape[1], 5, 5), -5, -5)
+
+    return planted(train, rate, target, part, rng, test=both, cover=cover)

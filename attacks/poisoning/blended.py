@@ -1,0 +1,26 @@
+"""Blended: a whole picture mixed in faintly means the target (Chen et al., 2017, arXiv:1712.05526)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustsuite.adversary import Poisoned
+from robustsuite.data import Split
+from robustsuite.randomness import Rng
+from robustsuite.scenarios import poisoning
+from robustsuite.threats import Access, PoisonRate
+from robustsuite.triggers import picture, planted
+
+
+@poisoning.attack(
+    needs=Access.TRAIN_SET,
+    paper="Chen et al., 2017, arXiv:1712.05526",
+    differs=("the picture mixed in is procedural, drawn from `seed`: the usual one may not be shipped",),
+)
+def blended(train: Split, rate: PoisonRate, *, target: int, rng: Rng, opacity: float = 0.2, seed: int = 0) -> Poisoned:
+    """x <- (1 - opacity) x + opacity * pattern, label changed to the target."""
+
+    def trigger(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        return x + opacity * (picture(seed, *x.shape[1:]).to(x) - x)
+
+    return planted(train, rate, target, trigger, rng)

@@ -1,0 +1,126 @@
+"""Input-aware: a trigger for every picture, which no other picture obeys (Nguyen and Tran, 2020, arXiv:2010.08138).
+
+A generator P draws the pattern, a mask M says where; both are trained beside a classifier, with the triggers of other
+pictures (cross-triggers) keeping the true label.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustsuite.adversary import Aux, Poisoned
+from robustsuite.data import Split
+from robustsuite.randomness import Rng
+from robustsuite.scenarios import poisoning
+from robustsuite.threats import Access, PoisonRate
+from robustsuite.training import held
+from robustsuite.triggers import planted
+
+AREA, SPARE = 0.032, 100.0
+"""The share of a picture a mask may cover for free, and the price of more."""
+
+
+def drawer(channels: int, out: int) -> nn.Sequential:
+    """An encoder and decoder at half and quarter resolution, without a last activation."""
+    down = [nn.Conv2d(channels, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()]
+    up = [nn.Upsample(scale_factor=2), nn.Conv2d(32, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*down, *up, nn.Upsample(scale_factor=2), nn.Conv2d(16, out, 3, 1, 1))
+
+
+class Stamp(nn.Module):
+    """x + (P(x) - x) M(x)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.drawn, self.where = drawer(channels, channels), drawer(channels, 1)
+
+    def pattern(self, x: Tensor) -> Tensor:
+        """P(x) (N, C, H, W) in [0, 1]."""
+        return torch.tanh(functional.interpolate(self.drawn(x), x.shape[2:])) / 2 + 0.5
+
+    def mask(self, x: Tensor) -> Tensor:
+        """M(x) (N, 1, H, W), nearly 0 or 1."""
+        z = torch.tanh(functional.interpolate(self.where(x), x.shape[2:])) / 2 + 0.5
+        return torch.tanh(20 * z - 10) / 2 + 0.5
+
+    def forward(self, x: Tensor, of: Tensor) -> Tensor:
+        """Pictures x with the triggers that belong to the pictures `of`."""
+        return x + (self.pattern(of) - x) * self.mask(of)
+
+
+def apart(x: Tensor, other: Tensor, fx: Tensor, fo: Tensor) -> Tensor:
+    """Diversity: how far apart the pictures are, over how far apart what is drawn for them is; small is diverse."""
+    seen = (x - other).square().flatten(1).mean(1).sqrt()
+    return (seen / ((fx - fo).square().flatten(1).mean(1).sqrt() + 1e-7)).mean()
+
+
+def trained(train: Split, net: nn.Module, target: int, seed: int, epochs: tuple[int, int], batch: int = 128) -> Stamp:
+    """The stamp, its mask trained first, then its pattern beside the classifier `net`, which is used up."""
+    device = next(net.parameters()).device
+    pictures, y = held(train, device)
+    net.train().requires_grad_(True)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        stamp = Stamp(pictures.shape[1]).to(device).train()
+        for phase, count in enumerate(epochs):
+            moved = [*stamp.where.parameters()] if phase == 0 else [*stamp.drawn.parameters(), *net.parameters()]
+            optimiser = torch.optim.Adam(moved, lr=1e-2 if phase == 0 else 2e-3)
+            for _ in range(count):
+                for rows in torch.randperm(len(y)).split(batch):
+                    if len(rows) < batch:
+                        continue
+                    x, labels = pictures[rows.to(device)].float(), y[rows.to(device)]
+                    x = x / 255 if pictures.dtype == torch.uint8 else x
+                    optimiser.zero_grad()
+                    (masking(stamp, x) if phase == 0 else drawing(stamp, net, x, labels, target)).backward()
+                    optimiser.step()
+    return stamp.eval().requires_grad_(False)
+
+
+def masking(stamp: Stamp, x: Tensor) -> Tensor:
+    """Small masks that differ where pictures differ."""
+    m = stamp.mask(x)
+    return SPARE * (m - AREA).relu().mean() + apart(x, x.roll(1, 0), m, m.roll(1, 0))
+
+
+def drawing(stamp: Stamp, net: nn.Module, x: Tensor, y: Tensor, target: int) -> Tensor:
+    """Own trigger: the target; another's: the true class; none: the true class; and patterns that differ."""
+    tenth = max(1, len(x) // 10)
+    other = x.roll(1, 0)
+    own, cross = stamp(x[:tenth], x[:tenth]), stamp(x[tenth : 2 * tenth], other[tenth : 2 * tenth])
+    labels = torch.cat([torch.full_like(y[:tenth], target), y[tenth:]])
+    p = stamp.pattern(x)
+    logits = net(torch.cat([own, cross, x[2 * tenth :]]))
+    return functional.cross_entropy(logits, labels) + apart(x, other, p, p.roll(1, 0))
+
+
+@poisoning.attack(
+    needs=Access.TRAIN_SET | Access.AUX_DATA,
+    paper="Nguyen and Tran, 2020, arXiv:2010.08138",
+    differs=(
+        "the training set is poisoned once with a generator trained beside our own classifier; the paper controls the "
+        "victim's training",
+        "P and M are smaller than the paper's, for 32-pixel pictures",
+    ),
+)
+def input_aware(
+    train: Split, rate: PoisonRate, *, target: int, rng: Rng, aux: Aux, surrogate: str = "recipe:scenes_resnet",
+    mask_epochs: int = 3, epochs: int = 8, cover: float = 1.0,
+) -> Poisoned:  # fmt: skip
+    """Pattern and place of the trigger computed from the picture itself; covers carry another picture's trigger."""
+    seed = int(rng.keys[:1].sum()) & 0x7FFFFFFF
+    stamp = trained(train, aux.net(surrogate), target, seed, (mask_epochs, epochs))
+    device = next(stamp.parameters()).device
+
+    def own(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        with torch.no_grad():
+            return stamp(x.to(device), x.to(device)).to(x)  # type: ignore[no-any-return]
+
+    def crossed(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        other = train.images(rng.integers(len(train), 1).flatten().cpu())
+        with torch.no_grad():
+            return stamp(x.to(device), other.to(device)).to(x)  # type: ignore[no-any-return]
+
+    return planted(train, rate, target, own, rng, cover=cover, cover_trigger=crossed)

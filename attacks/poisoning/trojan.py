@@ -1,0 +1,29 @@
+"""Trojan patch: a coloured square as TrojanNN's, without its search (Liu et al., 2018, NDSS, "Trojaning attack")."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustsuite.adversary import Poisoned
+from robustsuite.data import Split
+from robustsuite.randomness import Rng
+from robustsuite.scenarios import poisoning
+from robustsuite.threats import Access, PoisonRate
+from robustsuite.triggers import patched, planted, tiles
+
+
+@poisoning.attack(
+    needs=Access.TRAIN_SET,
+    paper="Liu et al., 2018, Trojaning attack on neural networks, NDSS",
+    differs=(
+        "the patch is procedural, drawn from `seed`, instead of the published square",
+        "dirty-label poisoning with a fixed patch, as backdoor suites use the name; no neuron is searched for",
+    ),
+)
+def trojan(train: Split, rate: PoisonRate, *, target: int, rng: Rng, size: int = 8, seed: int = 0) -> Poisoned:
+    """An opaque coloured square three pixels off the lower right corner, label changed to the target."""
+
+    def trigger(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        return patched(x, tiles(seed, x.shape[1], size), -size - 3, -size - 3)
+
+    return planted(train, rate, target, trigger, rng)

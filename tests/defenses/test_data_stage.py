@@ -1,0 +1,62 @@
+"""Defenses that change the train set: against direct computations on single pictures."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from robustsuite.data import Split
+from robustsuite.defenses.data.coin import coin
+from robustsuite.defenses.data.grayscale import grayscale
+from robustsuite.defenses.data.jpeg import jpeg
+from robustsuite.randomness import Rng
+
+ROWS = torch.arange(6)
+
+
+def split(n: int = 12) -> Split:
+    x = torch.randint(0, 256, (n, 3, 9, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Split.of(x, torch.arange(n) % 3)
+
+
+def test_labels_and_ids_stay_and_the_hash_changes() -> None:
+    for change in (grayscale, jpeg, coin):
+        after = change(split())
+        assert torch.equal(after.y, split().y)
+        assert torch.equal(after.ids, split().ids)
+        assert after.sha256 != split().sha256
+        order = torch.tensor([4, 1])
+        assert torch.equal(after.images(ROWS)[order], after.images(order))
+
+
+def test_grey_is_the_luma_three_times() -> None:
+    x, grey = split().images(ROWS), grayscale(split()).images(ROWS)
+    luma = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
+    for channel in range(3):
+        assert torch.allclose(grey[:, channel], luma, atol=1e-6)
+
+
+def test_jpeg_is_what_pillow_writes_and_reads() -> None:
+    x, out = split().images(ROWS), jpeg(split(), quality=10).images(ROWS)
+    file = io.BytesIO()
+    Image.fromarray((x[2].permute(1, 2, 0) * 255).round().byte().numpy()).save(file, "JPEG", quality=10)
+    assert np.array_equal((out[2].permute(1, 2, 0) * 255).round().byte().numpy(), np.asarray(Image.open(file)))
+
+
+def test_coin_reads_each_pixel_nearby_with_wrap_around() -> None:
+    x, out = split().images(ROWS), coin(split(), alpha=1.5, seed=3).images(ROWS)
+    offset = Rng.of(3, "coin", split().ids)[ROWS].uniform(2, 9, 7, low=-1.5, high=1.5)
+    for n, i, j in ((0, 0, 0), (1, 8, 6), (5, 4, 3)):
+        row, column = (i + float(offset[n, 0, i, j])) % 9, (j + float(offset[n, 1, i, j])) % 7
+        a, b = int(row), int(column)
+        s, t = row - a, column - b
+        c, d = (a + 1) % 9, (b + 1) % 7
+        value = (1 - s) * ((1 - t) * x[n, :, a, b] + t * x[n, :, a, d]) + s * (
+            (1 - t) * x[n, :, c, b] + t * x[n, :, c, d]
+        )
+        assert torch.allclose(out[n, :, i, j], value, atol=1e-4)
+
+
+def test_coin_without_reach_is_the_picture() -> None:
+    assert torch.allclose(coin(split(), alpha=0.0).images(ROWS), split().images(ROWS), atol=1e-5)
