@@ -62,16 +62,16 @@ CHECKS = (
     Check("E1", "within the threat model", "norm and box read again in float64; any picture outside fails; a warning "
           f"where rounding to 8 bits brings back more than {_percent(SMALL)} of the images", "scenario",
           {"over_budget": ("fail", "all"), "below_a_bit": ("warn", "all")}),
-    Check("E2", "verified again", "the judge re-reads near ties in float64 and alone, a tie is no break; claims it does "
-          f"not share warn, above {_percent(SMALL)} and more than 2 images they fail (a claim on a stand-in or on one "
-          "draw of a random system is none)", "report", {"overturned": ("warn", "all")}),
+    Check("E2", "verified again", "the judge re-reads near ties in float64 and alone, a tie is no break; claims it "
+          f"does not share warn, above {_percent(SMALL)} and more than 2 images they fail (a claim on a stand-in or on "
+          "one draw of a random system is none)", "report", {"overturned": ("warn", "all")}),
     Check("E3", "more budget, fewer survivors", f"same attack, larger eps: a rise above {_percent(SMALL)} and 1 image "
           f"warns, above {_percent(LARGE)} and 2 images fails", "report", {"not_monotone": ("warn", "all")}),
     Check("E4", "an unbounded attack wins", f"on {AUDITED} images, the whole box: more than 1 % left standing fails; "
-          "half of it: more than a guess and its Wilson half width warns (attacks that iterate on gradients)", "audit",
+          "half of it: more than a guess and its Wilson half width warns (iterated gradient attacks)", "audit",
           {"unbounded_fails": ("fail", "all"), "half_box_fails": ("warn", "all")}),
-    Check("E5", "white box beats black box", "images that only black-box attacks break: any warns; more than 0.2 % of at "
-          f"least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails", "report",
+    Check("E5", "white box beats black box", "images that only black-box attacks break: any warns; more than 0.2 % of "
+          f"at least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails", "report",
           {"black_box_wins": ("warn", "all")}),
     Check("E6", "white box beats transfer", "the surrogate's points, or (audit) an undefended net's, break more than "
           f"{_percent(SMALL)} and 2 images that the direct attack leaves: a warning, as the row is the least of the "
@@ -85,7 +85,8 @@ CHECKS = (
     Check("E9", "order of attacks", f"FGSM leaves no fewer than PGD, PGD no fewer than APGD: beyond {_percent(SMALL)} "
           "and 2 images, the first inversion fails, the second warns (random systems: only at McNemar p < "
           f"{LEVEL:g})", "report", {"weaker_than_simpler": ("warn", "all")}),
-    Check("E10", "gradients tell the truth", "no picture with an all-zero, missing or infinite gradient; zeros on "
+    Check("E10", "gradients tell the truth", "no missing or infinite gradient, none all zero where the answer moves or "
+          "on more than a tenth of the pictures; zeros on "
           "saturated pixels at most 3 times as frequent as elsewhere; the directional derivative of the lead against "
           f"central differences (h = 0.001, 8 low-frequency directions): median relative error above {_percent(BENT)} "
           f"warns, above {_percent(BROKEN)} fails; answers that do not move with the pixels warn", "probe",
@@ -100,8 +101,8 @@ CHECKS = (
           "probe, audit",
           {"loss_vanishes": ("fail", "gradients"), "logit_scale": ("warn", "gradients"),
            "rounded_logits": ("warn", "evasion"), "scale_dependent": ("warn", "all")}),
-    Check("E13", "randomness is averaged", "answers that differ between two calls of a system not declared random, or a "
-          "gradient attack on a random system that averages over no draws, fail; a random system is judged 10 times",
+    Check("E13", "randomness is averaged", "answers that differ between two calls of a system not declared random, or "
+          "a gradient attack on a random system that averages over no draws, fail; a random system is judged 10 times",
           "probe, scenario", {"randomised": ("fail", "all")}),
     Check("E14", "one picture, one answer", "training mode and answers that depend on the batch (beyond 0.0001 of the "
           "largest logit) fail; parameters, buffers or attributes changed by what was asked fail", "probe",
@@ -116,8 +117,8 @@ CHECKS = (
           "warns", "report", {"few_targets": ("warn", "all")}),
     Check("E19", "adaptive attack declared", "a serve-stage defense without a surrogate warns", "plan",
           {"no_adaptive_attack": ("warn", "evasion")}),
-    Check("E20", "detectors keep off the test data", "defenses are handed the train and val splits alone; one that sets "
-          "itself by what it is asked is stateful (E14)", "design, probe"),
+    Check("E20", "detectors keep off the test data", "defenses are handed the train and val splits alone; one that "
+          "sets itself by what it is asked is stateful (E14)", "design, probe"),
     Check("E21", "data hygiene", "no hash of the pictures, repeated images, survivors among misclassified images, or "
           "verdicts on clean pictures that differ between attacks fail", "report",
           {"bad_denominator": ("fail", "all")}),
@@ -132,7 +133,8 @@ CHECKS = (
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",
           "certifiers' tests"),
-    Check("C3", "preprocessing is bounded too", "normalisation is folded into the bounded network", "certifiers' tests"),
+    Check("C3", "preprocessing is bounded too", "normalisation is folded into the bounded network",
+          "certifiers' tests"),
     Check("C4", "the optimiser moved", "alpha-CROWN's slopes have gradients on this framework", "certifiers' tests"),
     Check("C5", "sandwich", "as E24, image by image", "report"),
     Check("S1", "smoothing: confidence", "one-sided Clopper-Pearson, selection on separate votes, an abstention is no "

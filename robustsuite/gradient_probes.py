@@ -21,8 +21,11 @@ STEP = 1e-3
 WAVES = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1))
 """Low frequencies (rows, columns) of the directions that gradients are compared along."""
 
-COMPARED = 8
-"""Pictures that are compared."""
+COMPARED, STARTED = 8, 16
+"""Pictures whose gradients are compared with differences, and whose losses are compared."""
+
+FLAT = 0.1
+"""Share of pictures around which an honest network may be flat."""
 
 STARVED = 1e-30
 """A cross entropy gradient below this share of the lead's has vanished: float32 ends at 1e-38."""
@@ -34,19 +37,20 @@ def gradients(net: nn.Module, x: Tensor, logits: Tensor, *, moves: bool) -> Iter
     moves: whether nearby pictures have nearby answers, without which finite differences mean nothing.
     """
     top = logits.topk(2, 1).indices
-    bounded = x.clone()
-    bounded[:, :, ::4, ::4] = (x[:, :, ::4, ::4] > 0.5).to(x.dtype)  # pixels at the bounds for certain
+    bounded = x[:COMPARED].clone()
+    bounded[:, :, ::4, ::4] = (bounded[:, :, ::4, ::4] > 0.5).to(x.dtype)  # pixels at the bounds for certain
     leaf = torch.cat([x, bounded])
     try:
         grad = _of_the_lead(net, leaf)
     except RuntimeError as error:
         yield Flag("zero_gradients", f"no gradient reaches the pixels: {str(error).splitlines()[0][:120]}")
         return
-    if (flag := _health(grad, leaf, len(x))) is not None:
-        yield flag
+    if grad is None or (flag := _health(net, grad, leaf, top)) is not None:
+        yield Flag("zero_gradients", "no gradient reaches the pixels") if grad is None else flag
         return
-    yield from _scale(net, x, logits, grad[: len(x)])
-    if moves and (flag := _truth(net, x[:COMPARED], top[:COMPARED])) is not None:
+    yield from _scale(net, x[:STARTED], logits[:STARTED], grad[:STARTED])
+    lively = (grad[: len(x)] != 0).flatten(1).any(1).nonzero().flatten()[:COMPARED]
+    if moves and (flag := _truth(net, x[lively], top[lively])) is not None:
         yield flag
 
 
@@ -65,15 +69,16 @@ def _of_the_lead(net: nn.Module, x: Tensor, top: Tensor | None = None) -> Tensor
     return grad
 
 
-def _health(grad: Tensor | None, leaf: Tensor, n: int) -> Flag | None:
-    """Pictures, or saturated pixels, whose gradient is exactly zero."""
-    if grad is None:
-        return Flag("zero_gradients", "no gradient reaches the pixels")
+def _health(net: nn.Module, grad: Tensor, leaf: Tensor, top: Tensor) -> Flag | None:
+    """Pictures, or saturated pixels, whose gradient is exactly zero though their answers move."""
     if not bool(torch.isfinite(grad).all()):
         return Flag("zero_gradients", "the gradient has NaN or infinite entries")
-    silent = (grad[:n] == 0).flatten(1).all(1)
-    if bool(silent.any()):
-        return Flag("zero_gradients", f"{int(silent.sum())} of {n} pictures have a gradient of all zeros")
+    silent = (grad == 0).flatten(1).all(1)
+    few = silent[: len(top)].nonzero().flatten()
+    # a dead ReLU unit makes an honest network flat around a picture; then its answers do not move either
+    if len(few) and (len(few) > FLAT * len(top) or _moves(net, leaf[few], top[few])):
+        return Flag("zero_gradients", f"{len(few)} of {len(top)} pictures have a gradient of all zeros")
+    grad, leaf = grad[~silent], leaf[~silent]
     saturated = (leaf == 0) | (leaf == 1)
     outer = float((grad[saturated] == 0).double().mean())
     inner = float((grad[~saturated] == 0).double().mean()) if bool((~saturated).any()) else 0.0
@@ -83,18 +88,16 @@ def _health(grad: Tensor | None, leaf: Tensor, n: int) -> Flag | None:
     return None
 
 
-def _scale(net: nn.Module, x: Tensor, logits: Tensor, grad: Tensor | None) -> Iterator[Flag]:
-    """Logits so large that the cross entropy has no gradient left in float32, or so far from the usual as to ask why."""
+def _scale(net: nn.Module, x: Tensor, logits: Tensor, grad: Tensor) -> Iterator[Flag]:
+    """Logits so large that the cross entropy has no gradient left in float32, or unusual enough to ask why."""
     leaf = x.clone().requires_grad_()
     with torch.enable_grad():
         loss = cross_entropy(net(leaf).nan_to_num(nan=0.0), logits.argmax(1))
         (starved,) = torch.autograd.grad(loss.sum(), leaf)
-    if grad is not None:
-        gone = starved.flatten(1).abs().amax(1) <= STARVED * grad.flatten(1).abs().amax(1)
-        if (share := float(gone.double().mean())) > 0.05:
-            yield Flag(
-                "loss_vanishes", f"cross entropy has no gradient on {share:.0%} of the pictures, the lead has one"
-            )
+    gone = starved.flatten(1).abs().amax(1) <= STARVED * grad.flatten(1).abs().amax(1)
+    gone &= (grad != 0).flatten(1).any(1)
+    if (share := float(gone.double().mean())) > 0.05:
+        yield Flag("loss_vanishes", f"cross entropy has no gradient on {share:.0%} of the pictures, the lead has one")
     first, second = logits.topk(2, 1).values.unbind(1)
     lead = float((first - second).median())
     if not TEMPERED[0] <= lead <= TEMPERED[1]:
@@ -106,18 +109,31 @@ def _truth(net: nn.Module, x: Tensor, top: Tensor) -> Flag | None:
     inside = STEP + (1 - 2 * STEP) * x
     grad = _of_the_lead(net, inside, top)
     errors = []
-    with torch.no_grad():
-        for wave in directions(x):
-            ahead, behind = (net(inside + sign * STEP * wave).nan_to_num(nan=0.0) for sign in (1, -1))
-            measured = (_lead(ahead, top) - _lead(behind, top)) / (2 * STEP)
-            said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
-            rounding = 1e-6 * ahead.abs().amax(1) / STEP
-            errors.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
+    for wave, measured, rounding in _differences(net, inside, top):
+        said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
+        errors.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
+    if not len(x):
+        return None
     error = float(torch.cat(errors).median())
     if error <= BENT:
         return None
     words = f"gradients differ from finite differences by {error:.0%} in the median (step {STEP:g})"
     return Flag("gradient_mismatch", words, "fail" if error > BROKEN else "warn")
+
+
+def _differences(net: nn.Module, x: Tensor, top: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each wave, the lead's central difference (N,) along it, and what of it float32 may have made up."""
+    for wave in directions(x):
+        with torch.no_grad():
+            ahead, behind = (net(x + sign * STEP * wave).nan_to_num(nan=0.0) for sign in (1, -1))
+        measured = (_lead(ahead, top) - _lead(behind, top)) / (2 * STEP)
+        yield wave, measured, 1e-6 * ahead.abs().amax(1) / STEP
+
+
+def _moves(net: nn.Module, x: Tensor, top: Tensor) -> bool:
+    """Whether any of these answers changes along any direction by more than rounding."""
+    inside = STEP + (1 - 2 * STEP) * x
+    return any(bool((measured.abs() > rounding).any()) for _, measured, rounding in _differences(net, inside, top))
 
 
 def directions(x: Tensor) -> list[Tensor]:

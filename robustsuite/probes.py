@@ -77,20 +77,21 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str 
     x, y = x.to(_device(net)), y.to(_device(net))
     with preserved(net), kept(net):
         fits(net, space, name, rejects=True)
+    before = state_of(net)
     with preserved(net), kept(net), torch.no_grad():
-        modes = _training(net)
-        stateful = _state(net, x)
         logits = checked(net(x), space, name, rejects=True).detach()
+        after = state_of(net)
+    with preserved(net), kept(net), torch.no_grad():
         rejected = logits.isnan().all(1)
         if bool(rejected.all()):
             raise BadModel(f"expected logits from {name}, got NaN for every picture; check weights and normalisation")
         answered = x[~rejected]
-        flags = [modes, stateful, _randomised(net, x)]
+        flags = [_training(net), _state(net, x, before, after), _randomised(net, x)]
         random = flags[-1] is not None
         logits = logits.nan_to_num(nan=0.0)
         flags += [_probabilities(logits[~rejected]), _at_chance(logits[~rejected], y[~rejected])]
         rounded = _rounded(logits[~rejected])
-        still = None if random or rounded else _still(net, x, logits)
+        still = None if random or rounded else _still(net, x[:8], logits[:8])
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
         moves = not random and rounded is None and still is None and batch is None
@@ -103,12 +104,8 @@ def _training(net: nn.Module) -> Flag | None:
     return Flag("training_mode", f"{len(modes)} layers in training mode, {modes[0]} first") if modes else None
 
 
-def _state(net: nn.Module, x: Tensor) -> Flag | None:
+def _state(net: nn.Module, x: Tensor, before: dict[str, object], after: dict[str, object]) -> Flag | None:
     """Does being asked change the network? What it keeps of any question alike, as a cached constant, is forgiven."""
-    before = state_of(net)
-    with preserved(net), kept(net):
-        net(x)
-        after = state_of(net)
     if before == after:
         return None
     with preserved(net), kept(net):

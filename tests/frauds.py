@@ -13,6 +13,8 @@ from torch.nn import functional
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.models import ready
 
+Map = Callable[[Tensor], Tensor]
+
 
 @cache
 def honest(adversarial: bool = False) -> nn.Module:
@@ -107,15 +109,19 @@ def training_mode() -> nn.Module:
 FRAUDS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "softmax temperature 1/1000": (lambda: Fraud(lambda z: 1000 * z), {"loss_vanishes", "logit_scale"}),
     "softmax temperature 1000": (lambda: Fraud(lambda z: z / 1000), {"logit_scale"}),
-    "probabilities at temperature 1000": (lambda: Fraud(lambda z: (z / 1000).softmax(1)), {"probabilities_not_logits"}),
+    "probabilities at temperature 1000": (
+        lambda: Fraud(lambda z: (z / 1000).softmax(1)), {"probabilities_not_logits"}),
     "logits x 100": (lambda: Fraud(lambda z: 100 * z), {"loss_vanishes", "logit_scale"}),
-    "quantised input": (lambda: Fraud(before=lambda x: (16 * x + 0.2).round() / 16), {"piecewise_constant", "zero_gradients"}),
+    "quantised input": (
+        lambda: Fraud(before=lambda x: (16 * x + 0.2).round() / 16), {"piecewise_constant", "zero_gradients"}),
     "quantised input, straight through": (
         lambda: Fraud(before=straight(lambda x: (4 * x + 0.2).round() / 4)), {"piecewise_constant"}),
-    "shattered gradients": (lambda: Fraud(before=lambda x: x + 5e-5 * (1e5 * x + x.cos()).sin()), {"gradient_mismatch"}),
+    "shattered gradients": (
+        lambda: Fraud(before=lambda x: x + 5e-5 * (1e5 * x + x.cos()).sin()), {"gradient_mismatch"}),
     "random resize": (Resized, {"randomised"}),
     "batch norm in training mode": (training_mode, {"training_mode", "batch_dependent", "stateful"}),
-    "logits rounded to one decimal": (lambda: Fraud(lambda z: (10 * z).round() / 10), {"rounded_logits", "zero_gradients"}),
+    "logits rounded to one decimal": (
+        lambda: Fraud(lambda z: (10 * z).round() / 10), {"rounded_logits", "zero_gradients"}),
     "rounded logits, straight through": (lambda: Fraud(straight(lambda z: (10 * z).round() / 10)), {"rounded_logits"}),
     "detached forward": (lambda: Fraud(lambda z: z.detach()), {"zero_gradients"}),
     "clamp in the forward": (lambda: Fraud(before=lambda x: x.clamp(0, 1)), {"zero_gradients"}),
