@@ -19,8 +19,9 @@ from robustsuite.randomness import Rng
 CHECKPOINTS = (250, 500, 1000, 2500, 5000, 10000)
 """After these many queries an example the distance is kept, as l2_at_<queries>."""
 
-VOTES, NEEDED = 5, 4
-"""Where the system draws noise, a picture counts once that many of so many answers say so."""
+VOTES, NEEDED = 10, 8
+"""Where the system draws noise, so many answers are asked and that many must say yes: with a bare majority, the
+many pictures tried would let luck through."""
 
 TRIES, STEP = 100, 0.02
 """Noise added in search of a first adversarial picture: how often, and its growth a try."""
@@ -131,7 +132,8 @@ def noise_start(ask: Decisions, rows: Tensor, rng: Rng) -> tuple[Tensor, Tensor]
             noise = patches.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :h, :w]
         tried = (x[open_] + n * STEP * noise).clamp(0, 1)
         there = ask(rows[open_], tried)
-        at[open_[there]], found[open_[there]] = tried[there], True
+        got, tried = open_[there], tried[there]
+        at[got], found[got] = tried, ask.confirm(rows[got], tried)
     return at, found
 
 
@@ -154,7 +156,8 @@ def picture_start(ask: Decisions, rows: Tensor, pictures: Split) -> tuple[Tensor
                 break
             tried = owned[choice[open_]]
             there = ask(rows[mine[open_]], tried)
-            at[mine[open_[there]]], found[mine[open_[there]]] = tried[there], True
+            got, tried = mine[open_[there]], tried[there]
+            at[got], found[got] = tried, ask.confirm(rows[got], tried)
     return at, found
 
 

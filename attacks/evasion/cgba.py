@@ -32,7 +32,7 @@ DIFFERS = (
     "noise and searches live in [0, 1], and every picture asked about is clipped to it, where the authors' code works "
     "on normalised pictures and clips some: sigma and tol are 4.4 times as large there",
     "the last estimate takes what the budget of queries still holds",
-    "where the system draws noise, a boundary point must hold in 4 of 5 answers before it replaces the last one",
+    "where the system draws noise, a boundary point must hold in 8 of 10 answers before it replaces the last one",
 )
 
 
@@ -119,13 +119,12 @@ def _walk(ask: Decisions, rows: Tensor, at: Tensor, rng: Rng, settings: Settings
     band, source = Band.of(ask.x, settings.f), ask.x[rows]
     reserve = RESERVE + (2 * VOTES if ask.noisy else 0)
     near, held = segment(ask, rows, source, at, settings.tol)
-    at, lost = merged(at, near, held), (~held).nonzero().flatten()
-    held[lost] = ask.confirm(rows[lost], at[lost])
+    at = merged(at, near, held)
     for t in count(1):
-        i = (held & (ask.left(rows) > reserve)).nonzero().flatten()
+        i = (ask.left(rows) > reserve).nonzero().flatten()
         if not len(i):
             return
-        rows, source, at, rng, held = rows[i], source[i], at[i], rng[i], held[i]
+        rows, source, at, rng = rows[i], source[i], at[i], rng[i]
         probes = (ask.left(rows) - reserve).clamp(max=int(settings.n0 * math.sqrt(t)))
         eta = normal(ask, rows, at, band, sigma=settings.sigma, probes=probes, rng=rng.fold(t))
         circle, theta = Circle.through(source, at, eta)
