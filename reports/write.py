@@ -14,6 +14,7 @@ from robustsuite.errors import BadOutput, BadValue
 from . import figures, html, latex, markdown, tables
 from .document import Document
 from .provenance import cost_section, provenance_section
+from .queries import distances, query_section
 from .read import STATUSES, Run, read
 from .scores import scores as scored
 from .scores import to_csv
@@ -73,6 +74,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
     sections = (
         worst_section(worst),
         attack_section(run, table, [*figures.heatmaps(run, table), *figures.curves(run)]),
+        query_section(run),
         certified_section(run, table, figures.sandwiches(run)),
         shift_section(run, figures.corruption_panels(run)),
         other_section(run, table),
@@ -98,6 +100,7 @@ def csv_files(run: Run, table: pd.DataFrame) -> dict[str, str | bytes]:
         "worst_case": rankings(run),
         "paired": paired(run),
         "corruptions": tables.corruption_errors(run),
+        "queries": distances(run).drop(columns="reached"),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),
         "costs": tables.costs(run),
