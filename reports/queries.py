@@ -18,10 +18,10 @@ from matplotlib.figure import Figure as Canvas
 from robustsuite import stats
 
 from .document import Entry, Section, Table, accuracy, counted, split_constant, words
-from .draw import INK, LINES, STYLES, Figure, draw, short, slug, where
+from .draw import INK, LINES, STYLES, Figure, draw, slug, where
 from .read import Run
 from .scores import measured_as
-from .text import number, plain
+from .text import number, plain, short
 
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed", "defense")
 THRESHOLDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
@@ -70,9 +70,9 @@ def _medians(table: pd.DataFrame, names: list[str], caption: str) -> Table:
     marks = sorted(set(table["queries"]))
     rows = []
     for _, part in table.groupby("run_id", sort=False):
-        first, at = part.iloc[0], part.set_index("queries")["median"].to_dict()
-        rows.append((*(words(first[name]) for name in names), words(first["attack"]),
-                     *(_distance(at.get(mark)) for mark in marks), counted(first["n"], number(first["n"]))))  # fmt: skip
+        one, at = part.iloc[0], part.set_index("queries")["median"].to_dict()
+        rows.append((*(words(one[name]) for name in names), words(one["attack"]),
+                     *(_distance(at.get(mark)) for mark in marks), counted(one["n"], number(one["n"]))))  # fmt: skip
     columns = (*names, "attack", *(f"{number(mark)} queries" for mark in marks), "n")
     return Table("distance-queries", "Median l2 distance", caption, columns, tuple(rows))
 

@@ -53,9 +53,7 @@ class Band(NamedTuple):
         return self.down.T @ (z @ self.along)
 
 
-def normal(
-    ask: Decisions, rows: Tensor, at: Tensor, band: Band, *, sigma: float, probes: Tensor, rng: Rng
-) -> Tensor:
+def normal(ask: Decisions, rows: Tensor, at: Tensor, band: Band, *, sigma: float, probes: Tensor, rng: Rng) -> Tensor:
     """The boundary's normal at points (M, C, H, W), toward the goal's side: (1/q) sum s_i u_i, from q (M,) probes.
 
     u_i: Gaussian in the band, s_i: +1 if at + sigma u_i got there, else -1. Not scaled to length 1.
@@ -119,9 +117,7 @@ def semicircle(ask: Decisions, rows: Tensor, circle: Circle, tol: float) -> tupl
     return at, held & (good > 0)
 
 
-def chord(
-    ask: Decisions, rows: Tensor, circle: Circle, theta: Tensor, tol: float
-) -> tuple[Tensor, Tensor]:
+def chord(ask: Decisions, rows: Tensor, circle: Circle, theta: Tensor, tol: float) -> tuple[Tensor, Tensor]:
     """CGBA-H: back from half the angle theta (M,) to the goal's side, then straight to the source by bisection.
 
     Angles theta 2^-k, for boundaries of high curvature. Returns pictures (M, C, H, W), and moved (M,).

@@ -116,7 +116,7 @@ def _place(rows: Tensor) -> Tensor:
 def noise_start(ask: Decisions, rows: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
     """An adversarial picture by ever stronger Gaussian noise, a query a try: pictures (M, C, H, W), found (M,).
 
-    Try n adds n * STEP * N(0, I); every third one, noise of 4 x 4 patches, which changes answers that fine noise leaves.
+    Try n adds n * STEP * N(0, I); every third one, noise of 4 x 4 patches, which moves what fine noise leaves.
     """
     x, found = ask.x[rows], torch.zeros(len(rows), dtype=torch.bool, device=ask.x.device)
     at, (c, h, w) = x.clone(), x.shape[1:]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustsuite.adversary import Aux
 from robustsuite.boundary import Band, Circle, chord, normal, segment, semicircle
 from robustsuite.decisions import VOTES, Decisions, merged, noise_start, picture_start
 from robustsuite.errors import BadValue
@@ -21,7 +22,6 @@ from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.scenarios.evasion import Aux
 from robustsuite.threats import Access, Ball
 
 PAPER = "Reza, Rahmati, Wu, Dai, 2023, arXiv:2308.03163"
@@ -85,7 +85,10 @@ def cgba(
     paper=PAPER,
     cost=_cost,
     minimum_norm=True,
-    differs=(*DIFFERS, "the start is the nearest of 32 pictures of the target class, where the paper takes a given one"),
+    differs=(
+        *DIFFERS,
+        "the start is the nearest of 32 pictures of the target class, where the paper takes a given one",
+    ),
 )
 def cgba_h(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor, aux: Aux, queries: int = 10000,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustsuite.adversary import Aux
 from robustsuite.decisions import Decisions, noise_start, picture_start
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
 from robustsuite.oracle import Oracle
@@ -19,7 +20,6 @@ from robustsuite.projections import per_row, unit
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.scenarios.evasion import Aux
 from robustsuite.threats import Access, Ball
 
 try:

@@ -13,6 +13,7 @@ our start, sigma, tol, N0 and band; it takes one image at a time. Its pictures o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.cgba import cgba, cgba_h
 from robustsuite.attacks.evasion.foolbox_bridge import hopskipjump, hopskipjump_targeted
 from robustsuite.benchmarks.models.checkpoint import checkpoint
@@ -33,8 +35,8 @@ from robustsuite.goals import Targeted
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
-from robustsuite.scenarios.evasion import Aux, Found
-from robustsuite.threats import Access, L2
+from robustsuite.scenarios.evasion import Found
+from robustsuite.threats import L2, Access
 
 NETS: dict[str, tuple[str, str, InputSpace]] = {
     "cnn_a": ("cifar10_cnn_a_adv4", "cnn_a", InputSpace(3, 32, 32, 10)),
@@ -100,7 +102,7 @@ def table(name: str, attack: Callable[..., Found], net: nn.Module, x: Tensor, y:
 
 def row(name: str, distances: dict[int, Tensor], executed: Tensor, logical: Tensor, seconds: float) -> None:
     """One line: medians at the checkpoints, queries an image, wall seconds."""
-    medians = [d.nan_to_num(torch.inf).double().quantile(0.5).item() for d in distances.values()]
+    medians = [d.double().nan_to_num(nan=torch.inf, posinf=torch.inf).quantile(0.5).item() for d in distances.values()]
     print(f"{name:26} " + " ".join(f"{m:8.4f}" if math.isfinite(m) else "       -" for m in medians)
           + f" {int(executed.max()):8} {int(logical.max()):8} {seconds:8.1f}", flush=True)  # fmt: skip
 
@@ -165,10 +167,8 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
                         sigma=3e-3, verbose_control="No")  # fmt: skip
         attack.begun, attack.paid = start[i : i + 1], int(ask.spent[i])
         watched.count += int(ask.spent[i])
-        try:
+        with contextlib.suppress(Stop):
             attack.Attack()
-        except Stop:
-            pass
         tracks.append(watched.track)
         asked.append(min(watched.count, queries))
     seconds, track = time.perf_counter() - begin, torch.stack(tracks)
@@ -189,7 +189,8 @@ def main() -> None:
     parser.add_argument("--targeted", action="store_true")
     given = parser.parse_args()
     net, x, y, owned = loaded(given.shared, given.net, given.images)
-    print(f"{given.part}{' targeted' if given.targeted else ''}: {NETS[given.net][0]}, {len(x)} images, {given.queries} "
+    part = f"{given.part}{' targeted' if given.targeted else ''}"
+    print(f"{part}: {NETS[given.net][0]}, {len(x)} images, {given.queries} "
           f"queries, {torch.get_num_threads()} thread(s); median l2 at")  # fmt: skip
     print(f"{'attack':26} " + " ".join(f"{m:8}" for m in CHECKPOINTS) + " executed  logical   wall s")
     if given.part == "authors":

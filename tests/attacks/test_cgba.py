@@ -7,6 +7,7 @@ import scipy.fft
 import torch
 from torch import Tensor, nn
 
+from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.cgba import cgba, cgba_h
 from robustsuite.boundary import Band, Circle, cosines
 from robustsuite.data import Split
@@ -15,8 +16,8 @@ from robustsuite.errors import AccessRefused, BadValue
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
-from robustsuite.scenarios.evasion import Aux, Found
-from robustsuite.threats import Access, L2
+from robustsuite.scenarios.evasion import Found
+from robustsuite.threats import L2, Access
 from tests.attacks.linear import Linear, centre, distance, linear, streams
 
 N = 3
@@ -52,9 +53,7 @@ def run(net: nn.Module, queries: int, name: str, model: Oracle | None = None) ->
         return cgba(model, x, y, ANY, rng=streams(N), queries=queries), model
     targets = torch.ones(N, 1, dtype=torch.int64)
     path = name.partition("-")[2] or "chord"
-    return cgba_h(
-        model, x, y, ANY, rng=streams(N), targets=targets, aux=aux(net), queries=queries, path=path
-    ), model
+    return cgba_h(model, x, y, ANY, rng=streams(N), targets=targets, aux=aux(net), queries=queries, path=path), model
 
 
 @pytest.mark.parametrize("name", ["cgba", "cgba_h", "cgba_h-semicircle"])
