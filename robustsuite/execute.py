@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from robustsuite import probes, provenance
+from robustsuite.checks import Flag, concerns
 from robustsuite.errors import Unsupported, UsageError
+from robustsuite.federated import Learnt
 from robustsuite.lifecycle import fingerprint
 from robustsuite.oracle import TILE
 from robustsuite.plan import COMMON, Cell, Verdict
-from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
-from robustsuite.scenarios import certification, evasion, poisoning, shift, unlearnable
+from robustsuite.scenarios import certification, evasion, inversion, poisoning, shift, unlearnable
 from robustsuite.scenarios.record import Record
 from robustsuite.store import Store
 from robustsuite.subset import restricted
@@ -37,6 +38,9 @@ CPU_VALUES = 1 << 20
 
 PROBED = 32
 """Test pictures the probes look at before a system is attacked."""
+
+LEARNT = Learnt()
+"""What short federated trainings reached, each run once in a process."""
 
 
 @dataclass
@@ -100,7 +104,7 @@ class _Runner:
             "dtype": "float32", "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "code": verdict.code, "sentence": verdict.sentence, "same_as": verdict.same_as, "traceback": "",
             "status": verdict.status, "seconds": 0.0, "peak_bytes": 0, "forwards": 0, "backwards": 0, "queries": 0,
-            "flags": [], "weights_sha256": "",
+            "flags": [], "weights_sha256": "", "needs": cell.attack.needs.words() if cell.attack else "",
         }  # fmt: skip
         columns = None
         if verdict.status == "run":
@@ -128,8 +132,7 @@ class _Runner:
         row |= {"forwards": record.forwards, "backwards": record.backwards, "weights_sha256": self.weights}
         row["sentence"] = record.note
         row["queries"] = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
-        probed = [f for f in self.probed if _concerns(f, cell)]
-        row["flags"] = [{"name": f.name, "detail": f.detail} for f in [*probed, *record.flags]]
+        row["flags"] = [flag.facts() for flag in [*_noticed(self.probed, cell, system), *record.flags]]
         return _examples(cell, record)
 
     def _serve(self, cell: Cell) -> System:
@@ -187,6 +190,12 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
         return poisoning.play(system, cell.lifecycle.poisoned, cell.split, cell.threat, rng, width=width)
     if cell.threat.scenario == "unlearnable":
         return unlearnable.play(system, cell.lifecycle.poisoned, cell.split, rng, width=width)
+    if cell.threat.scenario == "inversion" and cell.threat.update:
+        cycle = cell.lifecycle
+        return inversion.play(
+            cycle.shared(cell.threat.update.trained), attack, cell.split, cell.threat, rng, card=cell.attack,
+            share=cycle.at("share"), aux=cycle.adversary(), learnt=LEARNT(cycle, cell.split), device=cycle.device,
+        )  # fmt: skip
     if cell.threat.scenario == "certification":
         return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
     return evasion.play(
@@ -195,11 +204,17 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
     )  # fmt: skip
 
 
-def _concerns(flag: Flag, cell: Cell) -> bool:
-    """Whether what a probe noticed bears on this cell: masked gradients only where an attack asks for gradients."""
-    if flag.name in ("zero_gradients", "probabilities_not_logits"):
-        return cell.attack is not None and Access.GRADIENTS in cell.attack.needs
-    return True
+def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
+    """What the probes and the defense's card say about this cell: masked gradients only where gradients are asked for."""
+    card, evades = cell.attack, cell.threat is not None and cell.threat.scenario == "evasion"
+    asks = card is not None and Access.GRADIENTS in card.needs
+    bears = {"all": True, "evasion": evades, "gradients": asks}
+    flags = [f for f in probed if bears[concerns(f.name)] and not (f.name == "randomised" and system.stochastic)]
+    loss = {**card.parameters, **dict(cell.given)}.get("loss") if card else None
+    flags = [f._replace(level="warn") if f.name == "loss_vanishes" and loss != "ce" else f for f in flags]
+    if evades and (alone := [d.card.name for d in cell.lifecycle.at("serve") if d.card.surrogate is None]):
+        flags.append(Flag("no_adaptive_attack", f"{', '.join(alone)} brings no surrogate to attack it through"))
+    return flags
 
 
 def _examples(cell: Cell, record: Record) -> dict[str, Any]:
