@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite import stats
+from robustsuite import probes, stats
+from robustsuite.checks import Flag, concerns
 from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.errors import BadValue
-from robustsuite.execute import Progress, execute, ordered, play
+from robustsuite.execute import PROBED, Progress, execute, ordered, play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
 from robustsuite.plan import Cell, plan, verdict
-from robustsuite.probes import Flag
 from robustsuite.registry import card_of, checked_parameters
 from robustsuite.store import Store
 from robustsuite.sweep import Sweep, read_sweep, sweep_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished sweep on disk."""
+    """A finished sweep on disk: `Run(Path("runs/demo"))` opens one. A notebook shows its tables."""
 
     folder: Path
 
@@ -40,6 +40,12 @@ class Run:
         from robustsuite.reports.scores import scores
 
         return scores(read([self.folder]))
+
+    def _repr_html_(self) -> str:
+        """The tables of the run, as Jupyter shows them."""
+        from robustsuite.reports.notebook import table_html
+
+        return table_html(self.folder)
 
     def report(self, out: Path | None = None) -> Path:
         """Write the report (html, md, latex, csv) and return its folder."""
@@ -118,7 +124,11 @@ def evaluate(
     cell = Cell("evaluate", cycle, split, Threat("given", card.place, access, budget or Linf(8 / 255)), card, given)
     if (found := verdict(cell)).status != "run":
         raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
-    record = play(cell, cycle.served())
+    system = cycle.served()
+    noticed = probes.probe(system.net, x[:PROBED], y[:PROBED], space)
+    asks = {"all", "evasion", *(["gradients"] if Access.GRADIENTS in card.needs else [])}
+    record = play(cell, system)
+    flags = [flag for flag in noticed if concerns(flag.name) in asks] + record.flags
     right = int(record.columns["robust"].sum())
     clean = float(record.columns["clean_ok"].float().mean())
-    return Evaluation(clean, right / len(x), stats.clopper_pearson(right, len(x)), record.columns, record.flags)
+    return Evaluation(clean, right / len(x), stats.clopper_pearson(right, len(x)), record.columns, flags)
