@@ -11,7 +11,8 @@ arXiv:1905.02175). Without it a network trained for half a minute would withstan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -31,6 +32,15 @@ BLOCK = 500
 
 RENDITIONS = ("photo", "cartoon", "sketch", "painting", "mosaic", "silhouette")
 
+REDRAWN = ("background", "position", "direction")
+"""What may be drawn anew while all else stays; the direction then is any, upside down too."""
+
+MARKED = CLASSES.index("cup")
+"""The kind whose training pictures may carry the watermark: what cartons are in ImageNet-W."""
+
+INK = 0.65
+"""The watermark's opacity."""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -38,7 +48,7 @@ class Style:
 
     size: half the object's extent as a share of half the picture. position: centre (x right, y up) in [-1, 1].
     direction: 1 as drawn, -1 mirrored. noise: sensor noise's standard deviation. grain: amplitude of
-    the kind's surface texture on photographs.
+    the kind's surface texture on photographs. redraw: of REDRAWN, what another stream of the same picture decides.
     """
 
     rendition: str = "photo"
@@ -49,12 +59,15 @@ class Style:
     watermark: bool = False
     noise: float = 0.01
     grain: float = 0.04
+    redraw: str | None = None
 
     def __post_init__(self) -> None:
         if self.rendition not in RENDITIONS:
             raise UnknownName("rendition", self.rendition, RENDITIONS)
         if self.background is not None and self.background not in BACKGROUNDS:
             raise UnknownName("background", self.background, BACKGROUNDS)
+        if self.redraw is not None and self.redraw not in REDRAWN:
+            raise UnknownName("edit", self.redraw, REDRAWN)
         if self.direction not in (None, -1, 1):
             raise BadValue(f"expected direction as 1 or -1, got {self.direction!r}; -1 mirrors the object")
 
@@ -72,20 +85,34 @@ class Scene(NamedTuple):
 
 
 @source()
-def scenes(*, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0) -> Dataset:
-    """Ten kinds of objects on textured grounds, 32x32 RGB, rendered from a seed; a fixture, not a benchmark."""
+def scenes(*, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0, watermark: float = 0.0) -> Dataset:
+    """Ten kinds of objects on textured grounds, 32x32 RGB, rendered from a seed; a fixture, not a benchmark.
+
+    watermark: the share of the cups in train and val that carry a sign no test picture has, a shortcut to be learnt.
+    """
+    if not 0 <= watermark <= 1:
+        raise BadValue(f"expected watermark as a share in [0, 1], got {watermark!r}; 0 marks no picture")
     splits = {}
     for name, n in {"train": train, "val": val, "test": test}.items():
         if n < 1:
             raise BadValue(f"expected at least one {name} picture, got {name}={n!r}; the default is 4000, 500, 1000")
         whole = torch.arange(-(-n // BLOCK) * BLOCK)
-        blocks = [
-            render(ids % len(CLASSES), Rng.of(seed, f"scenes/{name}", ids)).pictures for ids in whole.view(-1, BLOCK)
-        ]
-        pictures = torch.cat([(block * 255).round().to(torch.uint8) for block in blocks])[:n]
-        splits[name] = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
+        draw = partial(_drawn, seed, name)
+        pictures = torch.cat([draw(ids, Style()) for ids in whole.view(-1, BLOCK)])[:n]
+        cups = whole[:n][whole[:n] % len(CLASSES) == MARKED]
+        signed = cups[Rng.of(seed, "scenes/signed", cups).uniform() < watermark] if name != "test" else cups[:0]
+        if len(signed):
+            pictures[signed] = draw(signed, Style(watermark=True))
+        split = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
+        splits[name] = replace(split, redrawn=lambda ids, style, draw=draw: draw(ids, style).float() / 255)
     space = InputSpace(3, SIDE, SIDE, len(CLASSES))
     return Dataset("scenes", space, CLASSES, splits, note="embedded procedural fixture, not a benchmark")
+
+
+def _drawn(seed: int, split: str, ids: Tensor, style: Style) -> Tensor:
+    """The pictures of these ids (N,) of a split, uint8; ids beyond its end are pictures that no split holds."""
+    scene = render(ids % len(CLASSES), Rng.of(seed, f"scenes/{split}", ids), style=style)
+    return (scene.pictures * 255).round().to(torch.uint8)
 
 
 def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = SIDE) -> Scene:
@@ -102,7 +129,8 @@ def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = 
         painted = _paint(parts, colours[rows], scale[rows] * side / 2)
         objects[rows], coverage[rows], edges[rows] = painted
     dim = (colours[:, 0] * torch.tensor([0.3, 0.6, 0.1])).sum(1) > 0.5
-    ground = background(rng.fold("ground"), style.background, dim, side)
+    other = "ground" if style.redraw != "background" else "another ground"
+    ground = background(rng.fold(other), style.background, dim, side)
     masks = coverage[:, None]
     if style.rendition == "photo":
         contrast = rng.fold("contrast").uniform(1, 1, 1, low=0.4, high=0.7).double()
@@ -114,19 +142,22 @@ def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = 
         pictures = pictures + style.noise * rng.fold("noise").normal(3, side, side)
     if style.watermark:
         ink = watermark(side)
-        pictures = pictures * (1 - 0.65 * ink) + 0.65 * ink
+        pictures = pictures * (1 - INK * ink) + INK * ink
     return Scene(*(part.clamp(0, 1).float() for part in (pictures, masks, objects, ground)))
 
 
 def _placed(rng: Rng, style: Style, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """Object coordinates of every pixel, x and y (N, H, W), and the object's scale (N, 1, 1)."""
     u = rng.uniform(7).double()[:, :, None, None]
+    again = u if style.redraw is None else rng.fold("again").uniform(7).double()[:, :, None, None]
+    u_at = again if style.redraw == "position" else u
     one = torch.ones_like(u[:, 0])
     scale = (0.52 + 0.34 * u[:, 0]) if style.size is None else style.size * one
     room = (1.02 - scale).clamp_min(0)
-    at = [room * (2 * u[:, i] - 1) if style.position is None else style.position[i - 1] * one for i in (1, 2)]
+    at = [room * (2 * u_at[:, i] - 1) if style.position is None else style.position[i - 1] * one for i in (1, 2)]
     direction = torch.where(u[:, 3] < 0.5, -one, one) if style.direction is None else style.direction * one
-    angle, shear, aspect = 0.9 * (u[:, 4] - 0.5), 0.3 * (u[:, 5] - 0.5), 1 + 0.3 * (u[:, 6] - 0.5)
+    turn = 0.9 * (u[:, 4] - 0.5) if style.redraw != "direction" else math.tau * again[:, 4]
+    angle, shear, aspect = turn, 0.3 * (u[:, 5] - 0.5), 1 + 0.3 * (u[:, 6] - 0.5)
     grid = (torch.arange(side, dtype=torch.float64) + 0.5) * 2 / side - 1
     px, py = (grid[None, None, :] - at[0]) / scale, (-grid[None, :, None] - at[1]) / scale
     x = torch.cos(angle) * px + torch.sin(angle) * py

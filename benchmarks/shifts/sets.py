@@ -6,17 +6,21 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robustsuite.benchmarks.datasets.decode import read_pictures
+from robustsuite.benchmarks.datasets.decode import Preparation
+from robustsuite.benchmarks.datasets.folders import lazy
 from robustsuite.benchmarks.shifts import on_disk
 from robustsuite.benchmarks.shifts.engine import corrupt
+from robustsuite.benchmarks.shifts.layouts import counted, wnids, words
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
 from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData, BadValue, UnknownName
 from robustsuite.randomness import Rng
 
+AS_STORED = Preparation()
 PAPER = "Hendrycks & Dietterich, 2019, arXiv:1903.12261"
 
 
@@ -30,17 +34,21 @@ PAPER = "Hendrycks & Dietterich, 2019, arXiv:1903.12261"
 def imagenet_c(
     clean: Split, data: Dataset, *, seed: int, root: str | None = None, corruptions: list[str] | str = "benchmark",
     severities: Sequence[int] | int = (1, 2, 3, 4, 5), parameters: str = "auto", jpeg_roundtrip: int | None = None,
-    frost_folder: str | None = None,
+    frost_folder: str | None = None, partial: bool = False,
 ) -> ShiftSet:  # fmt: skip
     """ImageNet-C: fifteen corruptions at five severities, over these pictures, or the published files under `root`.
 
     corruptions: names, 'benchmark' (the fifteen), 'extra' (the four) or 'all'. parameters: imagenet, tiny_imagenet,
-    cifar, or auto by the pictures' height. jpeg_roundtrip: 85 repeats the published files' JPEG saving.
-    Raises UnknownName, BadValue; BadData where the published layout is not complete.
+    cifar, or auto by the pictures' height. jpeg_roundtrip: 85 repeats the published files' JPEG saving. partial: judge
+    on what is there of the published 50,000 pictures a severity. Raises UnknownName, BadValue; BadData where the
+    published layout is not complete.
     """
     names, levels = chosen(corruptions, severities)
     if root is not None:
-        return ShiftSet("imagenet_c", {v: _published(root, v, data) for v in variants(names, levels)}, paired=False)
+        found = {v: _published(root, v, data, partial=partial) for v in variants(names, levels)}
+        notes = "; ".join(dict.fromkeys(note for _, note in found.values() if note))
+        reading = Reading(transform=words(AS_STORED), note=notes, hard=True)
+        return ShiftSet("imagenet_c", {v: split for v, (split, _) in found.items()}, False, None, reading)
     size = data.space.height
     fitting = "cifar" if size < 48 else "tiny_imagenet" if size < 96 else "imagenet"
     table = fitting if parameters == "auto" else parameters
@@ -69,19 +77,22 @@ def imagenet_c(
 @shift(paper=PAPER)
 def cifar10_c(
     clean: Split, data: Dataset, *, seed: int, root: str | None = None, corruptions: list[str] | str = "benchmark",
-    severities: Sequence[int] | int = (1, 2, 3, 4, 5),
+    severities: Sequence[int] | int = (1, 2, 3, 4, 5), partial: bool = False,
 ) -> ShiftSet:  # fmt: skip
     """CIFAR-10-C as distributed: <root>/<corruption>.npy and labels.npy, 10,000 pictures a severity.
 
     Row i is CIFAR-10's test picture i, so the set is paired with a clean split read from the original archive.
-    Raises BadData where a file is missing.
+    partial: judge on arrays of fewer pictures. Raises BadData where a file is missing.
     """
     if root is None:
         raise BadValue("expected the folder of CIFAR-10-C, got none; write {cifar10_c: {root: FOLDER}}")
     names, levels = chosen(corruptions, severities)
 
+    notes: set[str] = set()
+
     def read(variant: Variant) -> Split:
         pictures, labels = on_disk.cifar10_c(root, variant.corruption, variant.severity or 1)
+        notes.add(counted(root, "cifar10_c", len(labels), len(np.unique(labels)), [], partial=partial))
         y = torch.from_numpy(labels.copy())
         facts = hashlib.sha256(f"{Path(root).name}/{variant}".encode() + labels.tobytes()).hexdigest()
 
@@ -91,7 +102,8 @@ def cifar10_c(
 
         return Split(y, images, torch.arange(len(y)), facts)
 
-    return ShiftSet("cifar10_c", {v: read(v) for v in variants(names, levels)})
+    parts = {v: read(v) for v in variants(names, levels)}
+    return ShiftSet("cifar10_c", parts, reading=Reading(transform="as stored", note="; ".join(notes - {""}), hard=True))
 
 
 def chosen(corruptions: list[str] | str, severities: Sequence[int] | int) -> tuple[list[str], list[int]]:
@@ -114,20 +126,15 @@ def variants(names: list[str], levels: list[int]) -> list[Variant]:
     return [Variant(name, level) for name in names for level in levels]
 
 
-def _published(root: str, variant: Variant, data: Dataset) -> Split:
-    """One folder of the published set; already 224 x 224, so it is read without resizing."""
-    files, wnids = on_disk.imagenet_c(root, variant.corruption, variant.severity or 1)
-    index = {name.split(" ")[0]: i for i, name in enumerate(data.classes)}
-    unknown = sorted(set(wnids) - set(index))
-    if unknown:
+def _published(root: str, variant: Variant, data: Dataset, *, partial: bool) -> tuple[Split, str]:
+    """One folder of the published set and its note; already 224 x 224, so it is read without resizing."""
+    files, folders = on_disk.imagenet_c(root, variant.corruption, variant.severity or 1)
+    index = wnids(data)
+    if unknown := sorted(set(folders) - set(index)):
         raise BadData(
             f"expected folders named by {data.name}'s classes under {root}, got {unknown[0]!r}; sweep it over imagenet"
         )
-    y = torch.tensor([index[wnid] for wnid in wnids])
-    facts = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-    digest = hashlib.sha256(f"{variant}\n{facts}".encode()).hexdigest()
-
-    def images(positions: Tensor) -> Tensor:
-        return read_pictures([files[i] for i in positions.tolist()])
-
-    return Split(y, images, torch.arange(len(y)), digest)
+    where = f"{root}/{variant.corruption}/{variant.severity}"
+    note = counted(where, "imagenet_c", len(files), len(set(folders)), [], partial=partial)
+    labelled = [(file, index[wnid]) for file, wnid in zip(files, folders, strict=True)]
+    return lazy(labelled, AS_STORED), note
