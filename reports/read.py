@@ -19,6 +19,8 @@ from pyarrow import ArrowException
 
 from robustsuite.errors import BadData
 
+from .artefacts import read_artefacts
+
 MEASURED = ("done",)
 STATUSES = ("done", "inert", "refused", "unmeasured", "failed", "timeout")
 AXES = ("threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity")
@@ -36,7 +38,7 @@ class Run:
     """The cells of one or several sweeps: one row each in `cells`, their per-example rows on demand.
 
     `skipped` names unreadable folders, `absent` counts planned cells that are not there, `foreign` those that an
-    earlier sweep left in the same folder.
+    earlier sweep left in the same folder. `artefacts` is what defenses found out while they trained.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Run:
     skipped: tuple[str, ...] = ()
     absent: int = 0
     foreign: int = 0
+    artefacts: tuple[dict[str, Any], ...] = field(repr=False, default=())
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
 
     @cached_property
@@ -85,15 +88,17 @@ def read(paths: Sequence[Path]) -> Run:
                 files[row["run_id"]] = folder / "examples.parquet"
     if not rows:
         raise BadData(f"expected finished cells, got none in {[str(p) for p in paths]}; run the sweep first")
+    artefacts, damaged = read_artefacts(paths)
     unique = {s["title"]: s for s in sweeps}
     notes = dict.fromkeys(str(s.get("note") or "") for s in sweeps)
     return Run(
         title=" + ".join(unique),
         note="; ".join(note for note in notes if note),
         cells=_ordered(rows.values(), sweeps),
-        skipped=tuple(sorted(skipped)),
+        skipped=tuple(sorted([*skipped, *damaged])),
         absent=absent,
         foreign=foreign,
+        artefacts=tuple(artefacts),
         load=_loader(files),
     )
 

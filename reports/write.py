@@ -12,6 +12,7 @@ import pandas as pd
 from robustsuite.errors import BadOutput, BadValue
 
 from . import figures, html, latex, markdown, tables
+from .artefacts import artefact_section
 from .document import Document
 from .provenance import cost_section, provenance_section
 from .queries import distances, query_section
@@ -78,6 +79,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
         certified_section(run, table, figures.sandwiches(run)),
         shift_section(run, figures.corruption_panels(run)),
         other_section(run, table),
+        artefact_section(run.artefacts, run.cells["weights_sha256"]),
         paired_section(run),
         unmeasured_section(run),
         cost_section(run),
