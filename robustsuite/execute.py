@@ -205,7 +205,7 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
 
 
 def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
-    """What the probes and the defense's card say about this cell: masked gradients only where gradients are asked for."""
+    """What the probes and the defense's card say about this cell: masked gradients bear on gradient attacks alone."""
     card, evades = cell.attack, cell.threat is not None and cell.threat.scenario == "evasion"
     asks = card is not None and Access.GRADIENTS in card.needs
     bears = {"all": True, "evasion": evades, "gradients": asks}
