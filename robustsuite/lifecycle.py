@@ -25,6 +25,7 @@ from robustsuite.models import Fit, Model, Reshaping, Training, load_model, read
 from robustsuite.stages import Applied, applied
 from robustsuite.system import System
 from robustsuite.threats import Access
+from robustsuite.updates import untrained
 
 ADVERSARY = 1_000_003
 """Added to the seed of what the adversary trains: it shares the recipe, never the weights."""
@@ -98,6 +99,10 @@ class Lifecycle:
 
         return Aux(pictures, net)
 
+    def shared(self, trained: bool) -> nn.Module:
+        """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""
+        return self.trained() if trained else ready(untrained(self.model.net, self.seed), self.device)
+
     def served(self) -> System:
         """The system as it answers, with what it hides and its surrogate."""
         base = net = self.trained()
@@ -107,9 +112,11 @@ class Lifecycle:
             card = defense.card
             if card.hides and (card.surrogate is None or (hides and stand_in is None)):
                 stand_in = None
-            elif card.surrogate is not None or (stand_in is not None and not card.learns):
+            elif not card.learns and (card.surrogate is not None or stand_in is not None):
                 stand_in = (card.surrogate or card.function)(stand_in or net, **dict(defense.given))
             net = defense(net, self._training()) if card.learns else defense(net)
+            if card.learns and card.surrogate is not None:  # made from what was learnt
+                stand_in = card.surrogate(net, **dict(defense.given))
             hides |= card.hides
         surrogate = ready(stand_in, self.device) if stand_in is not None else None
         served = ready(net, self.device) if net is not base else base

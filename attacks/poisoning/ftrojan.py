@@ -44,7 +44,7 @@ def ftrojan(train: Split, rate: PoisonRate, *, target: int, rng: Rng, magnitude:
     def trigger(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
         if x.shape[1] != 3:
             raise BadValue(f"expected colour pictures for ftrojan, got {x.shape[1]} channels; choose another trigger")
-        wave = waves(*x.shape[2:], magnitude).to(x)
+        wave = waves(x.shape[2], x.shape[3], magnitude).to(x)
         red, blue = wave / CHROMA[1], wave / CHROMA[2]  # Y is untouched, so R = Y + Cr / .713, B = Y + Cb / .564
         green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
         return (x + torch.stack([red, green, blue])).clamp(0, 1)
