@@ -11,6 +11,8 @@ import pandas as pd
 from . import tables
 from .document import Entry, Section, Table, accuracy, counted, split_constant, words
 from .draw import Figure
+from .integrity import shown
+from .query_costs import cost_tables
 from .read import Run
 from .scores import HEADLINE
 from .shifts import shift_tables
@@ -27,13 +29,12 @@ def worst_section(worst: pd.DataFrame) -> Section:
     for i, (key, part) in enumerate(groups(worst, GROUP)):
         rows = tuple(_worst_row(row) for row in by_rank(part).to_dict("records"))
         title = f"{key[0]}: {key[1]}" if key[1] else str(key[0])
-        caption = ", ".join(
-            f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value)
-        )
+        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
         columns = (
             "rank",
             "defense",
             "all attacks at once",
+            "verdict",
             "no attack",
             "strongest attack",
             "attacks",
@@ -45,9 +46,7 @@ def worst_section(worst: pd.DataFrame) -> Section:
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
         "exact 95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
     )
-    return Section(
-        "ranking", "Worst case over attacks", lead if found else ("No attack was measured.",), tuple(found)
-    )
+    return Section("ranking", "Worst case over attacks", lead if found else ("No attack was measured.",), tuple(found))
 
 
 def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
@@ -57,13 +56,14 @@ def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
     if row["unranked"]:
         notes[1] = ""
     faced, absent = len(row["attacks"].split(";")), row["missing"].count(": ")
-    robust = accuracy(row["robust_accuracy"], row["lo"], row["hi"], note=row["flags"], struck=row["struck"])
-    if row["missing"] and not row["inert"]:
+    robust = shown(accuracy(row["robust_accuracy"], row["lo"], row["hi"]), row["verdict"], row["flags"])
+    if row["missing"] and not row["inert"] and not robust.text.startswith("≤"):
         robust = Entry(f"≤ {robust.text}", robust.key, "an upper bound: some attacks have no verdict", robust.struck,
                        bar=robust.bar)  # fmt: skip
     place = ranks(row["rank_first"], row["rank_last"])
     return (
         Entry(place or "–", row["rank_first"] or 10**6), words(row["defense"]), robust,
+        Entry(row["verdict"], kind=row["verdict"].lower()),
         counted(row["clean_accuracy"], percent(row["clean_accuracy"])), words(row["strongest"]),
         counted(faced, f"{faced} of {faced + absent}"), counted(row["n"], number(row["n"])),
         Entry("; ".join(note for note in notes if note)),
@@ -86,23 +86,33 @@ def attack_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -> S
                      Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
     columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
     table = Table("attacks", "Every attack, every defense", caption, columns, tuple(rows))
-    lead = ("Struck numbers failed an integrity check; hatched cells have no number, and say why below.",)
-    return Section("attacks", "Attacks and defenses", lead, (table,) if rows else (), tuple(drawn))
+    lead = (
+        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched cells "
+        "have no number, and say why below.",
+    )
+    return Section("attacks", "Attacks and defenses", lead, (table, *cost_tables(run)) if rows else (), tuple(drawn))
 
 
 def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
     status = Entry(row["status"], row["status"], row["sentence"], kind=row["status"])
     if np.isnan(row["value"]):
         return Entry("–", -1.0, row["sentence"]), status
-    return accuracy(row["value"], row["lo"], row["hi"], note=flags, struck=bool(row["flags"])), status
+    return shown(accuracy(row["value"], row["lo"], row["hi"]), row["verdict"], flags), _ended(row, status)
+
+
+def _ended(row: Mapping[Any, Any], status: Entry) -> Entry:
+    """The verdict where there is a number, the status where there is none or another cell's."""
+    done = row["status"] == "done" and row["verdict"]
+    return Entry(row["verdict"], row["verdict"], flags_or(row), kind=row["verdict"].lower()) if done else status
+
+
+def flags_or(row: Mapping[Any, Any]) -> str:
+    """The names of a row's flags, or its sentence."""
+    return str(row["flags"] or row["sentence"])
 
 
 def _why(row: Mapping[Any, Any], flags: str) -> str:
-    same = (
-        f"the undefended number of {row['same_as'][:8]}"
-        if row["status"] == "inert" and row["same_as"]
-        else ""
-    )
+    same = f"the undefended number of {row['same_as'][:8]}" if row["status"] == "inert" and row["same_as"] else ""
     return "; ".join(part for part in (row["sentence"], same, flags) if part)
 
 
@@ -144,9 +154,9 @@ def _metric(row: Mapping[Any, Any] | None, flags: str) -> Entry:
     if row is None or np.isnan(row["value"]):
         return Entry("–", -1.0, "" if row is None else row["sentence"])
     if row["k"] >= 0:
-        return accuracy(row["value"], row["lo"], row["hi"], note=flags, struck=bool(row["flags"]))
+        return shown(accuracy(row["value"], row["lo"], row["hi"]), row["verdict"], flags)
     text = f"{number(row['value'])} ({number(row['lo'])}–{number(row['hi'])})"
-    return Entry(text, float(row["value"]), flags, bool(row["flags"]))
+    return Entry(text, float(row["value"]), flags, row["verdict"] == "INVALID")
 
 
 def shift_section(run: Run, drawn: Sequence[Figure]) -> Section:
@@ -178,9 +188,7 @@ def paired_section(run: Run) -> Section:
     pairs = paired(run)
     found = []
     for i, (key, part) in enumerate(groups(pairs, GROUP)):
-        caption = ", ".join(
-            f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value)
-        )
+        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
         rows = tuple(
             (words(row["a"]), words(row["b"]), counted(row["difference"], points(row["difference"])),
              counted(row["only_a"], str(row["only_a"])), counted(row["only_b"], str(row["only_b"])),
@@ -189,12 +197,8 @@ def paired_section(run: Run) -> Section:
             for row in part.to_dict("records")
         )  # fmt: skip
         columns = ("a", "b", "a − b", "only a right", "only b right", "p (Holm)", "verdict")
-        found.append(
-            Table(f"paired-{i + 1}", f"{key[0]}: {key[1]}" if key[1] else str(key[0]), caption, columns, rows)
-        )
-    lead = (
-        "Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",
-    )
+        found.append(Table(f"paired-{i + 1}", f"{key[0]}: {key[1]}" if key[1] else str(key[0]), caption, columns, rows))
+    lead = ("Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",)
     return Section("paired", "Which differences are real", lead, tuple(found))
 
 
@@ -207,15 +211,9 @@ def unmeasured_section(run: Run) -> Section:
         ("flags", "Flagged", flags),
     ):
         if len(frame):
-            columns = [
-                c
-                for c in frame.columns
-                if c not in ("code", "same_as") and (frame[c].astype(str) != "").any()
-            ]
+            columns = [c for c in frame.columns if c not in ("code", "same_as") and (frame[c].astype(str) != "").any()]
             rows = tuple(
-                tuple(
-                    Entry(str(row[c]), kind=str(row[c])) if c == "status" else words(row[c]) for c in columns
-                )
+                tuple(Entry(str(row[c]), kind=str(row[c])) if c == "status" else words(row[c]) for c in columns)
                 for row in frame.to_dict("records")
             )
             found.append(Table(name, title, "", tuple(columns), rows))

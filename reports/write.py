@@ -14,8 +14,10 @@ from robustsuite.errors import BadOutput, BadValue
 from . import figures, html, latex, markdown, tables
 from .artefacts import artefact_section
 from .document import Document
+from .integrity import integrity_section, to_json
 from .provenance import cost_section, provenance_section
 from .queries import distances, query_section
+from .query_costs import query_costs
 from .read import STATUSES, Run, read
 from .scores import scores as scored
 from .scores import to_csv
@@ -81,6 +83,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         paired_section(run),
+        integrity_section(run),
         unmeasured_section(run),
         cost_section(run),
         provenance_section(run),
@@ -103,11 +106,13 @@ def csv_files(run: Run, table: pd.DataFrame) -> dict[str, str | bytes]:
         "paired": paired(run),
         "corruptions": tables.corruption_errors(run),
         "queries": distances(run).drop(columns="reached"),
+        "query_costs": query_costs(run),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),
         "costs": tables.costs(run),
     }
-    return {f"{name}.csv": to_csv(frame) for name, frame in frames.items() if len(frame)}
+    files = {f"{name}.csv": to_csv(frame) for name, frame in frames.items() if len(frame)}
+    return {**files, "integrity.json": to_json(run)}
 
 
 def _pngs(document: Document) -> dict[str, str | bytes]:

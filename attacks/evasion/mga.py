@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsuite import surrogates as owned
+from robustsuite.adversary import Aux
 from robustsuite.genetic import POPULATION, Bred, Evolution, bernoulli, microbial
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
@@ -52,7 +53,7 @@ def mga(
     differs=(*DIFFERS, "surrogates take pixels as their own normalisation wants them; the authors' code skips it"),
 )  # fmt: skip
 def mga_transfer(
-    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None, aux: evasion.Aux,
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None, aux: Aux,
     surrogates: str = "", queries: int = 10000, cross: float = 0.7, mutation: float = 0.001,
 ) -> evasion.Found:  # fmt: skip
     """Microbial genetic algorithm over x +- eps, the first population from MI-FGSM on the adversary's own nets.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustsuite import attribution, losses
 from robustsuite import surrogates as owned
+from robustsuite.adversary import Aux
 from robustsuite.errors import BadValue
 from robustsuite.genetic import POPULATION, Evolution, microbial
 from robustsuite.oracle import Oracle
@@ -44,7 +45,7 @@ def _cost(classes: int, *, queries: int = 10000, **_: object) -> Cost:
     ),
 )
 def quscore(
-    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, aux: evasion.Aux, surrogates: str = "",
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, aux: Aux, surrogates: str = "",
     interpreter: str = "grad", weight: float = 0.001, queries: int = 10000, cross: float = 0.7, mutation: float = 0.001,
 ) -> evasion.Found:  # fmt: skip
     """MGA whose first population fools a surrogate while the surrogate's attribution map stays.

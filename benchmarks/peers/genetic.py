@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.genattack import genattack
 from robustsuite.attacks.evasion.mga import mga, mga_transfer
 from robustsuite.attacks.evasion.quscore import agreement, quscore
@@ -32,7 +33,7 @@ from robustsuite.goals import Targeted
 from robustsuite.models import load_model, ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
-from robustsuite.scenarios.evasion import Aux, Found
+from robustsuite.scenarios.evasion import Found
 from robustsuite.surrogates import in_tiles
 from robustsuite.threats import Access, Linf
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import attribution, surrogates
+from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion import genattack as gen
 from robustsuite.attacks.evasion.genattack import genattack
 from robustsuite.attacks.evasion.mga import mga, mga_transfer
@@ -17,7 +18,7 @@ from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.genetic import Evolution, bernoulli, decoded, meeting, microbial, offspring
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
-from robustsuite.scenarios.evasion import Aux, Found
+from robustsuite.scenarios.evasion import Found
 from robustsuite.threats import Access, Linf
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
