@@ -18,6 +18,7 @@ import pandas as pd
 from robustsuite import stats
 from robustsuite.errors import BadData
 
+from .integrity import DOUBTED
 from .published import Published
 from .read import Run
 from .scores import Score, certified, epsilon, flag_names, measured_as, norm_of, rate
@@ -53,6 +54,7 @@ class Standing:
     inert: bool = False
     ranks: tuple[int, int] = (0, 0)
     unranked: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _attacked(run: Run, name: str, system: tuple[Any, ...], survival: Survival, 
         rate("clean_accuracy", survival.clean), tuple(attacks), strongest=survival.strongest,
         missing="; ".join(f"{attack}: {why}" for attack, why in survival.missing.items()),
         flags="; ".join(f"{attack}: {names}" for attack, names in survival.flags.items()), struck=survival.struck,
-        inert=survival.inert,
+        inert=survival.inert, verdict=survival.verdict,
     )  # fmt: skip
 
 
@@ -200,7 +202,7 @@ def _proven(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, tuple[str
     best: tuple[Score | None, tuple[str, str]] = (None, ("", ""))
     for cell in cells.to_dict("records") if eps is not None else []:
         source = measured_as(cell, run.known)
-        if source is None or any(cell[name] != asked[name] for name in SYSTEM) or cell["flags"]:
+        if source is None or any(cell[name] != asked[name] for name in SYSTEM) or cell["verdict"] in DOUBTED:
             continue
         if norm_of(cell["budget"]) != norm_of(str(asked["budget"])):
             continue
@@ -237,16 +239,17 @@ def _certified(
     for cell, source in measured:
         rows = run.examples(source["run_id"]).set_index("index")
         proofs.append((pd.Series(certified(rows, eps), index=rows.index), rows, cell, str(source["run_id"])))
-    stands, rows, cell, run_id = max(proofs, key=lambda p: (not p[2]["flags"], len(p[0]), p[0].mean()))
+    stands, rows, cell, run_id = max(proofs, key=lambda p: (p[2]["verdict"] not in DOUBTED, len(p[0]), p[0].mean()))
     clean = (rows["prediction"] == rows["label"]) & ~rows["abstained"].astype(bool)
-    flags = {"proof": flag_names(cell)} if cell["flags"] else {}
+    flags, inert = {"proof": flag_names(cell)} if cell["flags"] else {}, cell["status"] == "inert"
     # Proofs of different certifiers bound the same quantity from the same side: one name, so that all may be ranked.
-    survival = Survival((), name, stands, clean, {"proof": float(stands.mean())}, {}, flags, cell["status"] == "inert")
+    survival = Survival((), name, stands, clean, {"proof": float(stands.mean())}, {}, flags, inert, cell["verdict"])
     upper, attacks = _left_standing(run, _asked(key, system))
     return survival, Standing(
         name, str(system[0]), str(system[1]), int(system[2]), upper, rate("certified_accuracy", stands),
         rate("clean_accuracy", clean), (), (str(cell["attack"]), run_id), strongest=attacks,
-        flags="; ".join(flags.values()), struck=bool(flags), inert=survival.inert,
+        flags="; ".join(flags.values()), struck=survival.struck, inert=inert,
+        verdict=str(cell["verdict"]),
     )  # fmt: skip
 
 

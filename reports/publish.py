@@ -102,7 +102,8 @@ def _standing(s: Standing, examples: str) -> dict[str, Any]:
     proof = {"certifier": s.proof[0], "record": f"cells/{s.proof[1]}.json"} if s.proof[1] else None
     return {
         "source": "measured", "model": s.model, "defense": s.defense, "seed": s.seed,
-        "rank": list(s.ranks) if s.ranks[0] else None, "unranked": s.unranked, "attacked_at_most": _score(s.upper),
+        "rank": list(s.ranks) if s.ranks[0] else None, "unranked": s.unranked, "verdict": s.verdict,
+        "attacked_at_most": _score(s.upper),
         "proven_at_least": _score(s.lower), "clean": _score(s.clean), "strongest": s.strongest, "missing": s.missing,
         "flags": s.flags, "inert": s.inert, "proof": proof, "examples": examples,
         "attacks": [{"attack": a, "leaves": left, "record": f"cells/{run_id}.json"} for a, run_id, left in s.attacks],

@@ -26,8 +26,8 @@ FOOT = (
     "ranges from exact McNemar tests on the same images, Holm-corrected within a board; equal ranges are ties."
 )
 FACTS = (
-    "run_id", "status", "scenario", "threat", "budget", "access", "goal", "model", "defense", "attack", "dataset",
-    "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards", "queries", "device",
+    "run_id", "status", "verdict", "scenario", "threat", "budget", "access", "goal", "model", "defense", "attack",
+    "dataset", "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards", "queries", "device",
     "dtype", "suite_version", "commit", "dirty", "weights_sha256", "data_sha256", "started",
 )  # fmt: skip
 
@@ -100,7 +100,7 @@ def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str]) -> Ta
     rows = [_standing(s, links[i, s.name]) for s in board.standings]
     rows += [_published(p, board) for p in board.published]
     columns = ("rank", "system", "proven (at least)", "attacked (at most)", "no attack", "strongest attack", "n",
-               "source", "notes")  # fmt: skip
+               "verdict", "source", "notes")  # fmt: skip
     # A board of published rows alone has no ranks and no proofs, one without them needs no word on where rows are from.
     kept = [k for k, name in enumerate(columns) if any(row[k].text not in ("", "–") for row in rows)
             and (name != "source" or board.published)]  # fmt: skip
@@ -110,7 +110,9 @@ def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str]) -> Ta
 
 def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
     proof = f"cells/{s.proof[1]}.html" if s.proof[1] else ""
-    upper = _number(s.upper, examples if s.attacks else "", s.flags, s.struck, below=bool(s.missing))
+    upper = _number(
+        s.upper, examples if s.attacks else "", s.flags, s.struck, below=bool(s.missing) or s.verdict == "PROVISIONAL"
+    )
     lower = _number(s.lower, proof, s.flags if not s.attacks else "", s.struck and not s.attacks)
     notes = [s.unranked, f"without {s.missing}" if s.missing and not s.unranked else "",
              f"flagged {s.flags}" if s.flags else "", "inert: same as undefended" if s.inert else "",
@@ -120,7 +122,8 @@ def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
     return (
         Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), lower, upper, clean, words(s.strongest),
-        counted(n, number(n)), words("measured"), Entry("; ".join(note for note in notes if note)),
+        counted(n, number(n)), Entry(s.verdict, kind=s.verdict.lower()), words("measured"),
+        Entry("; ".join(note for note in notes if note)),
     )  # fmt: skip
 
 
@@ -131,7 +134,8 @@ def _published(row: Published, board: Board) -> tuple[Entry, ...]:
     return (
         Entry("–", 10**6 + 1), Entry(row.model, row.model, href=row.link), Entry("–", -1.0),
         Entry(percent(row.robust), row.robust), counted(row.clean, percent(row.clean)),
-        Entry("AutoAttack" if row.norm else "common corruptions"), Entry("–", -1.0), Entry(MARK, kind="published"),
+        Entry("AutoAttack" if row.norm else "common corruptions"), Entry("–", -1.0), Entry("–"),
+        Entry(MARK, kind="published"),
         Entry("; ".join(part for part in said if part)),
     )  # fmt: skip
 
