@@ -27,7 +27,7 @@ AXES = ("threat", "dataset", "model", "seed", "defense", "attack", "shift", "cor
 _TEXT = (
     "run_id", "sweep", "threat", "scenario", "access", "budget", "goal", "model", "defense", "attack", "dataset",
     "shift", "corruption", "status", "code", "sentence", "same_as", "traceback", "suite_version", "commit", "device",
-    "dtype", "weights_sha256", "data_sha256", "started",
+    "dtype", "weights_sha256", "data_sha256", "started", "needs", "head", "transform",
 )  # fmt: skip
 _NUMBERS = ("severity", "n", "seed", "seconds", "peak_bytes", "forwards", "backwards", "queries")
 _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift": "shifts"}

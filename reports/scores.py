@@ -17,6 +17,7 @@ import pandas as pd
 
 from robustsuite import stats
 
+from .calibration import expected_calibration_error, rms_calibration_error
 from .read import Run
 
 IDENTITY = (
@@ -134,6 +135,10 @@ def _shift(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
     if "clean_ok" in rows and rows["clean_ok"].notna().all():
         yield rate("clean_accuracy", rows["clean_ok"])
 
+    if "confidence" in rows:
+        for error in (rms_calibration_error, expected_calibration_error):
+            value = error(rows["confidence"], rows["robust"])
+            yield Score(error.__name__, value, float("nan"), float("nan"), -1, len(rows))
 
 def _certification(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
     r = rows["radius"].to_numpy(np.float64)

@@ -11,6 +11,7 @@ import pandas as pd
 from .document import Answer, Entry, accuracy, error
 from .read import Run
 from .scores import epsilon
+from .mce import ALEXNET_EXTRA
 from .sections import groups
 from .tables import corruption_errors
 from .text import interval, number, percent, plain, ranks
@@ -64,6 +65,8 @@ def _corrupted(run: Run) -> Iterator[Answer]:
         means = part[part["corruption"] == "mean"].sort_values("error", kind="stable")
         records = means.to_dict("records")
         named = part[part["corruption"] != "mean"]
+        inside = ~named["corruption"].isin(ALEXNET_EXTRA)
+        named = named[inside] if inside.any() else named
         worst = named.groupby("corruption", sort=False)["error"].mean().idxmax()
         bars = tuple(("", plain(r["defense"]), error(r["error"], r["lo"], r["hi"])) for r in records)
         sentence = (

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustsuite.checks import check_of, level_of
+
+from .mce import ALEXNET_EXTRA
 from .read import Run
 from .scores import average, certified, epsilon, measured_as, norm_of, rate
 from .worst import survivals
@@ -21,11 +24,12 @@ COST = ("seconds", "forwards", "backwards", "queries", "peak_bytes")
 
 
 def corruption_errors(run: Run) -> pd.DataFrame:
-    """Mean error per corruption over its severities, with bootstrap intervals over images; `mean` closes each set.
+    """Mean error per corruption over its severities, with bootstrap intervals over images.
 
-    One row per (shift, dataset, model, seed, defense, corruption). `clean_error` is the paired clean set's.
+    One row per (shift, dataset, model, seed, defense, corruption). `clean_error` is the paired clean set's;
+    `mean` closes each set, without the four extra corruptions.
     """
-    cells = run.cells[(run.cells["scenario"] == "shift") & (run.cells["corruption"] != "")]
+    cells = run.cells[(run.cells["scenario"] == "shift") & run.cells["severity"].notna()]
     rows: list[dict[str, Any]] = []
     for key, system in cells.groupby(["shift", *SYSTEM], sort=False):
         base = dict(zip(("shift", *SYSTEM), key, strict=True))
@@ -40,7 +44,8 @@ def corruption_errors(run: Run) -> pd.DataFrame:
             )
             clean += [1.0 - float(rows_["clean_ok"].mean()) for rows_ in errors if "clean_ok" in rows_]
         clean_error = float(np.mean(clean)) if clean else float("nan")
-        entries = [*wrong.items(), ("mean", _mean_of(list(wrong.values())))] if wrong else []
+        meant = [values for name, values in wrong.items() if name not in ALEXNET_EXTRA] or list(wrong.values())
+        entries = [*wrong.items(), ("mean", _mean_of(meant))] if wrong else []
         for name, values in entries:
             score = average("mean_error", values)
             rows.append({**base, "corruption": name, "error": score.value, "lo": score.lo, "hi": score.hi,
@@ -60,7 +65,7 @@ def _measured(run: Run, part: pd.DataFrame) -> list[Mapping[Any, Any]]:
 
 def corruption_grid(run: Run) -> pd.DataFrame:
     """Accuracy per (shift, dataset, model, seed, defense, corruption, severity); NaN and a status where unmeasured."""
-    cells = run.cells[(run.cells["scenario"] == "shift") & (run.cells["corruption"] != "")]
+    cells = run.cells[(run.cells["scenario"] == "shift") & run.cells["severity"].notna()]
     rows = []
     for cell in cells.to_dict("records"):
         source = measured_as(cell, run.known)
