@@ -48,9 +48,7 @@ def heatmaps(run: Run, table: pd.DataFrame) -> list[Figure]:
     return found
 
 
-def _heatmap(
-    canvas: Canvas, part: pd.DataFrame, worst: pd.DataFrame, attacks: list[str], defenses: list[str]
-) -> None:
+def _heatmap(canvas: Canvas, part: pd.DataFrame, worst: pd.DataFrame, attacks: list[str], defenses: list[str]) -> None:
     ax = canvas.add_subplot()
     cells = {(r["attack"], r["defense"]): r for r in part.to_dict("records")}
     lasts = {r["defense"]: r for r in worst.to_dict("records")}
@@ -60,7 +58,7 @@ def _heatmap(
             row = cells.get((attack, defense))
             if row is not None and not np.isnan(row["value"]):
                 below = "inert" if row["status"] == "inert" else _span(row["lo"], row["hi"])
-                _cell(ax, (x, y + 1.125), row["value"], below, struck=bool(row["flags"]))
+                _cell(ax, (x, y + 1.125), row["value"], below, struck=row["verdict"] == "INVALID")
             else:
                 _hatch(ax, (x, y + 1.125), "" if row is None else str(row["status"]))
         if defense in lasts:
@@ -117,9 +115,7 @@ def curves(run: Run) -> list[Figure]:
     found = []
     for key, part in table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False):
         if (part["kind"] == "curve").any():
-            caption = (
-                f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
-            )
+            caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
             found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), partial(_curves, part=part)))
     return found
 
@@ -130,9 +126,7 @@ def _curves(canvas: Canvas, part: pd.DataFrame) -> None:
         colour, line = LINES[i % len(LINES)], rows[rows["kind"] == "curve"]
         ax.plot(line["radius"], 100 * line["value"], color=colour, linestyle=STYLES[i % 4], linewidth=1.8,
                 label=short(plain(str(defense)), 34))  # fmt: skip
-        ax.fill_between(
-            line["radius"], 100 * line["lo"], 100 * line["hi"], color=colour, alpha=0.13, linewidth=0
-        )
+        ax.fill_between(line["radius"], 100 * line["lo"], 100 * line["hi"], color=colour, alpha=0.13, linewidth=0)
         dot = rows[rows["kind"] == "point"]
         ax.plot(dot["radius"], 100 * dot["value"], "o", color=colour, markersize=5)
     radius_axes(ax, str(part["norm"].iloc[0]), "robust accuracy, %", float(part["radius"].max()))
@@ -164,9 +158,7 @@ def _sandwich(
     axes = canvas.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
     top = float(part["radius"].max())
     for ax, defense in zip(axes, defenses, strict=False):
-        for i, (certifier, rows) in enumerate(
-            part[part["defense"] == defense].groupby("certifier", sort=False)
-        ):
+        for i, (certifier, rows) in enumerate(part[part["defense"] == defense].groupby("certifier", sort=False)):
             ax.plot(rows["radius"], 100 * rows["value"], color=LINES[0], linestyle=("-", "-.", ":")[i % 3],
                     linewidth=1.8, label=f"proof: {short(str(certifier), 18)}")  # fmt: skip
             ax.fill_between(rows["radius"], 0, 100 * rows["value"], color=LINES[0], alpha=0.16, linewidth=0)

@@ -20,6 +20,7 @@ from pyarrow import ArrowException
 from robustsuite.errors import BadData
 
 from .artefacts import read_artefacts
+from .integrity import audited, judged
 
 MEASURED = ("done",)
 STATUSES = ("done", "inert", "refused", "unmeasured", "failed", "timeout")
@@ -91,7 +92,7 @@ def read(paths: Sequence[Path]) -> Run:
     artefacts, damaged = read_artefacts(paths)
     unique = {s["title"]: s for s in sweeps}
     notes = dict.fromkeys(str(s.get("note") or "") for s in sweeps)
-    return Run(
+    run = Run(
         title=" + ".join(unique),
         note="; ".join(note for note in notes if note),
         cells=_ordered(rows.values(), sweeps),
@@ -101,6 +102,7 @@ def read(paths: Sequence[Path]) -> Run:
         artefacts=tuple(artefacts),
         load=_loader(files),
     )
+    return judged(run)
 
 
 def _read_sweep(path: Path) -> dict[str, Any]:
@@ -145,6 +147,7 @@ def _read_cell(folder: Path) -> tuple[dict[str, Any] | None, str]:
             return None, "examples.parquet is cut short"
         if count == 0 or (row.get("n") is not None and count != row["n"]):
             return None, f"run.json says {row.get('n')} examples, examples.parquet holds {count}"
+        row["flags"] = [*(row.get("flags") or []), *audited(folder)]
     return row, ""
 
 

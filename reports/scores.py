@@ -33,6 +33,7 @@ COLUMNS = (
     "k",
     "n",
     "status",
+    "verdict",
     "code",
     "sentence",
     "same_as",
@@ -83,7 +84,7 @@ def scores(run: Run) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for cell in run.known.values():
         base = {name: cell[name] for name in (*IDENTITY, "status", "code", "sentence", "same_as")}
-        base["flags"] = flag_names(cell)
+        base["flags"], base["verdict"] = flag_names(cell), cell.get("verdict", "")
         source = measured_as(cell, run.known)
         found = cell_scores(source, run.examples(source["run_id"])) if source else [_unmeasured(cell)]
         rows += [{**base, **vars(score)} for score in found]
@@ -134,11 +135,11 @@ def _shift(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
     yield rate("accuracy", rows["robust"])
     if "clean_ok" in rows and rows["clean_ok"].notna().all():
         yield rate("clean_accuracy", rows["clean_ok"])
-
     if "confidence" in rows:
         for error in (rms_calibration_error, expected_calibration_error):
             value = error(rows["confidence"], rows["robust"])
             yield Score(error.__name__, value, float("nan"), float("nan"), -1, len(rows))
+
 
 def _certification(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
     r = rows["radius"].to_numpy(np.float64)

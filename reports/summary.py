@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustsuite.checks import level_of
+
 from .document import Answer, Entry, accuracy, error
+from .mce import ALEXNET_EXTRA
 from .read import Run
 from .scores import epsilon
-from .mce import ALEXNET_EXTRA
 from .sections import groups
 from .tables import corruption_errors
 from .text import interval, number, percent, plain, ranks
 from .worst import GROUP, by_rank, worst_case
 
 WHERE = ("dataset", "model", "seed")
-PUBLISHED = (
-    1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
-)
+PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
 def answers(run: Run, worst: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Answer]:
@@ -45,8 +45,8 @@ def _certified(scores: pd.DataFrame) -> Iterator[Answer]:
         records = part.to_dict("records")
         if records:
             bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
-                          note=r["flags"], struck=bool(r["flags"]))) for r in records)  # fmt: skip
-            sound = [r for r in records if not r["flags"]]
+                          note=r["flags"], struck=r["verdict"] == "INVALID")) for r in records)  # fmt: skip
+            sound = [r for r in records if r["verdict"] not in ("INVALID", "PROVISIONAL")]
             yield Answer(f"{threat}: proven within {budget}", _where(where),
                          tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
                          tuple(_proof_sentences(part, whole[whole["n"] == 0])))  # fmt: skip
@@ -69,9 +69,7 @@ def _corrupted(run: Run) -> Iterator[Answer]:
         named = named[inside] if inside.any() else named
         worst = named.groupby("corruption", sort=False)["error"].mean().idxmax()
         bars = tuple(("", plain(r["defense"]), error(r["error"], r["lo"], r["hi"])) for r in records)
-        sentence = (
-            f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
-        )
+        sentence = f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
         numbers = tuple(_numbers(records[:1], records, "error", "error"))
         yield Answer(f"{shift}: mean error", _where(where), numbers, bars,
                      (sentence[0].upper() + sentence[1:],))  # fmt: skip
@@ -79,9 +77,7 @@ def _corrupted(run: Run) -> Iterator[Answer]:
 
 def _where(where: Sequence[Any], goal: str = "") -> str:
     dataset, model, seed = where
-    return " · ".join(
-        part for part in (goal, str(dataset), str(model), f"seed {seed}" if seed else "") if part
-    )
+    return " · ".join(part for part in (goal, str(dataset), str(model), f"seed {seed}" if seed else "") if part)
 
 
 def _numbers(
@@ -137,11 +133,14 @@ def _listed(names: Sequence[str]) -> str:
 
 def cautions(run: Run, worst: pd.DataFrame) -> Iterator[str]:
     """What a reader must know before trusting the numbers."""
-    flags = run.cells["flags"].map(len)
-    if flags.any():
-        names = sorted({f["name"] for row in run.cells["flags"] for f in row})
-        count, were = int((flags > 0).sum()), ("is" if (flags > 0).sum() == 1 else "are")
-        yield f"{count} of {len(run.cells)} cells failed a check and {were} struck through: {', '.join(names)}."
+    for verdict, level, words in (
+        ("INVALID", "fail", "failed a check, struck through"),
+        ("PROVISIONAL", "warn", "raised a warning, upper bounds"),
+    ):  # fmt: skip
+        doubted = run.cells[run.cells["verdict"] == verdict]
+        if len(doubted):
+            names = sorted({f["name"] for row in doubted["flags"] for f in row if level_of(f) == level})
+            yield f"{len(doubted)} of {len(run.cells)} cells {words}: {', '.join(names)}."
     if len(worst) and worst["n"].min() < PUBLISHED:
         yield f"A screening: {int(worst['n'].min())} images; publish from {PUBLISHED} on."
     if run.skipped:

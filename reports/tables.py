@@ -71,10 +71,8 @@ def corruption_grid(run: Run) -> pd.DataFrame:
         source = measured_as(cell, run.known)
         value = float(run.examples(source["run_id"])["robust"].mean()) if source else float("nan")
         keep = {name: cell[name] for name in ("shift", *SYSTEM, "corruption", "severity", "status")}
-        rows.append({**keep, "accuracy": value, "struck": bool(cell["flags"])})
-    return pd.DataFrame(
-        rows, columns=["shift", *SYSTEM, "corruption", "severity", "status", "accuracy", "struck"]
-    )
+        rows.append({**keep, "accuracy": value, "struck": cell["verdict"] == "INVALID"})
+    return pd.DataFrame(rows, columns=["shift", *SYSTEM, "corruption", "severity", "status", "accuracy", "struck"])
 
 
 def empirical_curves(run: Run) -> pd.DataFrame:
@@ -90,9 +88,7 @@ def empirical_curves(run: Run) -> pd.DataFrame:
         eps = epsilon(str(budget))
         if eps is None:
             continue
-        reach = [
-            d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None
-        ]
+        reach = [d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None]
         if reach:
             nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
             base = {"threat": threat, "norm": norm_of(str(budget)), **dict(zip(SYSTEM, system, strict=True))}
@@ -132,12 +128,10 @@ def certified_curves(run: Run) -> pd.DataFrame:
         largest = float(examples["radius"].max())
         top = max(largest, 2 * (epsilon(cell["budget"]) or 0.0), 1e-9)
         base = {"threat": cell["threat"], "norm": norm_of(cell["budget"]), "certifier": cell["attack"],
-                **{name: cell[name] for name in SYSTEM}, "struck": bool(cell["flags"])}  # fmt: skip
+                **{name: cell[name] for name in SYSTEM}, "struck": cell["verdict"] == "INVALID"}  # fmt: skip
         for radius in np.linspace(0.0, top, 81):
             score = rate("certified_accuracy", certified(examples, radius))
-            rows.append(
-                {**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n}
-            )
+            rows.append({**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n})
     return pd.DataFrame(rows)
 
 
@@ -161,14 +155,28 @@ def not_measured(run: Run) -> pd.DataFrame:
 
 
 def flagged(run: Run) -> pd.DataFrame:
-    """Every integrity flag: the cell it strikes through, its name and its detail."""
+    """Every integrity flag: its cell, the check that raised it, its level and its detail."""
     rows = [
         {**{name: cell[name] for name in ("threat", "dataset", "model", "seed", "defense", "attack", "shift")},
-         "flag": str(flag.get("name", "flag")), "detail": str(flag.get("detail") or "")}
+         "check": check_of(str(flag.get("name"))), "flag": str(flag.get("name", "flag")), "level": level_of(flag),
+         "detail": str(flag.get("detail") or "")}
         for cell in run.known.values() for flag in cell["flags"]
     ]  # fmt: skip
     return pd.DataFrame(
-        rows, columns=["threat", "dataset", "model", "seed", "defense", "attack", "shift", "flag", "detail"]
+        rows,
+        columns=[
+            "threat",
+            "dataset",
+            "model",
+            "seed",
+            "defense",
+            "attack",
+            "shift",
+            "check",
+            "flag",
+            "level",
+            "detail",
+        ],
     )
 
 
@@ -176,13 +184,9 @@ def costs(run: Run) -> pd.DataFrame:
     """What every cell took: apart from the scores, because it differs from one run to the next."""
     names = ["run_id", "threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity",
              "status", "n", *COST, "device"]  # fmt: skip
-    return run.cells.loc[run.cells["status"].isin(["done", "failed", "timeout"]), names].reset_index(
-        drop=True
-    )
+    return run.cells.loc[run.cells["status"].isin(["done", "failed", "timeout"]), names].reset_index(drop=True)
 
 
 def flags_of(cell: Mapping[Any, Any]) -> str:
     """The flags of a cell with their details, for a footnote."""
-    return "; ".join(
-        f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"]
-    )
+    return "; ".join(f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"])

@@ -17,6 +17,7 @@ import pandas as pd
 
 from robustsuite import stats
 
+from .integrity import worst_of
 from .read import Run
 from .scores import flag_names, measured_as, rate
 
@@ -36,6 +37,7 @@ class Survival:
     missing: Mapping[str, str]
     flags: Mapping[str, str]
     inert: bool
+    verdict: str = ""
 
     @property
     def strongest(self) -> str:
@@ -44,8 +46,8 @@ class Survival:
 
     @property
     def struck(self) -> bool:
-        """Whether the deciding attack, or every attack, carries an integrity flag."""
-        return bool(self.flags) and (self.strongest in self.flags or set(self.alone) <= set(self.flags))
+        """Whether the deciding attack, or every attack, failed an integrity check."""
+        return self.verdict == "INVALID"
 
 
 def survivals(run: Run) -> list[Survival]:
@@ -65,7 +67,7 @@ def _survival(
     defense: str,
     cells: Sequence[Mapping[Any, Any]],
 ) -> Survival | None:
-    verdicts, clean, alone, missing, flags = [], [], {}, {}, {}
+    verdicts, clean, alone, missing, flags, ends = [], [], {}, {}, {}, {}
     for cell in cells:
         source = measured_as(cell, run.known)
         if source is None:
@@ -75,6 +77,7 @@ def _survival(
         verdicts.append(rows["robust"].astype(bool))
         clean.append(rows["clean_ok"].astype(bool))
         alone[cell["attack"]] = float(rows["robust"].mean())
+        ends[cell["attack"]] = str(cell.get("verdict", ""))
         if cell["flags"]:
             flags[cell["attack"]] = flag_names(cell)
     if not verdicts:
@@ -84,7 +87,9 @@ def _survival(
         missing |= dict.fromkeys(alone, "no image in common")
         return None
     inert = all(cell["status"] == "inert" for cell in cells)
-    return Survival(group, defense, robust, right, alone, missing, flags, inert)
+    white = {cell["attack"] for cell in cells if "gradients" in cell.get("needs", "")} & set(ends)
+    ended = worst_of(ends, min(alone, key=lambda attack: alone[attack]), white)
+    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended)
 
 
 def _all(verdicts: Sequence[pd.Series]) -> pd.Series:
@@ -121,6 +126,7 @@ def worst_case(run: Run) -> pd.DataFrame:
                     "attacks": ";".join(member.alone),
                     "missing": ";".join(f"{attack}: {why}" for attack, why in member.missing.items()),
                     "flags": ";".join(f"{attack}: {names}" for attack, names in member.flags.items()),
+                    "verdict": member.verdict,
                     "struck": member.struck,
                     "inert": member.inert,
                     "rank_first": first,
@@ -134,9 +140,7 @@ def worst_case(run: Run) -> pd.DataFrame:
 def by_rank(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of one group, the best first, unranked ones last."""
     table = table.assign(_last=table["rank_first"].replace(0, len(table) + 1))
-    return table.sort_values(["_last", "robust_accuracy"], ascending=[True, False], kind="stable").drop(
-        columns="_last"
-    )
+    return table.sort_values(["_last", "robust_accuracy"], ascending=[True, False], kind="stable").drop(columns="_last")
 
 
 def paired(run: Run) -> pd.DataFrame:
@@ -173,13 +177,13 @@ def comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, s
     faced = {attack for member in members for attack in member.alone}
     reasons = {}
     for member in members:
-        unmet = [
-            f"{member.missing.get(attack, 'absent')} {attack}" for attack in sorted(faced - set(member.alone))
-        ]
+        unmet = [f"{member.missing.get(attack, 'absent')} {attack}" for attack in sorted(faced - set(member.alone))]
         if unmet:
             reasons[member.defense] = "not ranked: " + ", ".join(unmet)
         elif member.struck:
-            reasons[member.defense] = "not ranked: its deciding number is flagged"
+            reasons[member.defense] = "not ranked: its deciding number failed a check"
+        elif member.verdict == "PROVISIONAL":
+            reasons[member.defense] = "not ranked: an upper bound, see its flags"
     return [m for m in members if m.defense not in reasons], reasons
 
 
