@@ -15,6 +15,7 @@ from . import figures, html, latex, markdown, tables
 from .artefacts import artefact_section
 from .document import Document
 from .integrity import integrity_section, to_json
+from .ordered import ordered, ordered_section
 from .provenance import cost_section, provenance_section
 from .queries import distances, query_section
 from .query_costs import query_costs
@@ -78,6 +79,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
         worst_section(worst),
         attack_section(run, table, [*figures.heatmaps(run, table), *figures.curves(run)]),
         query_section(run),
+        ordered_section(run),
         certified_section(run, table, figures.sandwiches(run)),
         shift_section(run, figures.corruption_panels(run)),
         other_section(run, table),
@@ -107,6 +109,7 @@ def csv_files(run: Run, table: pd.DataFrame) -> dict[str, str | bytes]:
         "corruptions": tables.corruption_errors(run),
         "queries": distances(run).drop(columns="reached"),
         "query_costs": query_costs(run),
+        "ordered_topk": ordered(run),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),
         "costs": tables.costs(run),
