@@ -26,6 +26,9 @@ many pictures tried would let luck through."""
 TRIES, STEP = 100, 0.02
 """Noise added in search of a first adversarial picture: how often, and its growth a try."""
 
+HAIR = 1e-3
+"""How much further out than the nearest a returned picture stands: on the very boundary rounding decides."""
+
 OWNED = 32
 """How many of the adversary's own pictures of a class are considered as starts."""
 
@@ -36,7 +39,8 @@ class Decisions:
     x (N, C, H, W), aims (N,): the class to leave, or to reach if `targeted`. queries: the most an example may take,
     fewer where the threat leaves fewer. Kept for each example: `spent` (N,) queries, `least` (N,) l2 of the nearest
     picture that got there (inf for none) and `nearest`, itself (x for none). Where the system draws noise (`noisy`)
-    only `confirm` keeps a picture, since a single answer may be luck. Raises BadValue for queries < 1.
+    only `confirm` keeps a picture, since a single answer may be luck. One query is held back for `finish`. Raises
+    BadValue for queries < 1.
     """
 
     def __init__(self, model: Oracle, x: Tensor, aims: Tensor, *, targeted: bool, queries: int) -> None:
@@ -45,7 +49,7 @@ class Decisions:
         self.model, self.x, self.aims, self.targeted = model, x, aims, targeted
         self.noisy = model.clear == torch.inf
         self.most = model.left().clamp(max=queries).to(x.device)
-        self.spent = torch.zeros_like(self.most)
+        self.spent, self.back = torch.zeros_like(self.most), 1
         self.least = torch.full((len(x),), torch.inf, device=x.device)
         self.nearest = x.clone()
         self.marks = torch.tensor(CHECKPOINTS, device=x.device)
@@ -53,7 +57,7 @@ class Decisions:
 
     def left(self, rows: Tensor) -> Tensor:
         """Queries left (M,)."""
-        return self.most[rows] - self.spent[rows]
+        return self.most[rows] - self.spent[rows] - self.back
 
     def __call__(self, rows: Tensor, points: Tensor) -> Tensor:
         """Which points got there (M,), a query each; a row may stand in `rows` several times."""
@@ -96,6 +100,17 @@ class Decisions:
         first = first[_place(rows[first]) == 0]
         self.nearest[rows[first]] = points[first]
         self.least = least
+
+    def finish(self) -> Tensor:
+        """What to return (N, C, H, W): the nearest, a hair further out where that is still adversarial; a query each."""
+        self.back = 0
+        rows = (self.least.isfinite() & (self.most > self.spent)).nonzero().flatten()
+        if self.noisy or not len(rows):
+            return self.nearest
+        out = (self.x[rows] + (1 + HAIR) * (self.nearest[rows] - self.x[rows])).clamp(0, 1)
+        there, found = self(rows, out), self.nearest.clone()
+        found[rows[there]] = out[there]
+        return found
 
     def columns(self) -> dict[str, Tensor]:
         """l2_at_<queries> (N,) float32 at each checkpoint within the limit, NaN for none; `logical` (N,) queries."""

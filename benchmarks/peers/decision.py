@@ -162,7 +162,7 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
             watched.count -= 1  # it also asks for the label of the picture it is given
         torch.manual_seed(i)
         attack = Theirs(watched, x[i : i + 1], [0] * 3, [1] * 3, torch.zeros(1), torch.ones(1),
-                        tar_img=start[i : i + 1] if toward else None, dim_reduc_factor=3 if x.shape[-1] < 96 else 4,
+                        tar_img=start[i : i + 1] if toward else None, dim_reduc_factor=2 if x.shape[-1] < 96 else 4,
                         attack_method="CGBA_H" if toward else "CGBA", iteration=1000, initial_query=30, tol=2e-3,
                         sigma=3e-3, verbose_control="No")  # fmt: skip
         attack.begun, attack.paid = start[i : i + 1], int(ask.spent[i])
