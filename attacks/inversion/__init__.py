@@ -1,0 +1,1 @@
+"""Gradient inversions: (what clients shared, *, rng, ...) -> their pictures and classes."""

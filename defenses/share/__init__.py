@@ -1,0 +1,1 @@
+"""Defenses that change what a federated client shares: (update, *, rng, owner, ...) -> update."""
