@@ -87,8 +87,8 @@ def attack_section(run: Run, scores: pd.DataFrame, drawn: Sequence[Figure]) -> S
     columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
     table = Table("attacks", "Every attack, every defense", caption, columns, tuple(rows))
     lead = (
-        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched cells "
-        "have no number, and say why below.",
+        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
+        "cells have no number, and say why below.",
     )
     return Section("attacks", "Attacks and defenses", lead, (table, *cost_tables(run)) if rows else (), tuple(drawn))
 
