@@ -1,6 +1,6 @@
 """What defenses found out while they trained: a chart and a table each, from runs/<name>/artefacts/*.json.
 
-An artefact says whose weights it is about and holds a `finding`: title, note, and where it has them `bars` (axis, names,
+An artefact names the weights it is about and holds a `finding`: title, note, and perhaps `bars` (axis, names,
 values, the one marked) and a `table` (columns, rows). Nothing here knows which defense wrote it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure as Canvas
 
 from .document import Entry, Section, Table, counted, words
-from .draw import INK, LINES, RULE, Figure, draw, slug
+from .draw import INK, LINES, RULE, draw, slug
 from .text import number, plain, short
 
 

@@ -54,7 +54,8 @@ class Choice(NamedTuple):
         "the module of least criticality is taken; the authors prefer a middle one among near-equals",
         "criticality is measured on `pictures` of the train split and the search made on as many of val; the authors' "
         "code uses the test set for both",
-        "a loss counts only inside the ball; the authors' code looks before it projects",
+        "ascent takes steps of `ascent_step` radii along the gradient, projected each: the authors' rate of 1 reaches "
+        "the ball's edge or not depending on the number of pictures",
         "momentum is Nesterov's, and crops are padded with zeros",
     ),
     cost=lambda **_: Cost(trainings=1),
@@ -66,7 +67,7 @@ def rift(
     eps: float | str = 8 / 255,
     weight_eps: float = 0.1,
     ascent_epochs: int = 10,
-    ascent_lr: float = 1.0,
+    ascent_step: float = 0.25,
     epochs: int = 10,
     lr: float = 1e-3,
     tolerance: float = 0.001,
@@ -75,12 +76,13 @@ def rift(
 ) -> nn.Module:
     """Fine-tune the least critical module on clean pictures, as far as robust accuracy allows.
 
-    eps: the linf budget in [0, 1] pixels. weight_eps: a weight's ball, as a share of its norm. tolerance: robust val
-    accuracy that may be lost. pictures: how many criticality and the search look at. augment: random flips and crops.
-    Raises BadValue, Unsupported where there is no convolution or linear layer. Source: arXiv 2308.02533.
+    eps: the linf budget in [0, 1] pixels. weight_eps: a weight's ball, as a share of its norm; ascent_step: a share of
+    the ball's radius. tolerance: robust val accuracy that may be lost. pictures: how many criticality and the search
+    look at. augment: random flips and crops. Raises BadValue, Unsupported where there is no convolution or linear
+    layer. Source: arXiv 2308.02533.
     """
     ball = Linf(parse_number(eps))
-    if min(ascent_epochs, pictures, epochs) < 1 or min(weight_eps, ascent_lr, lr) <= 0 or tolerance < 0:
+    if min(ascent_epochs, pictures, epochs) < 1 or min(weight_eps, ascent_step, lr) <= 0 or tolerance < 0:
         raise BadValue("expected positive numbers and tolerance >= 0 for rift, got another; see robustsuite show rift")
     net = ready(copy.deepcopy(net), training.device)
     keys = Rng.of(training.seed, "rift", torch.arange(max(len(training.train), len(training.val))))
@@ -89,7 +91,7 @@ def rift(
     x_adv = pgd(net, x, y, ball, keys[: len(few)])
     found = {}
     for name in weights(net):
-        found[name] = criticality(net, name, x_adv, y, weight_eps=weight_eps, epochs=ascent_epochs, lr=ascent_lr)
+        found[name] = criticality(net, name, x_adv, y, weight_eps=weight_eps, epochs=ascent_epochs, step=ascent_step)
         training.tell(f"robust criticality of {name}: {found[name]:.4f}")
     chosen = min(found, key=lambda name: found[name])
     recipe = Recipe(epochs, lambda epoch: lr if epoch < epochs / 2 else lr / 10, flip=augment, crop=4 if augment else 0)
@@ -110,7 +112,7 @@ def weights(net: nn.Module) -> list[str]:
 
 
 def criticality(
-    net: nn.Module, module: str, x: Tensor, y: Tensor, *, weight_eps: float, epochs: int, lr: float
+    net: nn.Module, module: str, x: Tensor, y: Tensor, *, weight_eps: float, epochs: int, step: float
 ) -> float:
     """How far the loss on x (N, C, H, W), y (N,) rises at the most while one module's weight moves in its ball."""
     name = f"{module}.weight" if module else "weight"
@@ -132,9 +134,8 @@ def criticality(
         for rows in batches:
             (g,) = torch.autograd.grad(loss(weight, rows) / len(y[rows]), weight)
             with torch.no_grad():
-                weight += lr * g
-        with torch.no_grad():
-            weight.copy_(inside(start, weight, radius))
+                ahead = weight + step * radius * g / g.norm().clamp_min(torch.finfo(g.dtype).tiny)
+                weight.copy_(inside(start, ahead, radius))
         highest = max(highest, mean())
     return highest - initial
 
