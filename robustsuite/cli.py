@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from robustsuite import commands_reports
+from robustsuite import commands_data, commands_reports
 
 if TYPE_CHECKING:
     from robustsuite.plan import Cell, Verdict
@@ -288,6 +288,7 @@ def doctor() -> None:
 
 
 commands_reports.register(app)
+commands_data.register(app)
 
 if __name__ == "__main__":
     main()
