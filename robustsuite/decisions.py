@@ -102,7 +102,7 @@ class Decisions:
         self.least = least
 
     def finish(self) -> Tensor:
-        """What to return (N, C, H, W): the nearest, a hair further out where that is still adversarial; a query each."""
+        """What to return (N, C, H, W): the nearest, a hair further out where that still holds; a query each."""
         self.back = 0
         rows = (self.least.isfinite() & (self.most > self.spent)).nonzero().flatten()
         if self.noisy or not len(rows):
