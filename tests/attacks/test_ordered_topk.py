@@ -1,6 +1,7 @@
 """Ordered top-K attacks: the linear closed form, the judge's order, the head found by tracing, what cannot be done."""
 
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from robustsuite.head import linear_head
 from robustsuite.models import Normalised, ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
-from robustsuite.registry import card_of
+from robustsuite.registry import card_of, checked_parameters
 from robustsuite.scenarios import evasion
+from robustsuite.sweep import read_sweep
 from robustsuite.system import System
 from robustsuite.threats import L2, Access, Threat
 
@@ -244,3 +246,17 @@ def test_distillation_without_a_fitting_similarity_says_so(tmp_path: Path) -> No
 def test_parameters_out_of_range(given: dict[str, Any]) -> None:
     with pytest.raises(BadValue, match="searches"):
         tried(cw_k, pooled(), pictures(2), torch.tensor([[0], [1]]), **given)
+
+
+def test_the_full_size_sweep_asks_for_every_k_at_every_budget() -> None:
+    sweep = read_sweep(Path(str(files("robustsuite.benchmarks.sweeps") / "ordered_topk.yaml")))
+    asked = {
+        (str(spec.threat(name).goal), *spec.attacks[0]["quadattack"].values()) for name, spec in sweep.threats.items()
+    }
+    budgets = [(searches, iterations) for searches in (1, 9) for iterations in (30, 60)]
+    assert asked == {(f"ordered_topk(k={k})", *budget) for k in (1, 5, 10, 15, 20) for budget in budgets}
+    assert len(sweep.seeds) == 5
+    for spec in sweep.threats.values():
+        for entry in spec.attacks:
+            ((name, given),) = entry.items()
+            checked_parameters(card_of("attack", name), given)
