@@ -200,7 +200,7 @@ def _load(file: Path, net: nn.Module, shapes: tuple[Fit, ...], training: Trainin
         findings = json.loads((opened.metadata() or {}).get("findings", "{}"))
     for name, finding in findings.items():
         training.keep(name, finding)
-    return net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as `fitted` returns it
+    return net.to(memory_format=torch.contiguous_format)  # as `fitted` returns it, for the same bits
 
 
 def _save(net: nn.Module, file: Path, findings: dict[str, dict[str, Any]]) -> None:

@@ -68,7 +68,7 @@ def self_ensemble(
     def tuned(net: nn.Module, training: Training) -> nn.Module:
         ensemble = SelfEnsemble(fit(net, training), training.train.images(torch.arange(1)), resolutions, training.seed)
         body = fitted(nn.Sequential(ensemble.stack, ensemble.backbone), training, recipe, perturb=fresh)
-        ensemble.stack, ensemble.backbone = body[0], body[1]
+        _, ensemble.backbone = body.children()
         train_heads(ensemble.to(training.device), training, head_epochs, head_lr)
         return ensemble
 
