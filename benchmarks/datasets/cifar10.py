@@ -19,11 +19,12 @@ LAYOUTS = "cifar-10-python.tar.gz, cifar-10-batches-py, cifar-10-batches-bin, *_
 
 
 @source(paper="Krizhevsky, 2009, Learning multiple layers of features from tiny images")
-def cifar10(*, root: str = "", pack: str = "", seed: int = 0) -> Dataset:
+def cifar10(*, root: str = "", pack: str = "", seed: int = 0, train: int = 0) -> Dataset:
     """CIFAR-10 from `root`: the published python or binary files, .npz packs, or a zip of class folders.
 
     root: a folder or one file. pack: part of a .npz name, where several would do ('lossless'). val: 5000 pictures of
-    the train split by a seeded order, kept from training; a root with test alone has test alone. Raises BadData.
+    the train split by a seeded order, kept from training; a root with test alone has test alone. train: keep this many
+    training pictures, 0 for all. Raises BadData.
     """
     if not root:
         raise BadValue("expected the folder of CIFAR-10, got none; write {cifar10: {root: FOLDER}}")
@@ -43,7 +44,7 @@ def cifar10(*, root: str = "", pack: str = "", seed: int = 0) -> Dataset:
             continue
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
         held = min(VAL, len(y) // 10)
-        for part, rows in (("train", order[:-held].sort().values), ("val", order[-held:])):
+        for part, rows in (("train", order[:-held][: train or None].sort().values), ("val", order[-held:])):
             splits[part] = Split.of(pictures[rows], y[rows], rows)
     return Dataset("cifar10", InputSpace(3, 32, 32, 10), CLASSES, splits)
 
