@@ -27,14 +27,14 @@ FOOT = (
 )
 FACTS = (
     "run_id", "status", "verdict", "scenario", "threat", "budget", "access", "goal", "model", "defense", "attack",
-    "dataset", "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards", "queries", "device",
-    "dtype", "suite_version", "commit", "dirty", "weights_sha256", "data_sha256", "started",
+    "dataset", "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards",
+    "queries", "device", "dtype", "suite_version", "commit", "dirty", "weights_sha256", "data_sha256", "started",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page: where it stands (crumbs), what it says, tables."""
+    """One page: where it stands (crumbs), what it says, tables; `body` is html that is already escaped."""
 
     title: str
     kind: str
@@ -45,6 +45,7 @@ class Page:
     links: tuple[tuple[str, str], ...] = ()
     cautions: tuple[str, ...] = ()
     foot: str = FOOT
+    body: str | Markup = ""
 
 
 def render(page: Page) -> str:

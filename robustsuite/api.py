@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import probes, stats
+from robustsuite.audit import audit
 from robustsuite.checks import Flag, concerns
 from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.errors import BadValue
@@ -18,7 +19,7 @@ from robustsuite.execute import PROBED, Progress, execute, ordered, play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
 from robustsuite.plan import Cell, plan, verdict
-from robustsuite.registry import card_of, checked_parameters
+from robustsuite.registry import Card, card_of, checked_parameters
 from robustsuite.store import Store
 from robustsuite.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.threats import Access, Linf, Threat
@@ -58,9 +59,12 @@ class Run:
 
 def run(
     sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
-    first: int | None = None, progress: Progress | None = None,
+    first: int | None = None, progress: Progress | None = None, audited: bool = False,
 ) -> Run:  # fmt: skip
-    """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there."""
+    """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there.
+
+    audited: also run the checks that cost more than the attacks they doubt.
+    """
     if isinstance(sweep, Mapping):
         sweep = sweep_of(dict(sweep), "the given sweep")
     elif not isinstance(sweep, Sweep):
@@ -70,6 +74,8 @@ def run(
     cells = list(ordered(plan(sweep, device, first)))
     store.describe(description(sweep, cells))
     execute(cells, store, progress)
+    if audited:
+        audit(cells, store, progress)
     return Run(folder)
 
 
@@ -104,15 +110,18 @@ class Evaluation:
 
 
 def evaluate(
-    net: nn.Module, x: Tensor, y: Tensor, *, attack: str = "pgd", budget: Any = None,
+    net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
     access: Access = Access.WHITE_BOX, seed: int = 0, **parameters: Any,
 ) -> Evaluation:  # fmt: skip
     """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
 
-    budget: a ball such as Linf(8/255), the default. parameters: the attack's own. Raises UsageError for names and
-    values that do not fit, AccessRefused where the attack needs more than `access`.
+    attack: a registered name, or a function decorated as one. budget: a ball such as Linf(8/255), the default.
+    parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
+    needs more than `access`.
     """
-    card = card_of("attack", attack)
+    card = card_of("attack", attack) if isinstance(attack, str) else getattr(attack, "card", None)
+    if not isinstance(card, Card):
+        raise BadValue(f"expected a name or a function under @evasion.attack, got {attack!r}; decorate it")
     split = Split.of(x.cpu(), y.cpu())
     with torch.no_grad():
         classes = net(x[:1]).shape[1]

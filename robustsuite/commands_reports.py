@@ -89,7 +89,7 @@ def docs(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the site is written.")] = Path("build/docs"),
 ) -> None:
     """A static site with a page for every installed plugin, made from its card."""
-    from robustsuite.pages import write_pages
+    from robustsuite.reports.catalogue import installed, write_catalogue
 
-    files = write_pages(out)
+    files = write_catalogue(*installed(), out)
     screen.print(f"{len(files)} files; open {files[0]}", markup=False, soft_wrap=True)
