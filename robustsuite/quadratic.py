@@ -115,10 +115,11 @@ def _step(l: Tensor, y: Tensor, to: Order, gram: Tensor, ridge: Tensor) -> Tenso
 
 def _curvature(free: Tensor, to: Order, gram: Tensor) -> Tensor:
     """D G D' (N, n, n) at the constraints `free` (N, n)."""
-    above = to.above.gather(1, free)
-    a, j = above[:, :, None], free[:, :, None]
-    b, k = above[:, None], free[:, None]
-    return gram[a, b] - gram[a, k] - gram[j, b] + gram[j, k]
+    t, j = to.targets, free
+    leads = (to.above.gather(1, j)[:, :, None] == t[:, None]).to(gram.dtype)  # (N, n, K), which listed class leads j
+    crossed = leads @ gram[t[:, :, None], j[:, None]]
+    among = leads @ gram[t[:, :, None], t[:, None]] @ leads.mT
+    return gram[j[:, :, None], j[:, None]] - crossed - crossed.mT + among
 
 
 def _newton(l: Tensor, y: Tensor, chosen: Tensor, h: Tensor, ridge: Tensor) -> Tensor:
