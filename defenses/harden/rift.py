@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from robustsuite import stages
 from robustsuite.data import Split
-from robustsuite.errors import BadValue, Unsupported
+from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.models import Training, ready
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
@@ -51,7 +51,7 @@ class Choice(NamedTuple):
 @stages.harden(
     paper="Zhu et al., 2023, arXiv:2308.02533",
     differs=(
-        "the module of least criticality is taken; the authors prefer a middle one among near-equals",
+        "the module of least criticality is taken; the authors choose a middle one of near-equals: name it by module",
         "criticality is measured on `pictures` of the train split and the search made on as many of val; the authors' "
         "code uses the test set for both",
         "ascent takes steps of `ascent_step` radii along the gradient, projected each: the authors' rate of 1 reaches "
@@ -72,18 +72,21 @@ def rift(
     lr: float = 1e-3,
     tolerance: float = 0.001,
     pictures: int = 2048,
+    module: str = "",
     augment: bool = True,
 ) -> nn.Module:
     """Fine-tune the least critical module on clean pictures, as far as robust accuracy allows.
 
     eps: the linf budget in [0, 1] pixels. weight_eps: a weight's ball, as a share of its norm; ascent_step: a share of
     the ball's radius. tolerance: robust val accuracy that may be lost. pictures: how many criticality and the search
-    look at. augment: random flips and crops. Raises BadValue, Unsupported where there is no convolution or linear
-    layer. Source: arXiv 2308.02533.
+    look at. module: fine-tune this one (its full name) instead of the least critical. augment: random flips and crops.
+    Raises BadValue, UnknownName, Unsupported where there is no convolution or linear layer. Source: arXiv 2308.02533.
     """
     ball = Linf(parse_number(eps))
     if min(ascent_epochs, pictures, epochs) < 1 or min(weight_eps, ascent_step, lr) <= 0 or tolerance < 0:
         raise BadValue("expected positive numbers and tolerance >= 0 for rift, got another; see robustsuite show rift")
+    if module and module not in weights(net):
+        raise UnknownName("module of this network", module, weights(net))
     net = ready(copy.deepcopy(net), training.device)
     keys = Rng.of(training.seed, "rift", torch.arange(max(len(training.train), len(training.val))))
     few, held = _sample(training.train, pictures, training.seed), _sample(training.val, pictures, training.seed)
@@ -93,7 +96,7 @@ def rift(
     for name in weights(net):
         found[name] = criticality(net, name, x_adv, y, weight_eps=weight_eps, epochs=ascent_epochs, step=ascent_step)
         training.tell(f"robust criticality of {name}: {found[name]:.4f}")
-    chosen = min(found, key=lambda name: found[name])
+    chosen = module or min(found, key=lambda name: found[name])
     recipe = Recipe(epochs, lambda epoch: lr if epoch < epochs / 2 else lr / 10, flip=augment, crop=4 if augment else 0)
     tuned = fitted(Partly(net, chosen), training, recipe, select=accuracy)
     delta = {name: tensor.detach() for name, tensor in cast(Partly, tuned).free().items()}
@@ -214,9 +217,11 @@ def finding(
     criticalities: dict[str, float], chosen: str, search: list[Choice], best: Choice, where: str
 ) -> dict[str, object]:
     """What the report shows: a bar a module and the search over alpha."""
+    least = min(criticalities, key=lambda name: criticalities[name])
+    why = "has the least robust criticality" if chosen == least else f"was named by the user, {least} is less critical"
     return {
         "title": "RiFT: robust criticality",
-        "note": f"{chosen} has the least robust criticality ({where}) and is fine-tuned; alpha = {best.alpha:g} of the "
+        "note": f"{chosen} {why} ({where}) and is fine-tuned; alpha = {best.alpha:g} of the "
         f"way: clean {search[0].clean:.1%} to {best.clean:.1%}, robust {search[0].robust:.1%} to {best.robust:.1%} on "
         "validation pictures",
         "bars": {

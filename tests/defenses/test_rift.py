@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from robustsuite import api
 from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.defenses.harden.rift import Partly, criticality, inside, interpolated, pgd, rift, weights
-from robustsuite.errors import BadValue, Unsupported
+from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, Training, ready, weights_sha256
 from robustsuite.randomness import Rng
 from robustsuite.registry import Card
+from robustsuite.reports.artefacts import artefact_section, read_artefacts
 from robustsuite.stages import Applied, applied
 from robustsuite.threats import Linf
 from robustsuite.training import Recipe, accuracy, fitted
@@ -115,6 +116,16 @@ def test_only_the_chosen_module_moves() -> None:
         moved = not torch.equal(value, done.state_dict()[name])
         assert moved == (name in (f"{chosen}.weight", f"{chosen}.bias")), name
     json.dumps(finding, allow_nan=False)
+
+
+def test_a_module_may_be_named_in_full() -> None:
+    base, kept = net(), {}
+    done = rift(base, training(keep=kept.__setitem__), lr=0.5, tolerance=1.0, module="3", **QUICK)
+    moved = [k for k, v in base.state_dict().items() if not torch.equal(v, done.state_dict()[k])]
+    assert kept["rift"]["bars"]["marked"] == "3"
+    assert moved == ["3.weight", "3.bias"]
+    with pytest.raises(UnknownName):
+        rift(net(), training(), module="1", **QUICK)
 
 
 def test_a_frozen_network_stays_in_eval_mode_and_out_of_the_parameters() -> None:
@@ -234,3 +245,15 @@ def test_values_out_of_range_are_refused(given: dict[str, Any]) -> None:
 def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(Unsupported, match="convolution"):
         weights(nn.Sequential(nn.Flatten(), nn.ReLU()))
+
+
+def test_an_artefact_that_cannot_be_read_is_said_and_one_of_other_weights_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "artefacts").mkdir()
+    (tmp_path / "artefacts" / "a.json").write_text("{")
+    whole = {"name": "rift", "weights_sha256": "w", "finding": {"title": "chart", "bars": None}}
+    (tmp_path / "artefacts" / "b.json").write_text(json.dumps(whole))
+    found, skipped = read_artefacts([tmp_path])
+    assert found == [whole]
+    assert skipped == ["artefacts/a.json: cut short, or of another version"]
+    assert artefact_section(found, ["w"]).lead
+    assert not artefact_section(found, ["v"]).lead
