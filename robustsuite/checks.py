@@ -145,8 +145,8 @@ CHECKS = (
     Check("S4", "smoothing: prediction", "two-sided binomial test, the abstained share is a column", "design"),
     Check("S5", "smoothing: sandwich", "images broken inside a radius that votes have proven: more than alpha = 0.001 "
           "of them and 1 image warns", "report", {"vote_contradicted": ("warn", "all")}),
-    Check("–", "worth asking", "accuracy on clean pictures that a guesser reaches, a trigger without a picture to stand "
-          "on, and reconstructions no nearer to their own originals than to others' fail", "probe, scenario",
+    Check("–", "worth asking", "accuracy on clean pictures that a guesser reaches, a trigger without a picture to "
+          "stand on, and reconstructions no nearer to their own originals than to others' fail", "probe, scenario",
           {"clean_at_chance": ("fail", "all"), "nothing_to_trigger": ("fail", "all"),
            "control_as_good": ("fail", "all")}),
 )  # fmt: skip

@@ -1,0 +1,110 @@
+"""The dear checks: each planted failure is found, an honest cell is left in peace, nothing is audited twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from robustsuite.audit import audit
+from robustsuite.benchmarks.datasets.digits import digits
+from robustsuite.data import Dataset
+from robustsuite.execute import execute
+from robustsuite.lifecycle import Lifecycle
+from robustsuite.models import Model, weights_sha256
+from robustsuite.plan import Cell, Verdict
+from robustsuite.registry import card_of
+from robustsuite.reports.read import read
+from robustsuite.store import Store
+from robustsuite.threats import Access, Linf, Threat
+from tests.frauds import Fraud, honest
+
+DATA = digits()
+TEST = DATA.split("test").first(40)
+
+
+def cell(net: nn.Module, attack: str = "pgd", eps: float = 0.1, **given: Any) -> Cell:
+    data = Dataset("digits", DATA.space, DATA.classes, {**DATA.splits, "test": TEST})
+    cycle = Lifecycle(Model("net", net.eval(), DATA.space, weights_sha256(net)), data)
+    card = card_of("attack", attack)
+    threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(eps))
+    return Cell("audits", cycle, TEST, threat, card, tuple(sorted(given.items())))
+
+
+def audited(folder: Path, one: Cell) -> dict[str, Any]:
+    """The audit of one cell, by flag."""
+    store = Store(folder)
+    execute([(one, Verdict())], store)
+    assert audit([(one, Verdict())], store) == 1
+    return dict(json.loads((store.cells / one.run_id / "audit.json").read_text()))
+
+
+def names(found: dict[str, Any]) -> dict[str, str]:
+    return {flag["name"]: flag["level"] for flag in found["flags"]}
+
+
+def test_an_honest_cell_passes_every_audit_once(tmp_path: Path) -> None:
+    one = cell(honest(adversarial=True), steps=20, restarts=2)
+    found = audited(tmp_path, one)
+    assert found["flags"] == []
+    assert set(found["figures"]) == {
+        "E4_whole", "E4_half", "E7_steps", "E7_restarts", "E8", "E12_0.01", "E12_100", "E17", "E23",
+    }  # fmt: skip
+    assert audit([(one, Verdict())], Store(tmp_path)) == 0
+
+
+def test_starved_cross_entropy_is_found_by_scaling_and_by_the_whole_box(tmp_path: Path) -> None:
+    found = names(audited(tmp_path, cell(Fraud(lambda z: 1000 * z), steps=10)))
+    assert found["scale_dependent"] == "fail"
+    assert "unbounded_fails" in found
+
+
+def test_an_attack_that_has_not_converged_is_found(tmp_path: Path) -> None:
+    found = names(audited(tmp_path, cell(honest(), eps=0.3, steps=1, rel_step=0.2)))
+    assert found["not_converged"] == "fail"
+
+
+def test_random_search_finds_what_an_attack_without_gradients_leaves(tmp_path: Path) -> None:
+    constant = Fraud(lambda z: z.detach() + 0 * z, before=lambda x: x)
+    found = names(audited(tmp_path, cell(constant, attack="fgsm", eps=0.3)))
+    assert found["random_search_wins"] == "fail"
+
+
+def test_batches_that_decide_are_found(tmp_path: Path) -> None:
+    found = names(audited(tmp_path, cell(Fraud(lambda z: z - z.mean(0)), steps=5)))
+    assert found["order_dependent"] == "warn"
+
+
+def test_a_rough_landscape_is_found(tmp_path: Path) -> None:
+    rough = Fraud(before=lambda x: x + 0.2 * (1e4 * x + x.cos()).sin())
+    assert "rough_landscape" in names(audited(tmp_path, cell(rough, steps=2)))
+
+
+def test_a_report_counts_the_audits_flags(tmp_path: Path) -> None:
+    store, one = Store(tmp_path), cell(honest(), steps=5)
+    execute([(one, Verdict())], store)
+    store.describe({"name": "audits", "cells": [one.run_id]})
+    assert read([tmp_path]).cells["verdict"].tolist() == ["SOUND"]
+    audit_file = store.cells / one.run_id / "audit.json"
+    audit_file.write_text(json.dumps({"flags": [{"name": "not_converged", "detail": "x", "level": "warn"}]}))
+    assert read([tmp_path]).cells["verdict"].tolist() == ["PROVISIONAL"]
+    audit_file.write_text("{")
+    assert read([tmp_path]).cells["verdict"].tolist() == ["SOUND"]
+
+
+def test_only_measured_attacks_are_audited(tmp_path: Path) -> None:
+    store, one = Store(tmp_path), cell(honest(), steps=5)
+    assert audit([(one, Verdict())], store) == 0
+    assert audit([(one, Verdict("refused"))], store) == 0
+
+
+@pytest.mark.parametrize("attack", ["square"])
+def test_a_black_box_attack_is_audited_for_what_bears_on_it(tmp_path: Path, attack: str) -> None:
+    figures = audited(tmp_path, cell(honest(), attack=attack, steps=60))["figures"]
+    assert "E8" in figures
+    assert not {"E4_whole", "E17"} & set(figures)
+    assert torch.tensor(list(figures.values())).isfinite().all()
