@@ -92,19 +92,25 @@ def table(name: str, attack: Callable[..., Found], net: nn.Module, x: Tensor, y:
     """Run an attack on all pictures at once and print its row."""
     ids = torch.arange(len(x))
     model = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
-    begin = time.perf_counter()
+    begin = clocks()
     found = attack(model, x, y, L2(math.inf), rng=Rng.of(0, "attack", ids), **given)
-    seconds = time.perf_counter() - begin
+    seconds = clocks() - begin
     distances = {mark: found.columns[f"l2_at_{mark}"] for mark in CHECKPOINTS}
     row(name, distances, model.counts.forwards, found.columns["logical"], seconds)
     return found
 
 
-def row(name: str, distances: dict[int, Tensor], executed: Tensor, logical: Tensor, seconds: float) -> None:
-    """One line: medians at the checkpoints, queries an image, wall seconds."""
+def row(name: str, distances: dict[int, Tensor], executed: Tensor, logical: Tensor, seconds: Tensor) -> None:
+    """One line: medians at the checkpoints, queries an image, seconds by the wall and of the processor."""
     medians = [d.double().nan_to_num(nan=torch.inf, posinf=torch.inf).quantile(0.5).item() for d in distances.values()]
-    print(f"{name:26} " + " ".join(f"{m:8.4f}" if math.isfinite(m) else "       -" for m in medians)
-          + f" {int(executed.max()):8} {int(logical.max()):8} {seconds:8.1f}", flush=True)  # fmt: skip
+    shown = " ".join(f"{m:8.4f}" if math.isfinite(m) else "       -" for m in medians)
+    times = " ".join(f"{s:8.1f}" for s in seconds.tolist())
+    print(f"{name:26} {shown} {int(executed.max()):8} {int(logical.max()):8} {times}", flush=True)
+
+
+def clocks() -> Tensor:
+    """Seconds by the wall and of the processor."""
+    return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
 
 
 class Stop(Exception):
@@ -140,7 +146,7 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
 
     ids, goal = torch.arange(len(x)), aims(x, y, owned)
     extra: dict[str, Any] = {"targets": goal, "aux": Aux(owned, lambda spec: net)} if toward else {}
-    table("cgba_h" if toward else "cgba", cgba_h if toward else cgba, net, x, y, queries=queries, **extra)
+    ours = table("cgba_h" if toward else "cgba", cgba_h if toward else cgba, net, x, y, queries=queries, **extra)
     oracle = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
     ask = Decisions(oracle, x, goal[:, 0] if toward else y, targeted=toward, queries=queries)
     rng = Rng.of(0, "attack", ids).fold("start")
@@ -154,7 +160,7 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
         def inv_tf(self, image: Tensor, mean: object, std: object) -> Tensor:
             return image
 
-    tracks, asked, begin = [], [], time.perf_counter()
+    tracks, asked, begin = [], [], clocks()
     for i in ids[found].tolist():
         aim = goal[i, 0] if toward else y[i]
         watched = Watched(net, lambda label, aim=aim: (label == aim) == toward, x[i], queries)
@@ -171,10 +177,17 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
             attack.Attack()
         tracks.append(watched.track)
         asked.append(min(watched.count, queries))
-    seconds, track = time.perf_counter() - begin, torch.stack(tracks)
+    seconds, track = clocks() - begin, torch.stack(tracks)
     distances = {m: torch.where(torch.tensor(m <= queries), track[:, k], torch.inf) for k, m in enumerate(CHECKPOINTS)}
     counts = torch.tensor(asked)
     row("authors' code", distances, counts, counts, seconds)
+    for mark in (mark for mark in CHECKPOINTS if mark <= queries):
+        log = (ours.columns[f"l2_at_{mark}"][found] / distances[mark]).log()
+        log = log[log.isfinite()]
+        error = float(log.std() / len(log) ** 0.5)
+        print(
+            f"at {mark}: ours / theirs, image by image, {float(log.mean().exp()):.3f} (times or by {math.exp(error):.3f})"
+        )
 
 
 def main() -> None:
@@ -192,7 +205,7 @@ def main() -> None:
     part = f"{given.part}{' targeted' if given.targeted else ''}"
     print(f"{part}: {NETS[given.net][0]}, {len(x)} images, {given.queries} "
           f"queries, {torch.get_num_threads()} thread(s); median l2 at")  # fmt: skip
-    print(f"{'attack':26} " + " ".join(f"{m:8}" for m in CHECKPOINTS) + " executed  logical   wall s")
+    print(f"{'attack':26} " + " ".join(f"{m:8}" for m in CHECKPOINTS) + " executed  logical   wall s    cpu s")
     if given.part == "authors":
         authors(net, x, y, owned, given.queries, given.code, given.targeted)
     else:
