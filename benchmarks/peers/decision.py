@@ -184,10 +184,8 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
     for mark in (mark for mark in CHECKPOINTS if mark <= queries):
         log = (ours.columns[f"l2_at_{mark}"][found] / distances[mark]).log()
         log = log[log.isfinite()]
-        error = float(log.std() / len(log) ** 0.5)
-        print(
-            f"at {mark}: ours / theirs, image by image, {float(log.mean().exp()):.3f} (times or by {math.exp(error):.3f})"
-        )
+        mean, error = float(log.mean().exp()), float(log.std() / len(log) ** 0.5)
+        print(f"at {mark}: ours / theirs, image by image, {mean:.3f} (standard error {error:.3f})", flush=True)
 
 
 def main() -> None:
