@@ -198,8 +198,11 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
         )  # fmt: skip
     if cell.threat.scenario == "certification":
         return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
+    split = cell.split
+    if cell.reading.head is not None:
+        system, split = restricted(system, split, cell.reading.head)
     return evasion.play(
-        system, attack, cell.split, cell.threat, rng, width=width, card=cell.attack, clean_ok=clean_ok,
+        system, attack, split, cell.threat, rng, width=width, card=cell.attack, clean_ok=clean_ok,
         aux=cell.lifecycle.adversary(), **common,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ import torch
 from robustsuite import __version__
 from robustsuite.adversary import Poisoner
 from robustsuite.data import CONTROL, Dataset, Reading, ShiftSet, Split, Variant, load_data, parse_spec
-from robustsuite.errors import BadValue
+from robustsuite.errors import BadValue, UnknownName
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import load_model
 from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters
@@ -123,7 +123,10 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     """
     cells: list[tuple[Cell, Verdict]] = []
     defended = [_defenses(entry) for entry in sweep.defenses]
-    attacks = [(spec.threat(name), *_attack(entry)) for name, spec in sweep.threats.items() for entry in spec.attacks]
+    attacks = [
+        (spec.threat(name), *_attack(entry), _attacked(sweep, name))
+        for name, spec in sweep.threats.items() for entry in spec.attacks
+    ]  # fmt: skip
     for data_spec in sweep.data:
         dataset, split = load_data(data_spec)
         split = split.first(None if first is None else min(first, len(split)))
@@ -143,10 +146,33 @@ def _cells(
     yield Cell(sweep, cycle, split, shift="clean"), Verdict()
     for member in shifted:
         yield Cell(sweep, cycle, **member), Verdict()
-    for threat, card, given, first in attacks:
+    for threat, card, given, first, on in attacks:
         played = replace(cycle, poison=Poisoner(card, given, threat)) if threat.poison else cycle
         cell = Cell(sweep, played, split.first(min(first, len(split)) if first else None), threat, card, given)
         yield cell, verdict(cell)
+        for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
+            moved = _under_shift(cell, threat, member, first)
+            yield moved, verdict(moved)
+
+
+def _under_shift(cell: Cell, threat: Threat, member: dict[str, Any], first: int | None) -> Cell:
+    """The same attack on a shifted set's pictures: a threat of its own name, so that no ranking mixes the two."""
+    where = " ".join(str(part) for part in (member["shift"], *member["variant"]) if part is not None)
+    pictures: Split = member["split"]
+    pictures = pictures.first(min(first, len(pictures)) if first else None)
+    moved = replace(threat, name=f"{threat.name} on {where}")
+    return replace(cell, threat=moved, **{**member, "split": pictures, "paired": False})
+
+
+def _attacked(sweep: Sweep, name: str) -> list[str]:
+    """The shift sets a threat attacks besides the clean pictures; raises UnknownName or BadValue."""
+    spec, known = sweep.threats[name], [parse_spec(entry, "shift set")[0] for entry in sweep.shifts]
+    if spec.shifts and spec.scenario != "evasion":
+        raise BadValue(f"expected shifts in an evasion threat, got {spec.shifts!r} in {name!r}; leave them out")
+    for shift in spec.shifts:
+        if shift not in known:
+            raise UnknownName(f"shift set of this sweep in the threat {name!r}", str(shift), known)
+    return [str(shift) for shift in spec.shifts]
 
 
 def verdict(cell: Cell) -> Verdict:
@@ -161,6 +187,8 @@ def verdict(cell: Cell) -> Verdict:
             "refused", "access",
             f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
         )  # fmt: skip
+    if cell.reading.head is not None and Access.AUX_DATA in card.needs:
+        return Verdict("refused", "head", f"{card.name} asks nets of its own, whose heads are whole")
     if threat.poison and cycle.model.pretrained:
         return Verdict("refused", "recipe", f"{cycle.model.name} comes trained; poison a model that brings a recipe")
     if threat.budget and (found := _unfit(card, threat, threat.budget)):

@@ -17,7 +17,7 @@ Entries = Annotated[list[Any], BeforeValidator(lambda value: value if isinstance
 
 
 class ThreatSpec(BaseModel):
-    """One adversary and the algorithms it may use."""
+    """One adversary and the algorithms it may use; shifts: sets of the sweep whose pictures it attacks as well."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,6 +27,7 @@ class ThreatSpec(BaseModel):
     target: int | None = None
     budget: dict[str, Any]
     attacks: Entries = Field(min_length=1)
+    shifts: Entries = Field(default_factory=list)
 
     def threat(self, name: str) -> Threat:
         """The threat with its budget parsed; raises BadValue or UnknownName."""
