@@ -60,7 +60,7 @@ def _percent(share: float) -> str:
 
 CHECKS = (
     Check("E1", "within the threat model", "norm and box read again in float64; any picture outside fails; a warning "
-          f"where rounding to 8 bits brings back more than {_percent(SMALL)} of the images", "scenario",
+          "where rounding to 8 bits undoes more than a tenth of the breaks and 2 images", "scenario",
           {"over_budget": ("fail", "all"), "below_a_bit": ("warn", "all")}),
     Check("E2", "verified again", "the judge re-reads near ties in float64 and alone, a tie is no break; claims it "
           f"does not share warn, above {_percent(SMALL)} and more than 2 images they fail (a claim on a stand-in or on "

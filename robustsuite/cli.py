@@ -71,9 +71,11 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/<name> by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in flight.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, compute nothing.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Checks that cost more than the attacks they doubt.")] = False,
 ) -> None:
     """Run a sweep, resume it, and write its report. Flags replace the sweep's own axes."""
     from robustsuite import api, display, store
+    from robustsuite.audit import audit as audited
     from robustsuite.execute import execute, ordered
     from robustsuite.plan import plan
     from robustsuite.sweep import read_sweep
@@ -88,6 +90,8 @@ def run(
     kept.describe(api.description(chosen, cells))
     with display.progress(cells, kept, screen) as progress:
         computed = execute(cells, kept, progress, width=batch_size)
+        if audit:
+            audited(cells, kept, progress, width=batch_size)
     _finish(folder, len(cells), computed)
 
 

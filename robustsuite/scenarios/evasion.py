@@ -46,6 +46,9 @@ class Attack(Protocol):
 ENERGIES = ("l1", "l2", "linf")
 """The norms a nearest adversarial's size is stored in."""
 
+BELOW_A_BIT = 0.1
+"""Share of the breaks that rounding to 8 bits may undo."""
+
 A = TypeVar("A", bound=Callable[..., Any])
 
 
@@ -107,6 +110,10 @@ def play(
     columns |= best.columns
     claimed = columns.pop("claimed", columns["fooled"] & in_budget)
     columns["overturned"] = claimed & columns["robust"]
+    if not system.stochastic and not card.minimum_norm:
+        fell = (columns["clean_ok"] & ~columns["robust"]).nonzero().flatten().to(x.device)
+        bits = judge((x_adv[fell] * 255).round() / 255, aim[fell], rng.fold("bits")[fell])
+        columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
         columns |= {f"robust_{t.way}": clean_ok & ~broken(t, duel).cpu() for t in tries}
     flags = _flags(columns, system, card, duel.draws)
@@ -132,6 +139,10 @@ def _flags(columns: dict[str, Tensor], system: System, card: Card, draws: int) -
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
     if outside and not card.minimum_norm:
         flags.append(Flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
+    if "below_a_bit" in columns:
+        back, fell = int(columns["below_a_bit"].sum()), int((columns["clean_ok"] & ~columns["robust"]).sum())
+        if back > max(2, BELOW_A_BIT * fell):
+            flags.append(Flag("below_a_bit", f"{back} of {fell} broken pictures are right again in 8 bits"))
     averaged = draws > 1 or system.surrogate is not None
     if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
