@@ -29,8 +29,8 @@ RESERVE = 12
 """Queries the last estimate leaves to the search after it."""
 
 DIFFERS = (
-    "noise and searches live in [0, 1], and every picture asked about is clipped to it, where the authors' code works "
-    "on normalised pictures and clips some: sigma and tol are 4.4 times as large there",
+    "sigma and tol are in pixel units, 3e-3 and 2e-3, where the authors' code has 2e-4 and 1e-4 of normalised ones",
+    "every picture asked about is clipped to the box, where the authors' code clips some",
     "the last estimate takes what the budget of queries still holds",
     "what is returned stands a thousandth further out than the nearest found, as rounding decides on the boundary",
     "where the system draws noise, a boundary point must hold in 8 of 10 answers before it replaces the last one",
