@@ -84,7 +84,7 @@ def ordered_section(run: Run) -> Section:
     lead = (
         "Success is the exact list, in order, at the top of the served system's answer, over the images it gets right; "
         "best, mean and worst are over the draws of lists (the sweep's seeds). Energies are means over an attack's own "
-        "successes; 'shared' ones over the images on which all attacks of the same list length succeed.",
+        "successes; 'shared' ones over the images on which all attacks of the threat succeed.",
     )
     return Section(
         "ordered", "Ordered top-K", lead, (Table("ordered", "Lists reached", caption, columns, tuple(rows)),)
