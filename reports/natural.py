@@ -199,16 +199,16 @@ def _effective(members: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     if not found:
         if members:
             why = "not given: a line needs three systems with different clean accuracies"
-            rows = ((counted(len(systems), number(len(systems))),),)
-            yield Table("effective", "Effective robustness", why, ("systems",), rows)
+            alone = (counted(len(systems), number(len(systems))),)
+            yield Table("effective", "Effective robustness", why, ("systems",), (alone,))
         return
     frame = pd.DataFrame(systems, columns=[*WHERE, "defense"])
     names, caption = split_constant(frame, WHERE)
     rows = []
     for system in systems:
         facts = dict(zip((*WHERE, "defense"), system, strict=True))
-        values = [found[name].get(system) for name in found]
-        shown = [NOTHING if v is None else counted(v, points(v)) for v in values]
+        places = [found[name].get(system) for name in found]
+        shown = [NOTHING if v is None else counted(v, points(v)) for v in places]
         rows.append((*(words(facts[n]) for n in names), words(facts["defense"]), *shown))
     caption += "; accuracy above the line through these systems, logit scale"
     yield Table("effective", "Effective robustness", caption, (*names, "defense", *found), tuple(rows))

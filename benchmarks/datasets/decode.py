@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from robustsuite.errors import BadData, UnknownName
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
-THREADS = 8
+THREADS = max(8, os.cpu_count() or 1)
 
 
 class Member(NamedTuple):

@@ -104,7 +104,7 @@ def scenes(*, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0
         if len(signed):
             pictures[signed] = draw(signed, Style(watermark=True))
         split = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
-        splits[name] = replace(split, redrawn=lambda ids, style, draw=draw: draw(ids, style).float() / 255)
+        splits[name] = replace(split, redrawn=partial(_redrawn, seed, name))
     space = InputSpace(3, SIDE, SIDE, len(CLASSES))
     return Dataset("scenes", space, CLASSES, splits, note="embedded procedural fixture, not a benchmark")
 
@@ -113,6 +113,11 @@ def _drawn(seed: int, split: str, ids: Tensor, style: Style) -> Tensor:
     """The pictures of these ids (N,) of a split, uint8; ids beyond its end are pictures that no split holds."""
     scene = render(ids % len(CLASSES), Rng.of(seed, f"scenes/{split}", ids), style=style)
     return (scene.pictures * 255).round().to(torch.uint8)
+
+
+def _redrawn(seed: int, split: str, ids: Tensor, style: Style) -> Tensor:
+    """The same as float pictures in [0, 1]."""
+    return _drawn(seed, split, ids, style).float() / 255
 
 
 def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = SIDE) -> Scene:
