@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch import nn
@@ -9,9 +11,12 @@ from torch import nn
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.canaries import canaries
 from robustsuite.checks import level_of
-from robustsuite.data import InputSpace, load_data
-from robustsuite.models import load_model, ready
+from robustsuite.data import InputSpace, Split, load_data
+from robustsuite.lifecycle import Lifecycle
+from robustsuite.models import Model, Training, load_model, ready
 from robustsuite.probes import probe
+from robustsuite.registry import Card
+from robustsuite.stages import Applied
 from robustsuite.state import state_of
 from tests.frauds import FRAUDS, honest
 
@@ -57,6 +62,27 @@ def test_what_an_attack_may_get_around_warns_and_the_rest_fails() -> None:
         net = make()
         levels = raised(net if "training" in fraud else net.eval()).values()
         assert ("fail" in levels) != (fraud in warned), (fraud, levels)
+
+
+def test_a_threshold_cannot_be_set_on_test_pictures_before_they_are_asked() -> None:
+    """What the lifecycle hands a defense are two splits, neither of them the one that is judged on."""
+    handed: list[Training] = []
+
+    def calibrating(net: nn.Module, training: Training) -> nn.Module:
+        handed.append(training)
+        return net
+
+    defense = Applied(Card("defense", "calibrating", calibrating, "harden"))
+    Lifecycle(Model("net", honest(), DATA.space, "sha"), DATA, (defense,)).served()
+    splits = [value for field in fields(Training) if isinstance(value := getattr(handed[0], field.name), Split)]
+    assert len(splits) == 2
+    judged = set(TEST.ids.tolist())
+    pictures = {row.numpy().tobytes() for row in TEST.images(torch.arange(len(TEST)))}
+    for split in splits:
+        assert split.sha256 != TEST.sha256
+        assert not judged & set(split.ids.tolist())
+        seen = split.images(torch.arange(len(split)))
+        assert len(pictures & {row.numpy().tobytes() for row in seen}) < 0.01 * len(pictures)
 
 
 @pytest.mark.parametrize("name", SHARED)

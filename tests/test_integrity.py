@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import binomtest
+from torch import Tensor
 
 from robustsuite import checks
 from robustsuite.checks import CHECKS, Flag, as_markdown, check_of, level_of, verdict
 from robustsuite.integrity import epsilon, norm_of, one_sided, standings
+from robustsuite.losses import margin
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.scenarios import evasion
+from robustsuite.scenarios.record import Record
+from robustsuite.threats import Access, Linf, Threat
+from tests.test_judge import CARD, nearest_wrong
+from tests.toys import labelled, linear, system
 
 N = 200
 ORDER = np.arange(N)
@@ -202,6 +212,28 @@ def test_few_targets_and_few_queries() -> None:
 def test_budgets_are_read() -> None:
     assert epsilon("linf(eps=8/255) queries(100)") == pytest.approx(8 / 255)
     assert (norm_of("l2(eps=0.5)"), epsilon(""), norm_of("")) == ("l2", None, "")
+
+
+def test_breaks_smaller_than_half_a_bit_are_counted() -> None:
+    """An attack that stops a hair behind the boundary loses about half of its breaks to 8 bits, a bold one none."""
+
+    def play(extra: float) -> Record:
+        def hair(model: Oracle, x: Tensor, y: Tensor, budget: Linf, *, rng: Rng) -> Tensor:
+            far = nearest_wrong(x, y, 0.15).clamp(0, 1)
+            low, high = torch.zeros(len(x)), torch.ones(len(x))
+            for _ in range(18):
+                middle = (low + high) / 2
+                wrong = margin(model(x + middle.view(-1, 1, 1, 1) * (far - x)), y) > 1e-4
+                low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+            return x + (high + extra).clamp(max=1).view(-1, 1, 1, 1) * (far - x)
+
+        net = linear()
+        split = labelled(net)
+        threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.15))
+        return evasion.play(system(net), hair, split, threat, Rng.of(0, "t", split.ids), width=8, card=CARD)
+
+    assert [flag.name for flag in play(0.0).flags] == ["below_a_bit"]
+    assert play(0.2).flags == []
 
 
 def test_a_verdict_is_its_worst_flag() -> None:
