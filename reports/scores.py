@@ -39,7 +39,10 @@ COLUMNS = (
     "same_as",
     "flags",
 )
-HEADLINE = {"evasion": "robust_accuracy", "shift": "accuracy", "certification": "certified_accuracy"}
+HEADLINE = {
+    "evasion": "robust_accuracy", "shift": "accuracy", "certification": "certified_accuracy",
+    "poisoning": "attack_success_rate", "unlearnable": "clean_accuracy",
+}  # fmt: skip
 _NAMES = {
     "clean_ok": "clean_accuracy",
     "triggered_as_target": "attack_success_rate",
@@ -112,6 +115,8 @@ def cell_scores(cell: Mapping[Any, Any], rows: pd.DataFrame) -> list[Score]:
         return list(_shift(cell, rows))
     if cell["scenario"] == "certification":
         return list(_certification(cell, rows))
+    if cell["scenario"] == "poisoning":
+        return list(_poisoning(rows))
     return list(_any_scenario(rows))
 
 
@@ -182,6 +187,16 @@ def epsilon(budget: str) -> float | None:
 def norm_of(budget: str) -> str:
     """The norm a canonical budget is measured in: the word before its bracket, '' where there is none."""
     return budget.partition("(")[0].strip()
+
+
+def _poisoning(rows: pd.DataFrame) -> Iterator[Score]:
+    meant = rows["eligible"].astype(bool)
+    if meant.any():
+        yield rate("attack_success_rate", rows.loc[meant, "triggered_as_target"])
+        yield rate("triggered_rejected_rate", rows.loc[meant, "flagged"])
+        yield average("mean_psnr", rows.loc[meant, "psnr"])
+    yield rate("clean_accuracy", rows["clean_ok"])
+    yield rate("clean_rejected_rate", rows["flagged_clean"])
 
 
 def _any_scenario(rows: pd.DataFrame) -> Iterator[Score]:

@@ -16,6 +16,7 @@ from .artefacts import artefact_section
 from .document import Document
 from .integrity import integrity_section, to_json
 from .ordered import ordered, ordered_section
+from .poisoning import poisoning_section
 from .provenance import cost_section, provenance_section
 from .queries import distances, query_section
 from .query_costs import query_costs
@@ -82,6 +83,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
         ordered_section(run),
         certified_section(run, table, figures.sandwiches(run)),
         shift_section(run, figures.corruption_panels(run)),
+        poisoning_section(run),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         paired_section(run),
