@@ -326,6 +326,20 @@ def test_the_term_brings_the_map_nearer(name: str) -> None:
     assert ends[1] < 0.8 * ends[0]
 
 
+def test_a_certain_answer_has_the_same_map_as_float64_gives() -> None:
+    """Logits times 60: softmax is 1 in float32, where the plain cross-entropy's gradient loses its direction."""
+    net, x = small(), noise(4, 3, 8, 8)
+    with torch.no_grad():
+        net[6].weight.mul_(60)  # type: ignore[index]
+    y = net(x).argmax(1)
+    exact = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(nn.functional.cross_entropy(net(exact), y, reduction="sum"), exact)
+    expected = attribution.scaled(nn.functional.avg_pool2d(grad.abs().amax(1, keepdim=True), 4)[:, 0])
+    got = attribution.gradient_map(net.float(), x.float(), y)
+    torch.testing.assert_close(got, expected.float(), atol=1e-3, rtol=1e-3)
+    assert got.amax((1, 2)).tolist() == [1.0] * 4
+
+
 def test_cam_is_the_weighted_sum_of_features() -> None:
     net, x = small(), noise(2, 3, 8, 8)
     features = net[:4](x)  # type: ignore[index]
