@@ -27,7 +27,7 @@
     }));
   }
   for (const input of document.querySelectorAll("input[data-table]")) {
-    const rows = [...document.getElementById(input.dataset.table).tBodies[0].rows];
+    const rows = [...document.getElementById("table-" + input.dataset.table).tBodies[0].rows];
     const count = document.querySelector(`output[data-count="${input.dataset.table}"]`);
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);

@@ -73,6 +73,8 @@ def test_the_page_loads_nothing_and_is_balanced(written: Path, page: _Page) -> N
 
 def test_every_anchor_points_at_an_element(page: _Page) -> None:
     ids = {value for _, name, value in page.attributes if name == "id"}
+    own = [value for tag, name, value in page.attributes if name == "id" and tag in ("section", "table", "button")]
+    assert len(own) == len(set(own)), "an id is one element's"
     targets = {value[1:] for tag, name, value in page.attributes if tag == "a" and name == "href"}
     assert targets
     assert targets <= ids
