@@ -29,6 +29,7 @@ from robustsuite.store import Store
 from robustsuite.subset import restricted
 from robustsuite.system import System
 from robustsuite.threats import Access
+from robustsuite.training import EPOCHS
 
 WIDTH = 256
 """Images in flight at the most; halved, for the rest of the run, whenever the device is out of memory."""
@@ -189,7 +190,9 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
     if cell.threat.scenario == "poisoning":
         return poisoning.play(system, cell.lifecycle.poisoned, cell.split, cell.threat, rng, width=width)
     if cell.threat.scenario == "unlearnable":
-        return unlearnable.play(system, cell.lifecycle.poisoned, cell.split, rng, width=width)
+        return unlearnable.play(
+            system, cell.lifecycle.poisoned, cell.split, rng, width=width, epochs=_epochs(cell)
+        )
     if cell.threat.scenario == "inversion" and cell.threat.update:
         cycle = cell.lifecycle
         return inversion.play(
@@ -218,6 +221,12 @@ def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
     if evades and (alone := [d.card.name for d in cell.lifecycle.at("serve") if d.card.surrogate is None]):
         flags.append(Flag("no_adaptive_attack", f"{', '.join(alone)} brings no surrogate to attack it through"))
     return flags
+
+
+def _epochs(cell: Cell) -> list[float]:
+    """The val accuracies a watched training kept."""
+    kept = cell.lifecycle.findings.get(EPOCHS)
+    return [value for _, value in kept["table"]["rows"]] if kept else []
 
 
 def _examples(cell: Cell, record: Record) -> dict[str, Any]:

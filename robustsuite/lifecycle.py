@@ -127,7 +127,8 @@ class Lifecycle:
         """What training and selection may see; the data set's own train split where none is given."""
         clean, val = self._selection()
         keep = self.findings.__setitem__
-        return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep)
+        watch = self.poison is not None and self.poison.card.place == "unlearnable"
+        return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep, watch)
 
     def _selection(self) -> tuple[Split, Split]:
         if not self.trained_on():

@@ -38,6 +38,7 @@ class Training:
     """What a recipe may see: the train split, the val split for every choice, a seed. Never the test split.
 
     tell: one line of progress. keep: a named finding (plain JSON) that a report shows; it is stored with the weights.
+    watch: the val accuracy of every epoch is such a finding.
     """
 
     train: Split
@@ -46,6 +47,7 @@ class Training:
     device: str = "cpu"
     tell: Callable[[str], None] = field(default=lambda _: None, repr=False)
     keep: Callable[[str, dict[str, Any]], None] = field(default=lambda name, finding: None, repr=False)
+    watch: bool = False
 
 
 Fit = Callable[[nn.Module, Training], nn.Module]

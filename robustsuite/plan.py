@@ -147,7 +147,7 @@ def _cells(
     for member in shifted:
         yield Cell(sweep, cycle, **member), Verdict()
     for threat, card, given, first, on in attacks:
-        played = replace(cycle, poison=Poisoner(card, given, threat)) if threat.poison else cycle
+        played = replace(cycle, poison=Poisoner(card, given, threat), findings={}) if threat.poison else cycle
         cell = Cell(sweep, played, split.first(min(first, len(split)) if first else None), threat, card, given)
         yield cell, verdict(cell)
         for member in (m for m in shifted if m["shift"].partition("(")[0] in on):

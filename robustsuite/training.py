@@ -26,6 +26,10 @@ Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
 """(network, x (N, C, H, W), y (N,), generator, epoch as a fraction) -> the pictures to train on."""
 
 
+EPOCHS = "epochs"
+"""The finding that a watched training keeps: its val accuracy after each epoch."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How long and how fast. crop: pixels of zero padding before a random crop back to size (0: none)."""
@@ -94,6 +98,7 @@ def fitted(
         order = torch.Generator().manual_seed(training.seed)
         noise = torch.Generator(device).manual_seed(training.seed)
         best: tuple[float, dict[str, Tensor]] | None = None
+        seen: list[float] = []
         for epoch in range(recipe.epochs):
             net.train()
             losses = []
@@ -105,10 +110,16 @@ def fitted(
                 losses.append(loss.detach())
             mean = _finite(losses, epoch)
             net.eval()
+            if training.watch:
+                seen.append(accuracy(net, training.val))
             score = select(net, training.val) if select else None
             training.tell(_line(epoch, recipe, mean, score))
             if score is not None and (best is None or score > best[0]):
                 best = score, copy.deepcopy(net.state_dict())
+    if seen:
+        rows = [[epoch + 1, value] for epoch, value in enumerate(seen)]
+        table = {"columns": ["epoch", "val accuracy"], "rows": rows}
+        training.keep(EPOCHS, {"title": "Clean val accuracy, epoch by epoch", "table": table})
     if best:
         net.load_state_dict(best[1])
     # Back from channels last: weights read from a file are not in it, and the same bits have to come out.

@@ -1,5 +1,7 @@
 """The lifecycle under a poisoning adversary: what is trained on, what is counted, who is allowed how much."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from robustsuite.registry import Card
 from robustsuite.scenarios import poisoning, unlearnable
 from robustsuite.sweep import ThreatSpec
 from robustsuite.threats import Access, PoisonRate, Threat
+from robustsuite.training import Recipe, accuracy, fitted
 from tests.toys import SPACE, linear, pictures, system
 
 THREAT = Threat("bd", "poisoning", Access.TRAIN_SET, goal=ToClass(2), poison=PoisonRate(0.25), target=2)
@@ -161,3 +164,22 @@ def test_yaml_names_rate_and_target() -> None:
         scenario="inversion", access=["weights", "update"], budget={"batch": 4, "mode": "train"}, attacks=["x"]
     )
     assert spec.threat("leak").budget_words() == "update(batch=4, mode=train)"
+
+
+def test_a_watched_training_tells_its_best_and_last_epoch(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    card = Card("attack", "nothing", lambda train, rate, *, rng: Poisoned(train, torch.arange(1)), "unlearnable")
+    threat = Threat("u", "unlearnable", Access.TRAIN_SET, poison=PoisonRate(0.1))
+
+    def fit(net: nn.Module, training: Training) -> nn.Module:
+        return fitted(net, training, Recipe(3, lambda epoch: 0.1, batch=8))
+
+    for _ in range(2):  # the second time from the cache
+        once = replace(cycle(fit), poison=Poisoner(card, (), threat), findings={})
+        net = once.trained()
+        seen = [row[1] for row in once.findings["epochs"]["table"]["rows"]]
+        assert len(seen) == 3
+        assert seen[-1] == accuracy(net, once.data.split("val"))
+    record = unlearnable.play(system(net), once.poisoned, split(), Rng.of(0, "t", split().ids), width=8, epochs=seen)
+    assert f"{max(seen):.1%} after its best epoch" in record.note
+    assert replace(cycle(fit)).findings == {}

@@ -6,7 +6,7 @@ counts beside the last, since an early stop may already undo it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -35,8 +35,16 @@ def attack(**facts: Any) -> Callable[[A], A]:
     return carded("attack", "unlearnable", **facts)
 
 
-def play(system: System, poisoned: Poisoned, split: Split, rng: Rng, *, width: int) -> Record:
-    """Ask the victim about clean test pictures. Columns: clean_ok."""
+def play(
+    system: System, poisoned: Poisoned, split: Split, rng: Rng, *, width: int, epochs: Sequence[float] = ()
+) -> Record:
+    """Ask the victim about clean test pictures. Columns: clean_ok.
+
+    epochs: the clean val accuracy after each epoch of its last training, if watched; the best and the last are told.
+    """
     right = evasion.unattacked(system, split, rng, width=width)
     note = f"{len(poisoned.indices)} training examples poisoned"
+    if epochs:
+        best = max(range(len(epochs)), key=epochs.__getitem__)
+        note += f"; clean val accuracy {epochs[best]:.1%} after its best epoch ({best + 1}), {epochs[-1]:.1%} after the last"
     return Record({"clean_ok": right.to(torch.bool)}, [], forwards=len(split), backwards=0, note=note)
