@@ -181,5 +181,5 @@ def test_a_watched_training_tells_its_best_and_last_epoch(tmp_path, monkeypatch)
         assert len(seen) == 3
         assert seen[-1] == accuracy(net, once.data.split("val"))
     record = unlearnable.play(system(net), once.poisoned, split(), Rng.of(0, "t", split().ids), width=8, epochs=seen)
-    assert f"{max(seen):.1%} after its best epoch" in record.note
+    assert f"{max(seen):.1%} at best" in record.note
     assert replace(cycle(fit)).findings == {}

@@ -46,5 +46,5 @@ def play(
     note = f"{len(poisoned.indices)} training examples poisoned"
     if epochs:
         best = max(range(len(epochs)), key=epochs.__getitem__)
-        note += f"; clean val accuracy {epochs[best]:.1%} after its best epoch ({best + 1}), {epochs[-1]:.1%} after the last"
+        note += f"; clean val accuracy {epochs[best]:.1%} at best (epoch {best + 1}), {epochs[-1]:.1%} at last"
     return Record({"clean_ok": right.to(torch.bool)}, [], forwards=len(split), backwards=0, note=note)
