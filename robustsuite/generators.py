@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import pairwise
 
 import torch
 from safetensors import SafetensorError
@@ -59,7 +60,7 @@ def decoder(shape: tuple[int, int, int]) -> nn.Sequential:
             f"expected pictures whose sides 8 divides, for the generator, got {height} x {width}; resize them"
         )
     blocks: list[nn.Module] = [Shaped(WIDTHS[0], height // 8, width // 8)]
-    for before, after in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for before, after in pairwise(WIDTHS):
         layers = nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, 1, 1), nn.LeakyReLU(0.2)
         blocks.append(nn.Sequential(*layers))
     return nn.Sequential(*blocks, nn.Sequential(nn.Conv2d(WIDTHS[-1], channels, 3, 1, 1), nn.Sigmoid()))

@@ -35,15 +35,15 @@ def least_rows(weight: Tensor, n: int) -> Tensor:
 def counted(signal: Tensor, expected: Tensor, n: int) -> Tensor:
     """n classes (T, n), sorted, repeats and all, from a signal (T, C) that is scale * (p_c - n_c / n).
 
-    expected (C,): p, as unknown pictures are answered. Classes below zero are there once; their sum tells the scale
-    (clipping shrinks it), and the rest goes to whoever is owed most. (Wainakh et al., 2022, arXiv:2105.09369,
-    algorithm 1, with p in place of its 1 / C.)
+    expected (C,): p, as unknown pictures are answered. The scale is 1, or, where that gives no whole numbers (clipping
+    shrinks an update), what the classes below zero would add up to if they were all. Each of those is there once, the
+    rest goes to whoever is owed most. (After Wainakh et al., 2022, arXiv:2105.09369, algorithm 1, with p for its 1 / C.)
     """
-    below = signal < 0
-    p = expected.to(signal)
+    below, p = signal < 0, expected.to(signal)
     missing = ((p * below).sum(1) - 1).clamp_max(-1e-3)
-    scale = ((signal * below).sum(1) / missing).clamp_min(1e-30)
-    owed = n * (p - signal / scale[:, None])
+    shrunk = ((signal * below).sum(1) / missing).clamp_min(1e-30)[:, None]
+    plain, rescaled = n * (p - signal), n * (p - signal / shrunk)
+    owed = torch.where((_off(plain) <= _off(rescaled))[:, None], plain, rescaled)
     surely = torch.where(below, signal, torch.inf).topk(min(n, signal.shape[1]), dim=1, largest=False)
     given = torch.zeros_like(signal).scatter_(1, surely.indices, torch.isfinite(surely.values).to(signal))
     for _ in range(n):
@@ -51,6 +51,11 @@ def counted(signal: Tensor, expected: Tensor, n: int) -> Tensor:
         given.scatter_add_(1, (owed - given).argmax(1, keepdim=True), short[:, None])
     ends = given.cumsum(1)
     return (torch.arange(n, device=signal.device)[None, :, None] >= ends[:, None, :]).sum(2)
+
+
+def _off(counts: Tensor) -> Tensor:
+    """How far (T,) counts (T, C) are from whole numbers that are not negative."""
+    return (counts - counts.round().clamp_min(0)).abs().amax(1)
 
 
 def recovered(seen: Observed) -> Tensor:

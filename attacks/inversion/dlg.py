@@ -9,7 +9,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustsuite.inversion import (
-    Observed, Recovered, Row, Variables, chosen, cost, evaluator, l2, shown, starts,
+    Observed,
+    Recovered,
+    Row,
+    Variables,
+    chosen,
+    cost,
+    evaluator,
+    l2,
+    shown,
+    starts,
 )  # fmt: skip
 from robustsuite.lbfgs import lbfgs
 from robustsuite.randomness import Rng

@@ -15,7 +15,20 @@ from torch.func import functional_call
 from robustsuite.adversary import Aux
 from robustsuite.generators import CODE, trained_generator
 from robustsuite.inversion import (
-    Best, Observed, Recovered, Row, Schedule, Variables, adam, chosen, cosine, cost, evaluator, hidden, ramp, starts,
+    Best,
+    Observed,
+    Recovered,
+    Row,
+    Schedule,
+    Variables,
+    adam,
+    chosen,
+    cosine,
+    cost,
+    evaluator,
+    hidden,
+    ramp,
+    starts,
     total_variation,
 )  # fmt: skip
 from robustsuite.label_recovery import recovered

@@ -13,8 +13,21 @@ from torch import Tensor, nn
 from robustsuite.adversary import Aux
 from robustsuite.generators import CODE, l1_ball, trained_generator
 from robustsuite.inversion import (
-    Observed, Recovered, Row, Schedule, Variables, adam, chosen, cosine, cost, evaluator, hidden, ramp, starts,
-    total_variation, like,
+    Observed,
+    Recovered,
+    Row,
+    Schedule,
+    Variables,
+    adam,
+    chosen,
+    cosine,
+    cost,
+    evaluator,
+    hidden,
+    like,
+    ramp,
+    starts,
+    total_variation,
 )  # fmt: skip
 from robustsuite.label_recovery import recovered
 from robustsuite.randomness import Rng

@@ -14,8 +14,26 @@ import torch
 from torch import Tensor
 
 from robustsuite.inversion import (
-    Best, Observed, Rate, Recovered, Row, Schedule, Variables, adam, batch_norm_prior, better, chosen, cost, evaluator,
-    in_box, l2, shown, squared, starts, total_variation, warm_cosine,
+    Best,
+    Observed,
+    Rate,
+    Recovered,
+    Row,
+    Schedule,
+    Variables,
+    adam,
+    batch_norm_prior,
+    better,
+    chosen,
+    cost,
+    evaluator,
+    in_box,
+    l2,
+    shown,
+    squared,
+    starts,
+    total_variation,
+    warm_cosine,
 )  # fmt: skip
 from robustsuite.label_recovery import least_rows, recovered, weight_gradient
 from robustsuite.randomness import Rng
@@ -33,7 +51,7 @@ TURN = 0.5
     differs=(
         "the matching cost is relative to |g*|^2, so that its weight suits any network",
         "restarts agree on their plain mean, without registration, taken once at half of the iterations",
-        "1000 iterations by default, not 20,000; classes that repeat are counted where the rule for distinct ones fails",
+        "1000 iterations by default, not 20,000; labels are counted, the paper's rule for distinct ones is an option",
     ),
 )
 def gradinversion(

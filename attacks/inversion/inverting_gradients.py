@@ -10,7 +10,19 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustsuite.inversion import (
-    Observed, Recovered, Row, Schedule, Variables, adam, chosen, cosine, cost, evaluator, in_box, shown, starts,
+    Observed,
+    Recovered,
+    Row,
+    Schedule,
+    Variables,
+    adam,
+    chosen,
+    cosine,
+    cost,
+    evaluator,
+    in_box,
+    shown,
+    starts,
     total_variation,
 )  # fmt: skip
 from robustsuite.label_recovery import recovered

@@ -1,4 +1,7 @@
-"""Clipping: an update longer than the bound is scaled down to it (Abadi et al., 2016, arXiv:1607.00133, algorithm 1)."""
+"""Clipping: an update longer than the bound is scaled down to it.
+
+(Abadi et al., 2016, arXiv:1607.00133, algorithm 1.)
+"""
 
 from __future__ import annotations
 
@@ -30,4 +33,5 @@ def gradient_clipping(update: Gradients, *, bound: float = 4.0) -> Gradients:
 
 
 def _factor(squares: Tensor, bound: float) -> Tensor:
-    return bound / squares.clamp_min(1e-30).sqrt().maximum(torch.full_like(squares, bound))
+    length = squares.clamp_min(1e-30).sqrt()
+    return torch.where(length > bound, bound / length, 1.0)

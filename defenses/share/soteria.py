@@ -1,8 +1,8 @@
 """Soteria: perturb the representation that the last layer's gradient gives away.
 
-Sun et al. (2021, arXiv:2012.06043), algorithm 1: for each feature f of the last layer's input r, |d r_f / d x|_2 / |r_f|
-says how much of the picture it carries against how much sharing it costs to drop it; the columns of the last layer's
-weight gradient that belong to the smallest share of these are zeroed.
+Sun et al. (2021, arXiv:2012.06043), algorithm 1: for each feature f of the last layer's input r, |d r_f / d x|_2 /
+|r_f| says how much of the picture it carries against what it costs to drop it; the columns of the last layer's weight
+gradient that belong to the smallest share of these are zeroed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def soteria(update: Gradients, *, owner: Owner, share: float = 0.8) -> Gradients
         raise BadValue(f"expected a share of 0 or more and below 1, got {share!r}; write 0.8")
     head = owner.client.head(tuple(owner.x.shape[2:]))
     score = torch.stack([_score(owner, x, head) for x in owner.x])
-    order = score.argsort(1, stable=True)
+    order = score.argsort(dim=1, stable=True)
     zeroed = torch.zeros_like(score, dtype=torch.bool).scatter_(1, order[:, : int(share * score.shape[1] + 1e-9)], True)
     weight = torch.where(zeroed[:, None, :], 0.0, update[head.weight])
     return {**update, head.weight: weight}
