@@ -123,8 +123,8 @@ def _plugin(card: Card) -> site.Page:
                        Entry(_meaning(card, name))) for name, value in card.parameters.items())  # fmt: skip
         tables.append(Table("parameters", "Parameters", "", ("parameter", "default", "type", "meaning"), given))
     if card.differs:
-        rows = tuple((Entry(sentence),) for sentence in card.differs)
-        tables.append(Table("differs", "Where it differs from the paper", "", ("sentence",), rows))
+        sentences = tuple((Entry(sentence),) for sentence in card.differs)
+        tables.append(Table("differs", "Where it differs from the paper", "", ("sentence",), sentences))
     body = _paragraphs(text) + Markup("<h2>The method</h2>") + _paragraphs(about)
     links = tuple((f"arXiv {number}", f"https://arxiv.org/abs/{number}") for number in _arxiv(card.paper))
     crumbs = (("All", "../index.html"), (TITLES[card.kind], f"../{card.kind}.html"))

@@ -130,11 +130,11 @@ def _evasion(run: Run) -> Iterator[Board]:
         members: dict[str, Survival] = {}
         standings: dict[str, Standing] = {}
         for system, mine in part.groupby(list(SYSTEM), sort=False):
-            survival = held.get(key, {}).get(system)
-            if survival is not None:
+            stands = held.get(key, {}).get(system)
+            if stands is not None:
                 name = _name(run, system)
-                members[name] = replace(survival, defense=name)
-                standings[name] = _attacked(run, name, system, survival, mine)
+                members[name] = replace(stands, defense=name)
+                standings[name] = _attacked(run, name, system, stands, mine)
                 lower, proof = _proven(run, _asked(key, system))
                 standings[name] = replace(standings[name], lower=lower, proof=proof)
         yield _board(run, key, part, members, standings)
@@ -170,9 +170,9 @@ def _board(
     ranks = ranked(contestants)
     placed = [replace(s, ranks=ranks.get(s.name, (0, 0)), unranked=reasons.get(s.name, "")) for s in standings.values()]
     pairs = tuple((a.defense, b.defense, test, p) for a, b, test, p in tested(contestants))
-    first = cells.iloc[0]
-    ordered = sorted(placed, key=_order)
-    return Board(str(key[0]), first["scenario"], first["access"], *map(str, key[1:]), tuple(ordered), pairs)  # type: ignore[arg-type]
+    first, (threat, budget, goal, dataset) = cells.iloc[0], map(str, key)
+    ordered = tuple(sorted(placed, key=_order))
+    return Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, pairs)
 
 
 def _order(standing: Standing) -> tuple[int, float]:
@@ -200,9 +200,14 @@ def _proven(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, tuple[str
     eps = epsilon(str(asked["budget"]))
     cells = run.cells[(run.cells["scenario"] == "certification") & (run.cells["dataset"] == asked["dataset"])]
     best: tuple[Score | None, tuple[str, str]] = (None, ("", ""))
-    for cell in cells.to_dict("records") if eps is not None else []:
+    for cell in cells.to_dict("records"):
         source = measured_as(cell, run.known)
-        if source is None or any(cell[name] != asked[name] for name in SYSTEM) or cell["verdict"] in DOUBTED:
+        if (
+            eps is None
+            or source is None
+            or any(cell[name] != asked[name] for name in SYSTEM)
+            or cell["verdict"] in DOUBTED
+        ):
             continue
         if norm_of(cell["budget"]) != norm_of(str(asked["budget"])):
             continue
@@ -259,9 +264,9 @@ def _left_standing(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, st
     cells = run.cells[(run.cells["scenario"] == "evasion") & (run.cells["dataset"] == asked["dataset"])]
     stands: list[pd.Series] = []
     names: list[str] = []
-    for cell in cells.to_dict("records") if eps is not None else []:
+    for cell in cells.to_dict("records"):
         source = measured_as(cell, run.known)
-        if source is None or any(cell[name] != asked[name] for name in SYSTEM):
+        if eps is None or source is None or any(cell[name] != asked[name] for name in SYSTEM):
             continue
         rows = run.examples(source["run_id"]).set_index("index")
         if norm_of(cell["budget"]) != norm_of(str(asked["budget"])) or not {"fooled", "distance"} <= set(rows):

@@ -70,10 +70,14 @@ def _row(file: Path) -> Published:
     clean, eps = _rate(facts.get("clean_acc")), _eps(facts.get("eps"), file)
     if not rates or clean is None or (norm and eps is None):
         raise BadData(f"expected eps, clean_acc and {keys[0]} in {str(file)!r}, got {sorted(facts)}; leave it out")
+
+    def word(key: str) -> str:
+        return str(facts.get(key) or "")
+
     return Published(
-        file.stem, *(str(facts.get(key) or "") for key in ("name", "authors", "venue")), _link(facts.get("link")),
-        str(facts.get("architecture") or ""), str(facts.get("dataset") or file.parent.parent.name), norm,
-        eps if norm else None, clean, min(rates), tuple(_notes(facts, known)),
+        file.stem, word("name"), word("authors"), word("venue"), _link(facts.get("link")), word("architecture"),
+        word("dataset") or file.parent.parent.name, norm, eps if norm else None, clean, min(rates),
+        tuple(_notes(facts, known)),
     )  # fmt: skip
 
 

@@ -146,6 +146,8 @@ def test_a_wrong_checkpoint(capsys: pytest.CaptureFixture[str], kind: str, says:
         (("show", "pdg"), "did you mean 'pgd'"),
         (("list", "atacks"), "did you mean 'attacks'"),
         (("report", "nowhere"), "'nowhere'"),
+        (("compare", "nowhere", "elsewhere"), "'nowhere'"),
+        (("leaderboard", "nowhere"), "'nowhere'"),
     ],
 )
 def test_a_wrong_flag(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str) -> None:
