@@ -1,7 +1,8 @@
 """How far a net's confidence is from its accuracy: RMS and expected calibration error.
 
 RMS over bins of 100 examples of neighbouring confidence (Hendrycks et al., 2021, arXiv:1907.07174, whose code leaves
-out the last bin; here every example counts), expected over 15 bins of equal width (Guo et al., 2017, arXiv:1706.04599).
+out the last bin; here every example counts, and below 1500 examples the bins are 15 smaller ones of at least 10),
+expected over 15 bins of equal width (Guo et al., 2017, arXiv:1706.04599).
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-BIN = 100
+BIN, LEAST = 100, 10
 WIDTHS = 15
 
 
 def rms_calibration_error(confidence: Any, right: Any) -> float:
     """sqrt(sum_b n_b / n (acc_b - conf_b)^2), in [0, 1]; confidence and right (N,)."""
     order = np.argsort(np.asarray(confidence, np.float64), kind="stable")
-    groups = [order[i : i + BIN] for i in range(0, len(order), BIN)]
+    bins = max(1, len(order) // BIN, min(WIDTHS, len(order) // LEAST))
+    groups = np.array_split(order, bins)
     return float(np.sqrt(sum(share * gap**2 for share, gap in _gaps(confidence, right, groups))))
 
 

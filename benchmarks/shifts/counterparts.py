@@ -50,19 +50,19 @@ def renditions(clean: Split) -> ShiftSet:
     """ImageNet-R's: eight kinds in every manner but the photograph's."""
     few = _of_kinds(clean, KINDS_R)
     parts = {Variant(kind): restyled(few, Style(rendition=kind)) for kind in RENDITIONS if kind != "photo"}
-    return ShiftSet("imagenet_r", parts, True, few, Reading(torch.tensor(KINDS_R), "as drawn"))
+    return ShiftSet("imagenet_r", parts, True, few, Reading(torch.tensor(KINDS_R), "as drawn", hard=True))
 
 
 def sketches(clean: Split) -> ShiftSet:
     """ImageNet-Sketch's: all kinds as sketches."""
     parts = {Variant("sketch"): restyled(clean, Style(rendition="sketch"))}
-    return ShiftSet("imagenet_sketch", parts, reading=Reading(transform="as drawn"))
+    return ShiftSet("imagenet_sketch", parts, reading=Reading(transform="as drawn", hard=True))
 
 
 def edits(clean: Split) -> ShiftSet:
     """ImageNet-E's."""
     parts = {Variant(name): restyled(clean, style) for name, style in EDITS.items()}
-    return ShiftSet("imagenet_e", parts, reading=Reading(transform="as drawn"))
+    return ShiftSet("imagenet_e", parts, reading=Reading(transform="as drawn", hard=True))
 
 
 def resampled(clean: Split) -> ShiftSet:

@@ -11,18 +11,23 @@ from robustsuite.reports.read import Run
 
 
 def test_calibration_of_known_bins():
-    confidence = np.repeat([0.2, 0.9], 100)
-    right = np.concatenate([np.arange(100) < 30, np.arange(100) < 60])
+    confidence = np.repeat([0.2, 0.9], 1000)
+    right = np.concatenate([np.arange(1000) % 10 < 3, np.arange(1000) % 10 < 6])
     assert expected_calibration_error(confidence, right) == pytest.approx((0.1 + 0.3) / 2)
     assert rms_calibration_error(confidence, right) == pytest.approx(np.sqrt((0.1**2 + 0.3**2) / 2))
-    order = np.random.default_rng(0).permutation(200)
-    assert rms_calibration_error(confidence[order], right[order]) == pytest.approx(np.sqrt(0.05))
+    assert expected_calibration_error(confidence[::-1], right[::-1]) == pytest.approx(0.2)
 
 
 def test_the_last_examples_count_in_the_rms_error():
-    confidence = np.concatenate([np.full(100, 0.5), np.full(50, 1.0)])
-    right = np.concatenate([np.arange(100) < 50, np.zeros(50, bool)])
-    assert rms_calibration_error(confidence, right) == pytest.approx(np.sqrt(50 / 150))
+    confidence = np.concatenate([np.full(1400, 0.5), np.full(100, 1.0)])
+    right = np.concatenate([np.arange(1400) % 2 == 0, np.zeros(100, bool)])
+    assert rms_calibration_error(confidence, right) == pytest.approx(np.sqrt(100 / 1500))
+
+
+def test_few_examples_have_bins_of_ten_at_least():
+    right = np.arange(40) % 2 == 0
+    assert rms_calibration_error(np.linspace(0.4, 0.6, 40), right) == pytest.approx(0.058, abs=0.01)
+    assert rms_calibration_error([0.7], [True]) == pytest.approx(0.3)
 
 
 def test_residuals_are_off_the_line_on_the_logit_scale():
