@@ -32,7 +32,9 @@ def judged(run: Run) -> Run:
     found = standings(run.known.values(), run.examples)
     ids = run.cells["run_id"]
     flags = [[*own, *(f.facts() for f in found[i].flags)] for own, i in zip(run.cells["flags"], ids, strict=True)]
-    return replace(run, cells=run.cells.assign(flags=flags, verdict=[found[i].verdict for i in ids]))
+    cells = run.cells.copy()
+    cells["flags"], cells["verdict"] = flags, [found[i].verdict for i in ids]
+    return replace(run, cells=cells)
 
 
 def audited(folder: Path) -> list[dict[str, Any]]:

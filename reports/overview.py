@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .integrity import MEANING
 from .read import read
 from .scores import epsilon, scores
 from .tables import corruption_errors
 from .text import plain
 from .worst import worst_case
+
+MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
+"""Before a rate whose verdict keeps it out of rankings."""
 
 
 class Grid(NamedTuple):
@@ -36,6 +40,8 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     letters = {name: _letter(i) for i, name in enumerate(dict.fromkeys(table["defense"]))}
     legend = Grid("defenses", [], [[letter, plain(name)] for name, letter in letters.items()])
     grids = [*_threats(table, worst_case(run)), *_shifts(corruption_errors(run))]
+    if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["verdict"])]:
+        legend = legend._replace(rows=[*legend.rows, *marks])
     return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids)], sentences
 
 
@@ -85,4 +91,5 @@ def _cell(row: dict[str, Any]) -> str:
 def _rate(row: Mapping[Any, Any] | None) -> str:
     if row is None or pd.isna(row["robust_accuracy"]):
         return "–"
-    return f"{100 * row['robust_accuracy']:.1f} ({100 * row['lo']:.0f}–{100 * row['hi']:.0f})"
+    mark = MARKS.get(str(row.get("verdict", "")), "")
+    return f"{mark}{100 * row['robust_accuracy']:.1f} ({100 * row['lo']:.0f}–{100 * row['hi']:.0f})"

@@ -91,18 +91,18 @@ def _numbers(
             return
     for row in rows:
         if row["defense"] == "none" and not np.isnan(row[value]):
-            yield (
-                "undefended" if defended else what,
-                percent(row[value]),
-                interval(row["lo"], row["hi"]),
-                "bad",
-            )
+            label, ended = "undefended" if defended else what, row.get("verdict", "")
+            if ended == "INVALID":
+                yield label, "–", "failed a check", "bad"
+            else:
+                bound = "≤ " if ended == "PROVISIONAL" else ""
+                yield label, bound + percent(row[value]), interval(row["lo"], row["hi"]), "bad"
             return
 
 
 def _bar(row: Mapping[Any, Any]) -> tuple[str, str, Entry]:
     entry = accuracy(row["robust_accuracy"], row["lo"], row["hi"], note=row["flags"], struck=row["struck"])
-    if row["unranked"]:
+    if row["unranked"] and not row["struck"]:
         entry = Entry(f"≤ {entry.text}", entry.key, row["unranked"], entry.struck, bar=entry.bar)
     return ranks(row["rank_first"], row["rank_last"]) or "–", plain(row["defense"]), entry
 

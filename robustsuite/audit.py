@@ -117,8 +117,9 @@ def _flags(case: _Case) -> Iterator[Flag]:
     gradients = Access.GRADIENTS in card.needs
     if gradients and "steps" in card.parameters and not card.minimum_norm:
         yield from _unbounded(case)
-    yield from _converged(case)
-    if case.cell.threat is not None and case.cell.threat.goal.name == "untargeted":
+    if gradients:  # a black-box attack is held to its own number of queries
+        yield from _converged(case)
+    if gradients and case.cell.threat is not None and case.cell.threat.goal.name == "untargeted":
         yield from _random_search(case)
     if Access.SCORES in card.needs:
         yield from _scaled(case)

@@ -77,11 +77,11 @@ CHECKS = (
           f"{_percent(SMALL)} and 2 images that the direct attack leaves: a warning, as the row is the least of the "
           "ways; an undefended net's above 2 % fails", "scenario, audit",
           {"transfer_beats_direct": ("warn", "all"), "transfer_wins": ("warn", "all")}),
-    Check("E7", "converged", f"twice the steps, and twice the restarts, on the standing images: a drop above "
-          f"{_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails", "audit",
+    Check("E7", "converged", "gradient attacks with twice the steps or restarts, on standing images: a drop "
+          f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails", "audit",
           {"not_converged": ("warn", "all")}),
-    Check("E8", "random search finds nothing", f"1000 uniform points and 100 corners around each of at most {AUDITED} "
-          "standing images; any break fails", "audit", {"random_search_wins": ("fail", "all")}),
+    Check("E8", "random search finds nothing", "gradient attacks: 1000 uniform points and 100 corners around at most "
+          f"{AUDITED} standing images; any break fails", "audit", {"random_search_wins": ("fail", "all")}),
     Check("E9", "order of attacks", f"FGSM leaves no fewer than PGD, PGD no fewer than APGD: beyond {_percent(SMALL)} "
           "and 2 images, the first inversion fails, the second warns (random systems: only at McNemar p < "
           f"{LEVEL:g})", "report", {"weaker_than_simpler": ("warn", "all")}),

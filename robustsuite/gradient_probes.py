@@ -45,8 +45,11 @@ def gradients(net: nn.Module, x: Tensor, logits: Tensor, *, moves: bool) -> Iter
     except RuntimeError as error:
         yield Flag("zero_gradients", f"no gradient reaches the pixels: {str(error).splitlines()[0][:120]}")
         return
-    if grad is None or (flag := _health(net, grad, leaf, top)) is not None:
-        yield Flag("zero_gradients", "no gradient reaches the pixels") if grad is None else flag
+    if grad is None:
+        yield Flag("zero_gradients", "no gradient reaches the pixels")
+        return
+    if (flag := _health(net, grad, leaf, top)) is not None:
+        yield flag
         return
     yield from _scale(net, x[:STARTED], logits[:STARTED], grad[:STARTED])
     lively = (grad[: len(x)] != 0).flatten(1).any(1).nonzero().flatten()[:COMPARED]
