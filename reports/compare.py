@@ -19,6 +19,7 @@ from robustsuite.errors import BadData
 
 from .read import Run
 from .scores import certified, epsilon
+from .tables import flags_of
 from .text import interval, percent, points, pvalue
 
 LEVEL = 0.05
@@ -65,6 +66,9 @@ def compare(base: Run, new: Run) -> Comparison:
         twin = right.get(key)
         if twin is None:
             unpaired.append((str(cell["run_id"]), title(cell), _absence(cell, new)))
+            continue
+        if twin["verdict"] == "INVALID" != cell["verdict"]:
+            unpaired.append((str(cell["run_id"]), title(cell), f"the new number failed a check: {flags_of(twin)}"))
             continue
         found = list(_tests(cell, twin, base, new))
         if found:

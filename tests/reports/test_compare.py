@@ -91,6 +91,17 @@ def test_a_cell_that_failed_or_vanished_is_not_passed_over(tmp_path: Path) -> No
                        "linf: apgd": "not in the new run"}  # fmt: skip
 
 
+def test_a_number_that_fails_a_check_is_no_gain(tmp_path: Path) -> None:
+    base = run(tmp_path / "a", {"pgd": standing(100), "square": standing(200)})
+    store = Store(tmp_path / "b")
+    store.add(rows(standing(200)), attack="square", n=N)
+    masked = {"name": "zero_gradients", "detail": "31 % of the pixels"}
+    store.add(rows(standing(390)), attack="pgd", n=N, flags=[masked])
+    found = compared(base, tmp_path / "b")
+    assert found.exit_code == 3
+    assert "failed a check: zero_gradients: 31 %" in found.unpaired[0][2]
+
+
 def test_other_labels_and_other_sweeps_are_refused(tmp_path: Path) -> None:
     base = run(tmp_path / "a", {"pgd": standing(200)})
     store = Store(tmp_path / "b")
