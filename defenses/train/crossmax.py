@@ -84,7 +84,7 @@ class Stack(nn.Module):
         self.rng: Rng | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        rng = self.rng
+        rng, self.rng = self.rng, None  # streams are for one batch: a call without any must not reuse another's
         if rng is None or len(rng) != len(x):
             rng = Rng.of(0, "self_ensemble", torch.zeros(len(x), dtype=torch.int64))
         rng = Rng(rng.keys.to(x.device))

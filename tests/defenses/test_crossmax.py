@@ -82,7 +82,9 @@ def test_a_stack_is_each_pictures_own_and_stays_in_the_box() -> None:
     assert whole.shape == (6, 12, 16, 16)
     assert float(whole.min()) >= 0
     assert float(whole.max()) <= 1
+    stack.rng = KEYS
     assert torch.equal(whole, stack(X)), "the same streams draw the same"
+    assert torch.allclose(stack(X).flip(0), stack(X.flip(0)), atol=1e-6), "without streams nothing depends on the place"
     for i in range(6):
         stack.rng = KEYS[torch.tensor([i])]
         assert torch.allclose(stack(X[i : i + 1])[0], whole[i], atol=1e-6)
