@@ -37,7 +37,7 @@ def counted(signal: Tensor, expected: Tensor, n: int) -> Tensor:
 
     expected (C,): p, as unknown pictures are answered. The scale is 1, or, where that gives no whole numbers (clipping
     shrinks an update), what the classes below zero would add up to if they were all. Each of those is there once, the
-    rest goes to whoever is owed most. (After Wainakh et al., 2022, arXiv:2105.09369, algorithm 1, with p for its 1 / C.)
+    rest goes to whoever is owed most. (After Wainakh et al., 2022, arXiv:2105.09369, algorithm 1; p for its 1 / C.)
     """
     below, p = signal < 0, expected.to(signal)
     missing = ((p * below).sum(1) - 1).clamp_max(-1e-3)

@@ -4,9 +4,9 @@
     python benchmarks/peers/inversion.py --shared FOLDER peer --code CHECKOUT [--images 4] [--evaluations 300]
 
 FOLDER holds data/cifar10/*.npz. The victim is a ResNet-18 for 32 x 32 pictures (four stages of two basic blocks), its
-first stage `width` filters wide, in eval mode; --weights FILE takes a trained torchvision ResNet-18 in its place. CHECKOUT
-is a copy of github.com/JonasGeiping/breaching: both sides get the same gradients, starts, labels' rule, TV weight and
-number of gradient evaluations. --png FILE draws originals and reconstructions. PSNR: mean over the pictures, in dB.
+first stage `width` filters wide, in eval mode; --weights FILE takes a trained torchvision ResNet-18 in its place.
+CHECKOUT is a copy of github.com/JonasGeiping/breaching: both sides get the same gradients, starts, TV weight and number
+of gradient evaluations. --png FILE draws originals and reconstructions. PSNR: mean over the pictures, in dB.
 """
 
 from __future__ import annotations
@@ -92,17 +92,17 @@ def table(given: argparse.Namespace, data: Dataset, pictures: Split) -> None:
         victim(given.width, given.weights), Update(given.batch, mode=given.mode, trained=bool(given.weights))
     )
     drawn = [x.flatten(0, 1)]
-    print(f"ResNet-18 width {given.width}, {client.size} parameters, batch {given.batch}, {len(pictures)} pictures, {n} "
-          f"evaluations, BN {given.mode}, tv {given.tv:g}: PSNR dB / SSIM / labels / s")  # fmt: skip
+    print(f"ResNet-18 width {given.width}, {client.size} parameters, batch {given.batch}, {len(pictures)} pictures, "
+          f"{n} evaluations, BN {given.mode}, tv {given.tv:g}: PSNR dB / SSIM / labels / processor s")  # fmt: skip
     for name, parameters in DEFENSES:
         share: list[Applied] = [] if name == "none" else [applied(name, parameters)]
         cells = []
         for word, attack in attacks.items():
             rng = Rng.of(0, f"bench/{word}", torch.arange(len(x)))
-            started = time.perf_counter()
+            started = time.process_time()
             seen = observed(client, x, y, share, rng)
             db, similar, right, x_hat = scored(x, y, attack(seen, rng))
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             cells.append(f"{word} {db.mean():5.2f} / {similar.mean():.2f} / {right.float().mean():.0%} / {seconds:.0f}")
             if name in ("none", "gradient_noise"):
                 drawn.append(x_hat)
@@ -124,15 +124,15 @@ def peer(given: argparse.Namespace, data: Dataset, pictures: Split) -> None:
         client = Client(net, Update(given.batch, trained=False))
         seen = observed(client, x, y, [], rng)
         for side, run in (("ours", lambda s, f=ours: f(s)), ("peer", lambda s, m=name: theirs(s, m, given, rng))):
-            best = 1e9
+            wall = cpu = 1e9
             for _ in range(given.repeats):
-                started = time.perf_counter()
+                started, busy = time.perf_counter(), time.process_time()
                 found = run(seen)
-                best = min(best, time.perf_counter() - started)
+                wall, cpu = min(wall, time.perf_counter() - started), min(cpu, time.process_time() - busy)
             db, similar, right, x_hat = scored(x, y, found)
             drawn.append(x_hat)
             print(f"{name} {side}: PSNR mean {db.mean():.2f} median {db.median():.2f} dB, SSIM {similar.mean():.3f}, "
-                  f"labels {right.float().mean():.0%}, {best:.1f} s", flush=True)  # fmt: skip
+                  f"labels {right.float().mean():.0%}, {wall:.1f} s, processor {cpu:.1f} s", flush=True)  # fmt: skip
     draw(drawn, given.png)
 
 
@@ -144,15 +144,19 @@ def theirs(seen: Observed, method: str, given: argparse.Namespace, rng: Rng) -> 
         shape=seen.shape[1:], mean=MEAN, std=STD, modality="vision", task="classification", classes=10,
         num_data_points=seen.shape[0], labels=None, local_hyperparams=None,
     )  # fmt: skip
-    payload = [dict(parameters=list(inner.parameters()), buffers=list(inner.buffers()), metadata=metadata)]
-    optim = _config(optimizer="adam", signed="hard", step_size=0.1, boxed=True, step_size_decay="step-lr",
-                    max_iterations=given.evaluations, callback=10**9, warmup=0, langevin_noise=0.0, grad_clip=None)  # fmt: skip
-    cfg = _config(type=method, attack_type="optimization", label_strategy="bias-corrected", normalize_gradients=False,
-                  text_strategy=None, token_recovery=None, init="randn", differentiable_augmentations=False, optim=optim,
-                  augmentations=None, impl=_config(dtype="float", mixed_precision=False, JIT=""),
-                  objective=_config(type="cosine-similarity", scale=1.0, task_regularization=0.0),
-                  restarts=_config(num_trials=1, scoring="cosine-similarity"),
-                  regularization=_config(total_variation=_config(scale=given.tv, inner_exp=1, outer_exp=1)))  # fmt: skip
+    payload = [{"parameters": list(inner.parameters()), "buffers": list(inner.buffers()), "metadata": metadata}]
+    optim = _config(
+        optimizer="adam", signed="hard", step_size=0.1, boxed=True, step_size_decay="step-lr", warmup=0,
+        max_iterations=given.evaluations, callback=10**9, langevin_noise=0.0, grad_clip=None,
+    )  # fmt: skip
+    cfg = _config(
+        type=method, attack_type="optimization", label_strategy="bias-corrected", normalize_gradients=False,
+        text_strategy=None, token_recovery=None, init="randn", differentiable_augmentations=False, augmentations=None,
+        impl=_config(dtype="float", mixed_precision=False, JIT=""), optim=optim,
+        objective=_config(type="cosine-similarity", scale=1.0, task_regularization=0.0),
+        restarts=_config(num_trials=1, scoring="cosine-similarity"),
+        regularization=_config(total_variation=_config(scale=given.tv, inner_exp=1, outer_exp=1)),
+    )  # fmt: skip
     if method == "DLG":
         cfg.update(attack_type="joint-optimization", label_strategy=None, regularization=None)
         cfg["objective"]["type"] = cfg["restarts"]["scoring"] = "euclidean"
@@ -165,7 +169,7 @@ def theirs(seen: Observed, method: str, given: argparse.Namespace, rng: Rng) -> 
         torch.manual_seed(t)
         attacker = attacks.prepare_attack(inner, nn.CrossEntropyLoss(), cfg)
         gradients = [seen.update[f"net.{k}"][t] for k, _ in inner.named_parameters()]
-        shared = [dict(gradients=gradients, buffers=None, metadata=metadata)]
+        shared = [{"gradients": gradients, "buffers": None, "metadata": metadata}]
         if method == "DLG":
             first = attacker._initialize_data
             attacker._initialize_data = lambda shape, t=t, first=first: (

@@ -1,8 +1,8 @@
 """Gradient inversion: an observer of a federated training reconstructs a client's pictures from the update it shares.
 
 Relaxations are the threat's budget (Huang et al., 2021, arXiv:2112.00059): batch, local steps, batch norm's mode,
-whether the network is trained, whether labels are known. Scored against the originals after matching each batch; an observer
-chooses among its restarts by what it can see, never by these scores.
+whether the network is trained, whether labels are known. Scored against the originals after matching each batch; an
+observer chooses among its restarts by what it can see, never by these scores.
 """
 
 from __future__ import annotations
