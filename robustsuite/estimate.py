@@ -24,8 +24,11 @@ class Speed:
 
 
 def speed(cycle: Lifecycle) -> Speed:
-    """Measure the served but untrained system on blank pictures; its speed does not depend on its weights."""
-    serving = tuple(cycle.at("serve"))
+    """Measure the served but untrained system on blank pictures; its speed does not depend on its weights.
+
+    What a defense would have to learn first is left out.
+    """
+    serving = tuple(d for d in cycle.at("serve") if not d.card.learns)
     system = replace(cycle, model=replace(cycle.model, fit=as_it_is), defenses=serving).served()
     x = torch.rand(SAMPLE, *cycle.model.space.shape, generator=torch.Generator().manual_seed(0)).to(cycle.device)
 

@@ -108,9 +108,9 @@ class Cell:
         if not self.attack:
             return Cost(len(self.split), 0)
         given = {k: v for k, v in self.given if k not in COMMON}
-        serving = [d.card for d in self.lifecycle.at("serve")]
-        draws = dict(self.given).get("eot") or max([1, *(card.eot for card in serving)])
-        if any(card.surrogate for card in serving):
+        used = [d.card for d in self.lifecycle.defenses]
+        draws = dict(self.given).get("eot") or max([1, *(card.eot for card in used)])
+        if any(card.surrogate for card in used):
             draws *= WAYS
         one = self.attack.cost(classes=self.lifecycle.model.space.classes, **{**self.attack.parameters, **given})
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
@@ -213,8 +213,8 @@ def _unfit(card: Card, threat: Threat, ball: Ball) -> Verdict | None:
 
 
 def _hidden(card: Card, cycle: Lifecycle) -> Verdict:
-    """What the serve stage takes from the attack: a certifier needs the weights, an attack a surrogate."""
-    hiders = [d for d in cycle.at("serve") if d.card.hides & card.needs or d.card.stochastic]
+    """What the defenses take from the attack: a certifier needs the weights, an attack a surrogate."""
+    hiders = [d for d in cycle.defenses if d.card.hides & card.needs or d.card.stochastic]
     if not hiders:
         return Verdict()
     names = "+".join(d.card.name for d in hiders)
