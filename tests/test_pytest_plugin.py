@@ -69,7 +69,7 @@ def test_the_lower_end_of_the_interval_decides(package: pytest.Pytester) -> None
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
 def test_a_worse_model_loses_against_its_baseline(package: pytest.Pytester, workers: tuple[str, ...]) -> None:
     file = "--robustness-baseline=base.json"
     write(package)
