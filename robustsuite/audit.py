@@ -220,7 +220,7 @@ def _scaled(case: _Case) -> Iterator[Flag]:
         system = replace(case.system, net=_Scaled(case.system.net, factor).eval(), surrogate=surrogate)
         fell = left - int(case.again(few, system=system)["robust"].sum())
         case.figures[f"E12_{factor:g}"] = fell / n
-        if fell > max(1, LARGE * n):
+        if fell > max(2, LARGE * n):
             level = "fail" if fell > max(3, 0.05 * n) else "warn"
             yield Flag(
                 "scale_dependent", f"with logits x {factor:g} the attack breaks {fell} of {n} images more", level

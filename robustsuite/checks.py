@@ -97,7 +97,7 @@ CHECKS = (
     Check("E12", "no loss starves", "cross entropy gradients that vanish in float32 where the lead's do not, on more "
           f"than 5 % of images: fails where the attack's only loss is cross entropy, else warns; a median lead outside "
           f"{TEMPERED[0]:g} ... {TEMPERED[1]:g} warns; rounded logits and exact ties warn; audit: logits scaled by "
-          f"0.01 and 100, a drop above {_percent(LARGE)} and 1 image warns, above 5 % and 3 images fails",
+          f"0.01 and 100, a drop above {_percent(LARGE)} and 2 images warns, above 5 % and 3 images fails",
           "probe, audit",
           {"loss_vanishes": ("fail", "gradients"), "logit_scale": ("warn", "gradients"),
            "rounded_logits": ("warn", "evasion"), "scale_dependent": ("warn", "all")}),

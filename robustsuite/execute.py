@@ -140,18 +140,19 @@ class _Runner:
         """Train, serve and probe the system, once."""
         if self.system is None:
             cell.lifecycle.tell = self.progress.tell
-            self.system = cell.lifecycle.served()
-            self.weights = fingerprint(self.system.net)
+            system = cell.lifecycle.served()
+            self.weights = fingerprint(system.net)
             about = {k: v for k, v in cell.facts().items() if k in ("model", "defense", "dataset", "seed")}
             for name, finding in cell.lifecycle.findings.items():
                 self.store.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
             known = cell.split if cell.clean is None else cell.clean
             few = known.at(torch.arange(min(PROBED, len(known))))
             x, y = few.images(torch.arange(len(few))), few.y
-            x, y = x.to(self.system.device), y.to(self.system.device)
-            gradients = self.system.surrogate if self.system.hides else self.system.net
+            x, y = x.to(system.device), y.to(system.device)
+            gradients = system.surrogate if system.hides else system.net
             if gradients is not None:
-                self.probed = probes.probe(gradients, x, y, self.system.space, name=cell.lifecycle.model.name)
+                self.probed = probes.probe(gradients, x, y, system.space, name=cell.lifecycle.model.name)
+            self.system = system
         return self.system
 
     def _clean(self, system: System, cell: Cell) -> Tensor | None:

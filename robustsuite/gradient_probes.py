@@ -51,7 +51,7 @@ def gradients(net: nn.Module, x: Tensor, logits: Tensor, *, moves: bool) -> Iter
     if (flag := _health(net, grad, leaf, top)) is not None:
         yield flag
         return
-    yield from _scale(net, x[:STARTED], logits[:STARTED], grad[:STARTED])
+    yield from _scale(net, x[:STARTED], logits[:STARTED], grad[: len(x)][:STARTED])
     lively = (grad[: len(x)] != 0).flatten(1).any(1).nonzero().flatten()[:COMPARED]
     if moves and (flag := _truth(net, x[lively], top[lively])) is not None:
         yield flag

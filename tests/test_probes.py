@@ -60,6 +60,14 @@ def test_a_fraud_is_flagged_and_nothing_else_is(net, name):
     assert set(flags(net.eval())) == {name}
 
 
+@pytest.mark.parametrize("n", [1, 3, 9])
+def test_few_pictures_are_enough_to_ask(n):
+    net = Honest().eval()
+    with torch.no_grad():
+        y = net(X[:n]).argmax(1)
+    assert {flag.name for flag in probe(net, X[:n], y, SPACE)} <= {"clean_at_chance"}
+
+
 def test_training_mode_is_flagged_and_its_statistics_are_left_alone():
     net = Honest().train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
