@@ -41,7 +41,7 @@ COLUMNS = (
 )
 HEADLINE = {
     "evasion": "robust_accuracy", "shift": "accuracy", "certification": "certified_accuracy",
-    "poisoning": "attack_success_rate", "unlearnable": "clean_accuracy",
+    "poisoning": "attack_success_rate", "unlearnable": "clean_accuracy", "inversion": "mean_psnr",
 }  # fmt: skip
 _NAMES = {
     "clean_ok": "clean_accuracy",
@@ -117,6 +117,8 @@ def cell_scores(cell: Mapping[Any, Any], rows: pd.DataFrame) -> list[Score]:
         return list(_certification(cell, rows))
     if cell["scenario"] == "poisoning":
         return list(_poisoning(rows))
+    if cell["scenario"] == "inversion":
+        return list(_inversion(rows))
     return list(_any_scenario(rows))
 
 
@@ -197,6 +199,15 @@ def _poisoning(rows: pd.DataFrame) -> Iterator[Score]:
         yield average("mean_psnr", rows.loc[meant, "psnr"])
     yield rate("clean_accuracy", rows["clean_ok"])
     yield rate("clean_rejected_rate", rows["flagged_clean"])
+
+
+def _inversion(rows: pd.DataFrame) -> Iterator[Score]:
+    yield average("mean_psnr", rows["psnr"])
+    yield average("mean_ssim", rows["ssim"])
+    for column in ("label_ok", "label_found", "identified", "failed"):
+        yield rate(f"{column}_rate", rows[column])
+    if "federated_accuracy" in rows:
+        yield average("mean_federated_accuracy", rows["federated_accuracy"])
 
 
 def _any_scenario(rows: pd.DataFrame) -> Iterator[Score]:

@@ -15,6 +15,7 @@ from . import figures, html, latex, markdown, tables
 from .artefacts import artefact_section
 from .document import Document
 from .integrity import integrity_section, to_json
+from .inversion import inversion_section
 from .ordered import ordered, ordered_section
 from .poisoning import poisoning_section
 from .provenance import cost_section, provenance_section
@@ -84,6 +85,7 @@ def build(run: Run, table: pd.DataFrame) -> Document:
         certified_section(run, table, figures.sandwiches(run)),
         shift_section(run, figures.corruption_panels(run)),
         poisoning_section(run),
+        inversion_section(run),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         paired_section(run),
