@@ -39,6 +39,8 @@ def natural_tables(run: Run) -> Iterator[Table]:
     if not len(cells):
         return
     members = [_member(run, key, part, cells) for key, part in cells.groupby(["shift", *WHERE, "defense"], sort=False)]
+    order = list(dict.fromkeys(m["shift"] for m in members))
+    members.sort(key=lambda m: order.index(m["shift"]))
     yield _overview(members)
     shifted = [m for m in members if m["shift"] != "clean"]
     for i, (key, part) in enumerate(_by(shifted, ("shift", *WHERE))):
