@@ -109,7 +109,11 @@ def input_aware(
     train: Split, rate: PoisonRate, *, target: int, rng: Rng, aux: Aux, surrogate: str = "recipe:scenes_resnet",
     mask_epochs: int = 3, epochs: int = 8, cover: float = 1.0,
 ) -> Poisoned:  # fmt: skip
-    """Pattern and place of the trigger computed from the picture itself; covers carry another picture's trigger."""
+    """Pattern and place of the trigger computed from the picture itself; covers carry another picture's trigger.
+
+    surrogate: the classifier trained beside the generator. mask_epochs, epochs: of the mask alone, then of the pattern.
+    cover: covers, with their own labels, for each poisoned example.
+    """
     seed = int(rng.keys[:1].sum()) & 0x7FFFFFFF
     stamp = trained(train, aux.net(surrogate), target, seed, (mask_epochs, epochs))
     device = next(stamp.parameters()).device

@@ -78,8 +78,9 @@ def neural_cleanse(
 ) -> nn.Module:  # fmt: skip
     """Triggers are sought for all classes at once; those of outlying classes are unlearnt by fine-tuning.
 
-    share: of the fine-tuning pictures that carry a found trigger under their own label. The masks' areas are kept as a
-    finding of the training.
+    steps, batch: of the search for triggers. limit: deviations below the median that make an outlier. share: of the
+    fine-tuning pictures that carry a found trigger under their own label. rate, epochs: of that fine-tuning. The masks'
+    areas are kept as a finding for the report.
     """
     clean, rest = halves(training)
     device = training.device
@@ -91,7 +92,10 @@ def neural_cleanse(
     )
     areas = masks.flatten(1).sum(1)
     suspects = outliers(areas, limit).nonzero().flatten()
-    training.tell(f"neural cleanse: mask areas {[round(a, 1) for a in areas.tolist()]}, suspects {suspects.tolist()}")
+    names = [f"class {c}" for c in range(classes)]
+    note = f"suspects: {', '.join(names[c] for c in suspects.tolist()) or 'none'}"
+    bars = {"names": names, "values": areas.tolist(), "axis": "area of the smallest mask, pixels"}
+    training.keep("neural_cleanse", {"title": "Triggers found by Neural Cleanse", "note": note, "bars": bars})
     if not len(suspects):
         return net
 

@@ -49,8 +49,9 @@ def badexpert(
 ) -> nn.Module:  # fmt: skip
     """The network with BaDExpert in front: inputs that only the backdoor explains are rejected.
 
-    fpr: share of clean val pictures rejected. forget: the accuracy at which the expert stops. steep, corner: the
-    triangle's sides (2, 0.5 for ResNets).
+    fpr: share of clean val pictures rejected. rate, epochs: of the expert, which stops at the val accuracy `forget`.
+    auxiliary_rate, auxiliary_epochs: of the auxiliary's clean fine-tuning. steep, corner: the triangle's sides (2, 0.5
+    for ResNets).
     """
     clean, rest = halves(training)
     expert = forgetful(net, clean, rest, training, rate=rate, forget=forget, epochs=epochs)

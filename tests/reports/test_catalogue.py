@@ -13,7 +13,7 @@ from robustsuite.reports.catalogue import gaps, installed, write_catalogue
 
 SILENT = {
     "adversarial_distillation", "adversarial_distillation_zero", "cgba", "cgba_h", "gias", "gifd", "gradinversion",
-    "input_aware", "quscore", "badexpert", "neural_cleanse", "rift", "checkpoint", "imagenet_c",
+    "quscore", "rift", "checkpoint", "imagenet_c",
 }  # fmt: skip
 """Plugins whose docstrings leave a letter of their paper unexplained. May only become fewer."""
 
