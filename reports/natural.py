@@ -69,7 +69,7 @@ def _member(run: Run, key: tuple[Any, ...], part: pd.DataFrame, cells: pd.DataFr
     ]
     return {
         **facts, "variants": variants, "pooled": pd.concat(list(variants.values()), ignore_index=True),
-        "control": run.examples(reference[0]) if reference else None, "struck": bool((part["verdict"] == "INVALID").any()),
+        "control": run.examples(reference[0]) if reference else None, "struck": "INVALID" in set(part["verdict"]),
         "notes": "; ".join(note for note in notes if note),
     }  # fmt: skip
 
