@@ -7,6 +7,9 @@ is the PSNR of the same reconstructions against another client's originals.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -72,12 +75,12 @@ def inversion_section(run: Run) -> Section:
     return Section("inversion", "Gradient inversion", lead, (table,))
 
 
-def _mean(row: dict[str, float], name: str, digits: int) -> Entry:
+def _mean(row: Mapping[Any, Any], name: str, digits: int) -> Entry:
     value, lo, hi = (row[f"{name}{part}"] for part in ("", "_lo", "_hi"))
     return counted(value, f"{value:.{digits}f} ({lo:.{digits}f}–{hi:.{digits}f})")
 
 
-def _rate(row: dict[str, float], name: str) -> Entry:
+def _rate(row: Mapping[Any, Any], name: str) -> Entry:
     k, n = int(row[name]), int(row["n"])
     return accuracy(k / n, *stats.clopper_pearson(k, n))
 

@@ -49,7 +49,8 @@ class Shaped(nn.Module):
         self.linear = nn.Linear(CODE, width * height * across)
 
     def forward(self, z: Tensor) -> Tensor:
-        return functional.leaky_relu(self.linear(z), 0.2).unflatten(1, self.shape)
+        h: Tensor = functional.leaky_relu(self.linear(z), 0.2)
+        return h.view(-1, *self.shape)
 
 
 def decoder(shape: tuple[int, int, int]) -> nn.Sequential:

@@ -50,5 +50,5 @@ def matched(x: Tensor, x_hat: Tensor) -> Tensor:
     x, x_hat (T, B, C, H, W). The Hungarian method (Kuhn, 1955), so that no order of the batch is favoured.
     """
     table = torch.cdist(x.double().flatten(2), x_hat.double().flatten(2)).square()
-    table = table.nan_to_num(1e30, 1e30, 1e30).cpu().numpy()
-    return torch.stack([torch.from_numpy(linear_sum_assignment(costs)[1]) for costs in table]).to(x.device)
+    costs = table.nan_to_num(1e30, 1e30, 1e30).cpu().numpy()
+    return torch.stack([torch.from_numpy(linear_sum_assignment(own)[1]) for own in costs]).to(x.device)

@@ -104,7 +104,7 @@ def search(
 def through(blocks: nn.Sequential, h: Tensor) -> Tensor:
     """The blocks over (T, R, B, ...)."""
     made: Tensor = blocks(h.flatten(0, 2))
-    return made.unflatten(0, h.shape[:3])
+    return made.view(*h.shape[:3], *made.shape[1:])
 
 
 def divergence(z: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def _flags(columns: dict[str, Tensor]) -> list[Flag]:
 def _note(columns: dict[str, Tensor], terms: Update, learnt: float | None) -> str:
     """What a reader of the number should know."""
     gain = float((columns["psnr"] - columns["control_psnr"]).nanmean())
-    notes = [f"PSNR {gain:+.1f} dB beside another client's pictures"]
+    notes = [f"PSNR {gain:+.1f} dB beside another client's pictures"] if gain == gain else []
     if failed := int(columns["failed"].sum()):
         notes.append(f"{failed} failed and count as mid-grey")
     if learnt is not None:
