@@ -165,7 +165,7 @@ def ramp(t: float) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Adam's steps. signed: on the gradient's sign. noise: Langevin noise, as a share of the learning rate."""
+    """Adam's steps. signed: on the gradient's sign. noise: deviation of what each step adds, in learning rates."""
 
     iterations: int
     lr: float
@@ -196,12 +196,12 @@ def adam(
         alive = torch.isfinite(total)
         for k, v in variables.items():
             g = torch.where(like(alive, v), gradients[k].nan_to_num(0.0, 0.0, 0.0), 0.0)
-            if schedule.noise and rng is not None:
-                drawn = rng.fold(k).fold(step).normal(*v.shape[1:])
-                g = g + schedule.noise * lr * drawn
             v.grad = g.sign() if schedule.signed else g
         optimiser.step()
         with torch.no_grad():
+            if schedule.noise and rng is not None:
+                for k, v in variables.items():
+                    v += schedule.noise * lr * rng.fold(k).fold(step).normal(*v.shape[1:]).to(v)
             for k, v in project(variables).items():
                 variables[k].copy_(v)
     if best is None:

@@ -53,8 +53,8 @@ def _cost(classes: int, iterations: int, restarts: int = 1, **_: object) -> Cost
     ),
 )
 def gifd(
-    seen: Observed, *, rng: Rng, aux: Aux, iterations: int = 300, restarts: int = 2, lr: float = 0.1, tv: float = 1e-4,
-    kl: float = 1e-3, radius: float = 0.5, epochs: int = 20,
+    seen: Observed, *, rng: Rng, aux: Aux, iterations: int = 300, restarts: int = 2, lr: float = 0.1, tv: float = 1e-3,
+    kl: float = 1e-3, radius: float = 0.1, epochs: int = 20,
 ) -> Recovered:  # fmt: skip
     """Codes, then features block by block, of a generator trained for `epochs` on aux.pictures.
 

@@ -56,7 +56,7 @@ TURN = 0.5
 )
 def gradinversion(
     seen: Observed, *, rng: Rng, iterations: int = 1000, restarts: int = 2, lr: float = 0.1, tv: float = 0.01,
-    norm: float = 1e-6, bn: float = 1e-3, group: float = 0.01, noise: float = 0.01, distinct: bool = False,
+    norm: float = 1e-6, bn: float = 1e-3, group: float = 0.01, noise: float = 0.2, distinct: bool = False,
 ) -> Recovered:  # fmt: skip
     """Match the update and the statistics it came with. distinct: the paper's label rule, for batches without repeats.
 

@@ -94,7 +94,7 @@ def table(given: argparse.Namespace, data: Dataset, pictures: Split) -> None:
     drawn = [x.flatten(0, 1)]
     print(f"ResNet-18 width {given.width}, {client.size} parameters, batch {given.batch}, {len(pictures)} pictures, "
           f"{n} evaluations, BN {given.mode}, tv {given.tv:g}: PSNR dB / SSIM / labels / processor s")  # fmt: skip
-    for name, parameters in DEFENSES:
+    for name, parameters in [d for d in DEFENSES if given.only in d[0]]:
         share: list[Applied] = [] if name == "none" else [applied(name, parameters)]
         cells = []
         for word, attack in attacks.items():
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--weights", default="")
     parser.add_argument("--png", default="")
     parser.add_argument("--mode", default="eval")
+    parser.add_argument("--only", default="", help="defenses whose name holds this")
     for name, value in {"batch": 1, "images": 4, "evaluations": 200, "width": 8, "repeats": 1, "epochs": 15}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--tv", type=float, default=0.02)
