@@ -82,6 +82,7 @@ def _health(net: nn.Module, grad: Tensor, leaf: Tensor, top: Tensor) -> Flag | N
     if len(few) and (len(few) > FLAT * len(top) or _moves(net, leaf[few], top[few])):
         return Flag("zero_gradients", f"{len(few)} of {len(top)} pictures have a gradient of all zeros")
     grad, leaf = grad[~silent], leaf[~silent]
+    grad, leaf = grad[:, :, ::4, ::4], leaf[:, :, ::4, ::4]  # the same places: strides leave some pixels unseen
     saturated = (leaf == 0) | (leaf == 1)
     outer = float((grad[saturated] == 0).double().mean())
     inner = float((grad[~saturated] == 0).double().mean()) if bool((~saturated).any()) else 0.0

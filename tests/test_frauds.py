@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,8 +65,11 @@ def test_what_an_attack_may_get_around_warns_and_the_rest_fails() -> None:
         assert ("fail" in levels) != (fraud in warned), (fraud, levels)
 
 
-def test_a_threshold_cannot_be_set_on_test_pictures_before_they_are_asked() -> None:
+def test_a_threshold_cannot_be_set_on_test_pictures_before_they_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the lifecycle hands a defense are two splits, neither of them the one that is judged on."""
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))  # a hardening that is kept would not be run
     handed: list[Training] = []
 
     def calibrating(net: nn.Module, training: Training) -> nn.Module:
