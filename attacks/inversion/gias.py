@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from robustsuite.adversary import Aux
 from robustsuite.generators import CODE, trained_generator
@@ -85,8 +84,7 @@ def search(
     z = chosen(first.variables["z"], first).nan_to_num()
     copies = {k: p.expand(len(seen), 1, *p.shape) for k, p in own.items()}
     second = stage(lambda v, row: functional_call(generator, v, (row["z"],)), copies, {"z": z}, weights)
-    pictures = [
-        functional_call(generator, {k: w[t, 0] for k, w in second.variables.items()}, (z[t],)) for t in range(len(seen))
-    ]
-    found = chosen(torch.stack(pictures)[:, None], second)
+    made = vmap(lambda w, own: functional_call(generator, w, (own,)))
+    pictures = made({k: w[:, 0] for k, w in second.variables.items()}, z)
+    found = chosen(pictures[:, None], second)
     return Recovered(found, y, (code.iterations + 1) * restarts + weights.iterations + 1)

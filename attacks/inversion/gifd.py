@@ -48,7 +48,8 @@ def _cost(classes: int, iterations: int, restarts: int = 1, **_: object) -> Cost
     paper="Fang et al., 2023, arXiv:2308.04699",
     cost=_cost,
     differs=(
-        "the generator is a small one trained on the adversary's own pictures; radii are shares of a feature's length",
+        "the generator is a small one trained on the adversary's own pictures; radii are shares of a feature's length;"
+        " its smoothness weighs 1e-3, ten times the paper's",
         "the best restart's picture is returned; the authors' code returns the last restart's",
     ),
 )

@@ -37,18 +37,27 @@ def soteria(update: Gradients, *, owner: Owner, share: float = 0.8) -> Gradients
     if not 0 <= share < 1:
         raise BadValue(f"expected a share of 0 or more and below 1, got {share!r}; write 0.8")
     head = owner.client.head(tuple(owner.x.shape[2:]))
-    score = torch.stack([_score(owner, x, head) for x in owner.x])
+    score = _scores(owner, head)
     order = score.argsort(dim=1, stable=True)
     zeroed = torch.zeros_like(score, dtype=torch.bool).scatter_(1, order[:, : int(share * score.shape[1] + 1e-9)], True)
     weight = torch.where(zeroed[:, None, :], 0.0, update[head.weight])
     return {**update, head.weight: weight}
 
 
-def _score(owner: Owner, x: Tensor, head: Head) -> Tensor:
-    """sum over pictures (B, C, H, W) of |d r_f / d x| / |r_f|, for each feature (d,)."""
+def _scores(owner: Owner, head: Head) -> Tensor:
+    """(T, d): sum over a client's pictures of |d r_f / d x| / |r_f|, for each feature f."""
+    coupled = owner.client.terms.mode == "train"  # by each batch's statistics; else all clients are one batch
+    parts = [_each(owner, x, head) for x in (owner.x if coupled else owner.x.flatten(0, 1)[None])]
+    return torch.cat(parts).unflatten(0, owner.x.shape[:2]).sum(1)
+
+
+def _each(owner: Owner, x: Tensor, head: Head) -> Tensor:
+    """(N, d) of pictures (N, C, H, W)."""
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         r = owner.client.features(leaf, head)
-        each = torch.stack([torch.autograd.grad(r[:, f].sum(), leaf, retain_graph=True)[0].flatten(1).norm(dim=1)
-                            for f in range(r.shape[1])], 1)  # fmt: skip
-    return (each / r.detach().abs().clamp_min(1e-12)).sum(0)
+        lengths = [
+            torch.autograd.grad(r[:, f].sum(), leaf, retain_graph=True)[0].flatten(1).norm(dim=1)
+            for f in range(r.shape[1])
+        ]
+    return torch.stack(lengths, 1) / r.detach().abs().clamp_min(1e-12)
