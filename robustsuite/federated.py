@@ -77,7 +77,8 @@ class Learnt:
     def __call__(self, cycle: Lifecycle, asked: Split) -> float | None:
         """The accuracy, from fresh weights, under the lifecycle's share defenses.
 
-        None without a train split, and for a large network on a CPU. Asked about the data set's test split, where it has one, else about `asked`.
+        None without a train split, and for a large network on a CPU. Asked about the data set's test split, where it
+        has one, else about `asked`.
         """
         splits, share = cycle.data.splits, cycle.at("share")
         large = sum(p.numel() for p in cycle.model.net.parameters()) > LARGE and cycle.device.startswith("cpu")

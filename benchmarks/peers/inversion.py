@@ -100,7 +100,7 @@ def table(given: argparse.Namespace, data: Dataset, pictures: Split) -> None:
         for word, attack in attacks.items():
             rng = Rng.of(0, f"bench/{word}", torch.arange(len(x)))
             started = time.process_time()
-            seen = observed(client, x, y, share, rng)
+            seen = observed(client, x, y, share, Rng.of(0, "share", torch.arange(len(x))))
             db, similar, right, x_hat = scored(x, y, attack(seen, rng))
             seconds = time.process_time() - started
             cells.append(f"{word} {db.mean():5.2f} / {similar.mean():.2f} / {right.float().mean():.0%} / {seconds:.0f}")

@@ -48,7 +48,7 @@ def _scores(owner: Owner, head: Head) -> Tensor:
     """(T, d): sum over a client's pictures of |d r_f / d x| / |r_f|, for each feature f."""
     coupled = owner.client.terms.mode == "train"  # by each batch's statistics; else all clients are one batch
     parts = [_each(owner, x, head) for x in (owner.x if coupled else owner.x.flatten(0, 1)[None])]
-    return torch.cat(parts).unflatten(0, owner.x.shape[:2]).sum(1)
+    return torch.cat(parts).view(*owner.x.shape[:2], -1).sum(1)
 
 
 def _each(owner: Owner, x: Tensor, head: Head) -> Tensor:
