@@ -44,7 +44,7 @@ from robustsuite.updates import Client, untrained
 SPACE = InputSpace(3, 32, 32, 10)
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 DEFENSES: list[tuple[str, dict[str, Any]]] = [
-    ("none", {}), ("gradient_noise", {"std": 0.01}), ("gradient_clipping", {"bound": 4.0}),
+    ("none", {}), ("gradient_noise", {"std": 0.01}), ("gradient_clipping", {"bound": 0.5}),
     ("gradient_sparsification", {"share": 0.9}), ("soteria", {"share": 0.8}),
 ]  # fmt: skip
 
