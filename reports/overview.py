@@ -13,7 +13,7 @@ import pandas as pd
 
 from .integrity import MEANING
 from .read import read
-from .scores import epsilon, scores
+from .scores import HEADLINE, epsilon, scores
 from .tables import corruption_errors
 from .text import plain
 from .worst import worst_case
@@ -53,17 +53,18 @@ def _threats(table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:
     part = table[table["threat"].fillna("") != ""]
     for (threat, model, dataset, seed), rows in part.groupby(["threat", "model", "dataset", "seed"], sort=False):
         first = rows.iloc[0]
-        wanted = "robust_accuracy"
+        wanted = HEADLINE.get(first["scenario"], "robust_accuracy")
         if first["scenario"] == "certification":
             wanted = f"certified_accuracy@{epsilon(first['budget']) or 0:.6g}"
-        shown = rows[(rows["metric"] == wanted) | (rows["status"] != "done")]
-        grid = _grid(shown, "attack", "defense", _cell)
+        shown = rows[(rows["metric"] == wanted) | ~rows["status"].isin(["done", "inert"])]
+        grid = _grid(shown, "attack", "defense", _decibels if wanted == "mean_psnr" else _cell)
         if first["scenario"] == "evasion" and len(worst):
             here = worst[(worst["threat"] == threat) & (worst["model"] == model) & (worst["dataset"] == dataset)]
             rated = here[here["seed"] == seed].to_dict("records")
             united: dict[str, Mapping[Any, Any]] = {row["defense"]: row for row in rated}
             grid.rows.append(["all at once", *(_rate(united.get(name)) for name in grid.header[1:])])
-        title = f"{wanted.split('@')[0].replace('_', ' ')}, %: {threat} {first['budget']}, {model} on {dataset}"
+        unit = "dB" if wanted == "mean_psnr" else "%"
+        title = f"{wanted.split('@')[0].replace('_', ' ')}, {unit}: {threat} {first['budget']}, {model} on {dataset}"
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
 
 
@@ -86,6 +87,13 @@ def _cell(row: dict[str, Any]) -> str:
     if row["status"] not in ("done", "inert"):
         return str(row["status"])
     return _rate({**row, "robust_accuracy": row["value"]})
+
+
+def _decibels(row: dict[str, Any]) -> str:
+    if row["status"] not in ("done", "inert") or pd.isna(row["value"]):
+        return str(row["status"])
+    mark = MARKS.get(str(row.get("verdict", "")), "")
+    return f"{mark}{row['value']:.1f} ({row['lo']:.1f}–{row['hi']:.1f})"
 
 
 def _rate(row: Mapping[Any, Any] | None) -> str:
