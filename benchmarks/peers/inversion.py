@@ -92,7 +92,8 @@ def table(given: argparse.Namespace, data: Dataset, pictures: Split) -> None:
         victim(given.width, given.weights), Update(given.batch, mode=given.mode, trained=bool(given.weights))
     )
     drawn = [x.flatten(0, 1)]
-    print(f"ResNet-18 width {given.width}, {client.size} parameters, batch {given.batch}, {len(pictures)} pictures, "
+    kind = f"trained, {Path(given.weights).stem}" if given.weights else f"untrained, width {given.width}"
+    print(f"ResNet-18 {kind}, {client.size} parameters, batch {given.batch}, {len(pictures)} pictures, "
           f"{n} evaluations, BN {given.mode}, tv {given.tv:g}: PSNR dB / SSIM / labels / processor s")  # fmt: skip
     for name, parameters in [d for d in DEFENSES if given.only in d[0]]:
         share: list[Applied] = [] if name == "none" else [applied(name, parameters)]
