@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustsuite.checks import VERDICTS, check_of, level_of
-from robustsuite.integrity import standings
 
 from .document import Entry, Section, Table, counted, words
-
-if TYPE_CHECKING:
-    from .read import Run
+from .read import Run
 
 MEANING = {
     "CERTIFIED": "no flag, and a proof agrees within the interval", "SOUND": "no flag",
@@ -25,25 +21,6 @@ MEANING = {
 
 DOUBTED = ("PROVISIONAL", "INVALID")
 """What keeps a number out of rankings."""
-
-
-def judged(run: Run) -> Run:
-    """The run with the flags that its cells raise against one another, and with a verdict a cell."""
-    found = standings(run.known.values(), run.examples)
-    ids = run.cells["run_id"]
-    flags = [[*own, *(f.facts() for f in found[i].flags)] for own, i in zip(run.cells["flags"], ids, strict=True)]
-    cells = run.cells.copy()
-    cells["flags"], cells["verdict"] = flags, [found[i].verdict for i in ids]
-    return replace(run, cells=cells)
-
-
-def audited(folder: Path) -> list[dict[str, Any]]:
-    """The flags that an audit left in a cell's folder; none where there was no audit, or a damaged one."""
-    try:
-        flags = json.loads((folder / "audit.json").read_text("utf-8"))["flags"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [flag for flag in flags if isinstance(flag, dict)]
 
 
 def shown(entry: Entry, verdict: str, note: str = "") -> Entry:

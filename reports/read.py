@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from robustsuite.errors import BadData
+from robustsuite.integrity import standings
 
 from .artefacts import read_artefacts
-from .integrity import audited, judged
 
 MEASURED = ("done",)
 STATUSES = ("done", "inert", "refused", "unmeasured", "failed", "timeout")
@@ -102,7 +102,26 @@ def read(paths: Sequence[Path]) -> Run:
         artefacts=tuple(artefacts),
         load=_loader(files),
     )
-    return judged(run)
+    return _judged(run)
+
+
+def _judged(run: Run) -> Run:
+    """The run with the flags that its cells raise against one another, and with a verdict a cell."""
+    found = standings(run.known.values(), run.examples)
+    ids = run.cells["run_id"]
+    flags = [[*own, *(f.facts() for f in found[i].flags)] for own, i in zip(run.cells["flags"], ids, strict=True)]
+    cells = run.cells.copy()
+    cells["flags"], cells["verdict"] = flags, [found[i].verdict for i in ids]
+    return replace(run, cells=cells)
+
+
+def _audited(folder: Path) -> list[dict[str, Any]]:
+    """The flags that an audit left in a cell's folder; none where there was no audit, or a damaged one."""
+    try:
+        flags = json.loads((folder / "audit.json").read_text("utf-8"))["flags"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [flag for flag in flags if isinstance(flag, dict)]
 
 
 def _read_sweep(path: Path) -> dict[str, Any]:
@@ -147,7 +166,7 @@ def _read_cell(folder: Path) -> tuple[dict[str, Any] | None, str]:
             return None, "examples.parquet is cut short"
         if count == 0 or (row.get("n") is not None and count != row["n"]):
             return None, f"run.json says {row.get('n')} examples, examples.parquet holds {count}"
-        row["flags"] = [*(row.get("flags") or []), *audited(folder)]
+        row["flags"] = [*(row.get("flags") or []), *_audited(folder)]
     return row, ""
 
 
