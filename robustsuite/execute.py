@@ -18,8 +18,8 @@ from torch import Tensor
 from robustsuite import probes, provenance
 from robustsuite.checks import Flag, concerns
 from robustsuite.errors import Unsupported, UsageError
-from robustsuite.federated import Learnt
 from robustsuite.lifecycle import fingerprint
+from robustsuite.methods.federated import Learnt
 from robustsuite.oracle import TILE
 from robustsuite.plan import COMMON, Cell, Verdict
 from robustsuite.randomness import Rng
@@ -191,9 +191,7 @@ def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | N
     if cell.threat.scenario == "poisoning":
         return poisoning.play(system, cell.lifecycle.poisoned, cell.split, cell.threat, rng, width=width)
     if cell.threat.scenario == "unlearnable":
-        return unlearnable.play(
-            system, cell.lifecycle.poisoned, cell.split, rng, width=width, epochs=_epochs(cell)
-        )
+        return unlearnable.play(system, cell.lifecycle.poisoned, cell.split, rng, width=width, epochs=_epochs(cell))
     if cell.threat.scenario == "inversion" and cell.threat.update:
         cycle = cell.lifecycle
         return inversion.play(

@@ -21,11 +21,11 @@ from torch import nn
 from robustsuite import __version__
 from robustsuite.adversary import Aux, Poisoned, Poisoner
 from robustsuite.data import Dataset, Split, parse_spec
+from robustsuite.methods.updates import untrained
 from robustsuite.models import Fit, Model, Reshaping, Training, load_model, ready, weights_sha256
 from robustsuite.stages import Applied, applied
 from robustsuite.system import System
 from robustsuite.threats import Access
-from robustsuite.updates import untrained
 
 ADVERSARY = 1_000_003
 """Added to the seed of what the adversary trains: it shares the recipe, never the weights."""

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from robustsuite.data import Split
 from robustsuite.errors import Unsupported
-from robustsuite.generators import l1_ball
-from robustsuite.inversion import (
+from robustsuite.methods.generators import l1_ball
+from robustsuite.methods.inversion import (
     Best,
     Observed,
     Recovered,
@@ -25,14 +25,14 @@ from robustsuite.inversion import (
     shown,
     total_variation,
 )  # fmt: skip
-from robustsuite.label_recovery import counted, idlg, least_rows, recovered
-from robustsuite.lbfgs import lbfgs
-from robustsuite.picture_quality import matched, mse, psnr, ssim
+from robustsuite.methods.label_recovery import counted, idlg, least_rows, recovered
+from robustsuite.methods.lbfgs import lbfgs
+from robustsuite.methods.picture_quality import matched, mse, psnr, ssim
+from robustsuite.methods.updates import Client, untrained, updates
 from robustsuite.randomness import Rng
 from robustsuite.registry import Card, Cost
 from robustsuite.scenarios import inversion
 from robustsuite.threats import Access, Threat, Update
-from robustsuite.updates import Client, untrained, updates
 
 SHAPE = (3, 12, 12)
 

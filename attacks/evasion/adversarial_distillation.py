@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustsuite import ordered_topk
 from robustsuite.errors import BadData, BadValue
+from robustsuite.methods import ordered_topk
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import evasion

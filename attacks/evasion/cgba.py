@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from robustsuite.adversary import Aux
-from robustsuite.boundary import Band, Circle, chord, normal, segment, semicircle
-from robustsuite.decisions import VOTES, Decisions, merged, noise_start, picture_start
 from robustsuite.errors import BadValue
+from robustsuite.methods.boundary import Band, Circle, chord, normal, segment, semicircle
+from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start, picture_start
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost

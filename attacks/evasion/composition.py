@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from robustsuite import losses
-from robustsuite.apgd import CANDIDATES, apgd
 from robustsuite.errors import BadValue
+from robustsuite.methods.apgd import CANDIDATES, apgd
+from robustsuite.methods.square import square
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost, card_of
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
-from robustsuite.square import square
 from robustsuite.threats import Access, Ball
 
 SHARE, FEWEST = 0.1, 20

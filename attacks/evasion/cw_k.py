@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import ordered_topk
+from robustsuite.methods import ordered_topk
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import evasion

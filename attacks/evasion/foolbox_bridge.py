@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from robustsuite.adversary import Aux
-from robustsuite.decisions import Decisions, noise_start, picture_start
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
+from robustsuite.methods.decisions import Decisions, noise_start, picture_start
 from robustsuite.oracle import Oracle
 from robustsuite.projections import per_row, unit
 from robustsuite.randomness import Rng

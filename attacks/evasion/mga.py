@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import surrogates as owned
 from robustsuite.adversary import Aux
-from robustsuite.genetic import POPULATION, Bred, Evolution, bernoulli, microbial
+from robustsuite.methods import surrogates as owned
+from robustsuite.methods.genetic import POPULATION, Bred, Evolution, bernoulli, microbial
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustsuite import losses, projections
 from robustsuite.active import State, search
-from robustsuite.apgd import ranked_targets
 from robustsuite.errors import BadValue
+from robustsuite.methods.apgd import ranked_targets
 from robustsuite.oracle import Oracle
 from robustsuite.projections import per_row
 from robustsuite.randomness import Rng

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import ordered_topk, quadratic
-from robustsuite.head import linear_head
+from robustsuite.methods import ordered_topk, quadratic
+from robustsuite.methods.head import linear_head
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import evasion

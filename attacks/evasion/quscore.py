@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite import attribution, losses
-from robustsuite import surrogates as owned
+from robustsuite import losses
 from robustsuite.adversary import Aux
 from robustsuite.errors import BadValue
-from robustsuite.genetic import POPULATION, Evolution, microbial
+from robustsuite.methods import attribution
+from robustsuite.methods import surrogates as owned
+from robustsuite.methods.genetic import POPULATION, Evolution, microbial
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost

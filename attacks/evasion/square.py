@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite import square as core
+from robustsuite.methods import square as core
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost

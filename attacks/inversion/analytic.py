@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
-from robustsuite.inversion import Observed, Recovered
-from robustsuite.label_recovery import recovered
+from robustsuite.methods.inversion import Observed, Recovered
+from robustsuite.methods.label_recovery import recovered
 from robustsuite.models import Normalised
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.inversion import (
+from robustsuite.methods.inversion import (
     Observed,
     Recovered,
     Row,
@@ -20,7 +20,7 @@ from robustsuite.inversion import (
     shown,
     starts,
 )  # fmt: skip
-from robustsuite.lbfgs import lbfgs
+from robustsuite.methods.lbfgs import lbfgs
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import inversion
 from robustsuite.threats import Access

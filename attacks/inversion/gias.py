@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from robustsuite.adversary import Aux
-from robustsuite.generators import CODE, trained_generator
-from robustsuite.inversion import (
+from robustsuite.methods.generators import CODE, trained_generator
+from robustsuite.methods.inversion import (
     Best,
     Observed,
     Recovered,
@@ -30,7 +30,7 @@ from robustsuite.inversion import (
     starts,
     total_variation,
 )  # fmt: skip
-from robustsuite.label_recovery import recovered
+from robustsuite.methods.label_recovery import recovered
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.scenarios import inversion

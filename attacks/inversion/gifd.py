@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.adversary import Aux
-from robustsuite.generators import CODE, l1_ball, trained_generator
-from robustsuite.inversion import (
+from robustsuite.methods.generators import CODE, l1_ball, trained_generator
+from robustsuite.methods.inversion import (
     Observed,
     Recovered,
     Row,
@@ -29,7 +29,7 @@ from robustsuite.inversion import (
     starts,
     total_variation,
 )  # fmt: skip
-from robustsuite.label_recovery import recovered
+from robustsuite.methods.label_recovery import recovered
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.scenarios import inversion

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.inversion import (
+from robustsuite.methods.inversion import (
     Best,
     Observed,
     Rate,
@@ -35,7 +35,7 @@ from robustsuite.inversion import (
     total_variation,
     warm_cosine,
 )  # fmt: skip
-from robustsuite.label_recovery import least_rows, recovered, weight_gradient
+from robustsuite.methods.label_recovery import least_rows, recovered, weight_gradient
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import inversion
 from robustsuite.threats import Access

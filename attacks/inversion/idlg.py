@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.inversion import Observed, Recovered, Row, Variables, chosen, cost, evaluator, l2, shown, starts
-from robustsuite.label_recovery import idlg as single_label
-from robustsuite.label_recovery import recovered, weight_gradient
-from robustsuite.lbfgs import lbfgs
+from robustsuite.methods.inversion import (
+    Observed,
+    Recovered,
+    Row,
+    Variables,
+    chosen,
+    cost,
+    evaluator,
+    l2,
+    shown,
+    starts,
+)
+from robustsuite.methods.label_recovery import idlg as single_label
+from robustsuite.methods.label_recovery import recovered, weight_gradient
+from robustsuite.methods.lbfgs import lbfgs
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import inversion
 from robustsuite.threats import Access

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.inversion import (
+from robustsuite.methods.inversion import (
     Observed,
     Recovered,
     Row,
@@ -25,7 +25,7 @@ from robustsuite.inversion import (
     starts,
     total_variation,
 )  # fmt: skip
-from robustsuite.label_recovery import recovered
+from robustsuite.methods.label_recovery import recovered
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import inversion
 from robustsuite.threats import Access

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
+from robustsuite.methods.triggers import picture, planted
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import picture, planted
 
 PIECES = 4
 """The picture is cut into 4 x 4 pieces, half of which carry the trigger in training."""

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
+from robustsuite.methods.triggers import corners, patched, planted, tiles
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import corners, patched, planted, tiles
 
 
 @poisoning.attack(

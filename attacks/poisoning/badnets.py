@@ -6,10 +6,10 @@ from torch import Tensor
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
+from robustsuite.methods.triggers import checker, patched, planted
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import checker, patched, planted
 
 
 def patch(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:

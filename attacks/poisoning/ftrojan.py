@@ -8,10 +8,10 @@ from torch import Tensor
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
 from robustsuite.errors import BadValue
+from robustsuite.methods.triggers import planted
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import planted
 
 LUMA = (0.299, 0.587, 0.114)
 BLOCK = 32

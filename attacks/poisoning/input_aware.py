@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from robustsuite.adversary import Aux, Poisoned
 from robustsuite.data import Split
+from robustsuite.methods.triggers import planted
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
 from robustsuite.training import held
-from robustsuite.triggers import planted
 
 AREA, SPARE = 0.032, 100.0
 """The share of a picture a mask may cover for free, and the price of more."""

@@ -8,10 +8,10 @@ from torch import Tensor
 from robustsuite.adversary import Aux, Poisoned, chosen, overlay
 from robustsuite.data import Split
 from robustsuite.losses import cross_entropy
+from robustsuite.methods.triggers import corners
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import L2, Access, PoisonRate, parse_number
-from robustsuite.triggers import corners
 
 
 def stamped(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
+from robustsuite.methods.triggers import clean_label
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import clean_label
 
 
 @poisoning.attack(needs=Access.TRAIN_SET, paper="Barni et al., 2019, arXiv:1902.11237, eq. 1")

@@ -8,10 +8,10 @@ from torch import Tensor
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
 from robustsuite.errors import BadValue
+from robustsuite.methods.triggers import patched, planted, tiles
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import patched, planted, tiles
 
 
 @poisoning.attack(

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
+from robustsuite.methods.triggers import planted
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
 from robustsuite.threats import Access, PoisonRate
-from robustsuite.triggers import planted
 
 
 def field(seed: int, k: int, s: float, height: int, width: int) -> Tensor:

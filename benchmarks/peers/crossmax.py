@@ -41,6 +41,7 @@ def played(system: System, split: Split, name: str, eps: int, **given: int) -> d
 
 
 def percent(verdicts: Tensor) -> float:
+    """The share of True among (N,), in %."""
     return 100 * float(verdicts.float().mean())
 
 

@@ -30,8 +30,8 @@ from robustsuite.attacks.evasion.cgba import cgba, cgba_h
 from robustsuite.attacks.evasion.foolbox_bridge import hopskipjump, hopskipjump_targeted
 from robustsuite.benchmarks.models.checkpoint import checkpoint
 from robustsuite.data import InputSpace, Split, load_data
-from robustsuite.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
 from robustsuite.goals import Targeted
+from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng

@@ -27,14 +27,14 @@ from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.genattack import genattack
 from robustsuite.attacks.evasion.mga import mga, mga_transfer
 from robustsuite.attacks.evasion.quscore import agreement, quscore
-from robustsuite.attribution import interpreter_named
 from robustsuite.data import InputSpace, Split, load_data
 from robustsuite.goals import Targeted
+from robustsuite.methods.attribution import interpreter_named
+from robustsuite.methods.surrogates import in_tiles
 from robustsuite.models import load_model, ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.scenarios.evasion import Found
-from robustsuite.surrogates import in_tiles
 from robustsuite.threats import Access, Linf
 
 SPACE, BALL, WIDTH = InputSpace(3, 32, 32, 10), Linf(8 / 255), 64

@@ -32,14 +32,14 @@ from robustsuite.attacks.inversion.inverting_gradients import inverting_gradient
 from robustsuite.benchmarks.models.checkpoint import checkpoint
 from robustsuite.benchmarks.models.small_nets import CifarResNet
 from robustsuite.data import Dataset, InputSpace, Split, load_data
-from robustsuite.inversion import Observed, Recovered
+from robustsuite.methods.inversion import Observed, Recovered
+from robustsuite.methods.picture_quality import matched, psnr, ssim
+from robustsuite.methods.updates import Client, untrained
 from robustsuite.models import Normalised
-from robustsuite.picture_quality import matched, psnr, ssim
 from robustsuite.randomness import Rng
 from robustsuite.scenarios.inversion import observed
 from robustsuite.stages import Applied, applied
 from robustsuite.threats import Update
-from robustsuite.updates import Client, untrained
 
 SPACE = InputSpace(3, 32, 32, 10)
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

@@ -22,9 +22,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from robustsuite import quadratic
 from robustsuite.data import InputSpace, Split, load_data
 from robustsuite.goals import OrderedTopK
+from robustsuite.methods import quadratic
 from robustsuite.models import Normalised, load_model, ready
 from robustsuite.randomness import Rng
 from robustsuite.registry import card_of

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from robustsuite import quadratic
+from robustsuite.methods import quadratic
 
 CLASSES, SIZES, LENGTHS = 1000, (512, 1024, 2048), (1, 5, 10, 20)
 

@@ -31,9 +31,9 @@ from robustsuite.benchmarks.models import small_nets
 from robustsuite.data import InputSpace, Split
 from robustsuite.defenses.certifiers.smoothing import certify, decide
 from robustsuite.defenses.train.gaussian_augmentation import gaussian_augmentation
+from robustsuite.methods.smoothing import votes
 from robustsuite.models import Normalised, Training, as_it_is
 from robustsuite.randomness import Rng
-from robustsuite.smoothing import votes
 
 Certifier = Callable[[Tensor, int, int], tuple[int, float]]
 """(one image (C, H, W), n0, n) -> class or -1, radius."""

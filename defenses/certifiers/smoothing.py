@@ -26,10 +26,10 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
+from robustsuite.methods.smoothing import BLOCK, checked, classes, lower_bound, noisy, predict, votes
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.scenarios.certification import Certificates, certifier
-from robustsuite.smoothing import BLOCK, checked, classes, lower_bound, noisy, predict, votes
 from robustsuite.threats import L2, Access
 
 

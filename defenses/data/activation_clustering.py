@@ -12,7 +12,7 @@ from torch import nn
 
 from robustsuite import stages
 from robustsuite.data import Split
-from robustsuite.features import features
+from robustsuite.methods.features import features
 
 
 @stages.data(

@@ -10,7 +10,7 @@ from torch import nn
 from robustsuite import stages
 from robustsuite.data import Split
 from robustsuite.errors import BadValue
-from robustsuite.features import features
+from robustsuite.methods.features import features
 
 
 @stages.data(paper="Tran et al., 2018, arXiv:1811.00636, algorithm 1", learns=True)

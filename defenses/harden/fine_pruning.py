@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from robustsuite import stages
 from robustsuite.data import Split
-from robustsuite.detection import halves
 from robustsuite.errors import Unsupported
+from robustsuite.methods.detection import halves
 from robustsuite.models import Training
 from robustsuite.training import Recipe, accuracy, fitted
 

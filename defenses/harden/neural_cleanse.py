@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from robustsuite import stages
 from robustsuite.data import Split
-from robustsuite.detection import halves
+from robustsuite.methods.detection import halves
 from robustsuite.models import Training
 from robustsuite.training import Recipe, fitted
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from robustsuite import stages
 from robustsuite.data import Split
-from robustsuite.detection import Detector, halves, undetected
+from robustsuite.methods.detection import Detector, halves, undetected
 from robustsuite.models import Training
 from robustsuite.training import Recipe, accuracy, fitted, held
 

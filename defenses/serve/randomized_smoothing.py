@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import stages
+from robustsuite.methods.smoothing import BLOCK, Streams, checked, noisy, predict, votes
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
-from robustsuite.smoothing import BLOCK, Streams, checked, noisy, predict, votes
 from robustsuite.threats import Access, parse_number
 
 DRAWS = BLOCK

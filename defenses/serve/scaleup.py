@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite import stages
-from robustsuite.detection import Detector, halves, undetected
+from robustsuite.methods.detection import Detector, halves, undetected
 from robustsuite.models import Training
 
 FACTORS = (3.0, 5.0, 7.0, 9.0, 11.0)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from robustsuite import stages
 from robustsuite.errors import BadValue
+from robustsuite.methods.updates import Gradients
 from robustsuite.projections import per_row
-from robustsuite.updates import Gradients
 
 
 def clipped_again(dummy: Gradients, seen: Gradients, *, bound: float = 4.0) -> Gradients:

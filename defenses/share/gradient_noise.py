@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from robustsuite import stages
 from robustsuite.errors import BadValue
+from robustsuite.methods.updates import Gradients
 from robustsuite.randomness import Rng
-from robustsuite.updates import Gradients
 
 
 @stages.share(name="gradient_noise", paper="Zhu, Liu, Han, 2019, arXiv:1906.08935")

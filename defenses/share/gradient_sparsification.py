@@ -6,8 +6,8 @@ import torch
 
 from robustsuite import stages
 from robustsuite.errors import BadValue
+from robustsuite.methods.updates import Gradients
 from robustsuite.projections import largest
-from robustsuite.updates import Gradients
 
 
 def kept_entries(dummy: Gradients, seen: Gradients, *, share: float = 0.9) -> Gradients:

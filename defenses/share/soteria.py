@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustsuite import stages
 from robustsuite.errors import BadValue
+from robustsuite.methods.updates import Gradients, Head
 from robustsuite.scenarios.inversion import Owner
-from robustsuite.updates import Gradients, Head
 
 
 def kept_columns(dummy: Gradients, seen: Gradients, *, share: float = 0.8) -> Gradients:

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from robustsuite.adversary import Aux
 from robustsuite.data import Split
-from robustsuite.inversion import Observed, Recovered
-from robustsuite.picture_quality import matched, mse, psnr, ssim
+from robustsuite.methods.inversion import Observed, Recovered
+from robustsuite.methods.picture_quality import matched, mse, psnr, ssim
+from robustsuite.methods.updates import VALUES, Client, Gradients, updates
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.registry import Card, carded
 from robustsuite.scenarios.record import Record
 from robustsuite.stages import Applied
 from robustsuite.threats import Access, Threat, Update
-from robustsuite.updates import VALUES, Client, Gradients, updates
 
 
 class Attack(Protocol):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustsuite.apgd import apgd, ascend, ranked_targets
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.losses import margin
+from robustsuite.methods.apgd import apgd, ascend, ranked_targets
 from robustsuite.models import ready
 from robustsuite.threats import parse_ball
 from tests.attacks.linear import centre, distance, linear, oracle, streams

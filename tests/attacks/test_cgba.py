@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.cgba import cgba, cgba_h
-from robustsuite.boundary import Band, Circle, cosines
 from robustsuite.data import Split
-from robustsuite.decisions import CHECKPOINTS, HAIR, Decisions
 from robustsuite.errors import AccessRefused, BadValue
+from robustsuite.methods.boundary import Band, Circle, cosines
+from robustsuite.methods.decisions import CHECKPOINTS, HAIR, Decisions
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from robustsuite.attacks.evasion import foolbox_bridge as bridge
 from robustsuite.data import Split
-from robustsuite.decisions import Decisions
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
+from robustsuite.methods.decisions import Decisions
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.scenarios.evasion import Aux

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite import attribution, surrogates
 from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion import genattack as gen
 from robustsuite.attacks.evasion.genattack import genattack
@@ -15,7 +14,8 @@ from robustsuite.attacks.evasion.mga import mga, mga_transfer
 from robustsuite.attacks.evasion.quscore import agreement, quscore
 from robustsuite.data import Split
 from robustsuite.errors import BadValue, UnknownName, Unsupported
-from robustsuite.genetic import Evolution, bernoulli, decoded, meeting, microbial, offspring
+from robustsuite.methods import attribution, surrogates
+from robustsuite.methods.genetic import Evolution, bernoulli, decoded, meeting, microbial, offspring
 from robustsuite.models import ready
 from robustsuite.oracle import Oracle
 from robustsuite.scenarios.evasion import Found

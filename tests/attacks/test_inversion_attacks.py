@@ -19,15 +19,15 @@ from robustsuite.attacks.inversion.idlg import idlg
 from robustsuite.attacks.inversion.inverting_gradients import inverting_gradients
 from robustsuite.data import Split
 from robustsuite.errors import BadData, Unsupported
-from robustsuite.generators import CODE, decoder, trained_generator
-from robustsuite.inversion import Observed, Recovered, Schedule, ramp
+from robustsuite.methods.generators import CODE, decoder, trained_generator
+from robustsuite.methods.inversion import Observed, Recovered, Schedule, ramp
+from robustsuite.methods.picture_quality import matched, psnr
+from robustsuite.methods.updates import Client, untrained
 from robustsuite.models import Normalised
-from robustsuite.picture_quality import matched, psnr
 from robustsuite.randomness import Rng
 from robustsuite.scenarios.inversion import observed
 from robustsuite.stages import applied
 from robustsuite.threats import Update
-from robustsuite.updates import Client, untrained
 
 
 def smooth(n: int, side: int = 16, seed: int = 0) -> Tensor:
@@ -135,7 +135,7 @@ def test_a_second_restart_never_matches_worse() -> None:
     once, twice = (partial(inverting_gradients, seen(), rng=RNG, iterations=15)(restarts=r) for r in (1, 2))
 
     def cost(x: Tensor) -> Tensor:
-        from robustsuite.inversion import cosine
+        from robustsuite.methods.inversion import cosine
 
         g = seen()
         return torch.stack(
@@ -155,7 +155,7 @@ def test_gifd_takes_any_blocks_and_later_stages_only_help() -> None:
     one, four = run(1), run(4)
     assert one.evaluations == 16
     assert four.evaluations == 64
-    from robustsuite.inversion import cosine
+    from robustsuite.methods.inversion import cosine
 
     g = seen()
     for t in range(3):

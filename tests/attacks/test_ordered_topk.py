@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite import quadratic
 from robustsuite.attacks.evasion import adversarial_distillation as distillation
 from robustsuite.attacks.evasion.cw_k import cw_k, ordered_margins
 from robustsuite.attacks.evasion.quadattack import quadattack
 from robustsuite.data import InputSpace, Split
 from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.goals import OrderedTopK
-from robustsuite.head import linear_head
+from robustsuite.methods import quadratic
+from robustsuite.methods.head import linear_head
 from robustsuite.models import Normalised, ready
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng

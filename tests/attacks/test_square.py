@@ -7,8 +7,8 @@ import torch
 
 from robustsuite.attacks.evasion.noise import noise
 from robustsuite.errors import BadValue
+from robustsuite.methods.square import eta, side, square
 from robustsuite.oracle import Oracle
-from robustsuite.square import eta, side, square
 from robustsuite.threats import Access, parse_ball
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 

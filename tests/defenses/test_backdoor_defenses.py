@@ -12,9 +12,9 @@ from robustsuite.defenses.harden.neural_cleanse import outliers, reversed_trigge
 from robustsuite.defenses.serve.badexpert import Triangle, badexpert
 from robustsuite.defenses.serve.scaleup import Consistent, scaleup
 from robustsuite.defenses.serve.strip import Steady, strip
-from robustsuite.detection import Detector, Undetected, halves, undetected
 from robustsuite.errors import BadData, BadValue
-from robustsuite.features import features
+from robustsuite.methods.detection import Detector, Undetected, halves, undetected
+from robustsuite.methods.features import features
 from robustsuite.models import Training
 
 DETECTORS = [badexpert, strip, scaleup]

@@ -13,12 +13,12 @@ from robustsuite.defenses.share.gradient_noise import gradient_noise
 from robustsuite.defenses.share.gradient_sparsification import gradient_sparsification, kept_entries
 from robustsuite.defenses.share.soteria import kept_columns, soteria
 from robustsuite.errors import BadValue
-from robustsuite.federated import Rounds, accuracy
+from robustsuite.methods.federated import Rounds, accuracy
+from robustsuite.methods.updates import Client, Gradients, untrained, updates
 from robustsuite.randomness import Rng
 from robustsuite.scenarios.inversion import Owner, observed
 from robustsuite.stages import applied
 from robustsuite.threats import Update
-from robustsuite.updates import Client, Gradients, untrained, updates
 
 
 def net() -> nn.Module:

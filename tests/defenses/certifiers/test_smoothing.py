@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustsuite.defenses.certifiers.smoothing import certify, decide, log_wealth, smoothing
 from robustsuite.errors import BadValue, Unsupported
+from robustsuite.methods.smoothing import lower_bound, predict, votes
 from robustsuite.randomness import Rng
-from robustsuite.smoothing import lower_bound, predict, votes
 from robustsuite.threats import L2, Linf
 
 SIGMA = 0.5

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustsuite.inversion import Best, Variables, better
+from robustsuite.methods.inversion import Best, Variables, better
 
 MEMORY = 100
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.inversion import Observed
-from robustsuite.updates import Head
+from robustsuite.methods.inversion import Observed
+from robustsuite.methods.updates import Head
 
 DUMMIES = 16
 """Noise pictures that tell an observer what an unknown picture is answered with."""

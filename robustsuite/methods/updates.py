@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map
 
 from robustsuite.errors import Unsupported
-from robustsuite.head import linear_head
+from robustsuite.methods.head import linear_head
 from robustsuite.randomness import Rng
 from robustsuite.threats import Update
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from robustsuite.methods.updates import Client, Gradients, Statistics, each, value_and_gradient
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.threats import Update
-from robustsuite.updates import Client, Gradients, Statistics, each, value_and_gradient
 
 Variables = dict[str, Tensor]
 Row = dict[str, Any]

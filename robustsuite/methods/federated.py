@@ -15,11 +15,11 @@ from torch.func import functional_call
 
 from robustsuite.data import Split
 from robustsuite.lifecycle import Lifecycle
+from robustsuite.methods.updates import Client, Gradients
 from robustsuite.randomness import Rng
 from robustsuite.scenarios.inversion import observed
 from robustsuite.stages import Applied
 from robustsuite.threats import Update
-from robustsuite.updates import Client, Gradients
 
 JUDGED = 500
 """Test pictures that the result is asked about."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustsuite import projections
-from robustsuite.decisions import Decisions, merged
+from robustsuite.methods.decisions import Decisions, merged
 from robustsuite.projections import per_row
 from robustsuite.randomness import Rng
 
