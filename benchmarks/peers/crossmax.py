@@ -46,6 +46,7 @@ def percent(verdicts: Tensor) -> float:
 
 
 def main() -> None:
+    """One row an eps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("ROBUSTSUITE_SHARED", "../shared")))
     parser.add_argument("--n", type=int, default=200)

@@ -45,7 +45,7 @@ class Triangle(nn.Module):
 )
 def badexpert(
     net: nn.Module, training: Training, *, fpr: float = 0.01, rate: float = 1e-4, forget: float = 0.2, epochs: int = 20,
-    auxiliary_rate: float = 0.02, auxiliary_epochs: int = 10, steep: float = 2.0, corner: float = 0.5,
+    auxiliary_rate: float = 0.1, auxiliary_epochs: int = 10, steep: float = 2.0, corner: float = 0.5,
 ) -> nn.Module:  # fmt: skip
     """The network with BaDExpert in front: inputs that only the backdoor explains are rejected.
 
