@@ -16,9 +16,10 @@ import pandas as pd
 
 from robustsuite import stats
 from robustsuite.errors import BadData
+from robustsuite.integrity import epsilon
 
 from .read import Run
-from .scores import certified, epsilon
+from .scores import certified
 from .tables import flags_of
 from .text import interval, percent, points, pvalue
 

@@ -17,11 +17,12 @@ import pandas as pd
 
 from robustsuite import stats
 from robustsuite.errors import BadData
+from robustsuite.integrity import epsilon, norm_of
 
 from .integrity import DOUBTED
 from .published import Published
 from .read import Run
-from .scores import Score, certified, epsilon, flag_names, measured_as, norm_of, rate
+from .scores import Score, certified, flag_names, measured_as, rate
 from .text import plain
 from .worst import Survival, comparable, ranked, survivals, tested
 

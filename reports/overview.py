@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from robustsuite.integrity import epsilon
+
 from .integrity import MEANING
 from .read import read
-from .scores import HEADLINE, epsilon, scores
+from .scores import HEADLINE, scores
 from .tables import corruption_errors
 from .text import plain
 from .worst import worst_case

@@ -6,16 +6,15 @@ depends on when, where or how fast a cell ran, so a disturbed sweep and an undis
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from robustsuite import stats
+from robustsuite.integrity import epsilon
 
 from .calibration import expected_calibration_error, rms_calibration_error
 from .read import Run
@@ -175,20 +174,6 @@ def radii(budget: str, largest: float) -> list[float]:
         return [0.0]
     step = float(f"{largest / 4:.1g}")
     return [0.0, *(round(step * i, 12) for i in range(1, 5) if step * i <= largest)]
-
-
-def epsilon(budget: str) -> float | None:
-    """The radius inside a canonical budget such as `linf(eps=8/255)`, None where it has none."""
-    found = re.search(r"\beps=([0-9.eE+-]+(?:/[0-9.]+)?)", budget)
-    if not found:
-        return None
-    top, _, bottom = found[1].partition("/")
-    return float(Fraction(top) / Fraction(bottom or "1"))
-
-
-def norm_of(budget: str) -> str:
-    """The norm a canonical budget is measured in: the word before its bracket, '' where there is none."""
-    return budget.partition("(")[0].strip()
 
 
 def _poisoning(rows: pd.DataFrame) -> Iterator[Score]:

@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from robustsuite.integrity import epsilon
+
 from .compare import title
 from .document import Entry, Section, Table, accuracy, counted, words
 from .html import FILTER_FROM, TEMPLATES, environment
 from .leaderboard import Board, Standing, union_name
 from .published import MARK, Published
-from .scores import Score, cell_scores, epsilon
+from .scores import Score, cell_scores
 from .tables import flags_of
 from .text import number, percent, points, pvalue, ranks
 from .text import words as spoken

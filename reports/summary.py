@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.checks import level_of
+from robustsuite.integrity import epsilon
 
 from .document import Answer, Entry, accuracy, error
 from .mce import ALEXNET_EXTRA
 from .read import Run
-from .scores import epsilon
 from .sections import groups
 from .tables import corruption_errors
 from .text import interval, number, percent, plain, ranks

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.checks import check_of, level_of
+from robustsuite.integrity import epsilon, norm_of
 
 from .mce import ALEXNET_EXTRA
 from .read import Run
-from .scores import average, certified, epsilon, measured_as, norm_of, rate
+from .scores import average, certified, measured_as, rate
 from .worst import survivals
 
 SYSTEM = ("dataset", "model", "seed", "defense")

@@ -15,9 +15,10 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from robustsuite.errors import BadData
+from robustsuite.integrity import epsilon
 from robustsuite.reports import tables
 from robustsuite.reports.read import Run, read
-from robustsuite.reports.scores import epsilon, radii, scores, to_csv
+from robustsuite.reports.scores import radii, scores, to_csv
 from robustsuite.reports.summary import cautions
 from robustsuite.reports.worst import paired, worst_case
 
