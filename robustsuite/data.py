@@ -43,7 +43,8 @@ class Split:
     """Labelled pictures. `images(positions)` -> (B, C, H, W) float32 in [0, 1]; `ids` name the examples for good.
 
     stages: the same in two steps, read(positions) and finish(x, positions), where the second may be done on another
-    device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own.
+    device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own. augment:
+    (x, generator) -> x, what a training does to every batch anew, after its own flips and crops.
     """
 
     y: Tensor
@@ -52,6 +53,7 @@ class Split:
     sha256: str
     stages: tuple[Read, Finish] | None = field(default=None, repr=False)
     redrawn: Callable[[Tensor, Any], Tensor] | None = field(default=None, repr=False)
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, pictures: Tensor, y: Tensor, ids: Tensor | None = None) -> Split:
@@ -78,13 +80,16 @@ class Split:
         if self.stages is not None:
             read, finish = self.stages
             stages = lambda p: read(picked[p]), lambda x, p: finish(x, picked[p])
-        return Split(self.y[picked], lambda p: images(picked[p]), self.ids[picked], tag, stages, self.redrawn)
+        y, ids = self.y[picked], self.ids[picked]
+        return Split(y, lambda p: images(picked[p]), ids, tag, stages, self.redrawn, self.augment)
 
     def mapped(self, change: Callable[[Tensor, Tensor], Tensor], what: str) -> Split:
         """The same examples, their pictures changed as they are read: change(x, positions). `what` enters the hash."""
         images = self.images
         digest = hashlib.sha256(f"{self.sha256}/{what}".encode()).hexdigest()
-        return Split(self.y, lambda positions: change(images(positions), positions), self.ids, digest)
+        return Split(
+            self.y, lambda positions: change(images(positions), positions), self.ids, digest, augment=self.augment
+        )
 
     def first(self, n: int | None) -> Split:
         """The first n examples; all of them for None. Raises BadValue if there are fewer."""

@@ -103,6 +103,7 @@ def fitted(
             net.train()
             losses = []
             for done, x, labels in _shuffled(pictures, y, recipe, order):
+                x = training.train.augment(x, noise) if training.train.augment else x
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
                     loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
