@@ -1,10 +1,12 @@
 """Detectors, filters and repairs against planted backdoors whose answers are known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data import Split
+from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.defenses.data.activation_clustering import activation_clustering
 from robustsuite.defenses.data.spectral_signatures import spectral_signatures
 from robustsuite.defenses.harden.fine_pruning import fine_pruning, last_convolution
@@ -13,9 +15,12 @@ from robustsuite.defenses.serve.badexpert import Triangle, badexpert
 from robustsuite.defenses.serve.scaleup import Consistent, scaleup
 from robustsuite.defenses.serve.strip import Steady, strip
 from robustsuite.errors import BadData, BadValue
+from robustsuite.lifecycle import Lifecycle
 from robustsuite.methods.detection import Detector, Undetected, halves, undetected
 from robustsuite.methods.features import features
-from robustsuite.models import Training
+from robustsuite.models import Model, Training
+from robustsuite.stages import applied
+from robustsuite.training import Recipe, fitted
 
 DETECTORS = [badexpert, strip, scaleup]
 
@@ -206,3 +211,29 @@ def test_neural_cleanse_finds_the_planted_class_and_its_place() -> None:
     assert int(masks[2].flatten().argmax()) == 41  # the corner pixel of 7 x 6
     assert float(patterns[2, 0, -1, -1]) > 0.9
     assert outliers(torch.tensor([10.0, 11, 9, 10.5, 2]), 2.0).tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("name", ["badexpert", "strip", "scaleup", "fine_pruning", "activation_clustering"])
+def test_scrambled_test_labels_change_no_threshold_and_no_weight(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole lifecycle, from training to serving, twice; the second time the test split is another one."""
+    space = InputSpace(1, 7, 6, 3)
+
+    def fit(net: nn.Module, training: Training) -> nn.Module:
+        torch.manual_seed(0)
+        fresh = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(168, 3))
+        return fitted(fresh, training, Recipe(4, lambda epoch: 0.05, batch=32))
+
+    states = []
+    for seed in (0, 1):
+        monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / str(seed)))
+        test = Split.of(pictures(40, 30 + seed).images(torch.arange(40)), torch.randperm(40) % 3)
+        data = Dataset("toy", space, ("a", "b", "c"), {"train": pictures(96, 1), "val": pictures(400, 2), "test": test})
+        given = {"fpr": 0.1} if name in ("badexpert", "strip", "scaleup") else {}
+        cycle = Lifecycle(Model("toy", Backdoored(), space, "0" * 64, fit), data, (applied(name, given),))
+        system = cycle.served()
+        system.net(test.images(torch.arange(40)))
+        states.append(system.net.state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
