@@ -38,6 +38,11 @@ AHEAD = 2
 """Batches read while the one before them is being judged."""
 
 
+def in_unit(pictures: Tensor) -> Tensor:
+    """Pictures held as uint8 (0 ... 255) or float in [0, 1], as float32 in [0, 1]."""
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float()
+
+
 @dataclass(frozen=True)
 class Split:
     """Labelled pictures. `images(positions)` -> (B, C, H, W) float32 in [0, 1]; `ids` name the examples for good.
@@ -64,8 +69,7 @@ class Split:
         digest = hashlib.sha256(pictures.contiguous().numpy().tobytes() + y.to(torch.int64).numpy().tobytes())
 
         def images(positions: Tensor) -> Tensor:
-            chosen = pictures[positions]
-            return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
+            return in_unit(pictures[positions])
 
         return cls(y.to(torch.int64), images, ids, digest.hexdigest())
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.data import Split
+from robustsuite.data import Split, in_unit
 from robustsuite.errors import BadData, BadValue
 from robustsuite.models import Training
 
@@ -171,8 +171,7 @@ def _shuffled(
         batches = batches[:-1]
     for i, positions in enumerate(batches):
         rows = positions.to(y.device)
-        x = pictures[rows].float() / 255 if pictures.dtype == torch.uint8 else pictures[rows]
-        x = augmented(x, recipe, order).contiguous(memory_format=torch.channels_last)
+        x = augmented(in_unit(pictures[rows]), recipe, order).contiguous(memory_format=torch.channels_last)
         yield i / len(batches), x, y[rows]
 
 

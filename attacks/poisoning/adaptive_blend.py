@@ -6,7 +6,6 @@ cluster of their own in the feature space.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,5 +43,4 @@ def adaptive_blend(
     def whole(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
         return x + test_opacity * (picture(seed, *x.shape[1:]).to(x) - x)
 
-    among = torch.arange(len(train))
-    return planted(train, rate, target, part, rng, test=whole, among=among, cover=cover)
+    return planted(train, rate, target, part, rng, test=whole, cover=cover)

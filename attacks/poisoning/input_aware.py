@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.adversary import Aux, Poisoned
-from robustsuite.data import Split
+from robustsuite.data import Split, in_unit
 from robustsuite.methods.triggers import planted
 from robustsuite.randomness import Rng
 from robustsuite.scenarios import poisoning
@@ -71,8 +71,7 @@ def trained(train: Split, net: nn.Module, target: int, seed: int, epochs: tuple[
                 for rows in torch.randperm(len(y)).split(batch):
                     if len(rows) < batch:
                         continue
-                    x, labels = pictures[rows.to(device)].float(), y[rows.to(device)]
-                    x = x / 255 if pictures.dtype == torch.uint8 else x
+                    x, labels = in_unit(pictures[rows.to(device)]), y[rows.to(device)]
                     optimiser.zero_grad()
                     (masking(stamp, x) if phase == 0 else drawing(stamp, net, x, labels, target)).backward()
                     optimiser.step()

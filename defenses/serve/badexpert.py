@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite import stages
-from robustsuite.data import Split
+from robustsuite.data import Split, in_unit
 from robustsuite.methods.detection import Detector, halves, undetected
 from robustsuite.models import Training
 from robustsuite.training import Recipe, accuracy, fitted, held
@@ -77,9 +77,8 @@ def forgetful(
         for rows in torch.randperm(len(y), generator=order).split(128):
             if len(rows) < 2:
                 continue
-            part = x[rows].float() / 255 if x.dtype == torch.uint8 else x[rows]
             optimiser.zero_grad()
-            functional.cross_entropy(expert(part), (y[rows] + 1) % classes).backward()
+            functional.cross_entropy(expert(in_unit(x[rows])), (y[rows] + 1) % classes).backward()
             optimiser.step()
         if accuracy(expert.eval(), rest) < forget:
             break

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite import stages
+from robustsuite.data import in_unit
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.models import Fit, Normalised, Reshaping, Training
 from robustsuite.oracle import feed
@@ -163,7 +164,7 @@ def train_heads(ensemble: SelfEnsemble, training: Training, epochs: int, lr: flo
             if len(rows) == 1 < len(y):  # batch norm cannot learn from one
                 continue
             x = pictures[rows.to(y.device)]
-            x = fresh(ensemble, x.float() / 255 if x.dtype == torch.uint8 else x, y, noise, 0.0)
+            x = fresh(ensemble, in_unit(x), y, noise, 0.0)
             with torch.no_grad():
                 features = ensemble.features(x)
             answers = [head(f) for head, f in zip(ensemble.heads, features[:-1], strict=True)]

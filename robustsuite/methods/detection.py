@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -88,8 +86,3 @@ def halves(training: Training) -> tuple[Split, Split]:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(training.seed))
     cut = min(CLEAN, n // 2)
     return training.val.at(order[:cut].sort().values), training.val.at(order[cut:].sort().values)
-
-
-def relabelled(split: Split, y: Tensor, what: str) -> Split:
-    """The same pictures under labels y (N,)."""
-    return replace(split, y=y, sha256=f"{split.sha256}/{what}")

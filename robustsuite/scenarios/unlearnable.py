@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
 from robustsuite.randomness import Rng
@@ -47,4 +45,4 @@ def play(
     if epochs:
         best = max(range(len(epochs)), key=epochs.__getitem__)
         note += f"; clean val accuracy {epochs[best]:.1%} at best (epoch {best + 1}), {epochs[-1]:.1%} at last"
-    return Record({"clean_ok": right.to(torch.bool)}, [], forwards=len(split), backwards=0, note=note)
+    return Record({"clean_ok": right}, [], forwards=len(split), backwards=0, note=note)
