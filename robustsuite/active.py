@@ -3,6 +3,9 @@
 A job is one (example, round): a restart, or a target. Jobs start in order of round, then example. When a job
 succeeds, later rounds of its example are cancelled and earlier ones run on: the success of the lowest round is the
 result. So the outcome does not depend on the width, while no work is spent on examples already broken.
+
+Nor does it depend on how often the host looks who has ended (`Oracle.look`): an end is recorded on the device in the
+step in which it comes, and its row idles until the next look. A CPU looks after every step; a GPU would wait for it.
 """
 
 from __future__ import annotations
@@ -12,75 +15,88 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from robustsuite.oracle import Oracle
+
 State = dict[str, Tensor]
-"""Rows of running jobs. 'example' and 'round' (B,) int64 on the CPU are the engine's, 'found' is the result; 'score'
-(B,), where there is one, says which round of an unbroken example to keep."""
+"""Rows of running jobs. 'example' and 'round' (B,) int64 are the engine's, 'found' is the result; 'score' (B,), where
+there is one, says which round of an unbroken example to keep. All live on the oracle's device."""
 
 Start = Callable[[Tensor, Tensor], State]
 """(example (B,), round (B,)) -> fresh rows, 'found' among them."""
 
 Step = Callable[[State], tuple[State, Tensor, Tensor]]
-"""rows -> (rows, success (B,) bool, finished (B,) bool); a success is finished."""
+"""rows -> (rows, success (B,) bool, finished (B,) bool); a success is finished. A row that has ended may be stepped on
+for a while; nobody listens to it."""
 
 
-def search(n: int, rounds: int, width: int, start: Start, step: Step) -> tuple[State, Tensor]:
-    """Run rounds x n jobs, at most `width` at a time.
+def search(model: Oracle, rounds: int, start: Start, step: Step, *, width: int | None = None) -> tuple[State, Tensor]:
+    """Run `rounds` jobs for each of the oracle's n examples, at most `width` (the oracle's, if None) at a time.
 
     Returns the final rows, one for each example in order (the successful job of the lowest round, else the round of
     highest 'score', else round 0), and which examples (n,) were broken. Of the rows, 'found' and all entries of one
     number a row are returned; other pictures are working memory. No examples, no rows: the state is empty.
     """
-    winner = torch.full((n,), rounds)  # lowest round that succeeded
-    ends = torch.full((rounds, n), -torch.inf)  # the score at which each unsuccessful round ended
+    n, width, device = len(model.rows), width or model.width, model.rows.device
+    queue = ((number, example) for number in range(rounds) for example in range(n))
+    winner = torch.full((n,), rounds, device=device)  # lowest round that succeeded
+    ends = torch.full((rounds, n), -torch.inf, device=device)  # the score at which each unsuccessful round ended
     results: State = {}
-    queue = ((r, e) for r in range(rounds) for e in range(n))
-    rows: State | None = None
-    while (rows := _refill(rows, queue, winner, width, start)) is not None:
+    rows = _topped({}, _waiting(queue, [rounds] * n, width), start, device)
+    ended, steps = _none(rows), 0
+    while rows:
         rows, success, finished = step(rows)
-        gone, success = (finished | success).cpu(), success.cpu()
-        if bool(gone.any()):
-            _record(rows, success, gone, winner, ends, results)
-            rows = _take(rows, ~gone & (rows["round"] < winner[rows["example"]]))
-    return results, winner < rounds
+        now = (success | finished) & ~ended
+        if model.look > 1 or bool(now.any()):
+            _record(rows, success & now, now, winner, ends, results)
+            ended = ended | now
+        steps += 1
+        if steps % model.look == 0:
+            stays = (~ended & (rows["round"] < winner[rows["example"]])).cpu()
+            if not bool(stays.all()):
+                kept = stays.nonzero().flatten()
+                fresh = _waiting(queue, winner.tolist(), width - len(kept))
+                kept = kept.to(device)
+                rows = _topped({k: v[kept] for k, v in rows.items()} if len(kept) else {}, fresh, start, device)
+                ended = _none(rows)
+    return {k: v[:n] for k, v in results.items()}, winner < rounds
 
 
-def _born(start: Start, jobs: list[tuple[int, int]]) -> State:
-    number, example = torch.tensor(jobs, dtype=torch.int64).view(-1, 2).unbind(1)
-    return {**start(example, number), "example": example, "round": number}
+def _none(rows: State) -> Tensor:
+    """False for each row."""
+    return torch.zeros_like(rows["example"], dtype=torch.bool) if rows else torch.zeros(0, dtype=torch.bool)
 
 
-def _refill(
-    rows: State | None, queue: Iterator[tuple[int, int]], winner: Tensor, width: int, start: Start
-) -> State | None:
-    """Top the batch up from the queue, skipping the rounds a success has cancelled; None once all is done."""
-    running = 0 if rows is None else len(rows["example"])
+def _waiting(queue: Iterator[tuple[int, int]], winner: list[int], room: int) -> list[tuple[int, int]]:
+    """The next (round, example) jobs, `room` of them at most, without the rounds a success has cancelled."""
     fresh: list[tuple[int, int]] = []
-    while running + len(fresh) < width and (job := next(queue, None)) is not None:
+    while len(fresh) < room and (job := next(queue, None)) is not None:
         if job[0] < winner[job[1]]:
             fresh.append(job)
+    return fresh
+
+
+def _topped(rows: State, fresh: list[tuple[int, int]], start: Start, device: torch.device) -> State:
+    """The rows with these jobs begun besides."""
     if not fresh:
-        return rows if running else None
-    born = _born(start, fresh)
-    return {k: torch.cat([rows[k], born[k]]) for k in rows} if rows is not None and running else born
+        return rows
+    number, example = torch.tensor(fresh, dtype=torch.int64).to(device).unbind(1)
+    born = {**start(example, number), "example": example, "round": number}
+    return {k: torch.cat([rows[k], born[k]]) for k in rows} if rows else born
 
 
-def _record(rows: State, success: Tensor, gone: Tensor, winner: Tensor, ends: Tensor, results: State) -> None:
+def _record(rows: State, success: Tensor, ended: Tensor, winner: Tensor, ends: Tensor, results: State) -> None:
     """Store what is the lowest successful round so far, or the best end of a round while there is no success."""
-    example, number, rounds = rows["example"], rows["round"], len(ends)
-    score = rows["score"].cpu().float() if "score" in rows else -number.float()
-    failed = gone & ~success
-    ends[number[failed], example[failed]] = score[failed]
+    example, number, (rounds, n) = rows["example"], rows["round"], ends.shape
+    score = rows["score"].to(ends) if "score" in rows else -number.to(ends)
+    failed = ended & ~success
+    ends[number, example] = torch.where(failed, score, ends[number, example])
     before = winner[example]
     winner.scatter_reduce_(0, example, torch.where(success, number, rounds), "amin")
     lowest = success & (number == winner[example]) & (number < before)
     best = ends[:, example].max(0).indices  # the lowest of the rounds that ended highest
-    meanwhile = failed & (winner[example] == rounds) & (best == number)
-    wins = lowest | meanwhile
+    wins = lowest | failed & (winner[example] == rounds) & (best == number)
+    place = torch.where(wins, example, n)  # one row more than there are examples takes what is not kept
+    which = wins.nonzero().flatten() if wins.device.type == "cpu" else slice(None)  # a GPU's host need not know
     for k, v in rows.items():
         if k == "found" or v.dim() == 1:
-            stored = results.setdefault(k, v.new_zeros(len(winner), *v.shape[1:]))
-            stored[example[wins].to(v.device)] = v[wins.to(v.device)]
-
-
-def _take(rows: State, keep: Tensor) -> State:
-    return {k: v[keep.to(v.device)] for k, v in rows.items()}
+            results.setdefault(k, v.new_zeros(n + 1, *v.shape[1:]))[place[which]] = v[which]

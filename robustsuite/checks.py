@@ -62,7 +62,7 @@ CHECKS = (
     Check("E1", "within the threat model", "norm and box read again in float64; any picture outside fails; a warning "
           "where rounding to 8 bits undoes more than a tenth of the breaks and 2 images", "scenario",
           {"over_budget": ("fail", "all"), "below_a_bit": ("warn", "all")}),
-    Check("E2", "verified again", "the judge re-reads near ties in float64 and alone, a tie is no break; claims it "
+    Check("E2", "verified again", "the judge re-reads near ties in float64, a tie is no break; claims it "
           f"does not share warn, above {_percent(SMALL)} and more than 2 images they fail (a claim on a stand-in or on "
           "one draw of a random system is none)", "report", {"overturned": ("warn", "all")}),
     Check("E3", "more budget, fewer survivors", f"same attack, larger eps: a rise above {_percent(SMALL)} and 1 image "

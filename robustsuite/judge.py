@@ -1,4 +1,4 @@
-"""The judge: the served model's answer in float32, again in float64 and alone where the margin is within rounding.
+"""The judge: the served model's answer in float32, and again in float64 where the margin is within rounding.
 
 It knows nothing of the attack. A tie is no break (on an ensemble that aggregates by rank, three quarters of an
 attack's successes were exact float ties).
@@ -84,17 +84,18 @@ class Judge:
         near = (lead.abs() <= NEAR * scale) & ~rejected
         wrong = ((lead >= 0) if self.ties else (lead > 0)) & ~rejected
         if not self.stochastic:
-            for i in near.nonzero().flatten().tolist():
-                wrong[i] = self._alone(x[i : i + 1], y[i : i + 1])
+            again = near.nonzero().flatten()
+            if len(again):
+                wrong[again] = self._twice(x[again], y[again])
         p = logits.nan_to_num(nan=0.0).softmax(1)
         confidence, prediction = p.max(1)
         watched = torch.zeros_like(confidence) if self.watch is None else p[:, self.watch]
         return Answers(wrong, rejected, wrong.float(), near, prediction, confidence, watched)
 
-    def _alone(self, x: Tensor, y: Tensor) -> bool:
-        """Whether the lead is strict in float64 (where ties count, whether there is one), the picture by itself."""
+    def _twice(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whether the lead is strict in float64 (where ties count, whether there is one), (N,) bool."""
         if self._double is None:
             self._double = copy.deepcopy(self.net).double()
         logits = answer(self._double, x.double())
-        hair = 1e-12 * logits.abs().amax().clamp_min(1)
-        return bool(self.lead(logits, y)[0] > (-hair if self.ties else hair))
+        hair = 1e-12 * logits.abs().amax(1).clamp_min(1)
+        return self.lead(logits, y) > (-hair if self.ties else hair)

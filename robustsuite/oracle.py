@@ -24,6 +24,10 @@ last bits; with whole tiles an image's logits and gradient are the same bits wha
 all the same."""
 
 
+LOOK = 4
+"""Steps between two looks on a GPU. A look drains its queue; a step without one asks about the ended for nothing."""
+
+
 class Ask(NamedTuple):
     """What one gradient question returns, all detached."""
 
@@ -42,8 +46,8 @@ class Counts:
     extra_backwards: int = 0
 
     @classmethod
-    def zeros(cls, n: int) -> Counts:
-        return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
+    def zeros(cls, n: int, device: torch.device | str = "cpu") -> Counts:
+        return cls(*(torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2)))
 
     def add_total(self, forwards: int, backwards: int) -> None:
         """Add work of a peer's attack that cannot be told apart by example."""
@@ -85,7 +89,8 @@ class Oracle:
     width: how many images an attack should keep in flight. eot: draws averaged in each gradient. clear: the margin
     by which a wrong class must lead for an attack to stop there; infinite where what it sees is a stand-in or one
     draw of many, so that it goes on to its last step and returns its best. place: (rows, x) -> the pictures really
-    asked about, where an attack shall search around a point of its own choosing without knowing.
+    asked about, where an attack shall search around a point of its own choosing without knowing. look: after how many
+    steps an attack should ask who has ended; 1 where that costs nothing, or where idling would cost limited questions.
     """
 
     net: nn.Module
@@ -98,18 +103,21 @@ class Oracle:
     queries: int | None = None
     threat: str = "this threat"
     place: Callable[[Tensor, Tensor], Tensor] | None = None
+    look: int = 1
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     @classmethod
     def over(cls, net: nn.Module, access: Access, rng: Rng, **limits: object) -> Oracle:
         """An oracle for as many examples as `rng` has streams."""
-        n = len(rng)
-        return cls(net, access, Counts.zeros(n), rng, rows=torch.arange(n), **limits)  # type: ignore[arg-type]
+        n, device = len(rng), rng.keys.device
+        free = device.type == "cpu" or limits.get("queries") is not None
+        given = {"look": 1 if free else LOOK, "rows": torch.arange(n, device=device), **limits}
+        return cls(net, access, Counts.zeros(n, device), rng, **given)  # type: ignore[arg-type]
 
     def __getitem__(self, rows: Tensor) -> Oracle:
         """The same oracle and counters, asking for the examples `rows` (any number of times each)."""
         view = object.__new__(Oracle)
-        view.__dict__.update(self.__dict__, rows=self.rows[rows.to(self.rows.device)])
+        view.__dict__.update(self.__dict__, rows=self.rows[rows])
         return view
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -176,7 +184,7 @@ class Oracle:
             raise ValueError(f"expected {len(self.rows)} images, one for each row asked for, got {n}; use model[rows]")
         if self.queries is not None and n and int(self.left().min()) < 1:
             raise QueriesSpent(f"an attack asked for more than the {self.queries} queries an image of {self.threat}")
-        rng = self.rng[self.rows].fold(self.counts.forwards[self.rows].to(self.rng.keys.device))
+        rng = self.rng[self.rows].fold(self.counts.forwards[self.rows])
         self.counts.forwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
         return rng
 

@@ -17,6 +17,7 @@ from torch import Tensor
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _C1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _C2 = 0x94D049BB133111EB - (1 << 64)
+_WORD = (1 << 64) - 1
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -24,6 +25,15 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _C1
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _C2
     return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def _mixed(z: int) -> int:
+    """`_mix` of a python int, as a signed 64-bit one."""
+    z &= _WORD
+    z = (z ^ (z >> 30)) * _C1 & _WORD
+    z = (z ^ (z >> 27)) * _C2 & _WORD
+    z ^= z >> 31
+    return z - (1 << 64) if z >> 63 else z
 
 
 def digest(text: str) -> int:
@@ -44,9 +54,14 @@ class Rng:
 
     def fold(self, tag: int | str | Tensor) -> Rng:
         """Child streams: one for each tag (an int, a text, or one int an example (N,))."""
-        number: int | Tensor = digest(tag) if isinstance(tag, str) else tag
-        salt = _mix(torch.as_tensor(number, dtype=torch.int64, device=self.keys.device) * _C1 + _GAMMA)
-        return Rng(_mix(self.keys ^ salt))
+        number = digest(tag) if isinstance(tag, str) else tag
+        if isinstance(number, Tensor):
+            return Rng(_mix(self.keys ^ _mix(number.to(self.keys) * _C1 + _GAMMA)))
+        return Rng(_mix(self.keys ^ _mixed(number * _C1 + _GAMMA)))  # the host's own arithmetic: nothing is copied
+
+    def to(self, device: torch.device | str) -> Rng:
+        """The same streams, drawn on this device: where the examples are that they belong to."""
+        return Rng(self.keys.to(device))
 
     def __getitem__(self, rows: Tensor | slice) -> Rng:
         """The streams of these rows."""

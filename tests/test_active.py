@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robustsuite.active import State, search
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.threats import Access
+
+
+def asking(n: int, width: int, look: int = 1) -> Oracle:
+    """An oracle of n examples that is never asked."""
+    return Oracle.over(torch.nn.Identity(), Access.NONE, Rng.of(0, "active", torch.arange(n)), width=width, look=look)
 
 
 def play(
-    lengths: list[list[int]], wins: list[list[bool]], width: int
+    lengths: list[list[int]], wins: list[list[bool]], width: int, look: int = 1
 ) -> tuple[State, Tensor, list[tuple[int, int]], int]:
     """Jobs that end after a set number of steps, in success or not; also which jobs began and the widest batch."""
     length, win = torch.tensor(lengths), torch.tensor(wins)
@@ -29,7 +37,7 @@ def play(
         found = torch.stack([rows["example"], 10 * rows["round"] + age], 1).float()
         return {**rows, "age": age, "found": found}, ended & win[rows["example"], rows["round"]], ended
 
-    rows, broken = search(len(lengths), len(lengths[0]), width, start, step)
+    rows, broken = search(asking(len(lengths), width, look), len(lengths[0]), start, step)
     return rows, broken, begun, widest
 
 
@@ -44,10 +52,10 @@ jobs = st.integers(1, 6).flatmap(
 
 
 @settings(deadline=None, max_examples=60)
-@given(jobs, st.integers(1, 30))
-def test_outcome_is_the_lowest_successful_round_at_any_width(job: tuple, width: int) -> None:
+@given(jobs, st.integers(1, 30), st.integers(1, 7))
+def test_outcome_is_the_lowest_successful_round_at_any_width_and_look(job: tuple, width: int, look: int) -> None:
     lengths, wins = job
-    rows, broken, _, widest = play(lengths, wins, width)
+    rows, broken, _, widest = play(lengths, wins, width, look)
     for e, won in enumerate(wins):
         number = won.index(True) if any(won) else 0
         assert bool(broken[e]) == any(won)
@@ -73,6 +81,6 @@ def test_no_examples(rounds: int) -> None:
     def never(*_: object) -> State:
         raise AssertionError("nothing to start")
 
-    rows, broken = search(0, rounds, 8, never, never)  # type: ignore[arg-type]
+    rows, broken = search(asking(0, 8), rounds, never, never)  # type: ignore[arg-type]
     assert rows == {}
     assert broken.shape == (0,)

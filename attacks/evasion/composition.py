@@ -71,12 +71,11 @@ def ensemble(
     """
     if queries < 1:
         raise BadValue(f"expected queries >= 1 for the Square audit, got {queries!r}; write for example queries=1000")
-    x_adv, standing, columns = x.clone(), torch.ones(len(x), dtype=torch.bool), {}
+    x_adv, standing, columns = x.clone(), torch.ones_like(y, dtype=torch.bool), {}
     audited = torch.ones_like(standing)
 
     def attempt(name: str, stage: Stage, rows: Tensor, keep: bool) -> bool:
         got, broken = stage(model[rows], x[rows], y[rows], budget, rng[rows].fold(name))
-        broken = broken.cpu()
         new = torch.ones_like(broken) if keep else broken
         x_adv[rows[new]] = got[new]
         standing[rows[broken]] = False
@@ -102,8 +101,8 @@ def _gradients(steps: int, targets: int, order: str) -> dict[str, Stage]:
 
     def targeted(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng) -> tuple[Tensor, Tensor]:
         if not len(x):
-            return x, torch.zeros(0, dtype=torch.bool)
-        classes = model[torch.arange(1)](x[:1]).shape[1]
+            return x, torch.zeros_like(y, dtype=torch.bool)
+        classes = model[torch.arange(1, device=x.device)](x[:1]).shape[1]
         if classes < 4:
             starts = min(targets, classes - 1)
             return apgd(model, x, y, budget, rng=rng, steps=steps, loss="margin", restarts=starts)
@@ -129,4 +128,4 @@ def _sample(standing: Tensor, rng: Rng) -> Tensor:
     rows = standing.nonzero().flatten()
     count = min(len(rows), max(FEWEST, round(SHARE * len(rows))))
     order = rng[rows].uniform(1).flatten().argsort(stable=True)
-    return rows[order[:count].cpu()].sort().values
+    return rows[order[:count]].sort().values

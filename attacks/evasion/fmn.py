@@ -72,7 +72,7 @@ def fmn(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: i
         rows = {**rows, "at": new, "found": found, "least": least, "eps": eps, "k": k + 1}
         return rows, torch.zeros_like(wrong), finished
 
-    return search(len(x), 1, model.width, start, step)[0].get("found", x)
+    return search(model, 1, start, step)[0].get("found", x)
 
 
 def _cosine(ends: tuple[float, float], part: Tensor) -> Tensor:

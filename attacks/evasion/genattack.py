@@ -65,8 +65,8 @@ def genattack(
         given = f"{queries=}, {population=}, {alpha=}, {rho=}, {temperature=}, {side=}"
         raise BadValue(f"expected positive numbers, population >= 2 and rho in [0, 1], got {given}; write rho=0.1")
     able = (model.left() > 0).nonzero().flatten()
-    model, rng, keep = model[able], rng[able], able.to(x.device)
-    clean, label, aim = x[keep], y[keep], None if targets is None else targets[keep]
+    model, rng = model[able], rng[able]
+    clean, label, aim = x[able], y[able], None if targets is None else targets[able]
     shape = (x.shape[1], side or x.shape[2], side or x.shape[3])
 
     def rates(rows: State) -> Rates:
@@ -85,11 +85,11 @@ def genattack(
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example = rows["example"]
-        room = torch.minimum(queries - rows["asked"], model[example].left().to(x.device))
+        room = torch.minimum(queries - rows["asked"], model[example].left())
         asking = rows["fitness"].isinf()  # the elite's is known
         asking = asking & (asking.cumsum(1) <= room[:, None])
         row, place = asking.nonzero(as_tuple=True)
-        whose = example.to(x.device)[row]
+        whose = example[row]
         at = budget.project(clean[whose], clean[whose] + upsampled(rows["genomes"][row, place], x))
         logits = model[whose](at)
         values = progress(logits, label[whose], None if aim is None else aim[whose])
@@ -101,10 +101,10 @@ def genattack(
         rows = {**rows, "genomes": genomes, "fitness": fitness, "at_init": at_init, "i": rows["i"] + 1}
         return rows, rows["score"] > model.clear, room <= asking.sum(1)
 
-    rows, done = search(len(clean), 1, max(model.width // population, 1), start, step)
+    rows, done = search(model, 1, start, step, width=max(model.width // population, 1))
     x_adv, broken, at_init = x.clone(), torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
-    if len(keep):
-        x_adv[keep], broken[keep], at_init[keep] = rows["found"], done.to(x.device), rows["at_init"]
+    if len(able):
+        x_adv[able], broken[able], at_init[able] = rows["found"], done, rows["at_init"]
     return evasion.Found(x_adv, {"claimed": broken, "at_init": at_init})
 
 

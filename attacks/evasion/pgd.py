@@ -92,7 +92,7 @@ def pgd(
         rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
         return rows, rows["score"] > model.clear, (k >= steps) | cycles
 
-    rows, broken = search(len(x), goals.shape[1], model.width, start, step)
+    rows, broken = search(model, goals.shape[1], start, step)
     return evasion.Found(rows.get("found", x), {"claimed": broken})
 
 

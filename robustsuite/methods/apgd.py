@@ -74,10 +74,10 @@ def ascend(
     first = [math.ceil(part * steps) for part in PARTS] if sparse else []
     lengths = [min(length, steps) for length in first] + [max(steps - sum(first), 1)]
     radii = [budget.eps * r for r in RADII] if sparse else [budget.eps]
-    schedule = x.new_tensor(radii), torch.tensor(lengths, device=x.device)
+    schedule = x.new_tensor(radii), torch.tensor(lengths).to(x.device)
 
     def start(example: Tensor, number: Tensor) -> State:
-        return _born(x[example], y[example], goals[example, number], rng[example].fold(number), budget.norm, schedule)
+        return _born(x[example], y[example], goals[example, number], rng[example].fold(number), budget.norm, (radii[0], lengths[0]))
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1
@@ -92,24 +92,23 @@ def ascend(
         score = torch.where(better, margin, rows["score"])
         return {**rows, "found": found, "score": score, "k": rows["k"] + 1}, success, finished
 
-    rows, broken = search(len(x), goals.shape[1], model.width, start, step)
+    rows, broken = search(model, goals.shape[1], start, step)
     return rows.get("found", x), broken
 
 
-def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, schedule: tuple[Tensor, Tensor]) -> State:
-    """A random start on the sphere, clipped to the box; checkpoints not yet begun."""
-    radii, lengths = schedule
-    shape, n, steps = clean.shape[1:], len(clean), int(lengths[0])
+def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, first: tuple[float, int]) -> State:
+    """A random start on the sphere of the first radius, clipped to the box; checkpoints not yet begun."""
+    (radius, steps), shape, n = first, clean.shape[1:], len(clean)
     if norm == "l1":
-        at = projections.l1(clean, clean + rng.normal(*shape), float(radii[0]))
+        at = projections.l1(clean, clean + rng.normal(*shape), radius)
     else:
         u = rng.uniform(*shape, low=-1, high=1) if norm == "linf" else rng.normal(*shape)
-        at = projections.project(clean, clean + radii[0] * projections.unit(u, norm), float(radii[0]), norm)
+        at = projections.project(clean, clean + radius * projections.unit(u, norm), radius, norm)
     number, whole = clean.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=clean.device)
     rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
     rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
     rows |= {"score": number - torch.inf}
-    rows |= {"eta": number + radii[0] * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
+    rows |= {"eta": number + radius * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
     rows |= {"period": whole + max(int(FIRST * steps), 1), "rises": whole, "checked": number, "halved": whole == 0}
     return {**rows, "support": _changed(at, clean)} if norm == "l1" else rows
 
@@ -210,14 +209,14 @@ def ranked_targets(model: Oracle, x: Tensor, y: Tensor, count: int, order: str, 
     """
     if order not in ("logit", "malt"):
         raise UnknownName("order of targets", order, ["logit", "malt"])
-    everyone = torch.arange(len(x))
+    everyone = torch.arange(len(x), device=x.device)
     logits = torch.cat([model[rows](x[rows]) for rows in torch.split(everyone, model.width)])
     classes = logits.shape[1]
     wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : classes - 1]
     if order == "logit":
         return wrong[:, :count]
     wrong = wrong[:, :CANDIDATES]
-    jobs = torch.split(torch.arange(wrong.numel()), model.width) if len(x) else ()
+    jobs = torch.split(torch.arange(wrong.numel(), device=x.device), model.width) if len(x) else ()
     slopes = [_slope(model, x, y, wrong, job, norm) for job in jobs]
     slope = torch.cat([logits[:0, 0], *slopes]).view_as(wrong)
     gap = losses.own(logits, y)[:, None] - logits.gather(1, wrong)

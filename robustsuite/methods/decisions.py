@@ -48,12 +48,17 @@ class Decisions:
             raise BadValue(f"expected queries >= 1, got {queries!r}; write for example queries=10000")
         self.model, self.x, self.aims, self.targeted = model, x, aims, targeted
         self.noisy = model.clear == torch.inf
-        self.most = model.left().clamp(max=queries).to(x.device)
+        self.most = model.left().clamp(max=queries)
         self.spent, self.back = torch.zeros_like(self.most), 1
         self.least = torch.full((len(x),), torch.inf, device=x.device)
-        self.nearest = x.clone()
+        self._nearest = torch.cat([x, x[:1]])  # the row beyond the examples takes what is not kept
         self.marks = torch.tensor(CHECKPOINTS, device=x.device)
         self.track = torch.full((len(x), len(CHECKPOINTS)), torch.inf, device=x.device)
+
+    @property
+    def nearest(self) -> Tensor:
+        """The nearest picture of each example that got there (N, C, H, W); x where none did."""
+        return self._nearest[: len(self.x)]
 
     def left(self, rows: Tensor) -> Tensor:
         """Queries left (M,)."""
@@ -66,12 +71,12 @@ class Decisions:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool, device=self.x.device)
 
     def _ask(self, rows: Tensor, points: Tensor) -> Tensor:
-        label = self.model[rows.to(self.model.rows.device)].labels(points)
+        label = self.model[rows].labels(points)
         there = (label == self.aims[rows]) if self.targeted else (label != self.aims[rows]) & (label >= 0)
         number = self.spent[rows] + 1 + _place(rows)
         self.spent.scatter_add_(0, rows, torch.ones_like(rows))
         if not self.noisy:
-            self._keep(rows[there], points[there], number[there])
+            self._keep(rows, points, number, there)
         return there
 
     def confirm(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -86,19 +91,19 @@ class Decisions:
         for _ in range(VOTES):
             votes[able] += self(rows[able], points[able]).float()
         held = votes >= NEEDED
-        self._keep(rows[held], points[held], self.spent[rows[held]])
+        self._keep(rows, points, self.spent[rows], held)
         return held
 
-    def _keep(self, rows: Tensor, points: Tensor, number: Tensor) -> None:
-        """Enter adversarial points, each the example's query `number` (M,), into the records."""
-        length = projections.norm((points - self.x[rows]).flatten(1), "l2")
+    def _keep(self, rows: Tensor, points: Tensor, number: Tensor, there: Tensor) -> None:
+        """Enter the points that got `there` (M,), each the example's query `number` (M,), into the records."""
+        length = torch.where(there, projections.norm((points - self.x[rows]).flatten(1), "l2"), torch.inf)
         in_time = torch.where(number[:, None] <= self.marks, length[:, None], torch.inf)
         self.track.scatter_reduce_(0, rows[:, None].expand_as(in_time), in_time, "amin")
         least = self.least.scatter_reduce(0, rows, length, "amin")
         nearer = (length == least[rows]) & (length < self.least[rows])
-        first = nearer.nonzero().flatten()
-        first = first[_place(rows[first]) == 0]
-        self.nearest[rows[first]] = points[first]
+        place = torch.where(nearer, rows, len(self.x))
+        place = torch.where(_place(place) == 0, place, len(self.x))
+        self._nearest[place] = points
         self.least = least
 
     def finish(self) -> Tensor:

@@ -82,9 +82,9 @@ def microbial(
     """
     queries, cross, mutation = evolution.checked()
     able = (model.left() > 0).nonzero().flatten()
-    model, rng, keep = model[able], rng[able], able.to(x.device)
-    clean, label, aim = x[keep], y[keep], None if targets is None else targets[keep]
-    first, population = first[keep], first.shape[1]
+    model, rng = model[able], rng[able]
+    clean, label, aim = x[able], y[able], None if targets is None else targets[able]
+    first, population = first[able], first.shape[1]
 
     def start(example: Tensor, _: Tensor) -> State:
         lowest = torch.full((len(example),), -torch.inf, device=x.device)
@@ -112,11 +112,11 @@ def microbial(
             "found": torch.where(per_row(better, at), at, rows["found"]),
             "at_init": torch.where(young, score > losses.CLEAR, rows["at_init"]),
         }  # fmt: skip
-        spent = (i >= queries) | (view.left() < 1).to(i.device)
+        spent = (i >= queries) | (view.left() < 1)
         return rows, (score > model.clear) & (spent | (i >= population)), spent
 
-    rows, done = search(len(clean), 1, model.width, start, step)
-    return _everywhere(x, keep, rows, done)
+    rows, done = search(model, 1, start, step)
+    return _everywhere(x, able, rows, done)
 
 
 def meeting(fitness: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
@@ -142,5 +142,5 @@ def _everywhere(x: Tensor, able: Tensor, rows: State, done: Tensor) -> Bred:
     """Results of the images that could ask at all, among all of them."""
     x_adv, broken, at_init = x.clone(), x.new_zeros(len(x), dtype=torch.bool), x.new_zeros(len(x), dtype=torch.bool)
     if len(able):
-        x_adv[able], broken[able], at_init[able] = rows["found"], done.to(x.device), rows["at_init"]
+        x_adv[able], broken[able], at_init[able] = rows["found"], done, rows["at_init"]
     return Bred(x_adv, broken, at_init)

@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustsuite.oracle import TILE
+
 MARGIN = 0.2
 TOLERANCE = 1e-6
 """By how much a constraint may be missed, and a slack differ from 0 under a multiplier, in logits."""
@@ -30,7 +32,7 @@ RIDGE = 1e-9
 ENTERING, BUCKET, MOST = 32, 32, 100
 """Constraints that may enter in one step; sizes of systems are rounded up to a multiple of BUCKET, so that a row's
 arithmetic does not depend on its neighbours; steps at most."""
-LENGTHS = tuple(0.5**i for i in range(10))
+HALVINGS = 10
 
 
 class Order(NamedTuple):
@@ -90,7 +92,7 @@ def multipliers(logits: Tensor, to: Order, gram: Tensor, start: Tensor, margin: 
 
 def times(s: Tensor, gram: Tensor) -> Tensor:
     """s G (N, C), in whole tiles of rows: see oracle.TILE."""
-    missing = -len(s) % 8
+    missing = -len(s) % TILE
     padded = torch.cat([s, s.new_zeros(missing, s.shape[1])]) if missing else s
     return (padded @ gram)[: len(s)]
 
@@ -128,7 +130,7 @@ def _newton(l: Tensor, y: Tensor, chosen: Tensor, h: Tensor, ridge: Tensor) -> T
     h = torch.where(both, h, 0.0) + torch.diag_embed(torch.where(chosen, ridge, 1.0))
     factor = torch.linalg.cholesky_ex(h + 1e-13 * torch.diag_embed(h.diagonal(dim1=1, dim2=2)))[0]
     p = -torch.cholesky_solve((y * chosen)[:, :, None], factor).squeeze(2).nan_to_num(0.0, 0.0, 0.0) * chosen
-    lengths = torch.tensor(LENGTHS, dtype=l.dtype, device=l.device)
+    lengths = 0.5 ** torch.arange(HALVINGS, dtype=l.dtype, device=l.device)
     change = (l[:, None] + lengths[:, None] * p[:, None]).clamp_min(0) - l[:, None]
     gain = (change @ h * change).sum(2) / 2 + (change * y[:, None]).sum(2)
     best = gain.argmin(1)

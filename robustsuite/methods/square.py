@@ -33,7 +33,7 @@ def square(
     if steps < 0 or not 0 < p <= 1:
         raise BadValue(f"expected steps >= 0 and 0 < p <= 1, got steps={steps!r}, p={p!r}; write for example p=0.8")
     able = (model.left() > 0).nonzero().flatten()
-    x_adv, broken = x.clone(), torch.zeros(len(x), dtype=torch.bool)
+    x_adv, broken = x.clone(), torch.zeros_like(y, dtype=torch.bool)
     rows, done = _search(model[able], x[able], y[able], budget, rng[able], steps, p)
     x_adv[able], broken[able] = rows.get("found", x[able]), done
     return x_adv, broken
@@ -54,17 +54,17 @@ def _search(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng, steps: 
         better = margin > rows["margin"]
         found = torch.where(per_row(better, at), at, rows["found"])
         highest = torch.where(better, margin, rows["margin"])
-        out = (i >= steps) | (view.left() < 1).to(i.device)
+        out = (i >= steps) | (view.left() < 1)
         at = propose(found, x[example], budget, rng[example].fold(i), side(i, p, x))
         return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.clear, out
 
-    return search(len(x), 1, model.width, start, step)
+    return search(model, 1, start, step)
 
 
 def side(i: Tensor, p: float, x: Tensor) -> Tensor:
     """Side (N,) of the window after i (N,) proposals: round(sqrt(p H W)), p halved on schedule, at most min(H, W)."""
     h, w = x.shape[-2:]
-    halved = (i[:, None] > torch.tensor(HALVINGS, device=i.device)).sum(1)
+    halved = torch.stack([i > after for after in HALVINGS]).sum(0)
     length = (p * h * w * 0.5 ** halved.to(torch.float64)).sqrt().round()
     return length.clamp(1, min(h, w)).to(torch.int64)
 

@@ -1,0 +1,151 @@
+"""The whole registry as small sweeps: each plugin in one cell or two, whatever its kind, played on any device.
+
+A plugin that is registered has its sweep here by its card alone: its place, what it needs, its norms and goals. Numbers
+of steps, queries, epochs and samples that its parameters name are cut to a few.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from robustsuite.execute import Progress, execute, ordered
+from robustsuite.plan import plan
+from robustsuite.registry import Card, cards
+from robustsuite.store import Store
+from robustsuite.sweep import sweep_of
+from tests.device.pretended import Pretended
+
+REAL = os.environ.get("ROBUSTSUITE_DEVICE", "")
+"""A real device's name: then the battery runs there. Otherwise on the pretended one."""
+
+FEW = {
+    "steps": 5, "iterations": 4, "epochs": 1, "queries": 60, "searches": 1, "draws": 6, "n": 200, "n0": 32,
+    "max_iterations": 4, "binary_search_steps": 2, "n_queries": 20, "rounds": 1, "updates": 2, "overlays": 8,
+    "mask_epochs": 1, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
+    "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
+    "targets": 2, "severities": [3],
+}  # fmt: skip
+"""What parameters of these names are cut to."""
+
+RECIPE = "recipe:scenes_resnet?epochs=1"
+OWN = {
+    "fmn": {"steps": 8}, "autoattack": {"version": "standard"}, "foolbox:hopskipjump": {"queries": 200},
+    "foolbox:hopskipjump_targeted": {"queries": 200}, "torchattacks:JSMA": {"theta": 0.5},
+    "cgba": {"queries": 250}, "cgba_h": {"queries": 250}, "imagenet_c": {"corruptions": "all"},
+    "mga_transfer": {"surrogates": RECIPE}, "quscore": {"surrogates": RECIPE}, "randomized_smoothing": {"n": 8},
+}  # fmt: skip
+"""What single plugins need besides."""
+
+EPS = {"linf": "8/255", "l2": 0.5, "l1": 4.0, "l0": 12}
+DATA = {"scenes": {"train": 160, "val": 300, "test": 8}}
+CIFAR = "cifar10_c"  # made of CIFAR-10's own test pictures alone
+NEEDS_A_FILE = {"adversarial_distillation"}  # a file of similarities; its twin without one is played
+LONG = {"autoattack", "torchattacks:AutoAttack", "torchattacks:SparseFool", "neural_cleanse"}
+"""Played behind the marker for heavier checks."""
+
+
+def given(card: Card) -> Any:
+    """The plugin's yaml entry, its numbers cut to a few."""
+    few = {key: FEW[key] for key in card.parameters if key in FEW}
+    few |= {"surrogate": RECIPE} if "surrogate" in card.parameters else {}
+    return {card.name: {**few, **OWN.get(card.name, {})}}
+
+
+def threat(card: Card, norm: str = "") -> dict[str, Any]:
+    """The threat that grants the attack what it needs and no more."""
+    access = [str(kind.name).lower() for kind in card.needs]
+    goal = {"untargeted": "untargeted", "targeted": "targeted", "ordered_topk": {"ordered_topk": 2}}[card.goals[0]]
+    budget: dict[str, Any] = {
+        "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
+        "inversion": {"batch": 2, "trained": False},
+    }.get(card.place) or {norm: "inf" if card.minimum_norm and norm == "l2" else EPS[norm]}  # fmt: skip
+    if card.place == "certification":
+        budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
+    extra = {"target": 0} if card.place == "poisoning" else {"goal": goal} if card.place == "evasion" else {}
+    return {"scenario": card.place, "access": access, "budget": budget, "attacks": [given(card)], **extra}
+
+
+ASKED = {
+    "pgd": {"scenario": "evasion", "budget": {"linf": "8/255"}, "attacks": [{"pgd": {"steps": 4, "restarts": 2}}]},
+    "square": {"scenario": "evasion", "access": "scores", "budget": {"linf": "8/255"},
+               "attacks": [{"square": {"steps": 6}}]},
+}  # fmt: skip
+"""Whom a defense is asked by: one attack with gradients, one without."""
+
+POISON = {"scenario": "poisoning", "access": "train_set", "budget": {"poison_rate": 0.1}, "target": 0,
+          "attacks": ["badnets"]}  # fmt: skip
+LEAK = {"scenario": "inversion", "access": ["weights", "update"], "budget": {"batch": 2, "trained": False},
+        "attacks": [{"inverting_gradients": {"iterations": 3}}]}  # fmt: skip
+FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}], "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}]}
+"""The stage before, for defenses that are published with one."""
+
+
+def sweeps() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(kind, name, what it adds to the base sweep) for every plugin that is played."""
+    for (kind, name), card in cards().items():
+        if kind == "attack" and name not in NEEDS_A_FILE:
+            for norm in card.norms or ("",):
+                yield kind, f"{name}-{norm}".rstrip("-"), {"threats": {"t": threat(card, norm)}}
+        elif kind == "defense":
+            stack = [*FIRST.get(name, []), given(card)]
+            threats = {"leak": LEAK} if card.place == "share" else ASKED | {"p": POISON}
+            yield kind, name, {"defenses": [stack], "threats": threats}
+        elif kind == "shift" and name != CIFAR:
+            yield kind, name, {"shifts": [given(card)]}
+
+
+def base() -> dict[str, Any]:
+    """A net trained for an epoch on a few scenes."""
+    return {"name": "battery", "models": [RECIPE], "data": [DATA], "defenses": ["none"], "threats": {}}
+
+
+@cache
+def places() -> tuple[str, ...]:
+    """Every scenario and stage a card names."""
+    return tuple(sorted({card.place for card in cards().values() if card.place}))
+
+
+def played(sweep: dict[str, Any], device: str, folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, list[Any]]]]:
+    """run_id -> the cell's row and its columns."""
+    store = Store(folder)
+    cells = list(ordered(plan(sweep_of({**base(), **sweep}, "the battery"), device, None)))
+    execute(cells, store, Progress(), width=16)
+    found = {}
+    for file in sorted(store.cells.glob("*/run.json")):
+        table = file.with_name("examples.parquet")
+        columns = pq.read_table(table).to_pydict() if table.is_file() else {}
+        row = json.loads(file.read_text())
+        found[row["run_id"]] = row, columns
+    return found
+
+
+@contextmanager
+def cache_at(folder: Path) -> Iterator[None]:
+    """Trainings are kept in a folder of their own, so that each device trains for itself."""
+    before = os.environ.get("ROBUSTSUITE_CACHE")
+    os.environ["ROBUSTSUITE_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ROBUSTSUITE_CACHE"]
+        else:
+            os.environ["ROBUSTSUITE_CACHE"] = before
+
+
+def device() -> AbstractContextManager[Any]:
+    """The device the battery is played on."""
+    return nullcontext() if REAL else Pretended()
+
+
+def name() -> str:
+    """What `--device` is told."""
+    return REAL or "cuda"

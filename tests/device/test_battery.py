@@ -1,0 +1,74 @@
+"""The whole registry on a second device: it plays there at all, and says there what it says on the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.device import battery
+
+SWEEPS = [
+    pytest.param(sweep, id=f"{kind}:{name}", marks=[pytest.mark.slow] if name.split("-")[0] in battery.LONG else [])
+    for kind, name, sweep in battery.sweeps()
+]
+COUNTED = {"queries"}
+"""Columns that say what was asked, not what was found: on a device finished pictures idle for a few steps."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder of trained weights for every sweep of this file: trained on the CPU, served on the device."""
+    folder = tmp_path_factory.mktemp("weights")
+    with battery.cache_at(folder):
+        yield folder
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_plugin_says_on_the_device_what_it_says_on_the_cpu(
+    sweep: dict[str, Any], weights: Path, tmp_path: Path
+) -> None:
+    expected = battery.played(sweep, "cpu", tmp_path / "cpu")
+    with battery.device():
+        found = battery.played(sweep, battery.name(), tmp_path / "device")
+    assert {k: (row["status"], row["code"]) for k, (row, _) in found.items()} == {
+        k: (row["status"], row["code"]) for k, (row, _) in expected.items()
+    }, [row["traceback"] or row["sentence"] for row, _ in found.values()]
+    for run_id, (row, columns) in expected.items():
+        agree(row, columns, *found[run_id])
+
+
+def agree(row: dict[str, Any], columns: dict[str, Any], found: dict[str, Any], on_device: dict[str, Any]) -> None:
+    """The same columns; the same bits where the device has the CPU's kernels, else the same verdicts by and large."""
+    what = f"{row['attack'] or row['shift']} on {row['defense']}"
+    assert row["status"] != "failed", row["traceback"]
+    assert columns.keys() == on_device.keys(), what
+    for column in columns.keys() - COUNTED - {"run_id"}:
+        pairs = list(zip(columns[column], on_device[column], strict=True))
+        if battery.REAL:
+            if column in ("robust", "clean_ok"):
+                assert sum(a != b for a, b in pairs) <= max(2, len(pairs) // 4), (what, column, pairs)
+        else:
+            assert all(same(a, b) for a, b in pairs), (what, column, pairs)
+    if not battery.REAL:
+        assert row["flags"] == found["flags"], what
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, or both not a number."""
+    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+@pytest.mark.skipif(not battery.REAL, reason="a real device is named by ROBUSTSUITE_DEVICE")
+def test_the_real_device_is_there() -> None:
+    assert torch.ones(1, device=battery.REAL).device.type == torch.device(battery.REAL).type
+
+
+def test_every_place_a_card_names_is_played() -> None:
+    named = {card.values[0].get("threats", {}).get("t", {}).get("scenario") for card in SWEEPS} - {None}
+    stages = {"data", "train", "harden", "serve", "share"}
+    assert named | stages >= set(battery.places())
