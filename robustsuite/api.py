@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,11 +112,12 @@ class Evaluation:
 
 def evaluate(
     net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
-    access: Access = Access.WHITE_BOX, seed: int = 0, **parameters: Any,
+    access: Access = Access.WHITE_BOX, seed: int = 0, device: str | torch.device | None = None, **parameters: Any,
 ) -> Evaluation:  # fmt: skip
     """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
 
-    attack: a registered name, or a function decorated as one. budget: a ball such as Linf(8/255), the default.
+    attack: a registered name, or a function decorated as one. budget: a ball such as Linf(8/255), the default. device:
+    where to compute; where the network is, if None. The network stays where it is.
     parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
     needs more than `access`.
     """
@@ -123,12 +125,15 @@ def evaluate(
     if not isinstance(card, Card):
         raise BadValue(f"expected a name or a function under @evasion.attack, got {attack!r}; decorate it")
     split = Split.of(x.cpu(), y.cpu())
+    home = next((p.device for p in net.parameters()), x.device)
+    if device is not None and torch.device(device) != home:
+        net, home = copy.deepcopy(net).to(device), torch.device(device)
     with torch.no_grad():
-        classes = net(x[:1]).shape[1]
+        classes = net(x[:1].to(home)).shape[1]
     channels, height, width = x.shape[1:]
     space = InputSpace(channels, height, width, classes)
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
-    cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed)
+    cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
     cell = Cell("evaluate", cycle, split, Threat("given", card.place, access, budget or Linf(8 / 255)), card, given)
     if (found := verdict(cell)).status != "run":

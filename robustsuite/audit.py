@@ -181,8 +181,7 @@ def _searched(case: _Case, rows: Tensor) -> Tensor:
         return torch.zeros(len(rows), dtype=torch.bool)
     ball = threat.budget
     x, y = case.cell.split.images(rows).to(system.device), case.cell.split.y[rows].to(system.device)
-    streams = Rng.of(case.cell.lifecycle.seed, "audit", case.cell.split.ids[rows])
-    streams = Rng(streams.keys.to(system.device))
+    streams = Rng.of(case.cell.lifecycle.seed, "audit", case.cell.split.ids[rows]).to(system.device)
     found, best = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
     corners = CORNERS if ball.norm == "linf" else 0
     with preserved(system.net), torch.no_grad():
@@ -249,12 +248,12 @@ def _landscape(case: _Case) -> Iterator[Flag]:
         return
     few = torch.arange(min(LOOKED_AT, len(case.robust)))
     x, y = case.cell.split.images(few).to(case.system.device), case.cell.split.y[few].to(case.system.device)
-    streams = Rng.of(case.cell.lifecycle.seed, "landscape", case.cell.split.ids[few])
+    streams = Rng.of(case.cell.lifecycle.seed, "landscape", case.cell.split.ids[few]).to(x.device)
     changes = []
     with preserved(net), torch.no_grad():
         lead = margin(answer(net, x), y)
         for draw in range(POINTS):
-            noise = streams.fold(draw).uniform(*x.shape[1:], low=-NEARBY, high=NEARBY).to(x)
+            noise = streams.fold(draw).uniform(*x.shape[1:], low=-NEARBY, high=NEARBY)
             changes.append(((margin(answer(net, x + noise), y) - lead).abs() / lead.abs()).clamp(max=1))
     change = float(torch.stack(changes).nan_to_num(nan=1.0).mean())
     case.figures["E17"] = change

@@ -20,6 +20,7 @@ from robustsuite.checks import Flag, concerns
 from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
 from robustsuite.methods.federated import Learnt
+from robustsuite.numerics import float32
 from robustsuite.oracle import TILE
 from robustsuite.plan import COMMON, Cell, Verdict
 from robustsuite.randomness import Rng
@@ -136,6 +137,7 @@ class _Runner:
         row["flags"] = [flag.facts() for flag in [*_noticed(self.probed, cell, system), *record.flags]]
         return _examples(cell, record)
 
+    @float32()
     def _serve(self, cell: Cell) -> System:
         """Train, serve and probe the system, once."""
         if self.system is None:
@@ -155,6 +157,7 @@ class _Runner:
             self.system = system
         return self.system
 
+    @float32()
     def _clean(self, system: System, cell: Cell) -> Tensor | None:
         """What the system gets right before it is attacked or shifted: asked once for all its cells."""
         pictures = cell.split if cell.threat else cell.clean if cell.paired else None
@@ -162,7 +165,7 @@ class _Runner:
             return None
         head, key = cell.reading.head, f"{pictures.sha256}/{cell.facts()['head']}"
         if key not in self.verdicts:
-            rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids)
+            rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids).to(system.device)
             if head is not None:
                 system, pictures = restricted(system, pictures, head)
             self.verdicts[key] = evasion.unattacked(system, pictures, rng, width=self.width)
@@ -180,9 +183,10 @@ class _Runner:
                 self.progress.tell(f"out of memory; going on with {self.width} images in flight")
 
 
+@float32()
 def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
     """Play one cell's scenario against its served system; clean_ok (N,): what it gets right unattacked, if known."""
-    rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids)
+    rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids).to(cell.lifecycle.device)
     if cell.threat is None or cell.attack is None:
         return shift.play(system, cell.split, rng, width=width, clean_ok=clean_ok, reading=cell.reading)
     given = dict(cell.given)

@@ -111,7 +111,7 @@ class ToClass:
 
 def _wrong(y: Tensor, classes: int, k: int, rng: Rng) -> Tensor:
     """k distinct wrong classes (N, k) in uniform order."""
-    scores = rng.uniform(classes).to(y.device).scatter(1, y[:, None], -1.0)
+    scores = rng.uniform(classes).scatter(1, y[:, None], -1.0)
     return scores.topk(k, 1).indices
 
 

@@ -230,7 +230,8 @@ def preserved(net: nn.Module) -> Iterator[None]:
     """
     modules = [(m, m.training, {h: dict(getattr(m, h)) for h in _HOOKS if hasattr(m, h)}) for m in net.modules()]
     params = [(p, p.requires_grad, p.grad) for p in net.parameters()]
-    tensors = [(t, t.detach().clone()) for t in (*net.parameters(), *net.buffers())]
+    tensors = _kinds([*net.parameters(), *net.buffers()])
+    values = [_joined(kind) for kind in tensors]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
@@ -246,14 +247,28 @@ def preserved(net: nn.Module) -> Iterator[None]:
             p.requires_grad_(requires_grad)
             p.grad = grad
         with torch.no_grad():
-            for tensor, saved_value in tensors:
-                if not torch.equal(tensor, saved_value):
-                    tensor.copy_(saved_value)
+            for kind, value in zip(tensors, values, strict=True):
+                if not torch.equal(_joined(kind), value):
+                    for tensor, part in zip(kind, value.split([t.numel() for t in kind]), strict=True):
+                        tensor.copy_(part.view_as(tensor))
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _kinds(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """The tensors, those of one type and device together."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(kinds.values())
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """All their values in one row, a copy: one launch however many layers there are."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -204,7 +204,7 @@ def pgd(net: nn.Module, x: Tensor, y: Tensor, ball: Linf, keys: Rng) -> Tensor:
     found = []
     for rows in torch.arange(len(x), device=x.device).split(ASCENT_BATCH):
         clean, labels = x[rows], y[rows]
-        x_adv = ball.sample(clean, Rng(keys.keys.to(x.device)[rows]))
+        x_adv = ball.sample(clean, keys.to(x.device)[rows])
         for _ in range(STEPS):
             leaf = x_adv.detach().requires_grad_()
             (g,) = torch.autograd.grad(functional.cross_entropy(net(leaf), labels, reduction="sum"), leaf)

@@ -88,7 +88,7 @@ class Stack(nn.Module):
         rng, self.rng = self.rng, None  # streams are for one batch: a call without any must not reuse another's
         if rng is None or len(rng) != len(x):
             rng = Rng.of(0, "self_ensemble", torch.zeros(len(x), dtype=torch.int64))
-        rng = Rng(rng.keys.to(x.device))
+        rng = rng.to(x.device)
         return torch.cat([at_resolution(x, 2**level, rng.fold(level)) for level in range(self.resolutions)], 1)
 
 

@@ -52,7 +52,7 @@ def accuracy(
         rows = torch.randint(len(train), (rounds.clients, rounds.batch), generator=order)
         x = train.images(rows.flatten()).view(*rows.shape, *train.images(rows[:1, 0]).shape[1:]).to(device)
         rng = Rng.of(seed, f"federated/{step}", torch.arange(rounds.clients))
-        update = observed(client, x, train.y[rows].to(device), share, Rng(rng.keys.to(device))).update
+        update = observed(client, x, train.y[rows].to(device), share, rng.to(device)).update
         for k, p in client.parameters.items():
             velocity[k] = rounds.momentum * velocity[k] + update[k].mean(0)
             client.parameters[k] = p - rounds.rate * velocity[k]

@@ -77,7 +77,6 @@ def play(
     if ball is None:
         raise ValueError(f"expected a budget in the evasion threat {threat.name!r}, got none")
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
-    rng = Rng(rng.keys.to(system.device))
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
     clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
     attacked = torch.arange(len(x), device=x.device) if card.whole else clean_ok.nonzero().flatten()

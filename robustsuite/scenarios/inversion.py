@@ -76,7 +76,7 @@ def play(
     x, y = split.images(torch.arange(len(split))).to(device), split.y.to(device)
     parts, evaluations = [], 0
     for rows in _clients(len(split), terms.batch, client, device):
-        streams = Rng(rng.keys.to(device)[rows[:, 0]])
+        streams = rng[rows[:, 0]]
         batch, labels = x[rows], y[rows]
         seen = observed(client, batch, labels, share, streams, labels_known=terms.labels)
         found = attack(seen, rng=streams.fold("attack"), **handed)

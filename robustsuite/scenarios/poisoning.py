@@ -57,7 +57,7 @@ def play(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: 
     eligible = split.y != threat.target if poisoned.source is None else split.y == poisoned.source
     columns: dict[str, list[Tensor]] = {}
     for positions, x, y in split.batches(width):
-        x, y, streams = x.to(system.device), y.to(system.device), Rng(rng.keys[positions].to(system.device))
+        x, y, streams = x.to(system.device), y.to(system.device), rng[positions]
         stamped = poisoned.trigger(x, split.ids[positions].to(x.device), streams.fold("trigger")).clamp(0, 1)
         clean, hit = judge(x, y, streams.fold("clean")), _answers(system, stamped, streams.fold("stamped"))
         noise = (stamped - x).square().flatten(1).mean(1).clamp_min(1e-12)

@@ -141,7 +141,7 @@ def _try(way: str, net: nn.Module, duel: Duel, rows: Tensor, judge: Judge, *, ar
             raise ValueError(f"expected pictures of shape {shapes}")
         at = at.detach().to(x)
         x_adv[rows] = at if oracle.place is None else oracle.place(torch.arange(len(rows), device=x.device), at)
-    spread = {name: _spread(claim.cpu(), rows, len(x)) for name, claim in columns.items()}
+    spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
     queries = _spread(oracle.counts.billed(), rows, len(x))
     return Try(way, x_adv, judge(x_adv, duel.aim, duel.rng.fold("judge")), spread, queries, oracle.counts.totals())
 
@@ -158,7 +158,8 @@ def _differentiable(net: nn.Module, x: Tensor) -> bool:
 
 
 def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
-    """Values of the attacked rows in a column of all n; elsewhere 0, False, or NaN among floats."""
+    """Values of the attacked rows in a column of all n, on the CPU; elsewhere 0, False, or NaN among floats."""
+    values = values.cpu()
     column = torch.full((n,), torch.nan, dtype=values.dtype) if values.is_floating_point() else values.new_zeros(n)
     column[rows.cpu()] = values
     return column

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,10 @@ FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}], "randomized_smoothing":
 
 
 def sweeps() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(kind, name, what it adds to the base sweep) for every plugin that is played."""
+    """(kind, name, what it adds to the base sweep) for every plugin that is played; not where its package is missing."""
     for (kind, name), card in cards().items():
+        if card.requires and find_spec(card.requires.replace("-", "_")) is None:
+            continue
         if kind == "attack" and name not in NEEDS_A_FILE:
             for norm in card.norms or ("",):
                 yield kind, f"{name}-{norm}".rstrip("-"), {"threats": {"t": threat(card, norm)}}

@@ -303,7 +303,8 @@ class Pretended(TorchDispatchMode):
 
         known = {
             "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
-            "is_bf16_supported": lambda *_: True, "synchronize": lambda *_: None, "max_memory_allocated": lambda *_: 0,
+            "is_bf16_supported": lambda *_: True, "synchronize": lambda *_: None, "is_current_stream_capturing": lambda: False,
+            "max_memory_allocated": lambda *_: 0,
             "reset_peak_memory_stats": lambda *_: None, "empty_cache": lambda: None,
             "get_device_name": lambda *_: "a pretended GPU", "get_device_capability": lambda *_: (9, 0),
             "manual_seed_all": lambda *_: None, "manual_seed": lambda *_: None, "get_rng_state": state,
