@@ -75,7 +75,7 @@ class GpuTensor(Tensor):
             cls, elem.size(), strides=elem.stride(), storage_offset=elem.storage_offset(), dtype=elem.dtype,
             layout=elem.layout, device=HIDDEN,
         )  # fmt: skip
-        made.elem = elem
+        made.elem = elem.resolve_conj().resolve_neg()  # what is lazy would not be seen through the wrapper
         return made
 
     @classmethod
@@ -149,7 +149,15 @@ class _Names(TorchFunctionMode):
     """`cuda` wherever Python names a device becomes what C++ has no runtime for."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*map(_hidden, args), **{k: _hidden(v) for k, v in (kwargs or {}).items()})
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor):
+            if isinstance(args[0], GpuTensor):
+                copied = args[0].detach().clone() if func is torch.tensor else args[0]
+                return copied.to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
+            if on_device(kwargs.get("device")):  # C++ makes it on the CPU and moves it out of any mode's sight
+                del kwargs["device"]
+                return func(*args, **kwargs).to(CUDA)
+        return func(*map(_hidden, args), **{k: _hidden(v) for k, v in kwargs.items()})
 
 
 def _hidden(value: Any) -> Any:
@@ -281,22 +289,16 @@ class Pretended(TorchDispatchMode):
 
     def _patched(self) -> list[tuple[Any, str, Any]]:
         """What Python is told while the device is there."""
-        tensor, as_tensor, trace = torch.tensor, torch.as_tensor, torch.jit.trace
+        trace, get_graph = torch.jit.trace, torch.jit._get_trace_graph  # type: ignore[attr-defined]
         called, grad, backward = nn.Module.__call__, torch.autograd.grad, torch.autograd.backward
-
-        def new(data: Any, *, dtype: Any = None, device: Any = None, **rest: Any) -> Tensor:
-            if isinstance(data, GpuTensor):
-                return data.detach().clone().to(device=device, dtype=dtype)
-            made: Tensor = tensor(data, dtype=dtype, device=None if on_device(device) else device, **rest)
-            return made.to(CUDA) if on_device(device) else made
-
-        def seen(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-            made = data if isinstance(data, Tensor) else as_tensor(data, dtype=dtype)
-            return made.to(device=device, dtype=dtype)
 
         def traced(*args: Any, **kwargs: Any) -> Any:
             with _disable_current_modes():
                 return trace(*args, **kwargs)
+
+        def graph(module: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            with self.uncounted(), _disable_current_modes(), _on_host(module):
+                return get_graph(module, tree_map(_elem, inputs), *args, **kwargs)
 
         def state(*_: Any) -> Tensor:
             return torch.get_rng_state()
@@ -313,8 +315,9 @@ class Pretended(TorchDispatchMode):
         }  # fmt: skip
         return [
             *((torch.cuda, name, value) for name, value in known.items()),
-            (torch, "tensor", new), (torch, "as_tensor", seen), (torch, "Generator", _Generator),
-            (torch.jit, "trace", traced), (torch, "inference_mode", _no_grad),
+            (torch, "Generator", _Generator),
+            (torch.jit, "trace", traced), (torch.jit, "_get_trace_graph", graph),
+            (torch.accelerator, "current_accelerator", lambda *_, **__: None), (torch, "inference_mode", _no_grad),
             (nn.Module, "__call__", self._inside_of(called, asked=True)),
             (torch.autograd, "grad", self._inside_of(grad)), (torch.autograd, "backward", self._inside_of(backward)),
         ]  # fmt: skip
@@ -343,6 +346,23 @@ def _there() -> Pretended:
 def _no_grad(mode: bool = True) -> Any:
     """Inference tensors have no dispatch below autograd, so no pretended device."""
     return torch.no_grad() if mode else torch.enable_grad()
+
+
+@contextmanager
+def _on_host(net: nn.Module) -> Iterator[None]:
+    """A tracer reads C++'s tensors: it is lent the values."""
+    tables = [table for m in net.modules() for table in (m._parameters, m._buffers)]
+    before = [dict(table) for table in tables]
+    for table in tables:
+        for name, value in table.items():
+            if isinstance(value, GpuTensor):
+                learnt = isinstance(value, nn.Parameter)
+                table[name] = nn.Parameter(value.elem, value.requires_grad) if learnt else value.elem  # type: ignore
+    try:
+        yield
+    finally:
+        for table, values in zip(tables, before, strict=True):
+            table.update(values)  # type: ignore[arg-type]
 
 
 def _refuse_mixture(func: Any, args: Any, mine: list[GpuTensor], theirs: list[Tensor]) -> None:
