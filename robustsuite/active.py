@@ -10,7 +10,7 @@ step in which it comes, and its row idles until the next look. A CPU looks after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -29,19 +29,21 @@ Step = Callable[[State], tuple[State, Tensor, Tensor]]
 for a while; nobody listens to it."""
 
 
-def search(model: Oracle, rounds: int, start: Start, step: Step, *, width: int | None = None) -> tuple[State, Tensor]:
+def search(
+    model: Oracle, rounds: int, start: Start, step: Step, *, width: int | None = None, keep: Sequence[str] = ()
+) -> tuple[State, Tensor]:
     """Run `rounds` jobs for each of the oracle's n examples, at most `width` (the oracle's, if None) at a time.
 
     Returns the final rows, one for each example in order (the successful job of the lowest round, else the round of
-    highest 'score', else round 0), and which examples (n,) were broken. Of the rows, 'found' and all entries of one
-    number a row are returned; other pictures are working memory. No examples, no rows: the state is empty.
+    highest 'score', else round 0), and which examples (n,) were broken. Of the rows, 'found' and the entries named in
+    `keep` are returned, the others are working memory. No examples, no rows: the state is empty.
     """
     n, width, device = len(model.rows), width or model.width, model.rows.device
     queue = ((number, example) for number in range(rounds) for example in range(n))
     winner = torch.full((n,), rounds, device=device)  # lowest round that succeeded
     ends = torch.full((rounds, n), -torch.inf, device=device)  # the score at which each unsuccessful round ended
-    results: State = {}
     rows = _topped({}, _waiting(queue, [rounds] * n, width), start, device)
+    results = {k: rows[k].new_zeros(n + 1, *rows[k].shape[1:]) for k in ("found", *keep) if rows}
     ended, steps = _none(rows), 0
     while rows:
         rows, success, finished = step(rows)
@@ -97,6 +99,5 @@ def _record(rows: State, success: Tensor, ended: Tensor, winner: Tensor, ends: T
     wins = lowest | failed & (winner[example] == rounds) & (best == number)
     place = torch.where(wins, example, n)  # one row more than there are examples takes what is not kept
     which = wins.nonzero().flatten() if wins.device.type == "cpu" else slice(None)  # a GPU's host need not know
-    for k, v in rows.items():
-        if k == "found" or v.dim() == 1:
-            results.setdefault(k, v.new_zeros(n + 1, *v.shape[1:]))[place[which]] = v[which]
+    for k, stored in results.items():
+        stored[place[which]] = rows[k][which]

@@ -37,7 +37,7 @@ def play(
         found = torch.stack([rows["example"], 10 * rows["round"] + age], 1).float()
         return {**rows, "age": age, "found": found}, ended & win[rows["example"], rows["round"]], ended
 
-    rows, broken = search(asking(len(lengths), width, look), len(lengths[0]), start, step)
+    rows, broken = search(asking(len(lengths), width, look), len(lengths[0]), start, step, keep=["example", "round"])
     return rows, broken, begun, widest
 
 

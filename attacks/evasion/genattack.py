@@ -101,7 +101,7 @@ def genattack(
         rows = {**rows, "genomes": genomes, "fitness": fitness, "at_init": at_init, "i": rows["i"] + 1}
         return rows, rows["score"] > model.clear, room <= asking.sum(1)
 
-    rows, done = search(model, 1, start, step, width=max(model.width // population, 1))
+    rows, done = search(model, 1, start, step, width=max(model.width // population, 1), keep=["at_init"])
     x_adv, broken, at_init = x.clone(), torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
     if len(able):
         x_adv[able], broken[able], at_init[able] = rows["found"], done, rows["at_init"]

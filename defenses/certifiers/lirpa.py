@@ -22,6 +22,7 @@ from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
 from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName, Unsupported
 from robustsuite.models import Normalised
+from robustsuite.numerics import float32
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.threats import BALLS, L2, Access, Linf
 
@@ -289,12 +290,5 @@ def _refusal(net: nn.Module, error: Exception) -> str:
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """No TF32 and no autocast: both make bounds unsound."""
-    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = cudnn
+    with float32(), torch.autocast(device.type, enabled=False):
+        yield

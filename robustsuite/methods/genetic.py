@@ -115,7 +115,7 @@ def microbial(
         spent = (i >= queries) | (view.left() < 1)
         return rows, (score > model.clear) & (spent | (i >= population)), spent
 
-    rows, done = search(model, 1, start, step)
+    rows, done = search(model, 1, start, step, keep=["at_init"])
     return _everywhere(x, able, rows, done)
 
 

@@ -115,8 +115,7 @@ def _keep(rows: State, clean: Tensor, lead: Tensor, budget: Ball) -> State:
     nearer = (lead > losses.CLEAR) & (length <= rows["least"])
     closer = rows["least"].isinf() & (lead > rows["score"]) & ~nearer
     found = torch.where(per_row(nearer, clean), rows["at"], rows["found"])
-    if bool(closer.any()):
-        found = torch.where(per_row(closer, clean), budget.project(clean, rows["at"]), found)
+    found = torch.where(per_row(closer, clean), budget.project(clean, rows["at"]), found)
     return {
         **rows, "found": found, "hit": rows["hit"] | (lead > losses.CLEAR),
         "least": torch.where(nearer, length, rows["least"]), "score": torch.where(closer, lead, rows["score"]),

@@ -44,8 +44,7 @@ FREE = {
 
 WAITS = {
     aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.bincount,
-    aten.unique_consecutive, aten.equal, aten.is_nonzero, aten.linalg_inv_ex, aten._linalg_solve_ex, aten._linalg_eigh,
-    aten.linalg_lstsq, aten.linalg_cholesky_ex, aten._linalg_svd, aten.linalg_qr, aten.histc,
+    aten.unique_consecutive, aten.equal, aten.is_nonzero, aten._linalg_eigh, aten.linalg_lstsq, aten._linalg_svd, aten.histc,
 }  # fmt: skip
 """Operations whose result, or its shape, the host has to see."""
 
@@ -63,7 +62,16 @@ def on_device(value: object) -> bool:
     return isinstance(value, int) or torch.device(value).type in ("cuda", "meta")  # type: ignore[arg-type]
 
 
-class GpuTensor(Tensor):
+class _PlainTensor(type(Tensor)):  # type: ignore[misc]
+    """`type(x) == Tensor` holds, as it does on a GPU; auto-LiRPA asks so."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is Tensor or cls is other
+
+    __hash__ = type.__hash__
+
+
+class GpuTensor(Tensor, metaclass=_PlainTensor):
     """A tensor of the pretended device; `elem` holds its values."""
 
     elem: Tensor
@@ -187,6 +195,7 @@ class Pretended(TorchDispatchMode):
         overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         self._patches.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
+        self._patches.enter_context(torch.jit.optimized_execution(False))  # whose fuser asks what device that is
         super().__enter__()
         self._patches.enter_context(_Names())
         return self
@@ -314,6 +323,7 @@ class Pretended(TorchDispatchMode):
             "set_rng_state_all": lambda *_: None, "_lazy_init": lambda: None,
         }  # fmt: skip
         return [
+            *_bounded(),
             *((torch.cuda, name, value) for name, value in known.items()),
             (torch, "Generator", _Generator),
             (torch.jit, "trace", traced), (torch.jit, "_get_trace_graph", graph),
@@ -346,6 +356,41 @@ def _there() -> Pretended:
 def _no_grad(mode: bool = True) -> Any:
     """Inference tensors have no dispatch below autograd, so no pretended device."""
     return torch.no_grad() if mode else torch.enable_grad()
+
+
+def _bounded() -> list[tuple[Any, str, Any]]:
+    """auto-LiRPA fills its own tensor class by `.data`, and trusts `.to` to move a parameter and leave it one."""
+    module = sys.modules.get("auto_LiRPA.bounded_tensor")
+    if module is None:
+        return []
+    theirs, plain = module.BoundedTensor, module.BoundedTensor.__new__
+    both = type("BoundedGpuTensor", (GpuTensor, theirs), {})
+
+    def new(cls: type, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return GpuTensor.__new__(both, x.elem) if isinstance(x, GpuTensor) else plain(cls, x, *args, **kwargs)
+
+    graphs = sys.modules["auto_LiRPA.bound_general"]
+    parse = graphs.parse_module
+
+    def parsed(*args: Any, **kwargs: Any) -> Any:
+        operations, inputs, *rest = parse(*args, **kwargs)
+        return operations, [i._replace(param=_Moving.of(i.param)) for i in inputs], *rest
+
+    return [(theirs, "__new__", new), (graphs, "parse_module", parsed)]
+
+
+class _Moving:
+    """A parameter that stays one when it is moved."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.parameter = parameter
+
+    @staticmethod
+    def of(value: Any) -> Any:
+        return _Moving(value) if isinstance(value, nn.Parameter) else value
+
+    def to(self, device: Any) -> nn.Parameter:
+        return nn.Parameter(self.parameter.detach().to(device), self.parameter.requires_grad)
 
 
 @contextmanager
