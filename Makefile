@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-slow check setup clean
+.PHONY: demo docs gpu test test-slow check setup clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -25,6 +25,9 @@ test: .venv/done  ## the tests, under ten minutes on two cores
 
 test-slow: .venv/done  ## the heavier checks too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+gpu: .venv/done  ## on a machine with a GPU: its conformance, agreement with the CPU and speed beside the peers, in runs/gpu
+	$(BIN)/python benchmarks/gpu.py --device cuda --out runs/gpu
 
 docs: .venv/done  ## the documentation as a static site in build/docs, a page for every plugin
 	$(BIN)/robustsuite docs --out build/docs

@@ -77,9 +77,13 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
 
 def feed(net: nn.Module, rng: Rng) -> None:
     """Hand the streams of the coming batch to every module that draws noise (has an attribute `rng`)."""
-    drawing: list[Any] = [module for module in net.modules() if hasattr(module, "rng")]
-    for module in drawing:
+    for module in _drawing(net):
         module.rng = rng
+
+
+def _drawing(net: nn.Module) -> list[Any]:
+    """The modules that draw noise."""
+    return [module for module in net.modules() if hasattr(module, "rng")]
 
 
 @dataclass
@@ -178,13 +182,13 @@ class Oracle:
                 f"for {kind.words()}; grant it in the threat's access"
             )
 
-    def _bill(self, n: int) -> Rng:
-        """Count one query for each row and return fresh streams for it."""
+    def _bill(self, n: int) -> Rng | None:
+        """Count one query for each row and return fresh streams for it, where the network draws noise."""
         if n != len(self.rows):
             raise ValueError(f"expected {len(self.rows)} images, one for each row asked for, got {n}; use model[rows]")
         if self.queries is not None and n and int(self.left().min()) < 1:
             raise QueriesSpent(f"an attack asked for more than the {self.queries} queries an image of {self.threat}")
-        rng = self.rng[self.rows].fold(self.counts.forwards[self.rows])
+        rng = self.rng[self.rows].fold(self.counts.forwards[self.rows]) if _drawing(self.net) else None
         self.counts.forwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
         return rng
 

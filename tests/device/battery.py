@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 
+from robustsuite.data import load_data
 from robustsuite.execute import Progress, execute, ordered
 from robustsuite.methods import federated
 from robustsuite.plan import plan
@@ -51,7 +52,10 @@ EPS = {"linf": "8/255", "l2": 0.5, "l1": 4.0, "l0": 12}
 DATA = {"scenes": {"train": 160, "val": 300, "test": 8}}
 CIFAR = "cifar10_c"  # made of CIFAR-10's own test pictures alone
 NEEDS_A_FILE = {"adversarial_distillation"}  # a file of similarities; its twin without one is played
-LONG = {"autoattack", "torchattacks:AutoAttack", "torchattacks:SparseFool", "neural_cleanse"}
+TOGETHER = 12
+"""Attacks in one sweep."""
+
+LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool", "neural_cleanse"}
 """Played behind the marker for heavier checks."""
 
 
@@ -91,20 +95,32 @@ FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}], "randomized_smoothing":
 """The stage before, for defenses that are published with one."""
 
 
-def sweeps() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(kind, name, what it adds to the base sweep) for every plugin that is played; not where its package is missing."""
-    for (kind, name), card in cards().items():
-        if card.requires and find_spec(card.requires.replace("-", "_")) is None:
-            continue
-        if kind == "attack" and name not in NEEDS_A_FILE:
-            for norm in card.norms or ("",):
-                yield kind, f"{name}-{norm}".rstrip("-"), {"threats": {"t": threat(card, norm)}}
-        elif kind == "defense":
-            stack = [*FIRST.get(name, []), given(card)]
-            threats = {"leak": LEAK} if card.place == "share" else ASKED | {"p": POISON}
-            yield kind, name, {"defenses": [stack], "threats": threats}
-        elif kind == "shift" and name != CIFAR:
-            yield kind, name, {"shifts": [given(card)]}
+def sweeps() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(title, what it adds to the base sweep): every plugin whose package is here, several in a sweep where they can.
+
+    Attacks that meet the same served system share one sweep, so that it is served and probed once.
+    """
+    present = [c for c in cards().values() if not c.requires or find_spec(c.requires.replace("-", "_"))]
+    for place in dict.fromkeys(c.place for c in present if c.kind == "attack"):
+        mine = [c for c in present if c.kind == "attack" and c.place == place and c.name not in NEEDS_A_FILE]
+        threats = [(f"{c.name}-{norm}".rstrip("-").replace(":", "."), threat(c, norm)) for c in mine
+                   for norm in c.norms or ("",)]  # fmt: skip
+        for part in batched([t for t in threats if t[0].split("-")[0] not in LONG], TOGETHER):
+            yield f"{place} {part[0][0]} to {part[-1][0]}", {"threats": dict(part)}
+        for name, one in (t for t in threats if t[0].split("-")[0] in LONG):
+            yield name, {"threats": {name: one}}
+    for card in present:
+        if card.kind == "defense":
+            threats_of = {"leak": LEAK} if card.place == "share" else ASKED
+            threats_of |= {"p": POISON} if card.learns or card.place == "harden" else {}
+            yield card.name, {"defenses": [[*FIRST.get(card.name, []), given(card)]], "threats": threats_of}
+    yield "shifts", {"shifts": [given(c) for c in present if c.kind == "shift" and c.name != CIFAR]}
+
+
+def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """The items, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def base() -> dict[str, Any]:
@@ -118,11 +134,16 @@ def places() -> tuple[str, ...]:
     return tuple(sorted({card.place for card in cards().values() if card.place}))
 
 
+LOADED = cache(lambda spec: load_data(json.loads(spec)))
+
+
 def played(sweep: dict[str, Any], device: str, folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, list[Any]]]]:
-    """run_id -> the cell's row and its columns."""
+    """run_id -> the cell's row and its columns. Planned on the CPU, as ever; played on the device."""
     store = Store(folder)
-    cells = list(ordered(plan(sweep_of({**base(), **sweep}, "the battery"), device, None)))
-    with patch.object(federated, "Rounds", partial(federated.Rounds, rounds=1)):
+    with patch("robustsuite.plan.load_data", lambda spec: LOADED(json.dumps(spec))):
+        cells = list(ordered(plan(sweep_of({**base(), **sweep}, "the battery"), device, None)))
+    there = Pretended() if device != "cpu" and not REAL else nullcontext()
+    with there, patch.object(federated, "Rounds", partial(federated.Rounds, rounds=1)):
         execute(cells, store, Progress(), width=16)
     found = {}
     for file in sorted(store.cells.glob("*/run.json")):
@@ -135,7 +156,7 @@ def played(sweep: dict[str, Any], device: str, folder: Path) -> dict[str, tuple[
 
 @contextmanager
 def cache_at(folder: Path) -> Iterator[None]:
-    """Trainings are kept in a folder of their own, so that each device trains for itself."""
+    """Trainings are kept in this folder inside."""
     before = os.environ.get("ROBUSTSUITE_CACHE")
     os.environ["ROBUSTSUITE_CACHE"] = str(folder)
     try:
@@ -145,13 +166,3 @@ def cache_at(folder: Path) -> Iterator[None]:
             del os.environ["ROBUSTSUITE_CACHE"]
         else:
             os.environ["ROBUSTSUITE_CACHE"] = before
-
-
-def device() -> AbstractContextManager[Any]:
-    """The device the battery is played on."""
-    return nullcontext() if REAL else Pretended()
-
-
-def name() -> str:
-    """What `--device` is told."""
-    return REAL or "cuda"

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 import robustsuite
 
@@ -49,6 +49,7 @@ WAITS = {
 """Operations whose result, or its shape, the host has to see."""
 
 MATRICES = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.addmv, aten.mv, aten.dot}
+QUANTILES = {torch.quantile, torch.nanquantile, Tensor.quantile, Tensor.nanquantile}
 INDEXED = {aten.index, aten._unsafe_index}
 WRITTEN = {aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index_put}
 SCALARS = {aten.copy_, aten.fill, aten.fill_, aten.masked_fill, aten.masked_fill_, *WRITTEN}
@@ -94,8 +95,22 @@ class GpuTensor(Tensor, metaclass=_PlainTensor):
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_meta = is_cpu = property(lambda self: False)  # type: ignore[assignment]
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, value: GpuTensor) -> None:
+        self.elem = value.elem
+
     def get_device(self) -> int:
         return 0
+
+    def __getitem__(self, key: Any) -> Tensor:  # type: ignore[override]
+        return super().__getitem__(_listed(key))
+
+    def __setitem__(self, key: Any, value: Any) -> None:  # type: ignore[override]
+        super().__setitem__(_listed(key), value)
 
     def __repr__(self, **_: object) -> str:  # type: ignore[override]
         return f"GpuTensor({tuple(self.shape)}, {self.dtype})"
@@ -143,6 +158,13 @@ class GpuTensor(Tensor, metaclass=_PlainTensor):
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or CUDA)
 
 
+def _listed(key: Any) -> Any:
+    """An index whose lists are the CPU tensors that C++ makes of them."""
+    if isinstance(key, tuple):
+        return tuple(map(_listed, key))
+    return torch.tensor(key) if isinstance(key, list) else key
+
+
 class _Generator(torch.Generator):
     """A generator that remembers the device it draws for."""
 
@@ -158,6 +180,9 @@ class _Names(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func in QUANTILES and isinstance(args[0], GpuTensor):  # made of steps that change shapes in place
+            _there().wait("quantile")
+            return GpuTensor(func(*tree_map(_elem, args), **tree_map(_elem, kwargs)))
         if func in (torch.tensor, torch.as_tensor):
             if isinstance(args[0], GpuTensor):
                 copied = args[0].detach().clone() if func is torch.tensor else args[0]
@@ -231,27 +256,30 @@ class Pretended(TorchDispatchMode):
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operation: CUDA's rules, then the CPU's kernel."""
-        packet, leaves = func.overloadpacket, tree_leaves((args, kwargs))
-        mine = [t for t in leaves if isinstance(t, GpuTensor)]
-        made_here = on_device(kwargs.get("device"))
-        self._drawn(func, kwargs, bool(mine) or made_here)
+        packet, mine, theirs = func.overloadpacket, [], []  # type: ignore[var-annotated]
+        plain_args = [_split(value, mine, theirs) for value in args]
+        plain = {key: _split(value, mine, theirs) for key, value in kwargs.items()}
+        made_here = "device" in kwargs and on_device(kwargs["device"])
+        if "generator" in kwargs:
+            self._drawn(func, kwargs, bool(mine) or made_here)
         if packet is aten._to_copy:
             return self._moved(args[0], dict(kwargs))
         if packet is aten.copy_:
             return self._copied(*args[:2])
         if not mine and not made_here:
             return func(*args, **kwargs)
-        theirs = [t for t in leaves if isinstance(t, Tensor) and not isinstance(t, GpuTensor)]
         _refuse_mixture(func, args, mine, theirs)
-        self._count(func, args, theirs)
-        out = func(*tree_map(_elem, args), **{k: _elem_of(k, v) for k, v in kwargs.items()})
+        self._count(func, args)
+        if plain.get("device") is not None:
+            plain["device"] = torch.device("cpu")
+        out = func(*plain_args, **plain)
         if func._schema.is_mutable:
             if torch.Tag.inplace_view in func.tags:
                 raise NotImplementedError(f"the pretended device cannot change a tensor's shape in place: {func}")
             return kwargs["out"] if "out" in kwargs else args[0] if func._schema.returns else None
         if "device" in kwargs and kwargs["device"] is not None and not made_here:
             return out
-        return tree_map(lambda t: GpuTensor(t) if isinstance(t, Tensor) else t, out)
+        return _wrapped(out)
 
     def _moved(self, source: Tensor, kwargs: dict[str, Any]) -> Tensor:
         on, device = isinstance(source, GpuTensor), kwargs.pop("device", None)
@@ -279,11 +307,11 @@ class Pretended(TorchDispatchMode):
             want, got = ("cuda", "cpu") if here else ("cpu", "cuda")
             raise RuntimeError(f"Expected a '{want}' device type for generator but found '{got}' in {func} {_site()}")
 
-    def _count(self, func: Any, args: Any, theirs: list[Tensor]) -> None:
+    def _count(self, func: Any, args: Any) -> None:
         packet = func.overloadpacket
         if packet in WAITS or (packet is aten.repeat_interleave and func is aten.repeat_interleave.Tensor):
             self.wait(func._schema.name.removeprefix("aten::").strip("_"))
-        if packet in INDEXED | WRITTEN:
+        if packet in INDEXED or packet in WRITTEN:
             indices = [i for i in args[1] if i is not None]
             if any(i.dtype == torch.bool for i in indices if isinstance(i, GpuTensor)):
                 self.wait("bool index")
@@ -418,7 +446,7 @@ def _refuse_mixture(func: Any, args: Any, mine: list[GpuTensor], theirs: list[Te
     if not theirs or not mine:
         return
     where = f"in {func} {_site()}"
-    if packet in INDEXED | WRITTEN:
+    if packet in INDEXED or packet in WRITTEN:
         if not isinstance(args[0], GpuTensor):
             raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor {where}")
         theirs = [args[2]] if packet in WRITTEN and not isinstance(args[2], GpuTensor) else []
@@ -433,11 +461,23 @@ def _elem(value: Any) -> Any:
     return value.elem if isinstance(value, GpuTensor) else value
 
 
-def _elem_of(name: str, value: Any) -> Any:
-    """A keyword as the CPU's kernel takes it."""
-    if name == "device":
-        return None if value is None else torch.device("cpu")
-    return tree_map(_elem, value)
+def _split(value: Any, mine: list[GpuTensor], theirs: list[Tensor]) -> Any:
+    """An argument as the CPU's kernel takes it; its tensors are entered under their device."""
+    if isinstance(value, Tensor):
+        if isinstance(value, GpuTensor):
+            mine.append(value)
+            return value.elem
+        theirs.append(value)
+    elif isinstance(value, list | tuple):
+        return [_split(one, mine, theirs) for one in value]
+    return value
+
+
+def _wrapped(out: Any) -> Any:
+    """What the kernel returned, on the device."""
+    if isinstance(out, Tensor):
+        return GpuTensor(out)
+    return type(out)(map(_wrapped, out)) if isinstance(out, list | tuple) else out
 
 
 def _site() -> str:

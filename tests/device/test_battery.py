@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from robustsuite.registry import card_of
 from tests.device import battery
 from tests.device.pretended import ROOT
 
 SWEEPS = [
-    pytest.param(sweep, id=f"{kind}:{name}", marks=[pytest.mark.slow] if name.split("-")[0] in battery.LONG else [])
-    for kind, name, sweep in battery.sweeps()
+    pytest.param(sweep, id=title, marks=[pytest.mark.slow] if title.split("-")[0] in battery.LONG else [])
+    for title, sweep in battery.sweeps()
 ]
 COUNTED = {"queries"}
 """Columns that say what was asked, not what was found: on a device finished pictures idle for a few steps."""
 
+LAID_OUT = "smoothing"
+"""Randomized smoothing draws its noise in channels-last order on CUDA, so other numbers by design."""
+
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder of trained weights for every sweep of this file: trained on the CPU, served on the device."""
-    folder = tmp_path_factory.mktemp("weights")
-    with battery.cache_at(folder):
-        yield folder
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of trained weights for every sweep of this file: each device trains for itself."""
+    return tmp_path_factory.mktemp("weights")
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_plugin_says_on_the_device_what_it_says_on_the_cpu(
     sweep: dict[str, Any], weights: Path, tmp_path: Path
 ) -> None:
-    expected = battery.played(sweep, "cpu", tmp_path / "cpu")
-    with battery.device():
-        found = battery.played(sweep, battery.name(), tmp_path / "device")
+    with battery.cache_at(weights / "cpu"):
+        expected = battery.played(sweep, "cpu", tmp_path / "cpu")
+    with battery.cache_at(weights / "device"):
+        found = battery.played(sweep, battery.REAL or "cuda", tmp_path / "device")
     failures = [said(row) for row, _ in found.values() if row["status"] == "failed"]
     assert not failures, "\n".join(failures)
     for run_id, (row, columns) in expected.items():
@@ -47,6 +49,8 @@ def agree(row: dict[str, Any], columns: dict[str, Any], found: dict[str, Any], o
     what = f"{row['attack'] or row['shift']} on {row['defense']}"
     assert (row["status"], row["code"]) == (found["status"], found["code"]), (what, found["sentence"])
     assert columns.keys() == on_device.keys(), what
+    if LAID_OUT in str(row["attack"]) + row["defense"]:
+        return
     for column in columns.keys() - COUNTED - {"run_id"}:
         pairs = list(zip(columns[column], on_device[column], strict=True))
         if battery.REAL:
@@ -56,6 +60,11 @@ def agree(row: dict[str, Any], columns: dict[str, Any], found: dict[str, Any], o
             assert all(same(a, b) for a, b in pairs), (what, column, pairs)
     if not battery.REAL:
         assert row["flags"] == found["flags"], what
+
+
+def applied_place(stack: list[dict[str, Any]]) -> str:
+    """The stage of the last defense of a stack."""
+    return card_of("defense", next(iter(stack[-1]))).place
 
 
 def said(row: dict[str, Any]) -> str:
@@ -76,6 +85,6 @@ def test_the_real_device_is_there() -> None:
 
 
 def test_every_place_a_card_names_is_played() -> None:
-    named = {card.values[0].get("threats", {}).get("t", {}).get("scenario") for card in SWEEPS} - {None}
-    stages = {"data", "train", "harden", "serve", "share"}
+    named = {threat["scenario"] for sweep in SWEEPS for threat in sweep.values[0].get("threats", {}).values()}
+    stages = {applied_place(entry) for sweep in SWEEPS for entry in sweep.values[0].get("defenses", [])}
     assert named | stages >= set(battery.places())
