@@ -47,7 +47,8 @@ class Counts:
 
     @classmethod
     def zeros(cls, n: int, device: torch.device | str = "cpu") -> Counts:
-        return cls(*(torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2)))
+        none = torch.zeros(n, dtype=torch.int64, device=device)
+        return cls(none, none.clone())
 
     def add_total(self, forwards: int, backwards: int) -> None:
         """Add work of a peer's attack that cannot be told apart by example."""

@@ -57,3 +57,9 @@ def test_generators_are_keyed_by_the_example() -> None:
     b = [torch.rand(2, generator=g) for g in Rng.of(0, "g", IDS[2:3]).generators()]
     assert torch.equal(a[2], b[0])
     assert not torch.equal(a[0], a[1])
+
+
+def test_a_tag_is_the_same_number_whether_the_host_or_the_device_mixes_it() -> None:
+    rng = Rng.of(3, "tags", torch.arange(5))
+    for tag in (0, 1, -1, 7, (1 << 62) + 12345, -(1 << 63), (1 << 63) - 1):
+        assert torch.equal(rng.fold(tag).keys, rng.fold(torch.tensor(tag)).keys)

@@ -77,7 +77,8 @@ def ascend(
     schedule = x.new_tensor(radii), torch.tensor(lengths).to(x.device)
 
     def start(example: Tensor, number: Tensor) -> State:
-        return _born(x[example], y[example], goals[example, number], rng[example].fold(number), budget.norm, (radii[0], lengths[0]))
+        goal, streams = goals[example, number], rng[example].fold(number)
+        return _born(x[example], y[example], goal, streams, budget.norm, (radii[0], lengths[0]))
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1

@@ -91,7 +91,8 @@ POISON = {"scenario": "poisoning", "access": "train_set", "budget": {"poison_rat
           "attacks": ["badnets"]}  # fmt: skip
 LEAK = {"scenario": "inversion", "access": ["weights", "update"], "budget": {"batch": 2, "trained": False},
         "attacks": [{"inverting_gradients": {"iterations": 3}}]}  # fmt: skip
-FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}], "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}]}
+FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}],
+         "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}]}  # fmt: skip
 """The stage before, for defenses that are published with one."""
 
 

@@ -5,13 +5,13 @@
     gpu.waits       # what would have made host and device wait for each other, by kind and place
     gpu.launches    # kernels launched, by the networks and by everybody else
 
-It raises what CUDA raises where tensors of two devices meet, where numpy is handed a device's tensor, where a generator
-draws for another device, where integers are multiplied as matrices. Every value is computed by the CPU's own kernels, so
-a run must end in the same bits as on the CPU: it knows nothing of CUDA's numerics, memory or speed.
+It raises what CUDA raises where tensors of two devices meet, where numpy is handed a device's tensor, where a
+generator draws for another device, where integers are multiplied as matrices. Every value is computed by the CPU's own
+kernels, so a run must end in the same bits as on the CPU: it knows nothing of CUDA's numerics, memory or speed.
 
-It is a tensor subclass over a `meta` tensor, whose dispatch unwraps, computes and wraps again; a dispatch mode, for the
-calls that make a device's tensor from none; and a function mode, by which Python says and hears `cuda` while C++ is told
-`meta`.
+It is a tensor subclass over a `meta` tensor, whose dispatch unwraps, computes and wraps again; a dispatch mode, for
+the calls that make a device's tensor from none; and a function mode, by which Python says and hears `cuda` while C++
+is told `meta`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ FREE = {
 
 WAITS = {
     aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.bincount,
-    aten.unique_consecutive, aten.equal, aten.is_nonzero, aten._linalg_eigh, aten.linalg_lstsq, aten._linalg_svd, aten.histc,
+    aten.unique_consecutive, aten.equal, aten.is_nonzero, aten._linalg_eigh, aten.linalg_lstsq, aten._linalg_svd,
+    aten.histc,
 }  # fmt: skip
 """Operations whose result, or its shape, the host has to see."""
 
@@ -130,7 +131,7 @@ class GpuTensor(Tensor, metaclass=_PlainTensor):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         if args and isinstance(args[0], Tensor):  # .to(other)
             args = (args[0].device, args[0].dtype, *args[1:])
-        device, dtype, blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
         if on_device(device):
             device = None  # already there: no copy, unless type or layout ask for one
         given = {"device": device, "dtype": dtype, "memory_format": layout}
@@ -342,8 +343,8 @@ class Pretended(TorchDispatchMode):
 
         known = {
             "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
-            "is_bf16_supported": lambda *_: True, "synchronize": lambda *_: None, "is_current_stream_capturing": lambda: False,
-            "max_memory_allocated": lambda *_: 0,
+            "is_bf16_supported": lambda *_: True, "synchronize": lambda *_: None,
+            "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 0,
             "reset_peak_memory_stats": lambda *_: None, "empty_cache": lambda: None,
             "get_device_name": lambda *_: "a pretended GPU", "get_device_capability": lambda *_: (9, 0),
             "manual_seed_all": lambda *_: None, "manual_seed": lambda *_: None, "get_rng_state": state,

@@ -1,4 +1,4 @@
-"""The pretended device refuses what CUDA refuses, allows what CUDA allows, counts what would wait, and leaves no trace."""
+"""The pretended device refuses what CUDA refuses, allows what it allows, counts what would wait, leaves no trace."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from tests.device.battery import REAL
 from tests.device.waits import measured, ours
 
 PAGE = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
-SAID = {name: float(waits) for name, waits in re.findall(r"^\| (\w+ \(\w+\)) \| \d+ \| ([\d.]+) \|", PAGE, re.MULTILINE)}
+ROW = re.compile(r"^\| (\w+ \(\w+\)) \| \d+ \| ([\d.]+) \|", re.MULTILINE)
+SAID = {name: float(waits) for name, waits in ROW.findall(PAGE)}
 
 pytestmark = pytest.mark.skipif(bool(REAL), reason="counted on the pretended device")
 

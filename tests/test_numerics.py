@@ -1,0 +1,52 @@
+"""Float32 means float32 wherever a cell is played, and the caller's own setting comes back."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustsuite.api import evaluate
+from robustsuite.numerics import float32
+from robustsuite.oracle import Oracle
+from robustsuite.randomness import Rng
+from robustsuite.scenarios.evasion import attack
+from robustsuite.threats import Access, Ball
+from tests.toys import labelled, linear
+
+
+def allowed() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """A caller who lets CUDA round."""
+    before = allowed()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_it_ends_with_the_callers_setting_whatever_happens_inside() -> None:
+    with pytest.raises(ValueError, match="fell over"), float32():
+        assert allowed() == (False, False)
+        raise ValueError("fell over")
+    assert allowed() == (True, True)
+
+
+@pytest.mark.usefixtures("tf32")
+def test_attacks_are_played_without_it() -> None:
+    seen = []
+
+    @attack(needs=Access.SCORES, norms=("linf",))
+    def looks(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng) -> Tensor:
+        """Looks around."""
+        seen.append(allowed())
+        return x
+
+    split = labelled(linear())
+    evaluate(linear(), split.images(torch.arange(24)), split.y, attack=looks)
+    assert seen == [(False, False)]
+    assert allowed() == (True, True)
