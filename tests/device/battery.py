@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 
+from robustsuite import audit
 from robustsuite.data import load_data
 from robustsuite.execute import Progress, execute, ordered
 from robustsuite.methods import federated
@@ -138,19 +139,29 @@ def places() -> tuple[str, ...]:
 LOADED = cache(lambda spec: load_data(json.loads(spec)))
 
 
-def played(sweep: dict[str, Any], device: str, folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, list[Any]]]]:
-    """run_id -> the cell's row and its columns. Planned on the CPU, as ever; played on the device."""
+SMALL_AUDIT = {"UNIFORM": 3, "CORNERS": 2, "POINTS": 3, "AUDITED": 6}
+"""How much of an audit's search is played."""
+
+
+def played(
+    sweep: dict[str, Any], device: str, folder: Path, *, audited: bool = False
+) -> dict[str, tuple[dict[str, Any], dict[str, list[Any]]]]:
+    """run_id -> the cell's row, its audit in it if there was one, and its columns. Planned on the CPU, as ever."""
     store = Store(folder)
     with patch("robustsuite.plan.load_data", lambda spec: LOADED(json.dumps(spec))):
         cells = list(ordered(plan(sweep_of({**base(), **sweep}, "the battery"), device, None)))
     there = Pretended() if device != "cpu" and not REAL else nullcontext()
     with there, patch.object(federated, "Rounds", partial(federated.Rounds, rounds=1)):
         execute(cells, store, Progress(), width=16)
+        with patch.multiple(audit, **SMALL_AUDIT):
+            audit.audit(cells if audited else [], store, width=16)
     found = {}
     for file in sorted(store.cells.glob("*/run.json")):
         table = file.with_name("examples.parquet")
         columns = pq.read_table(table).to_pydict() if table.is_file() else {}
         row = json.loads(file.read_text())
+        if (checked := file.with_name("audit.json")).is_file():
+            row["audit"] = json.loads(checked.read_text())
         found[row["run_id"]] = row, columns
     return found
 

@@ -44,6 +44,20 @@ def test_a_plugin_says_on_the_device_what_it_says_on_the_cpu(
         agree(row, columns, *found[run_id])
 
 
+def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(weights: Path, tmp_path: Path) -> None:
+    defenses = ["none", [{"gaussian_augmentation": {"epochs": 1}}]]
+    sweep = {"threats": battery.ASKED, "defenses": defenses}
+    with battery.cache_at(weights / "cpu"):
+        expected = battery.played(sweep, "cpu", tmp_path / "cpu", audited=True)
+        found = battery.played(sweep, battery.REAL or "cuda", tmp_path / "device", audited=True)
+    audits = {k: row["audit"] for k, (row, _) in expected.items() if "audit" in row}
+    assert len(audits) == 4
+    for run_id, said_there in audits.items():
+        assert found[run_id][0]["audit"].keys() == said_there.keys()
+        if not battery.REAL:
+            assert found[run_id][0]["audit"] == said_there
+
+
 def agree(row: dict[str, Any], columns: dict[str, Any], found: dict[str, Any], on_device: dict[str, Any]) -> None:
     """The same columns; the same bits where the device has the CPU's kernels, else the same verdicts by and large."""
     what = f"{row['attack'] or row['shift']} on {row['defense']}"
