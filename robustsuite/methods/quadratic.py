@@ -82,11 +82,14 @@ def multipliers(logits: Tensor, to: Order, gram: Tensor, start: Tensor, margin: 
         part = Order(to.targets[left], to.above[left])
         y = q[left] + slack(times(combined(l[left], part), gram), part, 0.0) + ridge * l[left]
         missed = torch.where(l[left] > 0, y.abs(), -y).amax(1)
-        open_ = (missed > TOLERANCE).nonzero().flatten()
-        if not len(open_):
+        size = _size(l[left], y)
+        open_, width = torch.stack([missed > TOLERANCE, -(-size // BUCKET) * BUCKET]).cpu()  # all the host must know
+        if not bool(open_.any()):
             break
-        left, y, part = left[open_], y[open_], Order(part.targets[open_], part.above[open_])
-        l[left] = _step(l[left], y, part, gram, ridge)
+        if not bool(open_.all()):
+            rows, width = open_.nonzero().flatten().to(left), width[open_ > 0]
+            left, y, size, part = left[rows], y[rows], size[rows], Order(part.targets[rows], part.above[rows])
+        l[left] = _step(l[left], y, part, gram, ridge, size, width)
     return l
 
 
@@ -97,16 +100,20 @@ def times(s: Tensor, gram: Tensor) -> Tensor:
     return (padded @ gram)[: len(s)]
 
 
-def _step(l: Tensor, y: Tensor, to: Order, gram: Tensor, ridge: Tensor) -> Tensor:
-    """One projected Newton step of every row, in groups of equal size."""
-    score = torch.where(l > 0, torch.inf, -y)
+def _size(l: Tensor, y: Tensor) -> Tensor:
+    """How many multipliers (N,) a step moves: those in use, and of the violated constraints at most ENTERING."""
     used = (l > 0).sum(1)
-    size = used + torch.minimum((score > TOLERANCE).sum(1) - used, torch.full_like(used, ENTERING))
-    bucket = (size + BUCKET - 1) // BUCKET * BUCKET
+    return used + ((l <= 0) & (-y > TOLERANCE)).sum(1).clamp_max(ENTERING)
+
+
+def _step(l: Tensor, y: Tensor, to: Order, gram: Tensor, ridge: Tensor, size: Tensor, width: Tensor) -> Tensor:
+    """One projected Newton step of every row, in groups of equal width (N,), which the host knows."""
+    score = torch.where(l > 0, torch.inf, -y)
     fresh = l.clone()
-    for width in bucket.unique().tolist():
-        rows = (bucket == width).nonzero().flatten()
-        free = score[rows].topk(min(width, l.shape[1]), 1)
+    for n in width.unique().tolist():
+        alike = width == n
+        rows = slice(None) if bool(alike.all()) else alike.nonzero().flatten().to(l.device)
+        free = score[rows].topk(min(n, l.shape[1]), 1)
         chosen = torch.arange(free.indices.shape[1], device=l.device) < size[rows, None]
         part = Order(to.targets[rows], to.above[rows])
         moved = _newton(l[rows].gather(1, free.indices), y[rows].gather(1, free.indices), chosen,
