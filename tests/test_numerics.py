@@ -30,9 +30,13 @@ def tf32() -> Iterator[None]:
 
 @pytest.mark.usefixtures("tf32")
 def test_it_ends_with_the_callers_setting_whatever_happens_inside() -> None:
-    with pytest.raises(ValueError, match="fell over"), float32():
+    @float32()
+    def falls() -> None:
         assert allowed() == (False, False)
         raise ValueError("fell over")
+
+    with pytest.raises(ValueError, match="fell over"):
+        falls()
     assert allowed() == (True, True)
 
 
