@@ -14,11 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robustsuite.benchmarks.gpu_bench import Bench, Row, Stand, attempt, exact
+from robustsuite.benchmarks.gpu_bench import Bench, Row, Stand, attempt
 from robustsuite.data import Dataset, Split
 from robustsuite.execute import WIDTH, play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
+from robustsuite.numerics import float32
 from robustsuite.plan import Cell
 from robustsuite.registry import card_of
 from robustsuite.threats import Access, Threat
@@ -106,7 +107,7 @@ def _logits(bench: Bench, name: str, net: nn.Module, split: Split, kind: str) ->
     how = in_bf16 if kind == "bf16 autocast" else nn.Module.__call__
     with torch.no_grad():
         here = copy.deepcopy(net).cpu()(x)
-        with exact(tf32=kind == "TF32"):
+        with float32(tf32=kind == "TF32"):
             there = how(net, x.to(bench.device)).cpu()
     gap, largest = float((there - here).abs().max()), float(here.abs().max())
     differ = int((there.argmax(1) != here.argmax(1)).sum())
@@ -129,7 +130,7 @@ def verdicts(data: Dataset, stand: Stand, split: Split, attack: str, device: str
 def _verdicts(
     bench: Bench, name: str, stand: Stand, split: Split, asked: tuple[str, dict[str, int]], here: Tensor
 ) -> Row:
-    with exact(tf32=name.endswith("allowed")):
+    with float32(tf32=name.endswith("allowed")):
         there = verdicts(bench.data, stand, split, asked[0], str(bench.device), asked[1])
     differ = (there != here).nonzero().flatten().tolist()
     note = f"pictures that differ: {', '.join(map(str, differ[:8])) or 'none'}"

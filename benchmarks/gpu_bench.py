@@ -26,6 +26,7 @@ from robustsuite.data import Dataset
 from robustsuite.execute import WIDTH
 from robustsuite.judge import Judge
 from robustsuite.models import Training, ready
+from robustsuite.numerics import float32
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
 from robustsuite.threats import L2, Access, Linf
@@ -173,23 +174,11 @@ class Bench:
         return f"{' / '.join('-' if v is None else f'{v:.0f}' for v in (mine, theirs))} %, {max(memory):.1f} GiB"
 
 
-@contextmanager
-def exact(tf32: bool = False) -> Iterator[None]:
-    """Convolutions and products in float32, or TF32 where asked for; the process's flags are put back."""
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        convolutions.allow_tf32, products.allow_tf32 = before
-
-
 def survivors(bench: Bench, stand: Stand, x_adv: Tensor) -> Tensor:
     """Who (N,) is answered rightly, or was moved beyond the budget."""
     if stand.net.training:
         raise RuntimeError("expected the plain network in eval mode, got it as a peer left it, in train mode")
-    with exact():
+    with float32():
         answers = Judge(stand.net, stochastic=False, width=WIDTH)(x_adv, stand.y, bench.streams("judge", len(x_adv)))
     return ~(answers.wrong & stand.ball.allows(stand.x, x_adv))
 
@@ -199,7 +188,7 @@ def calibrated(bench: Bench, stand: Stand) -> Stand:
     part = stand._replace(x=stand.x[:64], y=stand.y[:64])
     for eps in HALVINGS:
         part = part._replace(ball=Linf(eps / 255))
-        with exact():
+        with float32():
             x_adv = attacked(pgd, bench, part, part.net, steps=bench.size(10, 5)).x_adv
         if float(survivors(bench, part, x_adv).float().mean()) >= 0.4:
             break

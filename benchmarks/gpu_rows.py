@@ -33,13 +33,13 @@ from robustsuite.benchmarks.gpu_bench import (
     attempt,
     by_peer,
     calibrated,
-    exact,
     fought,
     paired,
 )
 from robustsuite.data import InputSpace, Split, in_unit
 from robustsuite.methods.smoothing import votes
 from robustsuite.models import Normalised, Training, ready
+from robustsuite.numerics import float32
 from robustsuite.threats import L2, Linf
 from robustsuite.training import Recipe, fitted, held, one_cycle, precision
 
@@ -49,7 +49,7 @@ def pgd_rows(bench: Bench) -> Iterator[Row]:
     stand, width, steps = bench.stand(bench.arch, bench.size(512, 32)), bench.size(256, 16), bench.size(50, 10)
 
     def row(name: str) -> Row:
-        with exact(tf32=name == "TF32"):
+        with float32(tf32=name == "TF32"):
             net = variant(name, stand, width)
             blank = Row("pgd", f"PGD-{steps}, {name}")
             if name in ("torch.compile", "CUDA graphs"):
@@ -72,7 +72,7 @@ def apgd_rows(bench: Bench) -> Iterator[Row]:
     def ours(k: int) -> Attacked:
         return attacked(apgd, bench, stand, stand.net, steps=k)
 
-    with exact():
+    with float32():
         blank = Row("apgd", f"APGD-CE, {steps} steps")
         row = fought(bench, stand, blank, ours, partial(by_peer, bench, stand, stand.net, "apgd-ce"), 5, steps)
     yield row
@@ -85,7 +85,7 @@ def square_rows(bench: Bench) -> Iterator[Row]:
     def ours(k: int) -> Attacked:
         return attacked(square, bench, stand, stand.net, steps=k)
 
-    with exact():
+    with float32():
         blank = Row("square", f"Square, {steps + 1} queries")
         row = fought(bench, stand, blank, ours, partial(by_peer, bench, stand, stand.net, "square"), 10, steps)
     yield row
@@ -113,7 +113,7 @@ def cgba_rows(bench: Bench) -> Iterator[Row]:
     blank = Row("cgba", f"CGBA, {queries} queries", n=len(stand.x), note=note)
     done = (len(stand.x), len(stand.x) if rival else min(few, len(stand.x)))
     peer = hopskipjump if rival else alone
-    with exact():
+    with float32():
         row, both = paired(bench, blank, ours, peer, warm=40, full=queries, amounts=done)
     same = min(done)  # the pictures both sides had
     lengths = [float((a.x_adv[:same] - stand.x[:same]).flatten(1).norm(dim=1).median()) for a in both]
@@ -139,7 +139,7 @@ def smoothing_rows(bench: Bench) -> Iterator[Row]:
         return counts
 
     blank = Row("smoothing", f"{full} votes an image", n=len(x), unit="votes/s")
-    with exact(), bench.seeded():
+    with float32(), bench.seeded():
         row, both = paired(bench, blank, ours, peer, warm=512, full=full, amounts=(full * len(x),) * 2)
     apart = float((both[0] - both[1]).abs().max()) / full
     yield replace(row, note=f"{row.note}; shares of votes differ by at most {apart:.3f}")
@@ -151,7 +151,7 @@ def crown_rows(bench: Bench) -> Iterator[Row]:
 
     n, size, ball = bench.size(128, 4), bench.size(64, 2), Linf(2 / 255)
     net, x = random_net("resnet2b", bench), smooth(n, 32).to(bench.device)
-    with exact(), torch.no_grad():
+    with float32(), torch.no_grad():
         y = net(x).argmax(1)
 
     def ours(k: int) -> Tensor:
@@ -160,7 +160,7 @@ def crown_rows(bench: Bench) -> Iterator[Row]:
     def peer(k: int) -> Tensor:
         return directly_bounded(net, x[:k], y[:k], ball.eps, size)
 
-    with exact():
+    with float32():
         row, both = paired(bench, Row("crown", "CROWN, resnet2b", n=n), ours, peer, warm=size, full=n)
     apart = float((both[0] - both[1]).abs().max() / both[1].abs().max())
     yield replace(row, note=f"{row.note}, the graph built each time; bounds differ by {apart:.1e} of the largest")
@@ -237,7 +237,7 @@ def corruption_rows(bench: Bench) -> Iterator[Row]:
 
     bench_on_cpu = replace(bench, device=torch.device("cpu"))
     for name in CORRUPTIONS:
-        with exact():
+        with float32():
             rows.append(attempt("corruptions", name, partial(row, name)))
         yield rows[-1]
     if any(one.error for one in rows):
@@ -291,13 +291,13 @@ def imagenet_rows(bench: Bench) -> Iterator[Row]:
     """PGD-10 on torchvision's ResNet-50 at 224 px, random weights and its own answers as labels."""
     arch, n, side, steps = ("resnet18", 2, 64, 3) if bench.tiny else ("resnet50", 64, 224, 10)
     net, x = random_net(arch, bench), smooth(n, side).to(bench.device)
-    with exact(), torch.no_grad():
+    with float32(), torch.no_grad():
         stand = calibrated(bench, Stand(net, x, net(x).argmax(1), Linf(0.0)))
 
     def ours(k: int) -> Attacked:
         return attacked(pgd, bench, stand, net, steps=k)
 
-    with exact():
+    with float32():
         blank = Row("imagenet", f"PGD-{steps}, {arch}, {side} px")
         row = fought(bench, stand, blank, ours, partial(by_peer, bench, stand, net, "pgd"), 2, steps)
     yield row

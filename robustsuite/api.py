@@ -19,6 +19,7 @@ from robustsuite.errors import BadValue
 from robustsuite.execute import PROBED, Progress, execute, ordered, play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
+from robustsuite.numerics import float32
 from robustsuite.plan import Cell, plan, verdict
 from robustsuite.registry import Card, card_of, checked_parameters
 from robustsuite.store import Store
@@ -110,6 +111,7 @@ class Evaluation:
     flags: list[Flag] = field(default_factory=list)
 
 
+@float32()
 def evaluate(
     net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
     access: Access = Access.WHITE_BOX, seed: int = 0, device: str | torch.device | None = None, **parameters: Any,

@@ -23,6 +23,7 @@ from robustsuite.checks import AUDITED, LARGE, SMALL, Flag
 from robustsuite.execute import Progress, fitting, play
 from robustsuite.judge import Judge
 from robustsuite.losses import margin
+from robustsuite.numerics import float32
 from robustsuite.oracle import answer, preserved
 from robustsuite.plan import Cell, Verdict
 from robustsuite.randomness import Rng
@@ -41,6 +42,7 @@ POINTS, NEARBY, LOOKED_AT = 100, 1 / 255, 16
 """Of the landscape: points around each image, how far, and images."""
 
 
+@float32()
 def audit(
     cells: list[tuple[Cell, Verdict]], store: Store, progress: Progress | None = None, *, width: int | None = None
 ) -> int:

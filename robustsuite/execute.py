@@ -54,6 +54,7 @@ class Progress:
     tell: Callable[[str], None] = field(default=lambda text: None)
 
 
+@float32()
 def execute(
     cells: list[tuple[Cell, Verdict]], store: Store, progress: Progress | None = None, *, width: int | None = None
 ) -> int:
@@ -137,7 +138,6 @@ class _Runner:
         row["flags"] = [flag.facts() for flag in [*_noticed(self.probed, cell, system), *record.flags]]
         return _examples(cell, record)
 
-    @float32()
     def _serve(self, cell: Cell) -> System:
         """Train, serve and probe the system, once."""
         if self.system is None:
@@ -157,7 +157,6 @@ class _Runner:
             self.system = system
         return self.system
 
-    @float32()
     def _clean(self, system: System, cell: Cell) -> Tensor | None:
         """What the system gets right before it is attacked or shifted: asked once for all its cells."""
         pictures = cell.split if cell.threat else cell.clean if cell.paired else None
@@ -183,7 +182,6 @@ class _Runner:
                 self.progress.tell(f"out of memory; going on with {self.width} images in flight")
 
 
-@float32()
 def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
     """Play one cell's scenario against its served system; clean_ok (N,): what it gets right unattacked, if known."""
     rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids).to(cell.lifecycle.device)

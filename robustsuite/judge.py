@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.losses import margin
+from robustsuite.numerics import float32
 from robustsuite.oracle import answer
 from robustsuite.randomness import Rng
 
@@ -53,6 +54,7 @@ class Judge:
         self.ties, self.watch = ties, watch
         self._double: nn.Module | None = None
 
+    @float32()
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
         """Answers on x (N, C, H, W) float32; y: labels (N,), or what `lead` compares with, a row a picture.

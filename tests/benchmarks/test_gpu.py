@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from robustsuite.benchmarks import gpu
-from robustsuite.benchmarks.gpu_bench import Bench, Counted, Row, Stand, exact, paired, survivors
+from robustsuite.benchmarks.gpu_bench import Bench, Counted, Row, Stand, paired, survivors
+from robustsuite.numerics import float32
 from robustsuite.threats import Linf
 
 CPU = torch.device("cpu")
@@ -145,9 +146,9 @@ def test_each_side_is_warmed_up_and_the_median_of_three_is_kept(tmp_path):
 
 def test_the_flags_of_tf32_are_put_back():
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with exact(tf32=True):
+    with float32(tf32=True):
         assert torch.backends.cuda.matmul.allow_tf32
-        with exact():
+        with float32():
             assert not torch.backends.cudnn.allow_tf32
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
 
