@@ -8,11 +8,12 @@ to it: waits and launches in a row are an attack's own, from its first line to i
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustsuite.adversary import Aux
 from robustsuite.data import Split
@@ -47,7 +48,7 @@ def ours() -> list[tuple[Card, str]]:
 def measured(card: Card, norm: str) -> Row:
     """The attack played once on the pretended device."""
     with Pretended() as gpu:
-        net: nn.Module = nn.Sequential(NET).to("cuda").eval().requires_grad_(False)
+        net = copy.deepcopy(NET).to("cuda")
         x, y = X.to("cuda"), Y.to("cuda")
         rng = Rng(Rng.of(0, "waits", torch.arange(len(x))).keys.to("cuda"))
         needs = parse_access([str(kind.name).lower() for kind in card.needs])
