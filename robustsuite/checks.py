@@ -113,7 +113,7 @@ CHECKS = (
           "picture", "conformance tests"),
     Check("E17", "a smooth loss", "mean relative change of the lead over 100 points within 1/255 of 16 images above "
           "10 % warns", "audit", {"rough_landscape": ("warn", "gradients")}),
-    Check("E18", "enough targets", "a targeted attack that says targets=k with k below both the other classes and 9 "
+    Check("E18", "enough targets", "a targeted attack that says n_targets=k with k below both the other classes and 9 "
           "warns", "report", {"few_targets": ("warn", "all")}),
     Check("E19", "adaptive attack declared", "a serve-stage defense without a surrogate warns", "plan",
           {"no_adaptive_attack": ("warn", "evasion")}),

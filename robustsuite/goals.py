@@ -90,13 +90,17 @@ class OrderedTopK:
 
 @dataclass(frozen=True)
 class ToClass:
-    """The class a backdoor answers with: the same for every picture."""
+    """One class for every picture, as a backdoor's answer; a picture of that class itself is none of its business."""
 
     target: int
-    name: ClassVar[str] = "to_class"
+    name: ClassVar[str] = "targeted"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, int) or isinstance(self.target, bool) or self.target < 0:
+            raise BadValue(f"expected a class as a target, 0 or more, got {self.target!r}; write {{target: 3}}")
 
     def __str__(self) -> str:
-        return f"{self.name}({self.target})"
+        return f"to_class({self.target})"
 
     def aim(self, y: Tensor, classes: int, rng: Rng) -> Tensor:
         """The class to reach (N, 1)."""
@@ -116,10 +120,12 @@ def _wrong(y: Tensor, classes: int, k: int, rng: Rng) -> Tensor:
 
 
 def parse_goal(value: object) -> Goal:
-    """A goal from yaml: 'untargeted', 'targeted' or {ordered_topk: 5}."""
+    """A goal from yaml: 'untargeted', 'targeted', {target: 3} or {ordered_topk: 5}."""
+    if isinstance(value, dict) and list(value) == ["target"]:
+        return ToClass(value["target"])
     if isinstance(value, dict) and list(value) == ["ordered_topk"]:
         return OrderedTopK(value["ordered_topk"])
     simple: dict[object, Goal] = {"untargeted": Untargeted(), "targeted": Targeted()}
     if not isinstance(value, str) or value not in simple:
-        raise UnknownName("goal", str(value), [*map(str, simple), "ordered_topk: K"])
+        raise UnknownName("goal", str(value), [*map(str, simple), "target: CLASS", "ordered_topk: K"])
     return simple[value]

@@ -129,7 +129,7 @@ def _alone(rows: Sequence[Row], examples: Examples) -> Found:
         if "overturned" in table and not stand_in and (claims := int(table["overturned"].sum())):
             level = "fail" if claims > max(2, SMALL * len(table)) else "warn"
             yield run_id, Flag("overturned", f"{claims} of {len(table)} claimed breaks are none to the judge", level)
-        targets = re.search(r"\btargets=(\d+)", str(row["attack"]))
+        targets = re.search(r"\b(?:n_)?targets=(\d+)", str(row["attack"]))
         if targets and 0 < int(targets[1]) < min(int(table["label"].max()), FEW_TARGETS):
             yield run_id, Flag("few_targets", f"{targets[1]} targets among {int(table['label'].max()) + 1} classes")
         survivors = int((table["robust"] & ~table["clean_ok"]).sum())

@@ -32,6 +32,11 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others_max(logits, y) - own(logits, y)
 
 
+def lead(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """How far (N,) an answer is past its goal, > 0 where it is reached: any class but y, or that of targets (N, 1)."""
+    return margin(logits, y) if targets is None else -margin(logits, targets[:, 0])
+
+
 CLEAR = 1e-5
 """A wrong class must lead by more than this before an attack calls an image broken; the judge re-asks near ties."""
 

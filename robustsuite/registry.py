@@ -22,6 +22,9 @@ from robustsuite.threats import Access
 
 GROUP = "robustsuite.plugins"
 KINDS = ("attack", "defense", "shift", "data", "model")
+HANDED = ("rng", "targets", "aux")
+"""What a scenario hands to an attack, so that no user may set it."""
+
 PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,7 +82,7 @@ class Card:
         return {
             p.name: p.default
             for p in signature.parameters.values()
-            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in HANDED
         }
 
     @property

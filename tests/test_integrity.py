@@ -200,7 +200,7 @@ def test_hygiene() -> None:
 
 def test_few_targets_and_few_queries() -> None:
     cells = Cells()
-    cells.add("x", rows(80), attack="apgd(targets=3)")
+    cells.add("x", rows(80), attack="apgd(n_targets=3)")
     cells.add("y", rows(80), attack="apgd(targets=9)")
     assert (cells.names("x"), cells.names("y")) == ({"few_targets"}, set())
     cells.add("p", rows(80), attack="square", needs="scores", defense="p")

@@ -17,8 +17,8 @@ from robustsuite.threats import Access, Ball
 
 def _cost(classes: int = 10, **params: object) -> Cost:
     steps, loss = int(str(params.get("steps", 100))), params.get("loss", "ce")
-    restarts, targets = int(str(params.get("restarts", 1))), int(str(params.get("targets", 9)))
-    evaluations = (steps + 3) * restarts * (min(targets, classes - 1) if loss == "dlr-t" else 1)
+    restarts, n_targets = int(str(params.get("restarts", 1))), int(str(params.get("n_targets", 9)))
+    evaluations = (steps + 3) * restarts * (min(n_targets, classes - 1) if loss == "dlr-t" else 1)
     malt = min(classes - 1, core.CANDIDATES) if loss == "dlr-t" and params.get("order") == "malt" else 0
     return Cost(forwards=1 + evaluations + malt, backwards=evaluations + malt)
 
@@ -26,6 +26,7 @@ def _cost(classes: int = 10, **params: object) -> Cost:
 @evasion.attack(
     needs=Access.GRADIENTS | Access.SCORES,
     norms=("linf", "l2", "l1"),
+    goals=("untargeted", "targeted"),
     paper="Croce & Hein, 2020, arXiv:2003.01690",
     cost=_cost,
     differs=("a break needs a margin above 1e-5, so that exact ties do not count",),
@@ -37,19 +38,22 @@ def apgd(
     budget: Ball,
     *,
     rng: Rng,
+    targets: Tensor | None = None,
     steps: int = 100,
     loss: str = "ce",
     restarts: int = 1,
-    targets: int = 9,
+    n_targets: int = 9,
     order: str = "logit",
 ) -> evasion.Found:
     """Auto-PGD with momentum and a step size that halves itself.
 
     x (N, C, H, W) in [0, 1], y (N,). loss: ce, margin, dlr, pma (probability margin, Xie et al., arXiv 2411.15210), or
-    dlr-t: targeted DLR over the first `targets` wrong classes in `order`, logit or malt (arXiv 2407.02240).
+    dlr-t: targeted DLR over the first `n_targets` wrong classes in `order`, logit or malt (arXiv 2407.02240). targets
+    (N, 1): the class to reach; dlr and dlr-t are then the targeted DLR towards it, the other losses are descended.
     Raises BadValue, UnknownName.
     """
     x_adv, broken = core.apgd(
-        model, x, y, budget, rng=rng, steps=steps, loss=loss, restarts=restarts, targets=targets, order=order
-    )
+        model, x, y, budget, rng=rng, steps=steps, loss=loss, restarts=restarts, n_targets=n_targets, order=order,
+        targets=targets,
+    )  # fmt: skip
     return evasion.Found(x_adv, {"claimed": broken})

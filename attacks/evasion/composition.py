@@ -28,12 +28,12 @@ from robustsuite.threats import Access, Ball
 SHARE, FEWEST = 0.1, 20
 """An audit's first sample: this share of what stands, but at least so many."""
 
-Stage = Callable[[Oracle, Tensor, Tensor, Ball, Rng], tuple[Tensor, Tensor]]
-"""(model, x, y, budget, rng) -> x_adv, broken (B,) bool."""
+Stage = Callable[[Oracle, Tensor, Tensor, Tensor | None, Ball, Rng], tuple[Tensor, Tensor]]
+"""(model, x, y, targets, budget, rng) -> x_adv, broken (B,) bool."""
 
 
-def _cost(classes: int, *, steps: int = 100, targets: int = 9, order: str = "malt", queries: int = 1000) -> Cost:
-    rounds = 1 + min(targets, classes - 1)
+def _cost(classes: int, *, steps: int = 100, n_targets: int = 9, order: str = "malt", queries: int = 1000) -> Cost:
+    rounds = 1 + min(n_targets, classes - 1)
     ranking = min(classes - 1, CANDIDATES) if order == "malt" else 0
     gradients = rounds * (steps + 3) + ranking + steps + 1
     return Cost(forwards=gradients + queries + 4, backwards=gradients)
@@ -42,6 +42,7 @@ def _cost(classes: int, *, steps: int = 100, targets: int = 9, order: str = "mal
 @evasion.attack(
     needs=Access.GRADIENTS | Access.SCORES,
     norms=("linf", "l2", "l1"),
+    goals=("untargeted", "targeted"),
     paper="Croce and Hein, 2020, arXiv:2003.01690; Melamed et al., 2024, arXiv:2407.02240",
     cost=_cost,
     differs=(
@@ -58,16 +59,18 @@ def ensemble(
     budget: Ball,
     *,
     rng: Rng,
+    targets: Tensor | None = None,
     steps: int = 100,
-    targets: int = 9,
+    n_targets: int = 9,
     order: str = "malt",
     queries: int = 1000,
 ) -> Found:
     """APGD-CE, targeted APGD, then audits by FMN and Square: near AutoAttack's strength at a quarter of its cost.
 
-    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD and FMN; targets: wrong classes tried, in `order` (malt or logit);
-    queries: Square's. Columns: after_apgd_ce, after_apgd_t, after_fmn, after_square (still standing), audited (tried by
-    every audit) and claimed (broken). Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD and FMN; n_targets: wrong classes tried, in `order` (malt or
+    logit), or where `targets` (N, 1) names the class to reach, starts towards it; queries: Square's. Columns:
+    after_apgd_ce, after_apgd_t, after_fmn, after_square (still standing), audited (tried by every audit) and claimed
+    (broken). Raises BadValue.
     """
     if queries < 1:
         raise BadValue(f"expected queries >= 1 for the Square audit, got {queries!r}; write for example queries=1000")
@@ -75,13 +78,14 @@ def ensemble(
     audited = torch.ones_like(standing)
 
     def attempt(name: str, stage: Stage, rows: Tensor, keep: bool) -> bool:
-        got, broken = stage(model[rows], x[rows], y[rows], budget, rng[rows].fold(name))
+        aim = None if targets is None else targets[rows]
+        got, broken = stage(model[rows], x[rows], y[rows], aim, budget, rng[rows].fold(name))
         new = torch.ones_like(broken) if keep else broken
         x_adv[rows[new]] = got[new]
         standing[rows[broken]] = False
         return bool(broken.any())
 
-    for name, stage in _gradients(steps, targets, order).items():
+    for name, stage in _gradients(steps, n_targets, order).items():
         attempt(name, stage, standing.nonzero().flatten(), keep=True)
         columns[f"after_{name}"] = standing.clone()
     for name, stage in _audits(steps, queries, budget).items():
@@ -95,30 +99,39 @@ def ensemble(
     return Found(x_adv, {**columns, "audited": audited, "claimed": ~standing})
 
 
-def _gradients(steps: int, targets: int, order: str) -> dict[str, Stage]:
-    def ce(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng) -> tuple[Tensor, Tensor]:
-        return apgd(model, x, y, budget, rng=rng, steps=steps)
+def _gradients(steps: int, n_targets: int, order: str) -> dict[str, Stage]:
+    def ce(
+        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        return apgd(model, x, y, budget, rng=rng, steps=steps, targets=aim)
 
-    def targeted(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng) -> tuple[Tensor, Tensor]:
+    def targeted(
+        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         if not len(x):
             return x, torch.zeros_like(y, dtype=torch.bool)
         classes = model[torch.arange(1, device=x.device)](x[:1]).shape[1]
-        if classes < 4:
-            starts = min(targets, classes - 1)
-            return apgd(model, x, y, budget, rng=rng, steps=steps, loss="margin", restarts=starts)
-        return apgd(model, x, y, budget, rng=rng, steps=steps, loss="dlr-t", targets=targets, order=order)
+        starts = min(n_targets, classes - 1)
+        if classes < 4 or aim is not None:
+            loss = "margin" if classes < 4 else "dlr-t"
+            return apgd(model, x, y, budget, rng=rng, steps=steps, loss=loss, restarts=starts, targets=aim)
+        return apgd(model, x, y, budget, rng=rng, steps=steps, loss="dlr-t", n_targets=n_targets, order=order)
 
     return {"apgd_ce": ce, "apgd_t": targeted}
 
 
 def _audits(steps: int, queries: int, budget: Ball) -> dict[str, Stage]:
-    def nearest(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng) -> tuple[Tensor, Tensor]:
-        smallest: Tensor = card_of("attack", "fmn").function(model, x, y, budget, rng=rng, steps=steps)
+    def nearest(
+        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        smallest: Tensor = card_of("attack", "fmn").function(model, x, y, budget, rng=rng, steps=steps, targets=aim)
         inside = budget.project(x, smallest)
-        return inside, losses.margin(model(inside), y) > model.clear
+        return inside, losses.lead(model(inside), y, aim) > model.clear
 
-    def search(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng) -> tuple[Tensor, Tensor]:
-        return square(model, x, y, budget, rng=rng, steps=queries)
+    def search(
+        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        return square(model, x, y, budget, rng=rng, steps=queries, targets=aim)
 
     return {"fmn": nearest} if budget.norm == "l1" else {"fmn": nearest, "square": search}
 

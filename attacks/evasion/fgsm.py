@@ -20,19 +20,24 @@ from robustsuite.threats import Access, Ball
 @evasion.attack(
     needs=Access.GRADIENTS | Access.SCORES,
     norms=("linf", "l2", "l1"),
+    goals=("untargeted", "targeted"),
     paper="Goodfellow et al., 2015, arXiv:1412.6572",
     cost=lambda classes, **_: Cost(forwards=1, backwards=1),
 )
-def fgsm(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, loss: str = "ce") -> Tensor:
+def fgsm(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None = None, loss: str = "ce"
+) -> Tensor:
     """One step of steepest ascent to the edge of the ball.
 
-    x (N, C, H, W) in [0, 1], y (N,). loss: ce, margin, dlr or pma. Deterministic. Raises UnknownName.
+    x (N, C, H, W) in [0, 1], y (N,); targets (N, 1): the class to reach, if one is. loss: ce, margin, dlr or pma.
+    Deterministic. Raises UnknownName.
     """
-    f = losses.loss_named(loss)
+    f, toward = losses.loss_named(loss), 1 if targets is None else -1
+    goal = y if targets is None else targets[:, 0]
 
     def stepped(rows: Tensor) -> Tensor:
-        g = model[rows].gradient(x[rows], lambda z: f(z, y[rows])).grad
+        g = model[rows].gradient(x[rows], lambda z: toward * f(z, goal[rows])).grad
         return projections.steepest(x[rows], g, budget.eps, budget.norm)
 
-    batches = torch.split(torch.arange(len(x)), model.width) if len(x) else ()
+    batches = torch.split(torch.arange(len(x), device=x.device), model.width) if len(x) else ()
     return torch.cat([x[:0], *(stepped(rows) for rows in batches)])

@@ -32,16 +32,20 @@ def _cost(classes: int, *, steps: int = 100, **_: object) -> Cost:
 @evasion.attack(
     needs=Access.GRADIENTS | Access.SCORES,
     norms=("linf", "l2", "l1", "l0"),
+    goals=("untargeted", "targeted"),
     paper="Pintor et al., 2021, arXiv:2102.12827",
     cost=_cost,
     minimum_norm=True,
     differs=("before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",),
 )
-def fmn(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 100) -> Tensor:
+def fmn(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None = None, steps: int = 100
+) -> Tensor:
     """Fast minimum-norm attack from the clean picture, in the budget's norm.
 
-    x (N, C, H, W) in [0, 1], y (N,). Returns the nearest adversarial found even beyond budget.eps; where none was found
-    the last iterate, projected onto the budget. l0 counts pixel values. Deterministic. Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,); targets (N, 1): the class to reach, if one is. Returns the nearest adversarial
+    found even beyond budget.eps; where none was found the last iterate, projected onto the budget. l0 counts pixel
+    values. Deterministic. Raises BadValue.
     """
     if steps < 1:
         raise BadValue(f"expected steps >= 1, got {steps!r}; write for example steps=100")
@@ -55,7 +59,8 @@ def fmn(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: i
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         clean, label, at, k = x[rows["example"]], y[rows["example"]], rows["at"], rows["k"]
-        ask = model[rows["example"]].gradient(at, lambda z: losses.margin(z, label))
+        aim = None if targets is None else targets[rows["example"]]
+        ask = model[rows["example"]].gradient(at, lambda z: losses.lead(z, label, aim))
         length = projections.norm((at - clean).flatten(1), norm)
         wrong = ask.loss > losses.CLEAR
         nearer = wrong & (length < rows["least"])

@@ -28,14 +28,15 @@ GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 """2^64 over the golden ratio, odd: multiples of it by odd numbers are odd and well spread."""
 
 
-def _cost(classes: int, *, steps: int = 50, restarts: int = 1, targets: int = 0, **_: object) -> Cost:
-    evaluations = (steps + 1) * restarts * max(1, min(targets, classes - 1))
-    return Cost(forwards=evaluations + (targets > 0), backwards=evaluations)
+def _cost(classes: int, *, steps: int = 50, restarts: int = 1, n_targets: int = 0, **_: object) -> Cost:
+    evaluations = (steps + 1) * restarts * max(1, min(n_targets, classes - 1))
+    return Cost(forwards=evaluations + (n_targets > 0), backwards=evaluations)
 
 
 @evasion.attack(
     needs=Access.GRADIENTS | Access.SCORES,
     norms=("linf", "l2", "l1"),
+    goals=("untargeted", "targeted"),
     paper="Madry et al., 2018, arXiv:1706.06083",
     cost=_cost,
     differs=(
@@ -49,24 +50,30 @@ def pgd(
     budget: Ball,
     *,
     rng: Rng,
+    targets: Tensor | None = None,
     steps: int = 50,
     rel_step: float = 0.25,
     restarts: int = 1,
     loss: str = "ce",
-    targets: int = 0,
+    n_targets: int = 0,
 ) -> evasion.Found:
     """Projected gradient ascent with a fixed step of rel_step x eps.
 
-    x (N, C, H, W) in [0, 1], y (N,). loss: ce, margin, dlr or pma. targets: 0 ascends the loss of y; k > 0 descends the
-    loss of each of the k most likely wrong classes in turn. Any wrong class counts. Raises BadValue, UnknownName.
+    x (N, C, H, W) in [0, 1], y (N,). targets (N, 1): the class to reach, whose loss is descended; None: any wrong class
+    counts, and n_targets = 0 ascends the loss of y, k > 0 descends the loss of each of the k most likely wrong classes
+    in turn. loss: ce, margin, dlr or pma. Raises BadValue, UnknownName.
     """
-    if steps < 1 or restarts < 1 or targets < 0 or not rel_step > 0:
-        given = f"{steps=}, {restarts=}, {targets=}, {rel_step=}"
-        raise BadValue(f"expected steps, restarts >= 1, targets >= 0, rel_step > 0, got {given}; write steps=50")
+    if steps < 1 or restarts < 1 or n_targets < 0 or not rel_step > 0:
+        given = f"{steps=}, {restarts=}, {n_targets=}, {rel_step=}"
+        raise BadValue(f"expected steps, restarts >= 1, n_targets >= 0, rel_step > 0, got {given}; write steps=50")
+    if targets is not None and n_targets:
+        raise BadValue(f"expected n_targets=0 where the goal names the class, got {n_targets}; leave it out")
     f = losses.loss_named(loss)
-    goals = ranked_targets(model, x, y, targets, "logit", budget.norm) if targets else y[:, None]
+    goals = y[:, None] if targets is None else targets
+    if n_targets:
+        goals = ranked_targets(model, x, y, n_targets, "logit", budget.norm)
     goals = goals.repeat(1, restarts)
-    toward = -1 if targets else 1
+    toward = 1 if targets is None and not n_targets else -1
 
     def start(example: Tensor, number: Tensor) -> State:
         clean, blank = x[example], torch.full((len(example),), -torch.inf, device=x.device)
@@ -79,7 +86,7 @@ def pgd(
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]
         ask = model[rows["example"]].gradient(at, lambda z: toward * f(z, goal))
-        margin = losses.margin(ask.logits, y[rows["example"]])
+        margin = losses.lead(ask.logits, y[rows["example"]], None if targets is None else targets[rows["example"]])
         better = margin > rows["score"]
         kept = {
             "found": torch.where(per_row(better, at), at, rows["found"]),

@@ -22,6 +22,7 @@ def _cost(classes: int, *, steps: int = 5000, **_: object) -> Cost:
 @evasion.attack(
     needs=Access.SCORES,
     norms=("linf", "l2"),
+    goals=("untargeted", "targeted"),
     paper="Andriushchenko et al., 2020, arXiv:1912.00049",
     cost=_cost,
     differs=(
@@ -30,12 +31,13 @@ def _cost(classes: int, *, steps: int = 5000, **_: object) -> Cost:
     ),
 )
 def square(
-    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 5000, p: float = 0.8
-) -> evasion.Found:
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None = None, steps: int = 5000,
+    p: float = 0.8,
+) -> evasion.Found:  # fmt: skip
     """Random search over square windows, accepting what lowers the margin.
 
-    x (N, C, H, W) in [0, 1], y (N,). steps: proposals, a query each after one for the start. p: share of the picture in
-    the first windows. Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,); targets (N, 1): the class to reach, if one is. steps: proposals, a query each
+    after one for the start. p: share of the picture in the first windows. Raises BadValue.
     """
-    x_adv, broken = core.square(model, x, y, budget, rng=rng, steps=steps, p=p)
+    x_adv, broken = core.square(model, x, y, budget, rng=rng, steps=steps, p=p, targets=targets)
     return evasion.Found(x_adv, {"claimed": broken})

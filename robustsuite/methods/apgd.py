@@ -42,33 +42,50 @@ def apgd(
     steps: int = 100,
     loss: str = "ce",
     restarts: int = 1,
-    targets: int = 9,
+    n_targets: int = 9,
     order: str = "logit",
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Auto-PGD in the budget's ball (linf, l2, l1); returns x_adv (N, C, H, W) and which broke (N,) bool.
 
-    loss: ce, margin, dlr, pma, or dlr-t: targeted DLR towards the `targets` first wrong classes in `order` (logit:
-    by clean logit; malt: by clean margin over gradient norm), a round each. An unbroken image comes back as its
-    iterate of highest loss. Raises BadValue for steps < 1 and UnknownName for an unknown loss or order.
+    loss: ce, margin, dlr, pma, or dlr-t: targeted DLR towards the `n_targets` first wrong classes in `order` (logit:
+    by clean logit; malt: by clean margin over gradient norm), a round each. targets (N, 1): the class to reach, with
+    dlr and dlr-t the targeted DLR towards it. An unbroken image comes back as its iterate of highest loss. Raises
+    BadValue for steps < 1 and UnknownName for an unknown loss or order.
     """
-    if steps < 1 or restarts < 1 or targets < 1:
-        raise BadValue(f"expected steps, restarts, targets >= 1, got {steps}, {restarts}, {targets}; write at least 1")
-    if loss == "dlr-t":
-        goals = ranked_targets(model, x, y, targets, order, budget.norm).repeat_interleave(restarts, 1)
-        return ascend(model, x, y, budget, rng=rng, steps=steps, objective=losses.targeted_dlr, goals=goals)
-    if loss not in losses.LOSSES:
+    if steps < 1 or restarts < 1 or n_targets < 1:
+        given = f"{steps=}, {restarts=}, {n_targets=}"
+        raise BadValue(f"expected steps, restarts, n_targets >= 1, got {given}; write at least 1")
+    if loss not in (*losses.LOSSES, "dlr-t"):
         raise UnknownName("loss", loss, [*losses.LOSSES, "dlr-t"])
+    if targets is not None:
+        return _toward(model, x, y, budget, targets.repeat(1, restarts), rng=rng, steps=steps, loss=loss)
+    if loss == "dlr-t":
+        goals = ranked_targets(model, x, y, n_targets, order, budget.norm).repeat_interleave(restarts, 1)
+        return ascend(model, x, y, budget, rng=rng, steps=steps, objective=losses.targeted_dlr, goals=goals)
     plain = losses.loss_named(loss)
     goals = y[:, None].expand(-1, restarts)
     return ascend(model, x, y, budget, rng=rng, steps=steps, objective=lambda z, t, _: plain(z, t), goals=goals)
 
 
-def ascend(
-    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int, objective: Objective, goals: Tensor
+def _toward(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, goals: Tensor, *, rng: Rng, steps: int, loss: str
 ) -> tuple[Tensor, Tensor]:
+    """Auto-PGD towards the class of each round, goals (N, R): the targeted DLR, or the loss of that class descended."""
+    objective: Objective = losses.targeted_dlr
+    if loss not in ("dlr", "dlr-t"):
+        plain = losses.loss_named(loss)
+        objective = lambda z, _, t: -plain(z, t)  # noqa: E731
+    return ascend(model, x, y, budget, rng=rng, steps=steps, objective=objective, goals=goals, reach=True)
+
+
+def ascend(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int, objective: Objective, goals: Tensor,
+    reach: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Auto-PGD on any objective, one round for each column of goals (N, R), the target class of that round.
 
-    Returns x_adv and which broke, as `apgd` does; any wrong class counts, whatever the target.
+    Returns x_adv and which broke, as `apgd` does. reach: only the target counts; else any wrong class does.
     """
     sparse = budget.norm == "l1"
     first = [math.ceil(part * steps) for part in PARTS] if sparse else []
@@ -85,7 +102,7 @@ def ascend(
         ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
         better = ask.loss > rows["best_loss"]
         rows = _remembered(rows, ask.loss, ask.grad)
-        margin = losses.margin(ask.logits, label)
+        margin = losses.lead(ask.logits, label, goal[:, None] if reach else None)
         success = (margin > model.clear) & last
         finished = last & (rows["k"] >= lengths[-1])
         found = torch.where(per_row(success, at), at, rows["best"])

@@ -22,24 +22,28 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
-    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 5000, p: float = 0.8
-) -> tuple[Tensor, Tensor]:
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, steps: int = 5000, p: float = 0.8,
+    targets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Square in the budget's ball (linf, l2); returns x_adv (N, C, H, W) and which broke (N,) bool.
 
     steps: proposals an image, one query each after one for the start; fewer where the threat leaves fewer queries. p:
-    share of the picture in the first windows. An unbroken image comes back as its iterate of largest margin. Raises
-    BadValue for steps < 0 or p outside (0, 1].
+    share of the picture in the first windows. targets (N, 1): the class to reach; None: any wrong one. An unbroken
+    image comes back as the iterate nearest to its goal. Raises BadValue for steps < 0 or p outside (0, 1].
     """
     if steps < 0 or not 0 < p <= 1:
         raise BadValue(f"expected steps >= 0 and 0 < p <= 1, got steps={steps!r}, p={p!r}; write for example p=0.8")
     able = (model.left() > 0).nonzero().flatten()
     x_adv, broken = x.clone(), torch.zeros_like(y, dtype=torch.bool)
-    rows, done = _search(model[able], x[able], y[able], budget, rng[able], steps, p)
+    aim = None if targets is None else targets[able]
+    rows, done = _search(model[able], x[able], y[able], aim, budget, rng[able], steps, p)
     x_adv[able], broken[able] = rows.get("found", x[able]), done
     return x_adv, broken
 
 
-def _search(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng, steps: int, p: float) -> tuple[State, Tensor]:
+def _search(
+    model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng, steps: int, p: float
+) -> tuple[State, Tensor]:
     begin, propose = (_stripes, _windows) if budget.norm == "linf" else (_tiles, _moved_mass)
 
     def start(example: Tensor, _: Tensor) -> State:
@@ -50,7 +54,7 @@ def _search(model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng, steps: 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example, at, i = rows["example"], rows["at"], rows["i"]
         view = model[example]
-        margin = losses.margin(view(at), y[example])
+        margin = losses.lead(view(at), y[example], None if aim is None else aim[example])
         better = margin > rows["margin"]
         found = torch.where(per_row(better, at), at, rows["found"])
         highest = torch.where(better, margin, rows["margin"])

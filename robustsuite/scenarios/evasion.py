@@ -79,12 +79,14 @@ def play(
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
     clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
-    attacked = torch.arange(len(x), device=x.device) if card.whole else clean_ok.nonzero().flatten()
     aim = threat.goal.aim(y, system.space.classes, rng.fold("targets"))
+    # a picture that is of the class to reach cannot be brought there
+    meant = torch.ones_like(clean_ok) if threat.goal.name == "untargeted" else (aim != y[:, None]).all(1)
+    attacked = torch.arange(len(x), device=x.device) if card.whole else (clean_ok & meant).nonzero().flatten()
     judge.lead = threat.goal.lead
 
     handed: dict[str, Any] = {"aux": aux} if Access.AUX_DATA in card.needs else {}
-    duel = Duel(system, attack, threat, ball, card, rng, width, eot, handed, x, y, aim)
+    duel = Duel(system, attack, threat, ball, card, rng, width, eot, handed, x, y, aim, meant)
     tries = every_way(duel, attacked, judge)
     best = least(tries, duel)
     answers, x_adv = best.answers, best.x_adv

@@ -30,7 +30,10 @@ NEARBY = 0.5
 
 @dataclass(frozen=True)
 class Duel:
-    """One attack against one system on pictures x (N, C, H, W) with labels y (N,) and aims (N, K)."""
+    """One attack against one system on pictures x (N, C, H, W) with labels y (N,) and aims (N, K).
+
+    meant: which (N,) the goal is about; no other can be broken.
+    """
 
     system: System
     attack: Callable[..., Any]
@@ -44,6 +47,7 @@ class Duel:
     x: Tensor
     y: Tensor
     aim: Tensor
+    meant: Tensor
 
     @property
     def draws(self) -> int:
@@ -143,7 +147,9 @@ def _try(way: str, net: nn.Module, duel: Duel, rows: Tensor, judge: Judge, *, ar
         x_adv[rows] = at if oracle.place is None else oracle.place(torch.arange(len(rows), device=x.device), at)
     spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
     queries = _spread(oracle.counts.billed(), rows, len(x))
-    return Try(way, x_adv, judge(x_adv, duel.aim, duel.rng.fold("judge")), spread, queries, oracle.counts.totals())
+    answers = judge(x_adv, duel.aim, duel.rng.fold("judge"))
+    answers = answers._replace(wrong=answers.wrong & duel.meant, share=answers.share * duel.meant)
+    return Try(way, x_adv, answers, spread, queries, oracle.counts.totals())
 
 
 def _differentiable(net: nn.Module, x: Tensor) -> bool:

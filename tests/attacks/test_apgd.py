@@ -82,7 +82,7 @@ def test_the_step_halves_where_the_loss_oscillates() -> None:
     assert (x_adv - x - top).abs().max() < 2e-3
 
 
-@pytest.mark.parametrize("given", [{"steps": 0}, {"restarts": 0}, {"targets": 0}])
+@pytest.mark.parametrize("given", [{"steps": 0}, {"restarts": 0}, {"n_targets": 0}])
 def test_bad_values_are_refused(given: dict[str, Any]) -> None:
     x, y = centre(1)
     with pytest.raises(BadValue):

@@ -89,7 +89,9 @@ def fake_audit(breaks: set[int]) -> tuple[composition.Stage, list[Tensor]]:
     x, _ = pictures(net)
     calls: list[Tensor] = []
 
-    def audit(model: Oracle, xs: Tensor, ys: Tensor, budget: Ball, rng: Rng) -> tuple[Tensor, Tensor]:
+    def audit(
+        model: Oracle, xs: Tensor, ys: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         rows = (xs.flatten(1)[:, None] == x.flatten(1)[None]).all(2).to(torch.int8).argmax(1)
         calls.append(rows)
         return xs, torch.tensor([int(row) in breaks for row in rows])

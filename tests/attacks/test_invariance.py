@@ -28,10 +28,10 @@ CASES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "noise": (partial(noise, draws=5), ("linf", "l2", "l1", "l0")),
     "fgsm": (fgsm, ("linf", "l2", "l1")),
     "pgd": (partial(pgd, steps=8, restarts=2), ("linf", "l2", "l1")),
-    "pgd-targets": (partial(pgd, steps=5, targets=3), ("linf", "l2")),
+    "pgd-targets": (partial(pgd, steps=5, n_targets=3), ("linf", "l2")),
     "apgd": (partial(apgd, steps=15, restarts=2), ("linf", "l2", "l1")),
-    "apgd-t": (partial(apgd, steps=10, loss="dlr-t", targets=3), ("linf", "l2", "l1")),
-    "apgd-malt": (partial(apgd, steps=6, loss="dlr-t", targets=3, order="malt"), ("linf", "l2")),
+    "apgd-t": (partial(apgd, steps=10, loss="dlr-t", n_targets=3), ("linf", "l2", "l1")),
+    "apgd-malt": (partial(apgd, steps=6, loss="dlr-t", n_targets=3, order="malt"), ("linf", "l2")),
     "square": (partial(square, steps=20), ("linf", "l2")),
     "fmn": (partial(fmn, steps=12), ("linf", "l2", "l1", "l0")),
 }

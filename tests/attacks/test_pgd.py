@@ -13,7 +13,7 @@ from robustsuite.threats import Access, parse_ball
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 
-@pytest.mark.parametrize("given", [{}, {"targets": 4}, {"loss": "margin"}, {"loss": "dlr"}, {"loss": "pma"}])
+@pytest.mark.parametrize("given", [{}, {"n_targets": 4}, {"loss": "margin"}, {"loss": "dlr"}, {"loss": "pma"}])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_breaks_a_linear_model_just_beyond_its_distance(norm: str, given: dict[str, Any]) -> None:
     net, (x, y) = linear(), centre(2)
@@ -62,7 +62,7 @@ def test_a_random_model_is_asked_to_the_end() -> None:
     assert model.counts.forwards.tolist() == [61]
 
 
-@pytest.mark.parametrize("given", [{"steps": 0}, {"restarts": 0}, {"targets": -1}, {"rel_step": 0.0}])
+@pytest.mark.parametrize("given", [{"steps": 0}, {"restarts": 0}, {"n_targets": -1}, {"rel_step": 0.0}])
 def test_bad_values_are_refused(given: dict[str, Any]) -> None:
     x, y = centre(1)
     with pytest.raises(BadValue):

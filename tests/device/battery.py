@@ -36,7 +36,7 @@ FEW = {
     "max_iterations": 4, "binary_search_steps": 2, "n_queries": 20, "rounds": 1, "updates": 2, "overlays": 8,
     "mask_epochs": 1, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
     "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
-    "targets": 2, "severities": [3],
+    "n_targets": 2, "severities": [3],
 }  # fmt: skip
 """What parameters of these names are cut to."""
 
