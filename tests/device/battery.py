@@ -56,7 +56,7 @@ NEEDS_A_FILE = {"adversarial_distillation"}  # a file of similarities; its twin 
 TOGETHER = 12
 """Attacks in one sweep."""
 
-LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool", "neural_cleanse"}
+LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 """Played behind the marker for heavier checks."""
 
 

@@ -45,6 +45,7 @@ ALLOWED = {
     "its own generator": lambda x: torch.rand(2, device=x.device, generator=torch.Generator(x.device).manual_seed(0)),
     "made there": lambda x: torch.zeros(2, device=x.device) + torch.tensor([1.0, 2.0], device=x.device),
     "data replaced": lambda x: replaced(x),
+    "a shape changed in place": lambda x: x[None].clone().squeeze_(0).unsqueeze_(1) * torch.ones_like(x[:, None]),
     "quantile": lambda x: x.quantile(0.5),
     "fourier": lambda x: torch.fft.irfft(torch.fft.rfft(x).conj()),
 }  # fmt: skip
