@@ -67,28 +67,27 @@ def pgd_rows(bench: Bench) -> Iterator[Row]:
 
 def apgd_rows(bench: Bench) -> Iterator[Row]:
     """APGD on the cross-entropy beside pyautoattack's."""
-    stand, steps = bench.stand(bench.arch, bench.size(256, 32)), bench.size(100, 10)
-
-    def ours(k: int) -> Attacked:
-        return attacked(apgd, bench, stand, stand.net, steps=k)
-
-    with float32():
-        blank = Row("apgd", f"APGD-CE, {steps} steps")
-        row = fought(bench, stand, blank, ours, partial(by_peer, bench, stand, stand.net, "apgd-ce"), 5, steps)
-    yield row
+    steps = bench.size(100, 10)
+    yield beside_autoattack(bench, Row("apgd", f"APGD-CE, {steps} steps"), apgd, "apgd-ce", 5, steps)
 
 
 def square_rows(bench: Bench) -> Iterator[Row]:
     """Square beside pyautoattack's, as many queries each."""
-    stand, steps = bench.stand(bench.arch, bench.size(256, 32)), bench.size(300, 30)
+    steps = bench.size(300, 30)
+    yield beside_autoattack(bench, Row("square", f"Square, {steps + 1} queries"), square, "square", 10, steps)
+
+
+def beside_autoattack(
+    bench: Bench, blank: Row, attack: Callable[..., Any], peer: str, warm: int, steps: int
+) -> Row:
+    """An attack of ours beside pyautoattack's of that name, on the stand both share."""
+    stand = bench.stand(bench.arch, bench.size(256, 32))
 
     def ours(k: int) -> Attacked:
-        return attacked(square, bench, stand, stand.net, steps=k)
+        return attacked(attack, bench, stand, stand.net, steps=k)
 
     with float32():
-        blank = Row("square", f"Square, {steps + 1} queries")
-        row = fought(bench, stand, blank, ours, partial(by_peer, bench, stand, stand.net, "square"), 10, steps)
-    yield row
+        return fought(bench, stand, blank, ours, partial(by_peer, bench, stand, stand.net, peer), warm, steps)
 
 
 def cgba_rows(bench: Bench) -> Iterator[Row]:

@@ -128,8 +128,8 @@ def evaluate(
         raise BadValue(f"expected a name or a function under @evasion.attack, got {attack!r}; decorate it")
     split = Split.of(x.cpu(), y.cpu())
     home = next((p.device for p in net.parameters()), x.device)
-    if device is not None and torch.device(device) != home:
-        net, home = copy.deepcopy(net).to(device), torch.device(device)
+    if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
+        net, home = copy.deepcopy(net).to(there), there
     with torch.no_grad():
         classes = net(x[:1].to(home)).shape[1]
     channels, height, width = x.shape[1:]

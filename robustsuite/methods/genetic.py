@@ -68,7 +68,7 @@ def progress(logits: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor,
     """
     label, toward = (y, 1) if targets is None else (targets[:, 0], -1)
     fitness = toward * losses.cross_entropy(logits, label)
-    return fitness.nan_to_num(nan=REJECTED), toward * losses.margin(logits, label)
+    return fitness.nan_to_num(nan=REJECTED), losses.lead(logits, y, targets)
 
 
 def microbial(

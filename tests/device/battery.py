@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,14 +130,8 @@ def base() -> dict[str, Any]:
     return {"name": "battery", "models": [RECIPE], "data": [DATA], "defenses": ["none"], "threats": {}}
 
 
-@cache
-def places() -> tuple[str, ...]:
-    """Every scenario and stage a card names."""
-    return tuple(sorted({card.place for card in cards().values() if card.place}))
-
-
 LOADED = cache(lambda spec: load_data(json.loads(spec)))
-
+"""A data set by its yaml entry, read once for both devices."""
 
 SMALL_AUDIT = {"UNIFORM": 3, "CORNERS": 2, "POINTS": 3, "AUDITED": 6}
 """How much of an audit's search is played."""
@@ -166,15 +160,6 @@ def played(
     return found
 
 
-@contextmanager
-def cache_at(folder: Path) -> Iterator[None]:
+def cache_at(folder: Path) -> AbstractContextManager[Any]:
     """Trainings are kept in this folder inside."""
-    before = os.environ.get("ROBUSTSUITE_CACHE")
-    os.environ["ROBUSTSUITE_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["ROBUSTSUITE_CACHE"]
-        else:
-            os.environ["ROBUSTSUITE_CACHE"] = before
+    return patch.dict(os.environ, ROBUSTSUITE_CACHE=str(folder))

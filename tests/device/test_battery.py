@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustsuite.registry import card_of
+from robustsuite.registry import card_of, cards
 from tests.device import battery
 from tests.device.pretended import ROOT
 
@@ -101,4 +101,4 @@ def test_the_real_device_is_there() -> None:
 def test_every_place_a_card_names_is_played() -> None:
     named = {threat["scenario"] for sweep in SWEEPS for threat in sweep.values[0].get("threats", {}).values()}
     stages = {applied_place(entry) for sweep in SWEEPS for entry in sweep.values[0].get("defenses", [])}
-    assert named | stages >= set(battery.places())
+    assert named | stages >= {card.place for card in cards().values() if card.place}
