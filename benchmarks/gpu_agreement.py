@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.gpu_bench import Bench, Row, Stand, attempt
-from robustsuite.data import Dataset, Split
-from robustsuite.execute import WIDTH, play
+from robustsuite.context import WIDTH
+from robustsuite.data import Dataset, Split, Subjects
+from robustsuite.execute import play
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
 from robustsuite.numerics import float32
@@ -120,10 +121,10 @@ def verdicts(data: Dataset, stand: Stand, split: Split, attack: str, device: str
     net, data = copy.deepcopy(stand.net).cpu(), replace(data, splits={"test": split})
     cycle = Lifecycle(Model("given", net, data.space, weights_sha256(net)), data, device=device)
     if attack == "clean":
-        return play(Cell("gpu", cycle, split), cycle.served(), width=WIDTH).columns["robust"]
+        return play(Cell("gpu", cycle, Subjects(split)), cycle.served(), width=WIDTH).columns["robust"]
     card = card_of("attack", attack)
     threat = Threat("given", card.place, Access.WHITE_BOX, stand.ball)
-    cell = Cell("gpu", cycle, split, threat, card, tuple(sorted(given.items())))
+    cell = Cell("gpu", cycle, Subjects(split), threat, card, tuple(sorted(given.items())))
     return play(cell, cycle.served(), width=WIDTH).columns["robust"]
 
 

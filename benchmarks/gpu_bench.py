@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.pgd import pgd
+from robustsuite.context import WIDTH
 from robustsuite.data import Dataset
-from robustsuite.execute import WIDTH
 from robustsuite.judge import Judge
 from robustsuite.models import Training, ready
 from robustsuite.numerics import float32

@@ -6,69 +6,72 @@ values, the one marked) and a `table` (columns, rows). Nothing here knows which 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure as Canvas
+from pydantic import ValidationError
+
+from robustsuite.errors import BadData
+from robustsuite.findings import Artefact, Bars
+from robustsuite.untrusted import sentence_of, text_of
 
 from .document import Entry, Section, Table, counted, words
 from .draw import INK, LINES, RULE, draw, slug
 from .text import number, plain, short
 
 
-def read_artefacts(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+def read_artefacts(paths: Sequence[Path]) -> tuple[list[Artefact], list[str]]:
     """The artefacts of these run folders in the order of their names, and a line for each that cannot be read."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Artefact] = {}
     skipped = []
     for file in (f for path in paths for f in sorted((Path(path) / "artefacts").glob("*.json"))):
         try:
-            artefact = json.loads(file.read_text("utf-8"))
-            str(artefact["name"]), str(artefact["finding"]["title"])
-        except (OSError, ValueError, KeyError, TypeError):
-            skipped.append(f"artefacts/{file.name}: cut short, or of another version")
+            artefact = Artefact.model_validate_json(text_of(file))
+        except ValidationError as error:
+            skipped.append(f"artefacts/{file.name}: {sentence_of(error)}")
+        except BadData as error:
+            skipped.append(f"artefacts/{file.name}: {error}")
         else:
             found.setdefault(file.name, artefact)
     return list(found.values()), skipped
 
 
-def artefact_section(artefacts: Iterable[dict[str, Any]], weights: Iterable[str]) -> Section:
+def artefact_section(artefacts: Iterable[Artefact], weights: Iterable[str]) -> Section:
     """A section of the artefacts about these weights (their sha256, as cells name them); one where several agree."""
-    known, shared = set(weights), dict[str, list[dict[str, Any]]]()
+    known, shared = set(weights), dict[str, list[Artefact]]()
     for artefact in artefacts:
-        if artefact.get("weights_sha256") in known:
-            shared.setdefault(json.dumps(artefact["finding"], sort_keys=True), []).append(artefact)
+        if artefact.weights_sha256 in known:
+            shared.setdefault(artefact.finding.model_dump_json(), []).append(artefact)
     tables, figures, notes = [], [], []
     for group in shared.values():
-        first, finding = group[0], group[0]["finding"]
-        defenses = ", ".join(dict.fromkeys(plain(str(a.get("defense", ""))) for a in group))
-        about = f"{defenses} of {first.get('model', '')} on {first.get('dataset', '')}, seed {first.get('seed', 0)}"
-        title, name = str(finding["title"]), slug((first["name"], first["weights_sha256"]))
-        notes.append(f"{title}: {finding.get('note', '')} ({about}).")
-        bars = finding.get("bars")
-        if bars:
-            height = 0.75 + 0.21 * len(bars["names"])
+        first, finding = group[0], group[0].finding
+        defenses = ", ".join(dict.fromkeys(plain(a.defense) for a in group))
+        about = f"{defenses} of {first.model} on {first.dataset}, seed {first.seed}"
+        title, name = finding.title, slug((first.name, first.weights_sha256))
+        notes.append(f"{title}: {finding.note} ({about}).")
+        if bars := finding.bars:
+            height = 0.75 + 0.21 * len(bars.names)
             figures.append(draw(f"bars-{name}", f"{title}, {about}", (7.2, height), partial(_bars, bars=bars)))
-            rows = tuple((words(n), counted(v, number(v))) for n, v in zip(bars["names"], bars["values"], strict=True))
-            tables.append(Table(f"bars-{name}", title, about, ("part", str(bars["axis"])), rows))
-        listed = finding.get("table")
-        if listed:
-            entries = tuple(tuple(_entry(value) for value in row) for row in listed["rows"])
-            tables.append(Table(f"table-{name}", title, about, tuple(map(str, listed["columns"])), entries))
-    return Section("findings", "What defenses found while training", tuple(notes), tuple(tables), tuple(figures))
+            rows = tuple((words(n), counted(v, number(v))) for n, v in zip(bars.names, bars.values, strict=True))
+            tables.append(Table(f"bars-{name}", title, about, ("part", bars.axis), rows))
+        if listed := finding.table:
+            entries = tuple(tuple(_entry(value) for value in row) for row in listed.rows)
+            tables.append(Table(f"table-{name}", title, about, tuple(map(str, listed.columns)), entries))
+    title = "What defenses found while training"
+    return Section("findings", title, tuple(notes), tuple(tables), tuple(figures), place=60)
 
 
 def _entry(value: object) -> Entry:
     return counted(value, number(value)) if isinstance(value, int | float) else words(value)
 
 
-def _bars(canvas: Canvas, bars: dict[str, Any]) -> None:
+def _bars(canvas: Canvas, bars: Bars) -> None:
     """A horizontal bar a name, in the given order from above; the marked one in its own colour."""
     ax = canvas.add_subplot()
-    names, values = list(map(str, bars["names"])), list(map(float, bars["values"]))
-    colours = [LINES[1] if name == bars.get("marked") else LINES[0] for name in names]
+    names, values = list(map(str, bars.names)), list(bars.values)
+    colours = [LINES[1] if name == str(bars.marked) else LINES[0] for name in names]
     ax.barh(range(len(names)), values, color=colours, height=0.72)
     for place, value in enumerate(values):
         ax.text(value, place, f" {number(value)}", va="center", fontsize=7.2, color=INK)
@@ -76,5 +79,5 @@ def _bars(canvas: Canvas, bars: dict[str, Any]) -> None:
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(min(0.0, *values), 1.12 * max(*values, 1e-12))
     ax.tick_params(length=0)
-    ax.set_xlabel(str(bars["axis"]))
+    ax.set_xlabel(bars.axis)
     ax.axvline(0, color=RULE, linewidth=0.8)

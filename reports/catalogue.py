@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from robustsuite.registry import Card
 
 FOOT = "Made by `robustsuite docs` from the cards of the installed plugins."
-TITLES = {"attack": "Attacks", "defense": "Defenses", "shift": "Shift sets", "data": "Data sets", "model": "Models"}
+TITLES = {"attack": "Attacks", "defense": "Defenses", "shift": "Shift sets", "data": "Data sets", "model": "Models",
+          "scenario": "Scenarios"}  # fmt: skip
 CITED = ("attack", "defense", "shift")
 """Kinds that implement somebody's method or data, and have to say whose."""
 COMMON = {

@@ -8,7 +8,7 @@ comparison of twenty, however many cells it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,21 @@ import pandas as pd
 
 from robustsuite import stats
 from robustsuite.errors import BadData
-from robustsuite.integrity import epsilon
 
-from .read import Run
+from .measure import SEED, statistic
+from .read import Run, radius_of
 from .scores import certified
 from .tables import flags_of
-from .text import interval, percent, points, pvalue
+from .text import interval, number, percent, points, pvalue
 
 LEVEL = 0.05
+MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
 ASKED = ("threat", "scenario", "budget", "goal", "dataset", "defense", "attack", "shift", "corruption", "severity")
 FREE = ("model", "seed")
 """Axes that may differ where each run has one value only: the model before and after, another seed."""
 COLUMNS = (
     *ASKED, *FREE, "metric", "base", "new", "lo", "hi", "difference", "only_base", "only_new", "n", "p", "p_holm",
-    "verdict", "run_id", "base_run_id",
+    "verdict", "run_id", "base_run_id", "plugin", "test",
 )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def compare(base: Run, new: Run) -> Comparison:
     real = table["p_holm"] < LEVEL
     table["verdict"] = [
         "same" if not found else "loss" if change < 0 else "gain"
-        for found, change in zip(real, table["difference"], strict=True)
+        for found, change in zip(real, table["difference"] * table["toward"], strict=True)
     ]
     extra = len(right.keys() - left.keys())
     return Comparison(base.title, new.title, table[list(COLUMNS)], tuple(unpaired), extra)
@@ -116,31 +117,67 @@ def _tests(cell: Mapping[Any, Any], twin: Mapping[Any, Any], base: Run, new: Run
     both = before.index.intersection(after.index)
     if not len(both) or not (before.loc[both, "label"] == after.loc[both, "label"]).all():
         return
-    old, fresh = verdicts(cell, before.loc[both]), verdicts(twin, after.loc[both])
-    for metric in (name for name in old if name in fresh):
+    asked = {name: twin[name] for name in (*ASKED, *FREE)}
+    ids = {"run_id": twin["run_id"], "base_run_id": cell["run_id"], "plugin": _plugin(twin)}
+    yield from ({**asked, **row, **ids} for row in _resampled(cell, before.loc[both], after.loc[both]))
+    olds, news = verdicts(cell, before.loc[both]), verdicts(twin, after.loc[both])
+    for metric in (name for name in olds if name in news):
+        meant = olds[metric].index.intersection(news[metric].index)
+        old, fresh = {metric: olds[metric].loc[meant]}, {metric: news[metric].loc[meant]}
         test = stats.mcnemar_exact(fresh[metric].to_numpy(bool), old[metric].to_numpy(bool))
         k = int(fresh[metric].sum())
         lo, hi = stats.clopper_pearson(k, test.n)
         yield {
-            **{name: twin[name] for name in (*ASKED, *FREE)}, "metric": metric, "base": float(old[metric].mean()),
+            **asked, **ids, "metric": metric, "toward": 1, "test": MCNEMAR, "base": float(old[metric].mean()),
             "new": k / test.n, "lo": lo, "hi": hi, "difference": test.difference, "only_base": test.only_b,
-            "only_new": test.only_a, "n": test.n, "p": test.pvalue, "run_id": twin["run_id"],
-            "base_run_id": cell["run_id"],
+            "only_new": test.only_a, "n": test.n, "p": test.pvalue,
         }  # fmt: skip
 
 
+def _resampled(cell: Mapping[Any, Any], old: pd.DataFrame, new: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Compared scores that no single example decides (a mean, an AUC), by the paired bootstrap over the examples."""
+    for column in cell["record"].columns:
+        for scoring in (s for s in column.scores if s.compared and s.kind not in ("rate", "beyond")):
+            if column.better == "neither" or column.name not in old or column.name not in new:
+                continue
+            value = statistic(column, scoring)
+            difference = resampled_difference(value, old, new)
+            base, now = value(old), value(new)
+            lo, hi = stats.resampled_interval(lambda i, of=value: of(new.iloc[i]), len(new), SEED)  # type: ignore[misc]
+            toward = 1 if column.better == "more" else -1
+            yield {
+                "metric": scoring.name, "base": base, "new": now, "lo": lo, "hi": hi, "difference": now - base,
+                "only_base": 0, "only_new": 0, "n": len(new), "toward": toward, "test": BOOTSTRAP,
+                "p": 1.0 if base == now else stats.resampled_test(difference, len(new), SEED),
+            }  # fmt: skip
+
+
+def resampled_difference(
+    value: Callable[[pd.DataFrame], float], old: pd.DataFrame, new: pd.DataFrame
+) -> Callable[[Any], float]:
+    """positions -> how far the score of the new rows is above that of the old ones, on the same examples."""
+    return lambda i: value(new.iloc[i]) - value(old.iloc[i])
+
+
+def _plugin(cell: Mapping[Any, Any]) -> str:
+    """The attack's, corruption's or shift set's own name."""
+    attack = cell["record"].attack
+    return str(attack.name if attack else cell["corruption"] or cell["shift"] or "clean")
+
+
 def verdicts(cell: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Per example, True where the defender stands, by metric; empty where the scenario has no verdict an example."""
-    if cell["scenario"] in ("evasion", "shift"):
-        return {"robust_accuracy" if cell["scenario"] == "evasion" else "accuracy": rows["robust"].astype(bool)}
-    if cell["scenario"] == "certification":
-        radius = epsilon(cell["budget"]) or 0.0
-        return {f"certified_accuracy@{radius:.6g}": pd.Series(certified(rows, radius), index=rows.index)}
-    found = {}
-    if "clean_ok" in rows and rows["clean_ok"].notna().all():
-        found["clean_accuracy"] = rows["clean_ok"].astype(bool)
-    if "triggered_as_target" in rows and rows["triggered_as_target"].notna().all():
-        found["trigger_failure_rate"] = ~rows["triggered_as_target"].astype(bool)
+    """Per example, True where the defender stands, by the name of each compared score that has a verdict an example."""
+    found: dict[str, pd.Series] = {}
+    for column in cell["record"].columns:
+        for scoring in (s for s in column.scores if s.compared and column.name in rows):
+            meant = rows[rows[scoring.where].astype(bool)] if scoring.where else rows
+            if scoring.kind == "beyond":
+                radius = radius_of(cell) or 0.0
+                stands = pd.Series(certified(rows, radius, scoring.by), index=rows.index)
+                found[f"{scoring.name}@{radius:.6g}"] = stands
+            elif scoring.kind == "rate" and len(meant):
+                good = meant[column.name].astype(bool)
+                found[scoring.name] = ~good if column.better == "less" else good
     return found
 
 
@@ -155,8 +192,13 @@ def title(cell: Mapping[Any, Any]) -> str:
 
 def sentence(row: Mapping[Any, Any]) -> str:
     """What the test found, for a person."""
+    if row["test"] == BOOTSTRAP:
+        return (
+            f"{number(row['base'])} before, {number(row['new'])} now ({number(row['lo'])}–{number(row['hi'])}) "
+            f"on {row['n']} images, p = {pvalue(row['p_holm'])} ({BOOTSTRAP}, Holm)"
+        )
     return (
         f"{percent(row['base'])} before, {percent(row['new'])} now ({interval(row['lo'], row['hi'])}): "
         f"{points(row['difference'])} on {row['n']} images, {row['only_base']} lost and {row['only_new']} won, "
-        f"p = {pvalue(row['p_holm'])} (exact McNemar, Holm)"
+        f"p = {pvalue(row['p_holm'])} ({MCNEMAR}, Holm)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -51,7 +51,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files."""
+    """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files.
+
+    place: where it stands in the document, the answer first: rankings 10, proofs 20, shifts 30, other scenarios 40 to
+    59, findings 60, comparisons 70, integrity 80, costs 90.
+    """
 
     name: str
     title: str
@@ -59,6 +63,16 @@ class Section:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     passing: bool = False
+    place: int = 50
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a scenario adds to a report: sections, short answers for its top, tables for files by their name."""
+
+    sections: tuple[Section, ...]
+    answers: tuple[Answer, ...] = ()
+    frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

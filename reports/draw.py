@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
@@ -96,14 +96,26 @@ def bare(ax: Axes) -> None:
 
 
 def wrap(name: str, width: int = 16) -> str:
-    """A name broken after its separators into at most three lines of about `width` characters."""
+    """A name broken after its separators into at most four lines of about `width` characters."""
     words: Sequence[str] = re.split(r"(?<=[_+, ])|(?=\()", short(name, 48))
     lines = [""]
     for word in words:
         if lines[-1] and len(lines[-1]) + len(word) > width:
             lines.append("")
         lines[-1] += word
-    return "\n".join(lines[:3])
+    return "\n".join(lines[:4])
+
+
+def told_apart(names: Sequence[str], cut: Callable[[str], str], shortest: Mapping[str, str]) -> dict[str, str]:
+    """What a figure calls each name: its shortest form, cut to fit; of two that would read alike one is numbered."""
+    found: dict[str, str] = {}
+    for name in names:
+        label, k = cut(plain(shortest.get(name, name))), 1
+        while label in found.values():
+            k += 1
+            label = f"{cut(plain(shortest.get(name, name)))} #{k}"
+        found[name] = label
+    return found
 
 
 def where(key: tuple[Any, ...]) -> str:

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from .draw import INK, LINES, RULE, SCALE, STYLES, Figure, bare, draw, radius_axes, slug, where, wrap
+from .draw import INK, LINES, RULE, SCALE, STYLES, Figure, bare, draw, radius_axes, slug, told_apart, where, wrap
 from .read import Run
 from .tables import CORRUPTIONS, certified_curves, corruption_grid, empirical_curves
-from .text import plain, short
+from .text import short
 from .worst import GROUP, worst_case
 
 
@@ -42,13 +42,18 @@ def heatmaps(run: Run, table: pd.DataFrame) -> list[Figure]:
                 f"heatmap-{slug(key)}",
                 caption,
                 size,
-                partial(_heatmap, part=part, worst=mine, attacks=attacks, defenses=defenses),
+                partial(
+                    _heatmap, part=part, worst=mine, defenses=told_apart(defenses, wrap, run.shortest),
+                    attacks=told_apart(attacks, partial(short, width=26), run.shortest),
+                ),
             )
         )
     return found
 
 
-def _heatmap(canvas: Canvas, part: pd.DataFrame, worst: pd.DataFrame, attacks: list[str], defenses: list[str]) -> None:
+def _heatmap(
+    canvas: Canvas, part: pd.DataFrame, worst: pd.DataFrame, attacks: dict[str, str], defenses: dict[str, str]
+) -> None:
     ax = canvas.add_subplot()
     cells = {(r["attack"], r["defense"]): r for r in part.to_dict("records")}
     lasts = {r["defense"]: r for r in worst.to_dict("records")}
@@ -72,10 +77,10 @@ def _heatmap(canvas: Canvas, part: pd.DataFrame, worst: pd.DataFrame, attacks: l
             _hatch(ax, (x, bottom), "none")
     ax.set_xlim(-0.5, len(defenses) - 0.5)
     ax.set_ylim(bottom + 0.55, -0.55)
-    ax.set_xticks(range(len(defenses)), [wrap(plain(d)) for d in defenses])
+    ax.set_xticks(range(len(defenses)), list(defenses.values()))
     ax.set_yticks(
         [0, *(y + 1.125 for y in range(len(attacks))), bottom],
-        ["no attack", *(short(a, 26) for a in attacks), "all attacks"],
+        ["no attack", *attacks.values(), "all attacks"],
     )
     ax.get_yticklabels()[-1].set_fontweight("bold")
     bare(ax)
@@ -116,16 +121,18 @@ def curves(run: Run) -> list[Figure]:
     for key, part in table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False):
         if (part["kind"] == "curve").any():
             caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
-            found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), partial(_curves, part=part)))
+            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=34), run.shortest)
+            drawing = partial(_curves, part=part, names=names)
+            found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), drawing))
     return found
 
 
-def _curves(canvas: Canvas, part: pd.DataFrame) -> None:
+def _curves(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
     ax = canvas.add_subplot()
     for i, (defense, rows) in enumerate(part.groupby("defense", sort=False)):
         colour, line = LINES[i % len(LINES)], rows[rows["kind"] == "curve"]
         ax.plot(line["radius"], 100 * line["value"], color=colour, linestyle=STYLES[i % 4], linewidth=1.8,
-                label=short(plain(str(defense)), 34))  # fmt: skip
+                label=names[str(defense)])  # fmt: skip
         ax.fill_between(line["radius"], 100 * line["lo"], 100 * line["hi"], color=colour, alpha=0.13, linewidth=0)
         dot = rows[rows["kind"] == "point"]
         ax.plot(dot["radius"], 100 * dot["value"], "o", color=colour, markersize=5)
@@ -147,13 +154,14 @@ def sandwiches(run: Run) -> list[Figure]:
         caption = f"Certified (solid) and empirical (dashed, dots) accuracy by radius, {where(key)}"
         found.append(
             draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
-                  partial(_sandwich, part=part, upper=upper, defenses=defenses, shape=(rows, columns)))
+                  partial(_sandwich, part=part, upper=upper, shape=(rows, columns),
+                         defenses=told_apart(defenses, partial(short, width=32), run.shortest)))
         )  # fmt: skip
     return found
 
 
 def _sandwich(
-    canvas: Canvas, part: pd.DataFrame, upper: pd.DataFrame, defenses: list[str], shape: tuple[int, int]
+    canvas: Canvas, part: pd.DataFrame, upper: pd.DataFrame, defenses: dict[str, str], shape: tuple[int, int]
 ) -> None:
     axes = canvas.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
     top = float(part["radius"].max())
@@ -184,7 +192,7 @@ def _sandwich(
                 markersize=4,
                 capsize=2,
             )
-        ax.set_title(short(plain(defense), 32))
+        ax.set_title(defenses[defense])
         radius_axes(ax, str(part["norm"].iloc[0]), "accuracy, %" if ax is axes[0] else "", top)
     for ax in axes[len(defenses) :]:
         ax.set_visible(False)
@@ -197,6 +205,10 @@ def corruption_panels(run: Run) -> list[Figure]:
     found = []
     for key, part in grid.groupby(["shift", "dataset", "model", "seed"], sort=False):
         present = list(dict.fromkeys(part["corruption"]))
+        size_of = 4 * max(3, len(set(part["severity"].dropna()))) + 3
+        called = told_apart(
+            list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of), run.shortest
+        )
         names = [c for c in CORRUPTIONS if c in present] + [c for c in present if c not in CORRUPTIONS]
         levels = sorted(set(part["severity"].dropna()))
         defenses = list(dict.fromkeys(part["defense"]))
@@ -206,7 +218,7 @@ def corruption_panels(run: Run) -> list[Figure]:
         caption = f"Accuracy in % by corruption and severity, {where(key)}"
         found.append(
             draw(f"corruptions-{slug(key)}", caption, size,
-                  partial(_panels, part=part, defenses=defenses, sides=(names, levels), shape=(rows, columns)))
+                  partial(_panels, part=part, defenses=called, sides=(names, levels), shape=(rows, columns)))
         )  # fmt: skip
     return found
 
@@ -214,7 +226,7 @@ def corruption_panels(run: Run) -> list[Figure]:
 def _panels(
     canvas: Canvas,
     part: pd.DataFrame,
-    defenses: list[str],
+    defenses: dict[str, str],
     sides: tuple[list[str], list[float]],
     shape: tuple[int, int],
 ) -> None:
@@ -237,7 +249,7 @@ def _panels(
         ax.set_ylim(len(names) - 0.45, -0.55)
         ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        ax.set_title(wrap(plain(defense), 4 * max(3, len(levels)) + 3), fontsize=8.5, pad=8)
+        ax.set_title(defenses[defense], fontsize=8.5, pad=8)
         bare(ax)
     for ax in axes[len(defenses) :]:
         ax.set_visible(False)

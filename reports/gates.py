@@ -61,7 +61,7 @@ def sarif(found: Comparison) -> str:
 
 
 def _result(row: dict[Any, Any]) -> dict[str, Any]:
-    rule = re.split(r"[(]", str(row["attack"] or row["corruption"] or row["shift"] or "clean"))[0]
+    rule = str(row["plugin"])
     lost = row["verdict"] == "loss"
     kind, level = ("fail", "error") if lost else ("pass", "none")
     entry = _entry(rule, kind, level, f"{title(row)} [{row['metric']}]", sentence(row), str(row["run_id"]))

@@ -44,7 +44,7 @@ def integrity_section(run: Run) -> Section:
         columns = ("check", "flag", "level", "cells", "defenses", "for example")
         found.append(Table("raised", "Flags", "", columns, flags))
     lead = ("Each cell is held against the battery of checks in docs/integrity.md; the worst flag is its verdict.",)
-    return Section("integrity", "Integrity", lead, tuple(found))
+    return Section("integrity", "Integrity", lead, tuple(found), place=80)
 
 
 def _flag_rows(run: Run) -> Iterator[tuple[Entry, ...]]:

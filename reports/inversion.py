@@ -15,7 +15,8 @@ import pandas as pd
 
 from robustsuite import stats
 
-from .document import Entry, Section, Table, accuracy, counted, split_constant, words
+from .document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from .extra import part as reported
 from .read import Run
 from .scores import average, measured_as
 from .text import number, percent
@@ -51,6 +52,12 @@ def _reconstructed(examples: pd.DataFrame) -> dict[str, float]:
     return found | {"control": float(examples["control_psnr"].mean()), "learnt": float(learnt)}
 
 
+@reported
+def part(run: Run, scores: pd.DataFrame) -> Part:
+    """What gradient inversion adds to a report."""
+    return Part((inversion_section(run),))
+
+
 def inversion_section(run: Run) -> Section:
     """Every inversion against every share-stage defense."""
     found = inversions(run)
@@ -72,7 +79,7 @@ def inversion_section(run: Run) -> Section:
         "training under it, beside the undefended one.",
     )
     table = Table("inversion", "Every inversion, every share-stage defense", caption, columns, rows)
-    return Section("inversion", "Gradient inversion", lead, (table,))
+    return Section("inversion", "Gradient inversion", lead, (table,), place=45)
 
 
 def _mean(row: Mapping[Any, Any], name: str, digits: int) -> Entry:

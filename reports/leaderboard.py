@@ -17,11 +17,11 @@ import pandas as pd
 
 from robustsuite import stats
 from robustsuite.errors import BadData
-from robustsuite.integrity import epsilon, norm_of
 
 from .integrity import DOUBTED
 from .published import Published
-from .read import Run
+from .ranked import contests, ranges
+from .read import Run, radius_of
 from .scores import Score, certified, flag_names, measured_as, rate
 from .text import plain
 from .worst import Survival, comparable, ranked, survivals, tested
@@ -60,7 +60,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Board:
-    """One table of a leaderboard: the ranked standings, every pair's test, and what others published for it."""
+    """One table of a leaderboard: the ranked standings, every pair's test, and what others published for it.
+
+    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`.
+    """
 
     threat: str
     scenario: str
@@ -71,6 +74,9 @@ class Board:
     standings: tuple[Standing, ...]
     pairs: tuple[tuple[str, str, stats.Paired, float], ...] = ()
     published: tuple[Published, ...] = ()
+    eps: float | None = None
+    norm: str = ""
+    metric: str = ""
 
 
 def union_name(board: Board, standing: Standing) -> str:
@@ -92,8 +98,8 @@ def union_rows(run: Run, standing: Standing) -> pd.DataFrame:
 
 
 def boards(run: Run, published: Sequence[Published] = ()) -> list[Board]:
-    """Every board of the run, evasion first, then certification, then boards of published rows alone."""
-    found = [*_evasion(run), *_certification(run)]
+    """Every board of the run: evasion, certification, other scenarios, then boards of published rows alone."""
+    found = [*_evasion(run), *_certification(run), *_others(run)]
     placed: set[int] = set()
     for i, board in enumerate(found):
         here = [p for p in published if board.scenario == "evasion" and _belongs(p, board)]
@@ -116,9 +122,9 @@ def _eps(eps: float, norm: str) -> str:
 
 
 def _belongs(row: Published, board: Board) -> bool:
-    eps = epsilon(board.budget)
+    eps = board.eps
     near = eps is not None and row.eps is not None and abs(row.eps - eps) <= SAME_EPS * eps
-    return near and row.norm == norm_of(board.budget) and row.dataset == board.dataset.partition("(")[0]
+    return near and row.norm == board.norm and row.dataset == board.dataset.partition("(")[0]
 
 
 def _evasion(run: Run) -> Iterator[Board]:
@@ -173,7 +179,8 @@ def _board(
     pairs = tuple((a.defense, b.defense, test, p) for a, b, test, p in tested(contestants))
     first, (threat, budget, goal, dataset) = cells.iloc[0], map(str, key)
     ordered = tuple(sorted(placed, key=_order))
-    return Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, pairs)
+    eps, norm = run.budgets[budget]
+    return Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, pairs, eps=eps, norm=norm)
 
 
 def _order(standing: Standing) -> tuple[int, float]:
@@ -198,7 +205,7 @@ def _same_pictures(run: Run, key: tuple[Any, ...], standings: Any) -> None:
 
 def _proven(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, tuple[str, str]]:
     """The best lower bound any certifier gives for this system at this radius, and where it stands."""
-    eps = epsilon(str(asked["budget"]))
+    eps, norm = run.budgets[str(asked["budget"])]
     cells = run.cells[(run.cells["scenario"] == "certification") & (run.cells["dataset"] == asked["dataset"])]
     best: tuple[Score | None, tuple[str, str]] = (None, ("", ""))
     for cell in cells.to_dict("records"):
@@ -210,11 +217,11 @@ def _proven(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, tuple[str
             or cell["verdict"] in DOUBTED
         ):
             continue
-        if norm_of(cell["budget"]) != norm_of(str(asked["budget"])):
+        if cell["norm"] != norm:
             continue
         rows = run.examples(source["run_id"])
         # A certifier that was only asked for a smaller radius has said nothing about this one.
-        if (epsilon(cell["budget"]) or 0.0) < eps * (1 - 1e-6) and not (rows["radius"] >= eps).any():
+        if (radius_of(cell) or 0.0) < eps * (1 - 1e-6) and not (rows["radius"] >= eps).any():
             continue
         score = rate("certified_accuracy", certified(rows, eps))
         if best[0] is None or (score.n, score.value) > (best[0].n, best[0].value):
@@ -236,11 +243,33 @@ def _certification(run: Run) -> Iterator[Board]:
         yield _board(run, key, part, members, standings)
 
 
+def _others(run: Run) -> Iterator[Board]:
+    """Boards of scenarios whose attacks are not joined example by example."""
+    apart = [record.threat is not None and not record.scenario.joins for record in run.cells["record"]]
+    for key, part in run.cells[apart].groupby(list(BOARD), sort=False):
+        members = list(contests(run, part, SYSTEM))
+        if not members:
+            continue
+        standings = [
+            Standing(
+                _name(run, m.system), str(m.system[0]), str(m.system[1]), int(m.system[2]), m.score, None, None,
+                m.attacks, strongest=str(m.cell["attack"]), flags=flag_names(m.cell), ranks=ranks,
+                struck=m.cell["verdict"] == "INVALID", inert=m.cell["status"] == "inert", unranked=m.unranked,
+                verdict=str(m.cell["verdict"]),
+            ) for m, ranks in zip(members, ranges(members), strict=True)
+        ]  # fmt: skip
+        _same_pictures(run, key, standings)
+        first, (threat, budget, goal, dataset) = part.iloc[0], map(str, key)
+        ordered = tuple(sorted(standings, key=lambda s: (s.ranks[0] or 10**6, s.name)))
+        metric = str(first["record"].scenario.headline)
+        yield Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, metric=metric)
+
+
 def _certified(
     run: Run, name: str, key: tuple[Any, ...], system: tuple[Any, ...],
     measured: Sequence[tuple[Mapping[Any, Any], Mapping[Any, Any]]],
 ) -> tuple[Survival, Standing]:  # fmt: skip
-    eps = epsilon(str(key[1])) or 0.0
+    eps = run.budgets[str(key[1])][0] or 0.0
     proofs = []
     for cell, source in measured:
         rows = run.examples(source["run_id"]).set_index("index")
@@ -261,7 +290,7 @@ def _certified(
 
 def _left_standing(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, str]:
     """What every attack in this norm leaves at this radius, by the distances of the errors they found."""
-    eps = epsilon(str(asked["budget"]))
+    eps, norm = run.budgets[str(asked["budget"])]
     cells = run.cells[(run.cells["scenario"] == "evasion") & (run.cells["dataset"] == asked["dataset"])]
     stands: list[pd.Series] = []
     names: list[str] = []
@@ -270,7 +299,7 @@ def _left_standing(run: Run, asked: Mapping[str, Any]) -> tuple[Score | None, st
         if eps is None or source is None or any(cell[name] != asked[name] for name in SYSTEM):
             continue
         rows = run.examples(source["run_id"]).set_index("index")
-        if norm_of(cell["budget"]) != norm_of(str(asked["budget"])) or not {"fooled", "distance"} <= set(rows):
+        if cell["norm"] != norm or not {"fooled", "distance"} <= set(rows):
             continue
         fell = rows["fooled"].astype(bool) & (rows["distance"] <= eps * (1 + 1e-9))
         if fell.any():

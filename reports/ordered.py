@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustsuite.records import CellRecord
+
 from .document import Entry, Section, Table, counted, split_constant, words
 from .read import Run
 from .scores import measured_as
@@ -27,7 +29,7 @@ def ordered(run: Run) -> pd.DataFrame:
     <norm>: mean energy over its successes; <norm>_all: over the `shared` (image, draw) pairs on which every attack of
     the same system and length succeeds. NaN where there is none.
     """
-    asked = run.cells[(run.cells["scenario"] == "evasion") & run.cells["goal"].str.startswith("ordered_topk")]
+    asked = run.cells[[_lists(cell) for cell in run.cells["record"]]]
     rows: list[dict[str, Any]] = []
     for key, part in asked.groupby(list(WHERE), sort=False):
         found = _examples(run, part)
@@ -46,6 +48,11 @@ def ordered(run: Run) -> pd.DataFrame:
     columns = [*WHERE, "attack", "best", "mean", "worst", "draws", "n", *ENERGIES, "successes",
                *(f"{norm}_all" for norm in ENERGIES), "shared"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _lists(record: CellRecord) -> bool:
+    """Whether a cell's goal is an ordered list."""
+    return record.threat is not None and record.threat.goal.name == "ordered_topk"
 
 
 def _examples(run: Run, part: pd.DataFrame) -> pd.DataFrame | None:
@@ -86,9 +93,8 @@ def ordered_section(run: Run) -> Section:
         "best, mean and worst are over the draws of lists (the sweep's seeds). Energies are means over an attack's own "
         "successes; 'shared' ones over the images on which all attacks of the threat succeed.",
     )
-    return Section(
-        "ordered", "Ordered top-K", lead, (Table("ordered", "Lists reached", caption, columns, tuple(rows)),)
-    )
+    found = Table("ordered", "Lists reached", caption, columns, tuple(rows))
+    return Section("ordered", "Ordered top-K", lead, (found,), place=13)
 
 
 def _size(value: float) -> Entry:

@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from robustsuite.integrity import epsilon
-
 from .integrity import MEANING
-from .read import read
-from .scores import HEADLINE, scores
+from .read import Run, read
+from .scores import headline, scores
 from .tables import corruption_errors
 from .text import plain
 from .worst import worst_case
@@ -41,7 +39,7 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     sentences = [f"{c['attack'] or c['corruption']} on {c['defense']}: {c['sentence']}" for c in cells]
     letters = {name: _letter(i) for i, name in enumerate(dict.fromkeys(table["defense"]))}
     legend = Grid("defenses", [], [[letter, plain(name)] for name, letter in letters.items()])
-    grids = [*_threats(table, worst_case(run)), *_shifts(corruption_errors(run))]
+    grids = [*_threats(run, table, worst_case(run)), *_shifts(corruption_errors(run))]
     if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["verdict"])]:
         legend = legend._replace(rows=[*legend.rows, *marks])
     return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids)], sentences
@@ -51,13 +49,12 @@ def _letter(i: int) -> str:
     return chr(ord("A") + i) if i < 26 else f"A{i}"
 
 
-def _threats(table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:
+def _threats(run: Run, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:
     part = table[table["threat"].fillna("") != ""]
     for (threat, model, dataset, seed), rows in part.groupby(["threat", "model", "dataset", "seed"], sort=False):
         first = rows.iloc[0]
-        wanted = HEADLINE.get(first["scenario"], "robust_accuracy")
-        if first["scenario"] == "certification":
-            wanted = f"certified_accuracy@{epsilon(first['budget']) or 0:.6g}"
+        done = [name for i in rows["run_id"] if (name := headline(run.known[i])) in set(rows["metric"])]
+        wanted = done[0] if done else str(first["metric"])
         shown = rows[(rows["metric"] == wanted) | ~rows["status"].isin(["done", "inert"])]
         grid = _grid(shown, "attack", "defense", _decibels if wanted == "mean_psnr" else _cell)
         if first["scenario"] == "evasion" and len(worst):

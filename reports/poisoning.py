@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from robustsuite import stats
 
-from .document import Entry, Section, Table, accuracy, counted, split_constant, words
+from .document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from .extra import part as reported
 from .read import Run
 from .scores import measured_as
 from .text import number
@@ -61,9 +62,16 @@ def auroc(examples: pd.DataFrame) -> float:
     return float(roc_auc_score(truth, np.r_[clean, triggered]))
 
 
-def poisoning_section(run: Run) -> Section:
-    """A table of victims, and one of what was trained on unlearnable data."""
-    return Section("poisoning", "Poisoned training data", (), (*_backdoor_tables(run), *_unlearnable_tables(run)))
+@reported
+def part(run: Run, scores: pd.DataFrame) -> Part:
+    """What backdoors add to a report: a table of victims."""
+    return Part((Section("poisoning", "Poisoned training data", (), _backdoor_tables(run), place=40),))
+
+
+@reported
+def unlearnable_part(run: Run, scores: pd.DataFrame) -> Part:
+    """What unlearnable data adds to a report: what was trained on it."""
+    return Part((Section("unlearnable", "Unlearnable training data", (), _unlearnable_tables(run), place=41),))
 
 
 def _backdoor_tables(run: Run) -> tuple[Table, ...]:

@@ -40,9 +40,8 @@ def cost_section(run: Run) -> Section:
     columns = ("threat", *names, "attack", "defense", *optional, "n", "time", "per image", "forward", "backward",
                "queries", "peak memory")  # fmt: skip
     total = f"{len(costs)} cells ran for {duration(float(costs['seconds'].sum()))} in all."
-    return Section(
-        "cost", "Cost", (total,), (Table("cost", "Cost of every cell", caption, columns, rows),), passing=True
-    )
+    found = Table("cost", "Cost of every cell", caption, columns, rows)
+    return Section("cost", "Cost", (total,), (found,), passing=True, place=90)
 
 
 def _axis(value: Any) -> Entry:
@@ -73,7 +72,7 @@ def provenance_section(run: Run) -> Section:
         rows.append((words("first cell started"), Entry(started[0])))
         rows.append((words("last cell started"), Entry(started[-1])))
     table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows))
-    return Section("provenance", "Provenance", (), (table,), passing=True)
+    return Section("provenance", "Provenance", (), (table,), passing=True, place=91)
 
 
 def _distinct(values: pd.Series) -> Iterator[str]:

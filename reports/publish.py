@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustsuite import __version__
+from robustsuite.records import plain
 
 from . import site
 from .leaderboard import Board, Standing, boards, union_name, union_rows
@@ -35,9 +36,10 @@ def write_leaderboard(runs: Sequence[Path], out: Path, published: Sequence[Path]
         for standing in board.standings:
             cells |= dict.fromkeys([run_id for _, run_id, _ in standing.attacks], pages[board.threat])
             cells |= {standing.proof[1]: pages[board.threat]} if standing.proof[1] else {}
-            if standing.attacks:
+            united = bool(standing.attacks) and not board.metric
+            if united:
                 files |= _union(run, board, standing, pages[board.threat])
-            links[i, standing.name] = f"unions/{union_name(board, standing)}.html" if standing.attacks else ""
+            links[i, standing.name] = f"unions/{union_name(board, standing)}.html" if united else ""
     for threat, page in pages.items():
         members = [(i, board) for i, board in enumerate(found) if board.threat == threat]
         files[page] = site.render(site.threat_page(threat, members, links))
@@ -83,7 +85,7 @@ def _union(run: Run, board: Board, standing: Standing, page: str) -> dict[str, s
 def _cell(run: Run, run_id: str, page: str) -> dict[str, str]:
     cell, rows = run.known[run_id], run.examples(run_id)
     html = site.render(site.cell_page(cell, rows, (cell["threat"], f"../{page}")))
-    record = {name: None if site.empty(value) else value for name, value in cell.items()}
+    record = {name: None if site.empty(value) else plain(value) for name, value in cell.items() if name != "record"}
     return {f"cells/{run_id}.html": html, f"cells/{run_id}.json": _json(record), f"cells/{run_id}.csv": to_csv(rows)}
 
 
@@ -91,7 +93,7 @@ def board_facts(board: Board, links: Mapping[tuple[int, str], str], i: int) -> d
     """One board as leaderboard.json holds it: numbers in full, rates in [0, 1]."""
     return {
         "threat": board.threat, "scenario": board.scenario, "access": board.access, "budget": board.budget,
-        "goal": board.goal, "dataset": board.dataset,
+        "goal": board.goal, "dataset": board.dataset, "metric": board.metric,
         "rows": [_standing(s, links[i, s.name]) for s in board.standings] + [_published(p) for p in board.published],
         "pairs": [{"a": a, "b": b, "difference": test.difference, "only_a": test.only_a, "only_b": test.only_b,
                    "n": test.n, "p_holm": p} for a, b, test, p in board.pairs],

@@ -6,7 +6,6 @@ opponent and is left out; one without an adversarial picture by then counts as i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -18,16 +17,19 @@ from matplotlib.figure import Figure as Canvas
 from robustsuite import stats
 
 from .document import Entry, Section, Table, accuracy, counted, split_constant, words
-from .draw import INK, LINES, STYLES, Figure, draw, slug, where
+from .draw import INK, LINES, STYLES, Figure, draw, slug, told_apart, where
 from .read import Run
 from .scores import measured_as
-from .text import number, plain, short
+from .text import number, short
 
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed", "defense")
 THRESHOLDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 """Distances in [0, 1] pixel units at which success is counted, where it is neither none nor all."""
 
 MOST_THRESHOLDS = 5
+
+SERIES = "l2_at"
+"""The distance of the nearest adversarial picture so far, at several numbers of queries."""
 
 
 def distances(run: Run) -> pd.DataFrame:
@@ -39,13 +41,14 @@ def distances(run: Run) -> pd.DataFrame:
     for cell in run.known.values():
         source = measured_as(cell, run.known) if cell["scenario"] == "evasion" else None
         examples = run.examples(source["run_id"]) if source else pd.DataFrame()
-        for column in examples.columns:
-            found = re.fullmatch(r"l2_at_(\d+)", str(column))
-            reached = examples.loc[examples["clean_ok"].astype(bool), column].to_numpy(np.float64) if found else None
-            if found and reached is not None and np.isfinite(reached).any():
+        for column in source["record"].columns if source else ():
+            if column.series != SERIES or column.at is None:
+                continue
+            reached = examples.loc[examples["clean_ok"].astype(bool), column.name].to_numpy(np.float64)
+            if np.isfinite(reached).any():
                 reached = np.where(np.isnan(reached), np.inf, reached)
                 base = {name: cell[name] for name in ("run_id", *WHERE, "attack")}
-                rows.append({**base, "queries": int(found[1]), "median": float(np.median(reached)),
+                rows.append({**base, "queries": int(column.at), "median": float(np.median(reached)),
                              "n": len(reached), "reached": reached})  # fmt: skip
     table = pd.DataFrame(rows, columns=["run_id", *WHERE, "attack", "queries", "median", "n", "reached"])
     return table.sort_values("queries", kind="stable").reset_index(drop=True)
@@ -58,12 +61,12 @@ def query_section(run: Run) -> Section:
     if len(table):
         names, caption = split_constant(table, WHERE)
         found = [_medians(table, names, caption), *_successes(table, names, caption)]
-        drawn = figures(table)
+        drawn = figures(table, run.shortest)
     lead = (
         "The l2 distance of the nearest adversarial image an attack had asked about by then, over the images the "
         "system gets right. Lower is a stronger attack; read columns, not rows: they are at equal queries.",
     )
-    return Section("queries", "Distance against queries", lead if found else (), tuple(found), tuple(drawn))
+    return Section("queries", "Distance against queries", lead if found else (), tuple(found), tuple(drawn), place=12)
 
 
 def _medians(table: pd.DataFrame, names: list[str], caption: str) -> Table:
@@ -106,21 +109,22 @@ def _success(row: Mapping[Any, Any], threshold: float) -> Entry:
     return accuracy(k / n, *stats.clopper_pearson(k, n))
 
 
-def figures(table: pd.DataFrame) -> list[Figure]:
+def figures(table: pd.DataFrame, shortest: Mapping[str, str]) -> list[Figure]:
     """One drawing a system and threat: median distance against queries, a line an attack."""
     found = []
     for key, part in table[np.isfinite(table["median"])].groupby(list(WHERE), sort=False):
         if part["queries"].nunique() > 1:
+            names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=40), shortest)
             caption = f"Median l2 distance against queries, {where(key)}"
-            found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part)))
+            found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part, names=names)))
     return found
 
 
-def _lines(canvas: Canvas, part: pd.DataFrame) -> None:
+def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
     ax = canvas.add_subplot()
     for i, (attack, rows) in enumerate(part.groupby("attack", sort=False)):
         ax.plot(rows["queries"], rows["median"], "o", linestyle=STYLES[i % 4], color=LINES[i % len(LINES)],
-                markersize=4, linewidth=1.8, label=short(plain(str(attack)), 40))  # fmt: skip
+                markersize=4, linewidth=1.8, label=names[str(attack)])  # fmt: skip
     marks = sorted(set(part["queries"]))
     ax.set_xscale("log")
     ax.set_xticks(marks, [number(mark) for mark in marks])

@@ -6,7 +6,6 @@ and says what it left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -14,23 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
 
+from robustsuite.cells import checked, read_audit, read_cell, read_sweep, read_table
 from robustsuite.errors import BadData
+from robustsuite.findings import Artefact
+from robustsuite.flat import flat
 from robustsuite.integrity import standings
+from robustsuite.records import STATUSES as STATUSES
+from robustsuite.records import CellRecord, SweepFacts, Used, used_words
 
 from .artefacts import read_artefacts
 
-MEASURED = ("done",)
-STATUSES = ("done", "inert", "refused", "unmeasured", "failed", "timeout")
 AXES = ("threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity")
 _TEXT = (
     "run_id", "sweep", "threat", "scenario", "access", "budget", "goal", "model", "defense", "attack", "dataset",
     "shift", "corruption", "status", "code", "sentence", "same_as", "traceback", "suite_version", "commit", "device",
-    "dtype", "weights_sha256", "data_sha256", "started", "needs", "head", "transform",
+    "dtype", "weights_sha256", "data_sha256", "started", "needs", "head", "transform", "norm",
 )  # fmt: skip
-_NUMBERS = ("severity", "n", "seed", "seconds", "peak_bytes", "forwards", "backwards", "queries")
+_NUMBERS = ("severity", "n", "seed", "seconds", "peak_bytes", "forwards", "backwards", "queries", "eps")
 _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift": "shifts"}
 
 
@@ -48,7 +48,7 @@ class Run:
     skipped: tuple[str, ...] = ()
     absent: int = 0
     foreign: int = 0
-    artefacts: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    artefacts: tuple[Artefact, ...] = field(repr=False, default=())
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
 
     @cached_property
@@ -56,9 +56,43 @@ class Run:
         """Every cell as a dict, by its run id, in the order of `cells`."""
         return {str(cell["run_id"]): cell for cell in self.cells.to_dict("records")}  # type: ignore[misc]
 
+    @cached_property
+    def budgets(self) -> dict[str, tuple[float | None, str]]:
+        """Radius in full (None without one) and norm, by the words that tables are grouped by; the words tell apart."""
+        return {str(cell["budget"]): (radius_of(cell), str(cell["norm"])) for cell in self.known.values()}
+
+    @cached_property
+    def shortest(self) -> dict[str, str]:
+        """The shortest words that tell each defense, and each attack, from the others: parameters where they differ."""
+        records = [cell["record"] for cell in self.known.values()]
+        defenses = {record.defense_words(): record.defenses for record in records}
+        attacks = {record.attack.words(): (record.attack,) for record in records if record.attack}
+        return {**_shortest(defenses), **_shortest(attacks)}
+
     def examples(self, run_id: str) -> pd.DataFrame:
         """The per-example rows of one cell, sorted by the example's `index`."""
         return self.load(run_id)
+
+
+def _shortest(uses: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
+    alike: dict[tuple[str, ...], list[tuple[Used, ...]]] = {}
+    for parts in uses.values():
+        alike.setdefault(tuple(part.name for part in parts), []).append(parts)
+    found = {}
+    for words, parts in uses.items():
+        twins = alike[tuple(part.name for part in parts)]
+        told = []
+        for i, part in enumerate(parts):
+            given = {k: v for k, v in part.given.items() if any(twin[i].given.get(k) != v for twin in twins)}
+            told.append(used_words(part.name, given))
+        found[words] = "+".join(told) or words
+    return found
+
+
+def radius_of(cell: Mapping[Any, Any]) -> float | None:
+    """The radius of a cell's budget in full; None where it has none."""
+    eps = cell.get("eps")
+    return None if eps is None or pd.isna(eps) else float(eps)
 
 
 def read(paths: Sequence[Path]) -> Run:
@@ -68,14 +102,14 @@ def read(paths: Sequence[Path]) -> Run:
     """
     if not paths:
         raise BadData("expected at least one run folder, got none; name the folder `robustsuite run` wrote")
-    sweeps = [_read_sweep(Path(path)) for path in paths]
+    sweeps = [read_sweep(Path(path)) for path in paths]
     rows: dict[str, dict[str, Any]] = {}
-    files: dict[str, Path] = {}
+    files: dict[str, tuple[Path, CellRecord]] = {}
     skipped: list[str] = []
     absent = foreign = 0
     for path, sweep in zip(paths, sweeps, strict=True):
         folders = _cell_folders(Path(path))
-        planned = set(map(str, sweep.get("cells") or [folder.name for folder in folders]))
+        planned = set(sweep.cells or [folder.name for folder in folders])
         absent += len(planned - {folder.name for folder in folders})
         for folder in folders:
             row, reason = _read_cell(folder)
@@ -86,12 +120,12 @@ def read(paths: Sequence[Path]) -> Run:
                 skipped.append(f"{folder.name}: {reason}")
             elif row["run_id"] not in rows:
                 rows[row["run_id"]] = row
-                files[row["run_id"]] = folder / "examples.parquet"
+                files[row["run_id"]] = folder, row["record"]
     if not rows:
         raise BadData(f"expected finished cells, got none in {[str(p) for p in paths]}; run the sweep first")
     artefacts, damaged = read_artefacts(paths)
-    unique = {s["title"]: s for s in sweeps}
-    notes = dict.fromkeys(str(s.get("note") or "") for s in sweeps)
+    unique = dict.fromkeys(s.title or s.name or Path(p).name for s, p in zip(sweeps, paths, strict=True))
+    notes = dict.fromkeys(s.note for s in sweeps)
     run = Run(
         title=" + ".join(unique),
         note="; ".join(note for note in notes if note),
@@ -115,27 +149,6 @@ def _judged(run: Run) -> Run:
     return replace(run, cells=cells)
 
 
-def _audited(folder: Path) -> list[dict[str, Any]]:
-    """The flags that an audit left in a cell's folder; none where there was no audit, or a damaged one."""
-    try:
-        flags = json.loads((folder / "audit.json").read_text("utf-8"))["flags"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [flag for flag in flags if isinstance(flag, dict)]
-
-
-def _read_sweep(path: Path) -> dict[str, Any]:
-    file = path / "sweep.json"
-    if not file.is_file():
-        raise BadData(f"expected a run folder with sweep.json, got {str(path)!r}; name runs/<name>")
-    try:
-        sweep: dict[str, Any] = dict(json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise BadData(f"expected a sweep's description in {str(file)!r}, got {error}; run the sweep again") from error
-    sweep["title"] = str(sweep.get("title") or sweep.get("name") or path.name)
-    return sweep
-
-
 def _cell_folders(path: Path) -> list[Path]:
     root = path / "cells"
     # Dotted and .tmp names are what the store is still writing aside; a finished folder has its plain name.
@@ -148,38 +161,22 @@ def _aside(name: str) -> bool:
 
 def _read_cell(folder: Path) -> tuple[dict[str, Any] | None, str]:
     try:
-        row = json.loads((folder / "run.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return None, "run.json is missing"
-    except ValueError:
-        return None, "run.json is cut short"
-    if not isinstance(row, dict) or row.get("run_id") != folder.name:
-        return None, "run.json belongs to another cell"
-    if row.get("status") not in STATUSES:
-        return None, "run.json has no status this version knows"
-    if row["status"] in MEASURED:
-        try:
-            count = pq.ParquetFile(folder / "examples.parquet").metadata.num_rows
-        except FileNotFoundError:
-            return None, "examples.parquet is missing"
-        except (ArrowException, OSError):
-            return None, "examples.parquet is cut short"
-        if count == 0 or (row.get("n") is not None and count != row["n"]):
-            return None, f"run.json says {row.get('n')} examples, examples.parquet holds {count}"
-        row["flags"] = [*(row.get("flags") or []), *_audited(folder)]
+        record, audit = read_cell(folder), read_audit(folder)
+    except BadData as error:
+        return None, str(error)
+    row = flat(record)
+    row["flags"] += [flag.model_dump() for flag in audit.flags] if audit else []
     return row, ""
 
 
-def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty")
+def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
+    columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty", "record")
     frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=list(columns))
     for name in _TEXT:
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str).astype(object)
     for name in _NUMBERS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
     frame["seed"] = frame["seed"].fillna(0).astype("int64")
-    frame["flags"] = [list(f) if isinstance(f, list) else [] for f in frame["flags"]]
-    frame["defense"] = frame["defense"].replace("", "none")
     keys = pd.DataFrame({axis: _rank(frame[axis], _listed(axis, sweeps)) for axis in AXES})
     keys["run_id"] = frame["run_id"]
     return frame.loc[keys.sort_values([*AXES, "run_id"], kind="stable").index].reset_index(drop=True)
@@ -192,30 +189,26 @@ def _rank(values: pd.Series, listed: Sequence[str]) -> list[tuple[int, Any]]:
     return [(place.get(v, len(place)), v) for v in values]
 
 
-def _listed(axis: str, sweeps: Sequence[Mapping[str, Any]]) -> list[str]:
+def _listed(axis: str, sweeps: Sequence[SweepFacts]) -> list[str]:
     found: dict[str, None] = {"": None, "clean": None} if axis == "shift" else {}
     for sweep in sweeps:
-        attacks = sweep.get("threats") or sweep.get("attacks")
-        by_threat = attacks if isinstance(attacks, dict) else {}
         if axis == "threat":
-            found |= dict.fromkeys(map(str, by_threat))
+            found |= dict.fromkeys(sweep.threats)
         elif axis == "attack":
-            for names in by_threat.values() or ([attacks] if isinstance(attacks, list) else []):
-                found |= dict.fromkeys(map(str, names or []))
+            for names in sweep.threats.values():
+                found |= dict.fromkeys(names)
         elif axis in _LISTED:
-            found |= dict.fromkeys(map(str, sweep.get(_LISTED[axis]) or []))
+            found |= dict.fromkeys(getattr(sweep, _LISTED[axis]))
     return list(found)
 
 
-def _loader(files: Mapping[str, Path]) -> Callable[[str], pd.DataFrame]:
+def _loader(files: Mapping[str, tuple[Path, CellRecord]]) -> Callable[[str], pd.DataFrame]:
     @lru_cache(maxsize=2048)
     def load(run_id: str) -> pd.DataFrame:
         if run_id not in files:
             _nothing(run_id)
-        # run_id repeats the folder's name on every row, and would be most of what the cache holds.
-        table = pq.read_table(files[run_id])
-        frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
-        return frame.sort_values("index", kind="stable").reset_index(drop=True)
+        folder, record = files[run_id]
+        return checked(read_table(folder), record)
 
     return load
 

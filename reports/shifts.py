@@ -8,14 +8,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .document import Entry, Table, counted, error
+from .document import Entry, Part, Section, Table, counted, error
+from .extra import part as reported
+from .figures import corruption_panels
 from .mce import ALEXNET_EXTRA, mce, relative_mce
 from .natural import natural_tables
 from .read import Run
+from .summary import corrupted
 from .tables import CORRUPTIONS, corruption_errors, corruption_grid
 from .text import percent, plain
 
 _WHERE = ("dataset", "model", "seed")
+
+
+@reported
+def part(run: Run, scores: pd.DataFrame) -> Part:
+    """What shifts add to a report."""
+    section = Section(
+        "shifts", "Distribution shift", (), tuple(shift_tables(run)), tuple(corruption_panels(run)), place=30
+    )
+    return Part((section,), tuple(corrupted(run)), {"corruptions": corruption_errors(run)})
 
 
 def shift_tables(run: Run) -> Iterator[Table]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
-
-from robustsuite.integrity import epsilon
 
 from .compare import title
 from .document import Entry, Section, Table, accuracy, counted, words
@@ -64,7 +62,7 @@ def index_page(
     rows = []
     for i, board in enumerate(boards):
         best = next((s for s in board.standings if s.ranks[0] == 1), None)
-        score = best and (best.upper if board.scenario == "evasion" else best.lower)
+        score = best and (best.lower if board.scenario == "certification" else best.upper)
         leader = best.name if best else "nothing ranked" if board.standings else "–"
         tied = sum(s.ranks[0] == 1 for s in board.standings) - 1
         rows.append((
@@ -72,9 +70,9 @@ def index_page(
             words(board.budget), words(board.dataset), counted(len(board.standings), str(len(board.standings))),
             counted(len(board.published), str(len(board.published))),
             Entry(leader + (f" (tied with {tied} more)" if tied > 0 else "")),
-            _number(score, "") if score else Entry("–", -1.0),
+            (_score(score) if board.metric else _number(score, "")) if score else Entry("–", -1.0),
         ))  # fmt: skip
-    columns = ("threat", "scenario", "budget", "data", "measured", "published", "leader", "robust accuracy")
+    columns = ("threat", "scenario", "budget", "data", "measured", "published", "leader", "its score")
     table = Table("boards", "Boards", "", columns, tuple(rows))
     lead = "One board a threat, budget and data set. Systems are compared on the same images only."
     return Page(name, "Leaderboard", (Section("boards-all", "", (), (table,)),), (), note, (lead,),
@@ -90,7 +88,9 @@ def threat_page(threat: str, boards: Sequence[tuple[int, Board]], links: Mapping
         if board.scenario == "evasion":
             lead.append("Proven: certified at this radius, a lower bound. Attacked: right under every attack at once, "
                         "an upper bound. The truth lies between.")  # fmt: skip
-        tables = [_standings(i, board, links)]
+        if board.metric:
+            lead.append(f"By {spoken(board.metric)}, under the attack that hurts a system most; equal ranges are ties.")
+        tables = [_scored(i, board) if board.metric else _standings(i, board, links)]
         if board.scenario == "evasion" and board.standings:
             tables.append(_attacks(i, board))
         if board.pairs:
@@ -109,6 +109,25 @@ def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str]) -> Ta
             and (name != "source" or board.published)]  # fmt: skip
     shown = tuple(tuple(row[k] for k in kept) for row in rows)
     return Table(f"standings-{i + 1}", "Standings", "", tuple(columns[k] for k in kept), shown)
+
+
+def _scored(i: int, board: Board) -> Table:
+    """The standings of a scenario by its own score."""
+    rows = tuple(
+        (Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), _scored_entry(s),
+         words(s.strongest), counted(s.upper.n if s.upper else 0, number(s.upper.n if s.upper else 0)),
+         Entry(s.verdict, kind=s.verdict.lower()),
+         Entry("; ".join(filter(None, (s.unranked, "inert: same as undefended" if s.inert else "")))))
+        for s in board.standings
+    )  # fmt: skip
+    columns = ("rank", "system", spoken(board.metric), "under", "n", "verdict", "notes")
+    return Table(f"standings-{i + 1}", "Standings", "", columns, rows)
+
+
+def _scored_entry(s: Standing) -> Entry:
+    run_id = next((run_id for attack, run_id, _ in s.attacks if attack == s.strongest), "")
+    entry = _score(s.upper) if s.upper else Entry("–", -1.0)
+    return replace(entry, struck=s.struck, href=f"cells/{run_id}.html" if run_id else "")
 
 
 def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
@@ -132,7 +151,7 @@ def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
 
 def _published(row: Published, board: Board) -> tuple[Entry, ...]:
     said = [*row.notes[1:], row.architecture, f"{row.title} ({row.venue})" if row.venue else row.title]
-    if row.eps and board.scenario == "evasion" and row.eps != epsilon(board.budget):
+    if row.eps and board.scenario == "evasion" and row.eps != board.eps:
         said.insert(0, f"at eps {row.eps:g}")
     return (
         Entry("–", 10**6 + 1), Entry(row.model, row.model, href=row.link), Entry("–", -1.0),
@@ -201,7 +220,7 @@ def _rows_of(rows: pd.DataFrame) -> str:
 def cell_page(cell: Mapping[Any, Any], rows: pd.DataFrame, back: tuple[str, str]) -> Page:
     """One cell: what it measured, its record, its images."""
     scores = tuple(
-        (Entry(spoken(s.metric, cell["budget"])), _score(s), counted(s.n, number(s.n))) for s in cell_scores(cell, rows)
+        (Entry(spoken(s.metric, cell["norm"])), _score(s), counted(s.n, number(s.n))) for s in cell_scores(cell, rows)
     )
     facts = tuple(
         (words(name.replace("_", " ")), Entry(_plainly(cell[name]), kind="code"))

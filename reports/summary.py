@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.checks import level_of
-from robustsuite.integrity import epsilon
 
 from .document import Answer, Entry, accuracy, error
 from .mce import ALEXNET_EXTRA
@@ -23,8 +22,8 @@ WHERE = ("dataset", "model", "seed")
 PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
-def answers(run: Run, worst: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Answer]:
-    """One short answer per threat, certificate and corruption set, for each dataset, model and seed."""
+def attacked(worst: pd.DataFrame) -> Iterator[Answer]:
+    """One short answer a threat, for each dataset, model and seed; `worst` is what `rankings` returned."""
     for key, part in groups(worst, GROUP):
         threat, budget, goal, *where = key
         ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
@@ -33,14 +32,13 @@ def answers(run: Run, worst: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Ans
             tuple(_numbers(ranked.to_dict("records"), part.to_dict("records"), "robust_accuracy", "robust accuracy")),
             tuple(_bar(row) for row in by_rank(part).to_dict("records")), tuple(_sentences(part, ranked)),
         )  # fmt: skip
-    yield from _certified(scores)
-    yield from _corrupted(run)
 
 
-def _certified(scores: pd.DataFrame) -> Iterator[Answer]:
+def proven(run: Run, scores: pd.DataFrame) -> Iterator[Answer]:
+    """One short answer a certificate's threat."""
     rows = scores[scores["scenario"] == "certification"]
     for (threat, budget, *where), whole in groups(rows, ("threat", "budget", *WHERE)):
-        radius = f"certified_accuracy@{epsilon(str(budget)) or 0.0:.6g}"
+        radius = f"certified_accuracy@{run.budgets[str(budget)][0] or 0.0:.6g}"
         part = whole[whole["metric"] == radius].sort_values("value", ascending=False, kind="stable")
         records = part.to_dict("records")
         if records:
@@ -59,7 +57,8 @@ def _proof_sentences(part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]
         yield f"No verdict: {_listed(cells)}."
 
 
-def _corrupted(run: Run) -> Iterator[Answer]:
+def corrupted(run: Run) -> Iterator[Answer]:
+    """One short answer a corruption set."""
     errors = corruption_errors(run)
     for (shift, *where), part in groups(errors, ("shift", *WHERE)):
         means = part[part["corruption"] == "mean"].sort_values("error", kind="stable")

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.checks import check_of, level_of
-from robustsuite.integrity import epsilon, norm_of
 
 from .mce import ALEXNET_EXTRA
-from .read import Run
+from .read import Run, radius_of
 from .scores import average, certified, measured_as, rate
 from .worst import survivals
 
@@ -86,23 +85,23 @@ def empirical_curves(run: Run) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for key, part in cells.groupby(["threat", "budget", *SYSTEM], sort=False):
         threat, budget, *system = key
-        eps = epsilon(str(budget))
+        eps, norm = run.budgets[str(budget)]
         if eps is None:
             continue
         reach = [d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None]
         if reach:
             nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
-            base = {"threat": threat, "norm": norm_of(str(budget)), **dict(zip(SYSTEM, system, strict=True))}
+            base = {"threat": threat, "norm": norm, **dict(zip(SYSTEM, system, strict=True))}
             for radius in np.linspace(0.0, 2 * eps, 41):
                 score = rate("robust_accuracy", nearest > radius)
                 rows.append({**base, "kind": "curve", "radius": radius, "value": score.value, "lo": score.lo,
                              "hi": score.hi, "n": score.n})  # fmt: skip
     for survival in survivals(run):
         threat, budget, _, *system = survival.group
-        eps = epsilon(str(budget))
+        eps, norm = run.budgets[str(budget)]
         if eps is not None:
             score = rate("robust_accuracy", survival.robust)
-            base = {"threat": threat, "norm": norm_of(budget)}
+            base = {"threat": threat, "norm": norm}
             base |= dict(zip(SYSTEM, (*system, survival.defense), strict=True))
             rows.append({**base, "kind": "point", "radius": eps, "value": score.value, "lo": score.lo, "hi": score.hi,
                          "n": score.n})  # fmt: skip
@@ -127,8 +126,8 @@ def certified_curves(run: Run) -> pd.DataFrame:
     for cell in _measured(run, cells):
         examples = run.examples(cell["run_id"])
         largest = float(examples["radius"].max())
-        top = max(largest, 2 * (epsilon(cell["budget"]) or 0.0), 1e-9)
-        base = {"threat": cell["threat"], "norm": norm_of(cell["budget"]), "certifier": cell["attack"],
+        top = max(largest, 2 * (radius_of(cell) or 0.0), 1e-9)
+        base = {"threat": cell["threat"], "norm": cell["norm"], "certifier": cell["attack"],
                 **{name: cell[name] for name in SYSTEM}, "struck": cell["verdict"] == "INVALID"}  # fmt: skip
         for radius in np.linspace(0.0, top, 81):
             score = rate("certified_accuracy", certified(examples, radius))

@@ -60,16 +60,16 @@ def short(name: str, width: int) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def words(metric: str, budget: str = "") -> str:
-    """A metric's column name in words: `certified_accuracy@0.0313725` within linf is `certified accuracy at 8/255`."""
+def words(metric: str, norm: str = "") -> str:
+    """A metric's column name in words: `certified_accuracy@0.0313725` in linf is `certified accuracy at 8/255`."""
     name, _, radius = metric.partition("@")
-    return name.replace("_", " ") + (f" at {_radius(float(radius), budget)}" if radius else "")
+    return name.replace("_", " ") + (f" at {_radius(float(radius), norm)}" if radius else "")
 
 
-def _radius(value: float, budget: str) -> str:
+def _radius(value: float, norm: str) -> str:
     levels = round(value * 255, 3)
     return (
-        f"{levels:g}/255" if budget.startswith("linf") and value and levels * 100 % 25 == 0 else f"{value:g}"
+        f"{levels:g}/255" if norm == "linf" and value and levels * 100 % 25 == 0 else f"{value:g}"
     )
 
 

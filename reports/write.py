@@ -11,30 +11,17 @@ import pandas as pd
 
 from robustsuite.errors import BadOutput, BadValue
 
-from . import figures, html, latex, markdown, tables
+from . import html, latex, markdown, tables
 from .artefacts import artefact_section
-from .document import Document
+from .document import Document, Part
+from .extra import trusted
 from .integrity import integrity_section, to_json
-from .inversion import inversion_section
-from .ordered import ordered, ordered_section
-from .poisoning import poisoning_section
 from .provenance import cost_section, provenance_section
-from .queries import distances, query_section
-from .query_costs import query_costs
 from .read import STATUSES, Run, read
 from .scores import scores as scored
 from .scores import to_csv
-from .sections import (
-    attack_section,
-    certified_section,
-    other_section,
-    paired_section,
-    shift_section,
-    unmeasured_section,
-    worst_section,
-)
-from .summary import answers, cautions, rankings
-from .worst import paired
+from .sections import other_section, unmeasured_section
+from .summary import cautions, rankings
 
 FORMATS = ("html", "md", "latex", "csv")
 
@@ -53,7 +40,8 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
         )
     run = read(runs)
     table = scored(run)
-    document = build(run, table)
+    parts = added(run, table)
+    document = build(run, table, parts)
     render: dict[str, Callable[[], dict[str, str | bytes]]] = {
         "html": lambda: {"report.html": html.render(document)},
         "md": lambda: {
@@ -62,7 +50,7 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
             **_pngs(document),
         },
         "latex": lambda: {"report.tex": latex.render(document)},
-        "csv": lambda: csv_files(run, table),
+        "csv": lambda: csv_files(run, table, parts),
     }
     files: dict[str, str | bytes] = {}
     for name in FORMATS:
@@ -70,54 +58,44 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     return [put(Path(out) / name, content) for name, content in files.items()]
 
 
-def build(run: Run, table: pd.DataFrame) -> Document:
-    """The whole document of a run; `table` is what `scores(run)` returned."""
-    worst = rankings(run)
+def build(run: Run, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> Document:
+    """The whole document of a run; `table` is what `scores(run)` returned, `parts` what `added` did."""
+    parts = added(run, table) if parts is None else parts
     counts = run.cells["status"].value_counts()
     made = [(name, int(counts.get(name, 0))) for name in STATUSES if counts.get(name, 0)]
     if run.skipped:
         made.append(("unreadable", len(run.skipped)))
-    sections = (
-        worst_section(worst),
-        attack_section(run, table, [*figures.heatmaps(run, table), *figures.curves(run)]),
-        query_section(run),
-        ordered_section(run),
-        certified_section(run, table, figures.sandwiches(run)),
-        shift_section(run, figures.corruption_panels(run)),
-        poisoning_section(run),
-        inversion_section(run),
+    sections = [
+        *(section for part in parts for section in part.sections),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
-        paired_section(run),
         integrity_section(run),
         unmeasured_section(run),
         cost_section(run),
         provenance_section(run),
-    )
-    return Document(
-        run.title,
-        run.note,
-        tuple(made),
-        tuple(cautions(run, worst)),
-        tuple(answers(run, worst, table)),
-        tuple(section for section in sections if section.tables or section.figures),
-    )
+    ]
+    shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.place)
+    said = tuple(answer for part in parts for answer in part.answers)
+    return Document(run.title, run.note, tuple(made), tuple(cautions(run, rankings(run))), said, tuple(shown))
 
 
-def csv_files(run: Run, table: pd.DataFrame) -> dict[str, str | bytes]:
+def added(run: Run, table: pd.DataFrame) -> list[Part]:
+    """What the scenarios of the run add to its report, in the document's order."""
+    names = dict.fromkeys(cell["record"].scenario.sections for cell in run.known.values())
+    parts: list[Part] = [trusted(name)(run, table) for name in names if name]
+    return sorted(parts, key=lambda part: min((section.place for section in part.sections), default=50))
+
+
+def csv_files(run: Run, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> dict[str, str | bytes]:
     """Every table of numbers as csv, by file name; costs.csv alone differs between two runs of one sweep."""
     frames = {
         "scores": table,
-        "worst_case": rankings(run),
-        "paired": paired(run),
-        "corruptions": tables.corruption_errors(run),
-        "queries": distances(run).drop(columns="reached"),
-        "query_costs": query_costs(run),
-        "ordered_topk": ordered(run),
+        **{name: frame for part in (added(run, table) if parts is None else parts)
+           for name, frame in part.frames.items()},
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),
         "costs": tables.costs(run),
-    }
+    }  # fmt: skip
     files = {f"{name}.csv": to_csv(frame) for name, frame in frames.items() if len(frame)}
     return {**files, "integrity.json": to_json(run)}
 

@@ -1,7 +1,7 @@
 """robustsuite: how an image classifier stands against an adversary, in one sweep.
 
 >>> import robustsuite as rs
->>> rs.evaluate(net, data, attack="pgd", budget=rs.Linf(8 / 255))  # doctest: +SKIP
+>>> rs.evaluate(net, x, y, attack="pgd", budget=rs.Linf(8 / 255))  # doctest: +SKIP
 """
 
 from pathlib import Path as _Path

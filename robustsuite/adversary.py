@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from robustsuite.data import Split
 from robustsuite.errors import BadValue
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card, canonical
+from robustsuite.records import dumped
+from robustsuite.registry import Card, identity
 from robustsuite.threats import Access, Threat
 
 
@@ -55,8 +57,15 @@ class Poisoner:
     given: tuple[tuple[str, Any], ...]
     threat: Threat
 
-    def __str__(self) -> str:
-        return f"{canonical(self.card, dict(self.given))} {self.threat.budget_words()} {self.threat.goal}"
+    def identity(self) -> str:
+        """What tells this poison from any other."""
+        asked = self.threat.facts()
+        return json.dumps([identity(self.card, dict(self.given)), dumped(asked.budget), dumped(asked.goal)])
+
+    @property
+    def watched(self) -> bool:
+        """Whether every epoch of the victim's training is looked at: what spoils training itself has no target."""
+        return self.threat.target is None
 
     def __call__(self, train: Split, seed: int, aux: Callable[[], Aux]) -> Poisoned:
         """The poisoned set. Raises BadValue where another set of examples is changed than it says or the rate allows.
@@ -67,7 +76,7 @@ class Poisoner:
         if rate is None:
             raise ValueError(f"expected a poison rate in the threat {self.threat.name!r}, got none")
         handed: dict[str, Any] = {"aux": aux()} if Access.AUX_DATA in self.card.needs else {}
-        if self.threat.target is not None and self.card.place == "poisoning":
+        if self.threat.target is not None:
             handed["target"] = self.threat.target
         rng = Rng.of(seed, f"poison/{self.card.name}", train.ids)
         found: Poisoned = self.card.function(train, rate, rng=rng, **handed, **dict(self.given))

@@ -6,28 +6,29 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from robustsuite import probes, stats
 from robustsuite.audit import audit
-from robustsuite.checks import Flag, concerns
-from robustsuite.data import Dataset, InputSpace, Split
+from robustsuite.checks import Flag
+from robustsuite.data import Dataset, InputSpace, Split, Subjects
 from robustsuite.errors import BadValue
-from robustsuite.execute import PROBED, Progress, execute, ordered, play
+from robustsuite.execute import PROBED, Progress, execute, noticed, ordered, play, recorded
+from robustsuite.flat import flat
+from robustsuite.integrity import standings
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
 from robustsuite.numerics import float32
 from robustsuite.plan import Cell, plan, verdict
+from robustsuite.records import CellRecord
 from robustsuite.registry import Card, card_of, checked_parameters
 from robustsuite.store import Store
 from robustsuite.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.threats import Access, Linf, Threat
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,17 @@ def description(sweep: Sweep, cells: list[tuple[Cell, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One network against one attack: accuracies with exact 95 % intervals, one row an example, flags."""
+    """One network against one attack: accuracies with exact 95 % intervals, one row an example, flags.
+
+    verdict: SOUND, PROVISIONAL or INVALID, as a sweep's cell would end.
+    """
 
     clean: float
     robust: float
     interval: tuple[float, float]
     columns: dict[str, Tensor] = field(repr=False)
     flags: list[Flag] = field(default_factory=list)
+    verdict: str = ""
 
 
 @float32()
@@ -137,14 +142,18 @@ def evaluate(
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
     cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
-    cell = Cell("evaluate", cycle, split, Threat("given", card.place, access, budget or Linf(8 / 255)), card, given)
+    threat = Threat("given", card.place, access, budget or Linf(8 / 255))
+    cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)
     if (found := verdict(cell)).status != "run":
         raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
     system = cycle.served()
-    noticed = probes.probe(system.net, x[:PROBED], y[:PROBED], space)
-    asks = {"all", "evasion", *(["gradients"] if Access.GRADIENTS in card.needs else [])}
+    probed = noticed(probes.probe(system.net, x[:PROBED], y[:PROBED], space), cell, system)
     record = play(cell, system)
-    flags = [flag for flag in noticed if concerns(flag.name) in asks] + record.flags
+    facts, examples = recorded(cell, record, probed)
+    row = flat(CellRecord(run_id=cell.run_id, **{**cell.asked(), **facts}))
+    standing = standings([row], lambda _: pd.DataFrame(examples))[cell.run_id]
+    flags = [*probed, *record.flags, *standing.flags]
     right = int(record.columns["robust"].sum())
     clean = float(record.columns["clean_ok"].float().mean())
-    return Evaluation(clean, right / len(x), stats.clopper_pearson(right, len(x)), record.columns, flags)
+    interval = stats.clopper_pearson(right, len(x))
+    return Evaluation(clean, right / len(x), interval, record.columns, flags, standing.verdict)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.checks import AUDITED, LARGE, SMALL, Flag
-from robustsuite.execute import Progress, fitting, play
+from robustsuite.context import fitting
+from robustsuite.execute import Progress, play
 from robustsuite.judge import Judge
 from robustsuite.losses import margin
 from robustsuite.numerics import float32
@@ -66,8 +67,8 @@ def audit(
 
 def _waits(cell: Cell, store: Store) -> bool:
     folder = store.cells / cell.run_id
-    evades = cell.threat is not None and cell.threat.scenario == "evasion"
-    return evades and (folder / "examples.parquet").is_file() and not (folder / "audit.json").is_file()
+    measured, audited = ((folder / name).is_file() for name in ("examples.parquet", "audit.json"))
+    return cell.scenario.name == "evasion" and measured and not audited
 
 
 def _robust(cell: Cell, store: Store) -> Tensor:
@@ -107,7 +108,8 @@ class _Case:
         if threat is not None and threat.budget is not None and eps is not None:
             threat = replace(threat, budget=parse_ball(threat.budget.norm, eps))
         changed = tuple(sorted({**dict(self.cell.given), **given}.items()))
-        cell = replace(self.cell, split=self.cell.split.at(rows), threat=threat, given=changed)
+        few = self.cell.subjects.on(self.cell.split.at(rows))
+        cell = replace(self.cell, subjects=few, threat=threat, given=changed)
         return play(cell, system or self.system, width=width or self.width).columns
 
 

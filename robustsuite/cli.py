@@ -33,7 +33,8 @@ screen = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Many = list[str] | None
-KINDS = {"attacks": "attack", "defenses": "defense", "shifts": "shift", "data": "data", "models": "model"}
+KINDS = {"attacks": "attack", "defenses": "defense", "shifts": "shift", "data": "data", "models": "model",
+         "scenarios": "scenario"}  # fmt: skip
 
 
 def main() -> None:
@@ -199,7 +200,7 @@ def _finish(folder: Path, cells: int, computed: int) -> None:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, defenses, shifts, data or models.")],
+    kind: Annotated[str, typer.Argument(help="attacks, defenses, shifts, data, models or scenarios.")],
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list of objects.")] = False,
 ) -> None:
     """What is installed: ours and third parties' plugins."""
@@ -278,13 +279,13 @@ def doctor() -> None:
 
     about = provenance.collect()
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("robustsuite", f"{about['suite_version']} ({about['commit'] or 'no checkout'})")
-    for package, found in about["packages"].items():
+    table.add_row("robustsuite", f"{about.suite_version} ({about.commit or 'no checkout'})")
+    for package, found in about.packages.items():
         table.add_row(package, found or f"not installed; pip install {package}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     table.add_row("device", f"{device}, {torch.get_num_threads()} threads")
-    for canary, found in about["canaries"].items():
-        table.add_row(f"canary {canary}", str(found))
+    for canary, seen in about.canaries.items():
+        table.add_row(f"canary {canary}", str(seen))
     screen.print(table)
     for (kind, name), card in registry.cards().items():
         if card.requires and provenance.installed(card.requires) is None:

@@ -44,17 +44,20 @@ def compare(
 
 def _show(found: Comparison) -> None:
     """The cells that changed as a table, then one sentence a loss and a count."""
-    from robustsuite.reports.compare import sentence, title
+    from robustsuite.reports.compare import BOOTSTRAP, sentence, title
 
     table = Table(box=None, pad_edge=False)
     table.add_column("cell", overflow="fold")
     for name in ("before", "now", "change", "lost", "won", "p (Holm)", "verdict"):
         table.add_column(name, justify="right")
     rows = found.cells.to_dict("records")
-    moved = sorted((row for row in rows if row["only_base"] + row["only_new"]), key=lambda row: float(row["p_holm"]))
+    other = (row for row in rows if row["base"] != row["new"] or row["only_base"] + row["only_new"])
+    moved = sorted(other, key=lambda row: float(row["p_holm"]))
     for row in moved:
-        change = f"{100 * row['difference']:+.1f}"
-        figures = [f"{100 * row['base']:.1f}", f"{100 * row['new']:.1f}", change]
+        unit = 1 if row["test"] == BOOTSTRAP else 100
+        digits = 3 if row["test"] == BOOTSTRAP else 1
+        figures = [f"{unit * row[name]:.{digits}f}" for name in ("base", "new")]
+        figures.append(f"{unit * row['difference']:+.{digits}f}")
         counts = [str(row["only_base"]), str(row["only_new"]), f"{row['p_holm']:.2g}", row["verdict"]]
         table.add_row(escape(f"{title(row)} [{row['metric']}]"), *figures, *counts)
     if moved:

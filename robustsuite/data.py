@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.errors import BadData, BadValue
+from robustsuite.records import Stream
 from robustsuite.registry import F, card_of, carded, checked_parameters
 
 
@@ -131,6 +132,59 @@ class Dataset:
         if name not in self.splits:
             raise BadData(f"expected a split that {self.name} has, got {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
+
+    def joined(self, *names: str, first: int | None = None) -> Subjects:
+        """The first examples of several splits as one, those of the first named under the ids that they have there.
+
+        Raises BadData for a split that is not there, BadValue for more examples than a split has.
+        """
+        parts = [self.split(name).first(first) for name in names]
+        member = torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
+        within = torch.cat([torch.arange(len(part)) for part in parts])
+        ids = torch.cat([part.ids + k * OTHER_SPLIT for k, part in enumerate(parts)])
+
+        def images(positions: Tensor) -> Tensor:
+            x = torch.empty(len(positions), *self.space.shape)
+            for k, part in enumerate(parts):
+                mine = (member[positions] == k).nonzero().flatten()
+                if len(mine):
+                    x[mine] = part.images(within[positions[mine]])
+            return x
+
+        digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+        return Subjects(Split(torch.cat([part.y for part in parts]), images, ids, digest), names, member)
+
+
+OTHER_SPLIT = 1 << 40
+"""Ids of the k-th other split of a data set start here, k times: unique over all of it."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The examples a cell is about, their ids unique over the data set; stream: where their order is part of a system.
+
+    splits: where they come from; member (N,) int64: which of these each example is of.
+    """
+
+    examples: Split
+    splits: tuple[str, ...] = ("test",)
+    member: Tensor | None = field(default=None, repr=False, compare=False)
+    stream: Stream | None = None
+
+    @classmethod
+    def none(cls, space: InputSpace) -> Subjects:
+        """A cell about no picture at all: a network, a file."""
+        return cls(Split.of(torch.zeros(0, *space.shape), torch.zeros(0, dtype=torch.int64)), ())
+
+    def among(self, split: str) -> Tensor:
+        """Which examples (N,) bool are of this split."""
+        if self.member is None:
+            return torch.full((len(self.examples),), self.splits == (split,))
+        return self.member == self.splits.index(split)
+
+    def on(self, examples: Split) -> Subjects:
+        """The same about other examples of the same splits, in any number."""
+        return replace(self, examples=examples, member=None)
 
 
 class Variant(NamedTuple):

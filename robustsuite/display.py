@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +16,7 @@ from rich.table import Table
 from robustsuite.estimate import estimate
 from robustsuite.execute import Progress
 from robustsuite.plan import Cell, Verdict
+from robustsuite.records import CellRecord
 from robustsuite.store import Store
 
 PLAIN_EVERY = 5.0
@@ -52,7 +52,7 @@ def progress(cells: list[tuple[Cell, Verdict]], store: Store, screen: Console) -
         with Bar(*columns, console=screen, transient=True) as bar:
             task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing), left="")
 
-            def ends(cell: Cell, row: dict[str, Any]) -> None:
+            def ends(cell: Cell, record: CellRecord) -> None:
                 clock.finished(cell.run_id)
                 bar.update(task, advance=1, left=clock.left())
 
@@ -67,13 +67,13 @@ def progress(cells: list[tuple[Cell, Verdict]], store: Store, screen: Console) -
 def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
     count, last = done, 0.0
 
-    def ends(cell: Cell, row: dict[str, Any]) -> None:
+    def ends(cell: Cell, record: CellRecord) -> None:
         nonlocal count, last
         count += 1
         clock.finished(cell.run_id)
         if time.monotonic() - last > PLAIN_EVERY or count == total:
             last = time.monotonic()
-            screen.print(f"{count}/{total} {label(cell)} {row['status']} {clock.left()}", markup=False, soft_wrap=True)
+            screen.print(f"{count}/{total} {label(cell)} {record.status} {clock.left()}", markup=False, soft_wrap=True)
 
     return Progress(ends=ends, tell=lambda text: screen.print(text, markup=False))
 

@@ -64,7 +64,7 @@ def estimate(cells: list[tuple[Cell, Verdict]]) -> dict[str, float]:
 def _seconds(cell: Cell, speeds: dict[str, Speed]) -> float:
     """What one cell costs; `speeds` keeps what was measured."""
     cycle = cell.lifecycle
-    if cell.attack and cell.attack.place == "certification":  # a certifier counts forwards of the bare network
+    if cell.scenario.bare:  # a certifier counts forwards of the bare network
         cycle = replace(cycle, defenses=())
     key = f"{cycle.model.name}|{'+'.join(map(str, cycle.at('serve')))}|{cycle.data.name}"
     if key not in speeds:

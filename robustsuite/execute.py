@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robustsuite import probes, provenance
 from robustsuite.checks import Flag, concerns
+from robustsuite.context import WIDTH, Context, fitting
 from robustsuite.errors import Unsupported, UsageError
 from robustsuite.lifecycle import fingerprint
-from robustsuite.methods.federated import Learnt
 from robustsuite.numerics import float32
-from robustsuite.oracle import TILE
-from robustsuite.plan import COMMON, Cell, Verdict
+from robustsuite.plan import Cell, Verdict
 from robustsuite.randomness import Rng
-from robustsuite.scenarios import certification, evasion, inversion, poisoning, shift, unlearnable
+from robustsuite.records import CellRecord, Column, Cost, FlagFacts, Made
+from robustsuite.scenarios import evasion
 from robustsuite.scenarios.record import Record
 from robustsuite.store import Store
 from robustsuite.subset import restricted
 from robustsuite.system import System
+from robustsuite.task import TASK
 from robustsuite.threats import Access
-from robustsuite.training import EPOCHS
-
-WIDTH = 256
-"""Images in flight at the most; halved, for the rest of the run, whenever the device is out of memory."""
-
-CPU_VALUES = 1 << 20
-"""Pixel values in flight on a CPU: more only costs memory traffic there (256 pictures at 32 px, 8 at 224 px)."""
 
 PROBED = 32
 """Test pictures the probes look at before a system is attacked."""
 
-LEARNT = Learnt()
-"""What short federated trainings reached, each run once in a process."""
-
-
 @dataclass
 class Progress:
-    """What a display is told: the cell that starts, and each cell that ended with its stored row."""
+    """What a display is told: the cell that starts, and each cell that ended with its record."""
 
     starts: Callable[[Cell], None] = field(default=lambda cell: None)
-    ends: Callable[[Cell, dict[str, Any]], None] = field(default=lambda cell, row: None)
+    ends: Callable[[Cell, CellRecord], None] = field(default=lambda cell, record: None)
     tell: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -78,20 +67,13 @@ def execute(
     return computed
 
 
-def fitting(cell: Cell) -> int:
-    """How many of the cell's pictures to keep in flight where the user does not say."""
-    if not cell.lifecycle.device.startswith("cpu"):
-        return WIDTH
-    return max(TILE, min(WIDTH, CPU_VALUES // math.prod(cell.lifecycle.model.space.shape)))
-
-
 @dataclass
 class _Runner:
     """Plays the cells of one lifecycle: it is trained, served and probed once, when the first cell needs it."""
 
     store: Store
     progress: Progress
-    about: dict[str, Any]
+    about: Made
     width: int
     system: System | None = None
     probed: list[Flag] = field(default_factory=list)
@@ -101,42 +83,36 @@ class _Runner:
     def run(self, cell: Cell, verdict: Verdict) -> None:
         """Compute and store one cell."""
         self.progress.starts(cell)
-        row = {
-            **{k: v for k, v in cell.facts().items() if k != "model_sha256"},
-            **self.about, "run_id": cell.run_id, "sweep": cell.sweep, "device": cell.lifecycle.device,
-            "dtype": "float32", "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "code": verdict.code, "sentence": verdict.sentence, "same_as": verdict.same_as, "traceback": "",
-            "status": verdict.status, "seconds": 0.0, "peak_bytes": 0, "forwards": 0, "backwards": 0, "queries": 0,
-            "flags": [], "weights_sha256": "", "needs": cell.attack.needs.words() if cell.attack else "",
-        }  # fmt: skip
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        made = self.about.model_copy(update={"started": started, "device": cell.lifecycle.device, "dtype": "float32"})
+        stored = CellRecord(
+            run_id=cell.run_id, code=verdict.code, sentence=verdict.sentence, same_as=verdict.same_as, made=made,
+            **{"status": "failed" if verdict.status == "run" else verdict.status, **cell.asked()},
+        )  # fmt: skip
         columns = None
         if verdict.status == "run":
-            columns = self._compute(cell, row)
-        self.store.write(row, columns)
-        self.progress.ends(cell, row)
+            changed, columns = self._compute(cell)
+            stored = stored.model_copy(update=changed)
+        self.store.write(stored, columns)
+        self.progress.ends(cell, stored)
 
-    def _compute(self, cell: Cell, row: dict[str, Any]) -> dict[str, Any] | None:
+    def _compute(self, cell: Cell) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """What the cell's record becomes, and its examples where it has any."""
         try:
             system = self._serve(cell)
             started = time.perf_counter()
             _reset_peak(cell.lifecycle.device)
             record = self._play(cell, system)
-            row |= {"seconds": time.perf_counter() - started, "peak_bytes": _peak(cell.lifecycle.device)}
-            row["status"] = "done"
+            seconds, peak = time.perf_counter() - started, _peak(cell.lifecycle.device)
         except Unsupported as error:
-            row |= {"status": "refused", "code": "unsupported", "sentence": str(error)}
-            return None
+            return {"status": "refused", "code": "unsupported", "sentence": str(error)}, None
         except UsageError:
             raise
         except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
-            row |= {"status": "failed", "code": type(error).__name__, "sentence": str(error).split("\n")[0][:300]}
-            row["traceback"] = traceback.format_exc()
-            return None
-        row |= {"forwards": record.forwards, "backwards": record.backwards, "weights_sha256": self.weights}
-        row["sentence"] = record.note
-        row["queries"] = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
-        row["flags"] = [flag.facts() for flag in [*_noticed(self.probed, cell, system), *record.flags]]
-        return _examples(cell, record)
+            said = {"status": "failed", "code": type(error).__name__, "sentence": str(error).split("\n")[0][:300]}
+            return {**said, "traceback": traceback.format_exc()}, None
+        changed, examples = recorded(cell, record, noticed(self.probed, cell, system), seconds, peak)
+        return {**changed, "weights_sha256": self.weights}, examples
 
     def _serve(self, cell: Cell) -> System:
         """Train, serve and probe the system, once."""
@@ -144,7 +120,8 @@ class _Runner:
             cell.lifecycle.tell = self.progress.tell
             system = cell.lifecycle.served()
             self.weights = fingerprint(system.net)
-            about = {k: v for k, v in cell.facts().items() if k in ("model", "defense", "dataset", "seed")}
+            facts = cell.facts()
+            about = {k: facts[k] for k in ("model", "defense", "dataset", "seed")}
             for name, finding in cell.lifecycle.findings.items():
                 self.store.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
             known = cell.split if cell.clean is None else cell.clean
@@ -152,7 +129,7 @@ class _Runner:
             x, y = few.images(torch.arange(len(few))), few.y
             x, y = x.to(system.device), y.to(system.device)
             gradients = system.surrogate if system.hides else system.net
-            if gradients is not None:
+            if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
                 self.probed = probes.probe(gradients, x, y, system.space, name=cell.lifecycle.model.name)
             self.system = system
         return self.system
@@ -160,9 +137,10 @@ class _Runner:
     def _clean(self, system: System, cell: Cell) -> Tensor | None:
         """What the system gets right before it is attacked or shifted: asked once for all its cells."""
         pictures = cell.split if cell.threat else cell.clean if cell.paired else None
-        if pictures is None or (cell.threat and cell.threat.scenario != "evasion"):
+        if pictures is None or system.adapts:
             return None
-        head, key = cell.reading.head, f"{pictures.sha256}/{cell.facts()['head']}"
+        head = cell.reading.head
+        key = f"{pictures.sha256}/{cell.reading.head_words(system.space.classes)}"
         if key not in self.verdicts:
             rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids).to(system.device)
             if head is not None:
@@ -174,7 +152,7 @@ class _Runner:
         """The cell's record; out of memory, at half the width."""
         while True:
             try:
-                return play(cell, system, width=self.width, clean_ok=self._clean(system, cell))
+                return play(cell, system, width=self.width, unattacked=lambda: self._clean(system, cell))
             except torch.OutOfMemoryError:
                 if self.width <= 1:
                     raise
@@ -182,38 +160,30 @@ class _Runner:
                 self.progress.tell(f"out of memory; going on with {self.width} images in flight")
 
 
-def play(cell: Cell, system: System, *, width: int = WIDTH, clean_ok: Tensor | None = None) -> Record:
-    """Play one cell's scenario against its served system; clean_ok (N,): what it gets right unattacked, if known."""
-    rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids).to(cell.lifecycle.device)
-    if cell.threat is None or cell.attack is None:
-        return shift.play(system, cell.split, rng, width=width, clean_ok=clean_ok, reading=cell.reading)
-    given = dict(cell.given)
-    common = {k: given.pop(k) for k in COMMON if k in given and k not in cell.attack.parameters}
-    attack = partial(cell.attack.function, **given)
-    if cell.threat.scenario == "poisoning":
-        return poisoning.play(system, cell.lifecycle.poisoned, cell.split, cell.threat, rng, width=width)
-    if cell.threat.scenario == "unlearnable":
-        return unlearnable.play(system, cell.lifecycle.poisoned, cell.split, rng, width=width, epochs=_epochs(cell))
-    if cell.threat.scenario == "inversion" and cell.threat.update:
-        cycle = cell.lifecycle
-        return inversion.play(
-            cycle.shared(cell.threat.update.trained), attack, cell.split, cell.threat, rng, card=cell.attack,
-            share=cycle.at("share"), aux=cycle.adversary(), learnt=LEARNT(cycle, cell.split), device=cycle.device,
-        )  # fmt: skip
-    if cell.threat.scenario == "certification":
-        return certification.play(system, attack, cell.split, cell.threat, rng, width=width)
-    split = cell.split
-    if cell.reading.head is not None:
-        system, split = restricted(system, split, cell.reading.head)
-    return evasion.play(
-        system, attack, split, cell.threat, rng, width=width, card=cell.attack, clean_ok=clean_ok,
-        aux=cell.lifecycle.adversary(), **common,
-    )  # fmt: skip
+def play(
+    cell: Cell, system: System, *, width: int = WIDTH, unattacked: Callable[[], Tensor | None] = lambda: None
+) -> Record:
+    """Play one cell's scenario against its served system; unattacked: what (N,) it gets right unattacked, if known."""
+    return cell.scenario.play(Context(cell, system, width, unattacked))
 
 
-def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
+def recorded(
+    cell: Cell, record: Record, flags: list[Flag], seconds: float = 0.0, peak: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a cell's record says of what was played, and its examples by column; flags: what its system betrayed."""
+    queries = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
+    examples = _examples(cell, record)
+    return {
+        "status": "done", "sentence": record.note, "columns": _declared(cell, record), "rows": len(examples["index"]),
+        "flags": tuple(FlagFacts.model_validate(f.facts()) for f in [*flags, *record.flags]),
+        "cost": Cost(seconds=seconds, peak_bytes=peak, forwards=record.forwards, backwards=record.backwards,
+                     queries=queries),
+    }, examples  # fmt: skip
+
+
+def noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
     """What the probes and the defense's card say about this cell: masked gradients bear on gradient attacks alone."""
-    card, evades = cell.attack, cell.threat is not None and cell.threat.scenario == "evasion"
+    card, evades = cell.attack, cell.scenario.asks
     asks = card is not None and Access.GRADIENTS in card.needs
     bears = {"all": True, "evasion": evades, "gradients": asks}
     flags = [f for f in probed if bears[concerns(f.name)] and not (f.name == "randomised" and system.stochastic)]
@@ -224,17 +194,29 @@ def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
     return flags
 
 
-def _epochs(cell: Cell) -> list[float]:
-    """The val accuracies a watched training kept."""
-    kept = cell.lifecycle.findings.get(EPOCHS)
-    return [value for _, value in kept["table"]["rows"]] if kept else []
+def _declared(cell: Cell, record: Record) -> tuple[Column, ...]:
+    """What each column means: as the scenario says, or, of those an attack adds, what kind of number it is."""
+    said = {c.name: c for c in (cell.scenario.columns if record.declared is None else record.declared)}
+    order = [*(name for name in said if name in record.columns), *(n for n in record.columns if n not in said)]
+    return tuple(said.get(name) or _undeclared(name, record.columns[name]) for name in order)
+
+
+def _undeclared(name: str, column: Tensor) -> Column:
+    kind = "bool" if column.dtype == torch.bool else "float" if column.is_floating_point() else "int"
+    series, at = getattr(name, "series", ""), getattr(name, "at", None)
+    return Column(name=str(name), dtype=kind, series=series, at=at)  # type: ignore[arg-type]
 
 
 def _examples(cell: Cell, record: Record) -> dict[str, Any]:
     """The columns as stored: who, then what the scenario recorded."""
-    n = len(cell.split)
-    who = {"run_id": [cell.run_id] * n, "index": cell.split.ids.numpy(), "label": cell.split.y.numpy()}
-    return who | {name: column.numpy() for name, column in record.columns.items()}
+    subjects, rows = cell.subjects, len(next(iter(record.columns.values()), ()))
+    who: dict[str, Any] = {"index": cell.split.ids.numpy()} if len(cell.split) else {"index": np.arange(rows)}
+    if len(cell.split):
+        who |= {name: column.numpy() for name, column in TASK.stored(cell.split).items()}
+    if subjects.member is not None:
+        who["split"] = np.array(subjects.splits)[subjects.member.numpy()]
+    recorded = {str(name): column.numpy() for name, column in record.columns.items()}
+    return {"run_id": [cell.run_id] * len(who["index"])} | who | recorded
 
 
 def _reset_peak(device: str) -> None:

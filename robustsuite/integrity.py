@@ -6,9 +6,7 @@ stand in `checks.py`. McNemar (1947), Psychometrika 12(2), one-sided and exact.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -71,20 +69,6 @@ def one_sided(more: int, fewer: int) -> float:
     return float(binom.sf(more - 1, more + fewer, 0.5)) if more + fewer else 1.0
 
 
-def epsilon(budget: str) -> float | None:
-    """The radius inside a canonical budget such as `linf(eps=8/255)`, None where it has none."""
-    found = re.search(r"\beps=([0-9.eE+-]+(?:/[0-9.]+)?)", budget or "")
-    if not found:
-        return None
-    top, _, bottom = found[1].partition("/")
-    return float(Fraction(top) / Fraction(bottom or "1"))
-
-
-def norm_of(budget: str) -> str:
-    """The norm a canonical budget is measured in: the word before its bracket, '' where there is none."""
-    return (budget or "").partition("(")[0].strip()
-
-
 def _groups(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> Iterator[list[Row]]:
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -106,19 +90,29 @@ def _random(examples: Examples, *rows: Row) -> bool:
 
 
 def _norm(row: Row) -> str:
-    return norm_of(str(row["budget"]))
+    return str(row["norm"])
 
 
 def _eps(row: Row) -> float | None:
-    return epsilon(str(row["budget"]))
+    eps = row["eps"]
+    return None if eps is None or pd.isna(eps) else float(eps)
 
 
 def _but_eps(row: Row) -> str:
-    return re.sub(r"eps=[^)]*", "", str(row["budget"]))
+    budget = row["record"].threat.budget
+    return str(budget.model_copy(update={"eps": None}))
 
 
 def _white(row: Row) -> bool:
-    return bool({"gradients", "weights"} & set(re.findall(r"\w+", str(row.get("needs") or ""))))
+    attack = row["record"].attack
+    return attack is not None and bool({"gradients", "weights"} & set(attack.needs))
+
+
+def _targets(row: Row) -> int:
+    """How many classes the attack was told to try, 0 where nothing was said."""
+    told = row["record"].attack.given
+    found = told.get("n_targets", told.get("targets", 0))
+    return found if isinstance(found, int) else 0
 
 
 def _alone(rows: Sequence[Row], examples: Examples) -> Found:
@@ -129,9 +123,8 @@ def _alone(rows: Sequence[Row], examples: Examples) -> Found:
         if "overturned" in table and not stand_in and (claims := int(table["overturned"].sum())):
             level = "fail" if claims > max(2, SMALL * len(table)) else "warn"
             yield run_id, Flag("overturned", f"{claims} of {len(table)} claimed breaks are none to the judge", level)
-        targets = re.search(r"\b(?:n_)?targets=(\d+)", str(row["attack"]))
-        if targets and 0 < int(targets[1]) < min(int(table["label"].max()), FEW_TARGETS):
-            yield run_id, Flag("few_targets", f"{targets[1]} targets among {int(table['label'].max()) + 1} classes")
+        if 0 < (targets := _targets(row)) < min(int(table["label"].max()), FEW_TARGETS):
+            yield run_id, Flag("few_targets", f"{targets} targets among {int(table['label'].max()) + 1} classes")
         survivors = int((table["robust"] & ~table["clean_ok"]).sum())
         repeated = int(table["index"].duplicated().sum())
         for count, words in ((survivors, "misclassified images count as robust"), (repeated, "images are repeated")):
@@ -196,7 +189,7 @@ def _order(rows: Sequence[Row], examples: Examples) -> Found:
 
 
 def _name(row: Row) -> str:
-    return str(row["attack"]).partition("(")[0]
+    return str(row["record"].attack.name)
 
 
 def _queries(rows: Sequence[Row], examples: Examples) -> Found:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustsuite.losses import margin
 from robustsuite.numerics import float32
 from robustsuite.oracle import answer
 from robustsuite.randomness import Rng
+from robustsuite.task import TASK
 
 NEAR = 1e-5
 """A margin below this, relative to the largest logit where that exceeds 1, is decided in float64."""
@@ -48,7 +48,7 @@ class Judge:
 
     def __init__(
         self, net: nn.Module, *, stochastic: bool, width: int = 256, repeats: int = REPEATS,
-        lead: Callable[[Tensor, Tensor], Tensor] = margin, ties: bool = False, watch: int | None = None,
+        lead: Callable[[Tensor, Tensor], Tensor] = TASK.margin, ties: bool = False, watch: int | None = None,
     ) -> None:  # fmt: skip
         self.net, self.stochastic, self.width, self.repeats, self.lead = net, stochastic, width, repeats, lead
         self.ties, self.watch = ties, watch
@@ -79,17 +79,24 @@ class Judge:
         return Answers(share >= 0.5, rejected > 0.5, share, undecided, first.prediction, confidence, watched)
 
     def _once(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
-        logits = answer(self.net, x, rng)
-        rejected = logits.isnan().any(1)
-        lead = self.lead(logits.nan_to_num(nan=0.0), y)
-        scale = logits.nan_to_num(nan=0.0).abs().amax(1).clamp_min(1)
+        found = self.read(answer(self.net, x, rng), y)
+        if self.stochastic:
+            return found
+        again = found.rechecked.nonzero().flatten()
+        if not len(again):
+            return found
+        wrong = found.wrong.index_put((again,), self._twice(x[again], y[again]))
+        return found._replace(wrong=wrong, share=wrong.float())
+
+    def read(self, logits: Tensor, y: Tensor) -> Answers:
+        """Answers that were given (N, K), read as they are; `rechecked` says where float64 would have to decide."""
+        rejected = TASK.rejected(logits)
+        logits = logits.nan_to_num(nan=0.0)
+        lead = self.lead(logits, y)
+        scale = logits.abs().amax(1).clamp_min(1)
         near = (lead.abs() <= NEAR * scale) & ~rejected
         wrong = ((lead >= 0) if self.ties else (lead > 0)) & ~rejected
-        if not self.stochastic:
-            again = near.nonzero().flatten()
-            if len(again):
-                wrong[again] = self._twice(x[again], y[again])
-        p = logits.nan_to_num(nan=0.0).softmax(1)
+        p = TASK.probabilities(logits)
         confidence, prediction = p.max(1)
         watched = torch.zeros_like(confidence) if self.watch is None else p[:, self.watch]
         return Answers(wrong, rejected, wrong.float(), near, prediction, confidence, watched)

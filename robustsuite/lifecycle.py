@@ -78,7 +78,7 @@ class Lifecycle:
     def _trial(self, train: Split) -> nn.Module:
         """The model's own recipe on this train set: what a filter of training data looks at."""
         training = self._training(train)
-        facts = [self.model.sha256, train.sha256, training.val.sha256, str(self.seed), __version__, "trial"]
+        facts = [self.model.identity(), train.sha256, training.val.sha256, str(self.seed), __version__, "trial"]
         return ready(_kept(self.model.fit, _key(facts))(copy.deepcopy(self.model.net), training), self.device)
 
     @cached_property
@@ -121,13 +121,14 @@ class Lifecycle:
         surrogate = ready(stand_in, self.device) if stand_in is not None else None
         served = ready(net, self.device) if net is not base else base
         eot = max([1, *(d.card.eot for d in self.defenses)])
-        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot)
+        adapts = any(d.card.adapts for d in self.defenses)
+        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts)
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
         clean, val = self._selection()
         keep = self.findings.__setitem__
-        watch = self.poison is not None and self.poison.card.place == "unlearnable"
+        watch = self.poison is not None and self.poison.watched
         return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep, watch)
 
     def _selection(self) -> tuple[Split, Split]:
@@ -138,14 +139,14 @@ class Lifecycle:
 
     def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
         """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
-        facts = [self.model.sha256, *self.trained_on(), *map(str, self.at("data")), str(self.seed), __version__]
-        facts += [str(self.poison)] if self.poison else []
+        facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
+        facts += [str(self.seed), __version__, *([self.poison.identity()] if self.poison else [])]
         fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Fit]()
         if not self.model.pretrained:
             fit = _kept(fit, _key(facts))
             steps.append((_key(facts), fit))
         for defense in (*self.at("train"), *self.at("harden")):
-            facts.append(str(defense))
+            facts.append(defense.identity())
             made = defense(fit) if defense.card.place == "train" else partial(_hardened, defense, fit)
             if isinstance(made, Reshaping):
                 shapes.append(made.shape)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from robustsuite.data import InputSpace, Split
 from robustsuite.ensembles import Members
 from robustsuite.errors import BadModel, BadValue
+from robustsuite.identity import behaviour_of
 from robustsuite.registry import F, card_of, carded, checked_parameters
 
 
@@ -72,7 +74,10 @@ def as_it_is(net: nn.Module, training: Training) -> nn.Module:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training)."""
+    """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training).
+
+    behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
+    """
 
     name: str
     net: nn.Module = field(repr=False)
@@ -80,6 +85,11 @@ class Model:
     sha256: str
     fit: Fit = field(default=as_it_is, repr=False)
     note: str = ""
+    behaviour: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def identity(self) -> str:
+        """What it does, as text: its weights or recipe, and what its answers depend on besides."""
+        return json.dumps([self.sha256, self.behaviour], sort_keys=True)
 
     @property
     def pretrained(self) -> bool:
@@ -116,6 +126,8 @@ def load_model(spec: str, space: InputSpace) -> Model:
     name, _, query = rest.partition("?")
     given = checked_parameters(card, dict(parse_qsl(query, keep_blank_values=True)))
     model: Model = card.function(name, space, **given)
+    behaviour = behaviour_of(model.net, [card.function.__module__]) | model.behaviour
+    model = replace(model, behaviour=dict(sorted(behaviour.items())))
     for key, tensor in model.net.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export the model again")
@@ -129,7 +141,9 @@ def _joined(models: list[Model], space: InputSpace) -> Model:
             raise BadModel(f"expected pretrained models to join, got {model.name}, trained first; leave it out")
     net = Members([model.net for model in models])
     note = "; ".join(f"{model.name}: {model.note}" for model in models if model.note)
-    return Model(" + ".join(model.name for model in models), net, space, weights_sha256(net), note=note)
+    behaviour = {key: value for model in models for key, value in model.behaviour.items()}
+    name = " + ".join(model.name for model in models)
+    return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour)
 
 
 def ready(net: nn.Module, device: str = "cpu") -> nn.Module:

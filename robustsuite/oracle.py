@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustsuite.errors import AccessRefused, QueriesSpent
 from robustsuite.losses import CLEAR, Loss
 from robustsuite.randomness import Rng
+from robustsuite.task import TASK
 from robustsuite.threats import Access
 
 TILE = 16
@@ -106,6 +107,7 @@ class Oracle:
     eot: int = 1
     clear: float = CLEAR
     queries: int | None = None
+    queries_total: int | None = None
     threat: str = "this threat"
     place: Callable[[Tensor, Tensor], Tensor] | None = None
     look: int = 1
@@ -115,7 +117,7 @@ class Oracle:
     def over(cls, net: nn.Module, access: Access, rng: Rng, **limits: object) -> Oracle:
         """An oracle for as many examples as `rng` has streams."""
         n, device = len(rng), rng.keys.device
-        free = device.type == "cpu" or limits.get("queries") is not None
+        free = device.type == "cpu" or not (limits.get("queries") is limits.get("queries_total") is None)
         given = {"look": 1 if free else LOOK, "rows": torch.arange(n, device=device), **limits}
         return cls(net, access, Counts.zeros(n, device), rng, **given)  # type: ignore[arg-type]
 
@@ -135,7 +137,7 @@ class Oracle:
         """Predicted classes (N,), -1 where the system rejects. Needs LABELS."""
         self._need(Access.LABELS)
         with torch.no_grad():
-            return predicted(answer(self.net, self._placed(x), self._bill(len(x))))
+            return TASK.predicted(answer(self.net, self._placed(x), self._bill(len(x))))
 
     def gradient(self, x: Tensor, loss: Loss) -> Ask:
         """Logits, loss (N,) and d loss / d x at x, averaged over `eot` draws. Needs GRADIENTS.
@@ -166,12 +168,27 @@ class Oracle:
 
     def metered(self) -> nn.Module:
         """The network for a peer's attack, which calls it by itself: counted in total. Needs WEIGHTS."""
-        return Metered(self.network(), self.counts, self.rng)
+        return Metered(self.network(), self.counts, self.rng, self._within_all)
+
+    def _within_all(self, n: int) -> None:
+        """The same for a peer's questions, which cannot be told apart by image: held to all of them together."""
+        spent, images = self.counts.totals()[0], len(self.counts.forwards)
+        limits = [self.queries_total, None if self.queries is None else self.queries * images]
+        most = min((limit for limit in limits if limit is not None), default=None)
+        if most is not None and spent + n > most:
+            raise QueriesSpent(f"an attack asked for more than the {most} queries of {self.threat}")
 
     def left(self) -> Tensor:
-        """Queries left (N,) for these rows; a very large number where the threat sets no limit."""
+        """Queries left (N,) for these rows; a very large number where the threat sets no limit.
+
+        Of a limit on all of them together each row has an equal share, so that one question a row can be asked while
+        every row has one left.
+        """
         spent = self.counts.forwards[self.rows]
-        return (self.queries if self.queries is not None else 1 << 60) - spent
+        each = (self.queries if self.queries is not None else 1 << 60) - spent
+        if self.queries_total is None:
+            return each
+        return each.clamp(max=(self.queries_total - self.counts.totals()[0]) // max(len(self.rows), 1))
 
     def _placed(self, x: Tensor) -> Tensor:
         return x if self.place is None else self.place(self.rows, x)
@@ -187,11 +204,21 @@ class Oracle:
         """Count one query for each row and return fresh streams for it, where the network draws noise."""
         if n != len(self.rows):
             raise ValueError(f"expected {len(self.rows)} images, one for each row asked for, got {n}; use model[rows]")
-        if self.queries is not None and n and int(self.left().min()) < 1:
-            raise QueriesSpent(f"an attack asked for more than the {self.queries} queries an image of {self.threat}")
+        self._within(n)
         rng = self.rng[self.rows].fold(self.counts.forwards[self.rows]) if _drawing(self.net) else None
         self.counts.forwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
         return rng
+
+
+    def _within(self, n: int) -> None:
+        """Raise QueriesSpent before a batch is sent that would go beyond a limit."""
+        if self.queries is not None and n:
+            asked = self.counts.forwards.scatter_add(0, self.rows, torch.ones_like(self.rows))
+            if int(asked.max()) > self.queries:
+                words = f"the {self.queries} queries an image of {self.threat}"
+                raise QueriesSpent(f"an attack asked for more than {words}")
+        if self.queries_total is not None and self.counts.totals()[0] + n > self.queries_total:
+            raise QueriesSpent(f"an attack asked for more than the {self.queries_total} queries of {self.threat}")
 
 
 class Metered(nn.Module):
@@ -202,8 +229,9 @@ class Metered(nn.Module):
 
     streams: Rng
 
-    def __init__(self, net: nn.Module, counts: Counts, streams: Rng) -> None:
+    def __init__(self, net: nn.Module, counts: Counts, streams: Rng, within: Callable[[int], None]) -> None:
         super().__init__()
+        self.within = within
         self.net, self.counts, self.streams, self.calls = net, counts, streams, 0
         self.training = net.training
 
@@ -211,6 +239,7 @@ class Metered(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        self.within(len(x))
         self.counts.add_total(len(x), 0)
         self.calls += 1
         places = torch.arange(len(x), device=self.streams.keys.device)
@@ -219,11 +248,6 @@ class Metered(nn.Module):
         if logits.requires_grad:
             logits.register_hook(lambda grad: self.counts.add_total(0, len(grad)))
         return logits
-
-
-def predicted(logits: Tensor) -> Tensor:
-    """Classes (N,); -1 where the system rejects, which it says by a row of NaN."""
-    return torch.where(logits.isnan().any(1), -1, logits.nan_to_num(nan=0.0).argmax(1))
 
 
 @contextmanager

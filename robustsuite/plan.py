@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,21 +13,19 @@ import torch
 
 from robustsuite import __version__
 from robustsuite.adversary import Poisoner
-from robustsuite.data import CONTROL, Dataset, Reading, ShiftSet, Split, Variant, load_data, parse_spec
+from robustsuite.data import CONTROL, Dataset, Reading, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
 from robustsuite.errors import BadValue, UnknownName
+from robustsuite.flat import flat
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import load_model
-from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters
+from robustsuite.randomness import Rng
+from robustsuite.records import CellRecord, DataFacts, ModelFacts, ShiftFacts, dumped
+from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters, identity, used
+from robustsuite.scenarios import Scenario, scenario_of
 from robustsuite.stages import Applied, applied
 from robustsuite.sweep import Sweep
-from robustsuite.threats import Access, Ball, Threat
-
-ANSWERED = ("data", "train", "harden", "serve")
-PASSED = {
-    **dict.fromkeys(("evasion", "certification", "poisoning", "unlearnable"), ANSWERED),
-    "inversion": ("data", "train", "harden", "share"),
-}
-"""The stages a scenario passes; a defense at another stage is inert in it."""
+from robustsuite.threats import Access, Threat
+from robustsuite.verdict import Verdict as Verdict
 
 WAYS = 3
 """Ways into a system with a surrogate; the third is only played on what the second leaves standing."""
@@ -39,25 +36,16 @@ may ask for more where the user says nothing)."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """run, or inert / refused / unmeasured with a code and a sentence; same_as: the undefended cell's run_id."""
-
-    status: str = "run"
-    code: str = ""
-    sentence: str = ""
-    same_as: str | None = None
-
-
-@dataclass(frozen=True)
 class Cell:
     """One number of the cube, with what is needed to compute it.
 
-    clean: what a shift's pictures are compared with; paired: they were made from these, one from one.
+    subjects: the examples it is about. clean: what a shift's pictures are compared with; paired: they were made from
+    these, one from one.
     """
 
     sweep: str
     lifecycle: Lifecycle = field(repr=False)
-    split: Split = field(repr=False)
+    subjects: Subjects = field(repr=False)
     threat: Threat | None = None
     attack: Card | None = None
     given: tuple[tuple[str, Any], ...] = ()
@@ -67,40 +55,59 @@ class Cell:
     paired: bool = False
     reading: Reading = field(default_factory=Reading)
 
-    def facts(self) -> dict[str, Any]:
-        """What identifies the cell; `run_id` hashes it, so a changed weight or picture is another cell."""
-        cycle = self.lifecycle
+    @property
+    def split(self) -> Split:
+        """The examples as pictures and labels."""
+        return self.subjects.examples
+
+    @property
+    def scenario(self) -> Scenario:
+        """The protocol that is played."""
+        return scenario_of(self.threat.scenario if self.threat else "shift")
+
+    def asked(self) -> dict[str, Any]:
+        """What the cell is, as the fields of its record."""
+        cycle, subjects, shifted = self.lifecycle, self.subjects, self.variant if self.shift != "clean" else None
+        model, data = cycle.model, cycle.data
         return {
-            "threat": self.threat.name if self.threat else None,
-            "scenario": self.threat.scenario if self.threat else "shift",
-            "access": self.threat.access.words() if self.threat else None,
-            "budget": self.threat.budget_words() if self.threat else None,
-            "goal": str(self.threat.goal) if self.threat else "untargeted",
-            "model": cycle.model.name,
-            "model_sha256": cycle.model.sha256,
-            "defense": "+".join(map(str, cycle.defenses)) or "none",
-            "attack": canonical(self.attack, dict(self.given)) if self.attack else None,
-            "dataset": cycle.data.name,
-            "shift": self.shift,
-            "corruption": self.variant.corruption if self.variant and self.shift != "clean" else None,
-            "severity": self.variant.severity if self.variant else None,
-            "head": self.reading.head_words(cycle.model.space.classes),
-            "transform": self.reading.transform,
-            "n": len(self.split),
-            "data_sha256": self.split.sha256,
-            "seed": cycle.seed,
-        }
+            "sweep": self.sweep, "scenario": self.scenario.facts(), "seed": cycle.seed,
+            "threat": self.threat.facts() if self.threat else None,
+            "attack": used(self.attack, dict(self.given)) if self.attack else None,
+            "defenses": tuple(d.facts() for d in cycle.defenses),
+            "model": ModelFacts(name=model.name, sha256=model.sha256, behaviour=model.behaviour),
+            "data": DataFacts(name=data.name, sha256=self.split.sha256, n=len(self.split), splits=subjects.splits,
+                              stream=subjects.stream),
+            "shift": ShiftFacts(
+                name=self.shift, corruption=shifted.corruption if shifted else "",
+                severity=shifted.severity if shifted else None, head=self.reading.head_words(model.space.classes),
+                transform=self.reading.transform,
+            ) if self.shift else None,
+        }  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """The cell in words, for eyes."""
+        return flat(CellRecord(run_id="-", status="done", **self.asked()))
 
     @cached_property
     def run_id(self) -> str:
-        """16 hex digits of the sha256 of the facts, the training's pictures and the suite's version."""
-        facts = {**self.facts(), "trained_on": self.lifecycle.trained_on(), "suite": __version__}
+        """16 hex digits of the sha256 of all that the number depends on.
+
+        What was asked with every parameter and radius in full, the pictures, the training's pictures, and of the
+        suite, each plugin and the network what they do: versions and sources.
+        """
+        asked, cycle = CellRecord(run_id="-", status="done", **self.asked()), self.lifecycle
+        facts = dumped(asked) | {
+            "attack": identity(self.attack, dict(self.given)) if self.attack else None,
+            "defenses": [d.identity() for d in cycle.defenses], "scenario": identity(self.scenario.card, {}),
+            "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None, "labels": None,
+        }  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
         """What the cell's random streams are keyed by; defenses share their attackers' randomness."""
-        threat = f"{self.threat.name}/{self.facts()['attack']}" if self.threat else "shift"
+        attack = canonical(self.attack, dict(self.given)) if self.attack else None
+        threat = f"{self.threat.name}/{attack}" if self.threat else "shift"
         return f"{threat}/{self.shift}/{self.variant}"
 
     def cost(self) -> Cost:
@@ -129,6 +136,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     ]  # fmt: skip
     for data_spec in sweep.data:
         dataset, split = load_data(data_spec)
+        judged = str(parse_spec(data_spec, "data set")[1].get("split", "test"))
         split = split.first(None if first is None else min(first, len(split)))
         for model_spec in sweep.models:
             model = load_model(str(model_spec), dataset.space)
@@ -136,93 +144,89 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
                 shifted = list(_shifts(sweep, split, dataset, seed))
                 for defenses in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
-                    cells += _cells(sweep.name, cycle, split, attacks, shifted)
+                    cells += _cells(sweep, cycle, Subjects(split, (judged,)), attacks, shifted)
     return cells
 
 
 def _cells(
-    sweep: str, cycle: Lifecycle, split: Split, attacks: list[Any], shifted: list[dict[str, Any]]
+    sweep: Sweep, cycle: Lifecycle, judged: Subjects, attacks: list[Any], shifted: list[dict[str, Any]]
 ) -> Iterator[tuple[Cell, Verdict]]:
-    yield Cell(sweep, cycle, split, shift="clean"), Verdict()
+    def asked(subjects: Subjects) -> Subjects:
+        return _streamed(subjects, sweep, cycle) if any(d.card.adapts for d in cycle.defenses) else subjects
+
+    yield Cell(sweep.name, cycle, asked(judged), shift="clean"), Verdict()
     for member in shifted:
-        yield Cell(sweep, cycle, **member), Verdict()
+        yield Cell(sweep.name, cycle, **{**member, "subjects": asked(member["subjects"])}), Verdict()
+    split = judged.examples
     for threat, card, given, first, on in attacks:
         played = replace(cycle, poison=Poisoner(card, given, threat), findings={}) if threat.poison else cycle
-        cell = Cell(sweep, played, split.first(min(first, len(split)) if first else None), threat, card, given)
+        about = judged.on(split.first(min(first, len(split)) if first else None))
+        chosen = scenario_of(threat.scenario).subjects
+        subjects = about if chosen is None else chosen(about.examples, cycle.data, threat)
+        subjects = asked(subjects) if scenario_of(threat.scenario).streams else subjects
+        cell = Cell(sweep.name, played, subjects, threat, card, given)
         yield cell, verdict(cell)
         for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
             moved = _under_shift(cell, threat, member, first)
             yield moved, verdict(moved)
 
 
+def _streamed(subjects: Subjects, sweep: Sweep, cycle: Lifecycle) -> Subjects:
+    """The examples in the order and batches in which a system that adapts is asked."""
+    stream, examples = sweep.stream, subjects.examples
+    if stream.order == "shuffled":
+        keys = Rng.of(cycle.seed, "stream", examples.ids).uniform(1).flatten()
+        order = keys.argsort(stable=True)
+        member = None if subjects.member is None else subjects.member[order]
+        subjects = replace(subjects, examples=examples.at(order), member=member)
+    return replace(subjects, stream=stream)
+
+
 def _under_shift(cell: Cell, threat: Threat, member: dict[str, Any], first: int | None) -> Cell:
     """The same attack on a shifted set's pictures: a threat of its own name, so that no ranking mixes the two."""
     where = " ".join(str(part) for part in (member["shift"], *member["variant"]) if part is not None)
-    pictures: Split = member["split"]
-    pictures = pictures.first(min(first, len(pictures)) if first else None)
+    about: Subjects = member["subjects"]
+    about = about.on(about.examples.first(min(first, len(about.examples)) if first else None))
     moved = replace(threat, name=f"{threat.name} on {where}")
-    return replace(cell, threat=moved, **{**member, "split": pictures, "paired": False})
+    return replace(cell, threat=moved, **{**member, "subjects": about, "paired": False})
 
 
 def _attacked(sweep: Sweep, name: str) -> list[str]:
-    """The shift sets a threat attacks besides the clean pictures; raises UnknownName or BadValue."""
-    spec, known = sweep.threats[name], [parse_spec(entry, "shift set")[0] for entry in sweep.shifts]
-    if spec.shifts and spec.scenario != "evasion":
-        raise BadValue(f"expected shifts in an evasion threat, got {spec.shifts!r} in {name!r}; leave them out")
-    for shift in spec.shifts:
+    """The shift sets a threat attacks besides the clean pictures; raises UnknownName."""
+    asked = [str(shift) for shift in getattr(sweep.threats[name], "shifts", [])]
+    known = [parse_spec(entry, "shift set")[0] for entry in sweep.shifts]
+    for shift in asked:
         if shift not in known:
-            raise UnknownName(f"shift set of this sweep in the threat {name!r}", str(shift), known)
-    return [str(shift) for shift in spec.shifts]
+            raise UnknownName(f"shift set of this sweep in the threat {name!r}", shift, known)
+    return asked
 
 
 def verdict(cell: Cell) -> Verdict:
     """Whether the cell can be run, and in a sentence why not."""
-    threat, card, cycle = cell.threat, cell.attack, cell.lifecycle
+    threat, card, cycle, scenario = cell.threat, cell.attack, cell.lifecycle, cell.scenario
     if threat is None or card is None:
         return Verdict()
-    if card.place != threat.scenario:
-        return Verdict("refused", "scenario", f"{card.name} plays {card.place}, the threat is {threat.scenario}")
+    if card.place != scenario.name:
+        return Verdict("refused", "scenario", f"{card.name} plays {card.place}, the threat is {scenario.name}")
     if missing := card.needs & ~threat.access:
         return Verdict(
             "refused", "access",
             f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
         )  # fmt: skip
-    if cell.reading.head is not None and Access.AUX_DATA in card.needs:
-        return Verdict("refused", "head", f"{card.name} asks nets of its own, whose heads are whole")
-    if threat.poison and cycle.model.pretrained:
-        return Verdict("refused", "recipe", f"{cycle.model.name} comes trained; poison a model that brings a recipe")
-    if threat.budget and (found := _unfit(card, threat, threat.budget)):
+    if found := scenario.decide(cell):
         return found
-    passed = PASSED[threat.scenario]
-    if cycle.defenses and all(d.card.place not in passed for d in cycle.defenses):
+    if cycle.defenses and all(d.card.place not in scenario.passes for d in cycle.defenses):
         bare = replace(cell, lifecycle=replace(cycle, defenses=()))
-        return Verdict("inert", "stage", f"no stage of it is passed in {threat.scenario}", bare.run_id)
-    return _hidden(card, cycle)
+        return Verdict("inert", "stage", f"no stage of it is passed in {scenario.name}", bare.run_id)
+    return _hidden(card, cell)
 
 
-def _unfit(card: Card, threat: Threat, ball: Ball) -> Verdict | None:
-    """Why the attack cannot work in this ball towards this goal; None where it can."""
-    if threat.goal.name not in card.goals and threat.scenario == "evasion":
-        goals = ", ".join(card.goals)
-        return Verdict("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
-    if not (math.isfinite(ball.eps) or card.minimum_norm):
-        return Verdict("refused", "budget", f"{card.name} needs a finite budget; the threat allows any change")
-    if card.norms and ball.norm not in card.norms:
-        return Verdict("refused", "budget", f"{card.name} works in {', '.join(card.norms)}, not in {ball.norm}")
-    return None
-
-
-def _hidden(card: Card, cycle: Lifecycle) -> Verdict:
-    """What the defenses take from the attack: a certifier needs the weights, an attack a surrogate."""
-    hiders = [d for d in cycle.defenses if d.card.hides & card.needs or d.card.stochastic]
-    if not hiders:
-        return Verdict()
-    names = "+".join(d.card.name for d in hiders)
-    if card.place == "certification":
-        if Access.WEIGHTS in card.needs:
-            return Verdict("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
-        return Verdict()
-    for d in hiders:
+def _hidden(card: Card, cell: Cell) -> Verdict:
+    """What the defenses take from the attack: answers that stay, and what it needs where they bring no surrogate."""
+    for d in cell.lifecycle.defenses:
+        if d.card.adapts and not cell.scenario.streams:
+            sentence = f"{d.card.name} adapts to what it is asked, and {cell.scenario.name} asks in no order of its own"
+            return Verdict("unmeasured", "adapts", sentence)
         if (hidden := d.card.hides & card.needs) and d.card.surrogate is None:
             sentence = f"{d.card.name} hides {hidden.words()} and ships no surrogate to attack through"
             return Verdict("unmeasured", "no_surrogate", sentence)
@@ -271,6 +275,6 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
         for variant, pictures in {**control, **found.variants}.items():
             paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
             yield {
-                "shift": label, "variant": variant, "split": pictures, "clean": clean, "paired": paired,
-                "reading": found.reading,
+                "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
+                "paired": paired, "reading": found.reading,
             }  # fmt: skip

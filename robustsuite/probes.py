@@ -17,6 +17,7 @@ from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel
 from robustsuite.oracle import preserved
 from robustsuite.state import kept, state_of
+from robustsuite.task import TASK
 
 NEARBY = 4e-6
 """Pixel values apart: too little to see, enough for float32 to answer differently."""
@@ -42,25 +43,7 @@ def fits(net: nn.Module, space: InputSpace, name: str, *, rejects: bool = False)
         raise BadModel(
             f"expected {name} to take {shape} pictures, got an error: {line}; choose data or model to fit"
         ) from error
-    checked(out, space, name, rejects=rejects)
-
-
-def checked(out: object, space: InputSpace, name: str, *, rejects: bool = False) -> Tensor:
-    """The logits (N, classes). Raises BadModel where they are none; rejects: rows of NaN alone are answers."""
-    if not isinstance(out, Tensor) or out.ndim != 2:
-        got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise BadModel(
-            f"expected logits (pictures, classes) from {name}, got {got}; return one tensor of two dimensions"
-        )
-    if out.shape[1] != space.classes:
-        raise BadModel(
-            f"expected a {space.classes}-class model for {space.classes}-class data, got {name} with {out.shape[1]} "
-            f"classes; choose data or model to fit"
-        )
-    rows = ~out.isnan().all(1) if rejects else slice(None)
-    if not bool(torch.isfinite(out[rows]).all()):
-        raise BadModel(f"expected finite logits from {name}, got NaN or infinity; check weights and normalisation")
-    return out
+    TASK.checked(out, space, name, rejects=rejects)
 
 
 def _device(net: nn.Module) -> torch.device:
@@ -79,7 +62,7 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str 
         fits(net, space, name, rejects=True)
     before = state_of(net)
     with preserved(net), kept(net), torch.no_grad():
-        logits = checked(net(x), space, name, rejects=True).detach()
+        logits = TASK.checked(net(x), space, name, rejects=True).detach()
         after = state_of(net)
     with preserved(net), kept(net), torch.no_grad():
         rejected = logits.isnan().all(1)

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from robustsuite import __version__, probes
+from robustsuite.identity import plugins
+from robustsuite.records import Made, plain
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyautoattack", "torchattacks", "auto-LiRPA", "scipy")
 
 
-def collect() -> dict[str, Any]:
-    """Suite version, commit and whether the checkout was changed, package versions, canaries."""
-    return {
-        "suite_version": __version__,
-        **commit(),
-        "packages": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
-        "canaries": probes.canaries(),
-    }
+def collect() -> Made:
+    """Suite version, commit and whether the checkout was changed, versions of plugins and packages, canaries."""
+    packages = {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}
+    return Made(
+        suite_version=__version__, **commit(), packages=packages, plugins=plugins(), canaries=plain(probes.canaries())
+    )
 
 
 def commit() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from robustsuite.errors import BadValue, UnknownName, UsageError, nearest
+from robustsuite.identity import GROUP, distribution_of, source_of
+from robustsuite.records import Used, dumped, plain, used_words
 from robustsuite.threats import Access
 
-GROUP = "robustsuite.plugins"
-KINDS = ("attack", "defense", "shift", "data", "model")
+KINDS = ("attack", "defense", "shift", "data", "model", "scenario")
 HANDED = ("rng", "targets", "aux")
 """What a scenario hands to an attack, so that no user may set it."""
 
@@ -45,6 +47,7 @@ class Card:
 
     goals: what an attack can work towards; one that can do more than leave the true class is handed `targets`.
     eot: gradient draws an attack on this random defense averages, where the user does not say.
+    adapts: "stream" for a serve-stage defense whose answers depend on what it was asked before, or on the batch.
     learns: a serve-stage defense that is handed Training besides the network (clean pictures to learn from), or a
     data-stage one that is handed a function train set -> network.
     whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
@@ -62,6 +65,7 @@ class Card:
     stochastic: bool = False
     goals: tuple[str, ...] = ("untargeted",)
     eot: int = 1
+    adapts: str = ""
     learns: bool = False
     whole: bool = False
     minimum_norm: bool = False
@@ -69,11 +73,12 @@ class Card:
     cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
     differs: tuple[str, ...] = ()
     requires: str = ""
+    about: str = ""
 
     @property
     def summary(self) -> str:
-        """The docstring's first line."""
-        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+        """What it is in a line: the docstring's first."""
+        return self.about or (inspect.getdoc(self.function) or "").split("\n", 1)[0]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -102,10 +107,9 @@ def carded(kind: str, place: str = "", **facts: Any) -> Callable[[F], F]:
     return decorate
 
 
-@cache
-def cards() -> dict[tuple[str, str], Card]:
-    """Every installed plugin's card, by (kind, name), in the order of names."""
-    found: dict[tuple[str, str], Card] = {}
+def plugins() -> list[ModuleType]:
+    """Every module of every installed plugin package."""
+    found = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.value):
         try:
             package = importlib.import_module(point.value)
@@ -114,9 +118,17 @@ def cards() -> dict[tuple[str, str], Card]:
                 f"expected the plugin package {point.value!r} (entry point {point.name!r}) to import, got {error}; "
                 f"reinstall or uninstall it"
             ) from error
-        for module in _modules(package):
-            for card in _cards_in(module):
-                _add(found, card)
+        found += list(_modules(package))
+    return found
+
+
+@cache
+def cards() -> dict[tuple[str, str], Card]:
+    """Every installed plugin's card, by (kind, name), in the order of names."""
+    found: dict[tuple[str, str], Card] = {}
+    for module in plugins():
+        for card in _cards_in(module):
+            _add(found, card)
     return dict(sorted(found.items()))
 
 
@@ -170,7 +182,28 @@ def checked_parameters(card: Card, given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def changed(card: Card, given: dict[str, Any]) -> dict[str, Any]:
+    """What was set to something else than the default, sorted."""
+    return {k: v for k, v in sorted(given.items()) if card.parameters.get(k, inspect.Parameter.empty) != v}
+
+
 def canonical(card: Card, given: dict[str, Any]) -> str:
     """'pgd(steps=50)': the name with the parameters that differ from their defaults, sorted."""
-    changed = {k: v for k, v in sorted(given.items()) if card.parameters.get(k, inspect.Parameter.empty) != v}
-    return card.name + (f"({', '.join(f'{k}={v}' for k, v in changed.items())})" if changed else "")
+    return used_words(card.name, changed(card, given))
+
+
+def used(card: Card, given: dict[str, Any]) -> Used:
+    """A plugin in use as a record holds it: every parameter resolved, its distribution and the hash of its source."""
+    module = card.function.__module__
+    return Used(
+        name=card.name, stage=card.place if card.kind == "defense" else "", given=plain(changed(card, given)),
+        parameters=plain(dict(sorted({**card.parameters, **given}.items()))), needs=card.needs.kinds(),
+        distribution=distribution_of(module), source=source_of(module),
+    )  # fmt: skip
+
+
+def identity(card: Card, given: dict[str, Any]) -> str:
+    """What tells this use of a plugin from any other, as text: which parameters are defaults is no part of it."""
+    facts = dumped(used(card, given))
+    del facts["given"]
+    return json.dumps(facts, sort_keys=True)

@@ -11,7 +11,8 @@ from torch import nn
 
 from robustsuite.data import Split
 from robustsuite.models import Fit, Training
-from robustsuite.registry import Card, canonical, card_of, carded, checked_parameters
+from robustsuite.records import Used
+from robustsuite.registry import Card, canonical, card_of, carded, checked_parameters, identity, used
 
 STAGES = ("data", "train", "harden", "serve", "share")
 
@@ -60,6 +61,14 @@ class Applied:
 
     def __str__(self) -> str:
         return canonical(self.card, dict(self.given))
+
+    def facts(self) -> Used:
+        """As a record holds it."""
+        return used(self.card, dict(self.given))
+
+    def identity(self) -> str:
+        """What tells it from any other defense, and from itself with another source."""
+        return identity(self.card, dict(self.given))
 
     def __call__(self, *args: Any) -> Any:
         return self.card.function(*args, **dict(self.given))

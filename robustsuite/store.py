@@ -20,7 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustsuite.errors import BadOutput
+from robustsuite.cells import read_cell
+from robustsuite.errors import BadData, BadOutput
+from robustsuite.records import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
 """Statuses that are not tried again; `failed` and `timeout` are."""
@@ -43,23 +45,24 @@ class Store:
     def finished(self, run_id: str) -> bool:
         """Whether this cell needs no more work."""
         try:
-            status = json.loads((self.cells / run_id / "run.json").read_text())["status"]
-        except (OSError, ValueError, KeyError):
+            return read_cell(self.cells / run_id).status in FINISHED
+        except BadData:
             return False
-        return status in FINISHED
 
-    def write(self, row: dict[str, Any], examples: dict[str, Any] | None = None) -> None:
-        """Store one cell: its row, and its examples' columns (numpy arrays by name)."""
-        final, aside = self.cells / row["run_id"], self.cells / f".writing-{row['run_id']}-{os.getpid()}"
+    def write(self, record: CellRecord, examples: dict[str, Any] | None = None) -> None:
+        """Store one cell: its record, and its examples' columns (numpy arrays by name)."""
+        final, aside = self.cells / record.run_id, self.cells / f".writing-{record.run_id}-{os.getpid()}"
         with writable(self.folder):
             aside.mkdir(exist_ok=True)
-            _dump(aside / "run.json", row)
+            _dump(aside / "run.json", dumped(record))
             if examples is not None:
                 with open(aside / "examples.parquet", "wb") as file:
                     pq.write_table(pa.table(examples), file, compression="zstd")
                     _sync(file)
-            if final.exists():
+            if final.is_dir():
                 shutil.rmtree(final)
+            else:
+                final.unlink(missing_ok=True)
             os.replace(aside, final)
 
     def keep(self, name: str, artefact: dict[str, Any]) -> None:

@@ -4,64 +4,23 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
-from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName, UsageError, nearest
-from robustsuite.goals import ToClass, parse_goal
-from robustsuite.threats import BALLS, Access, PoisonRate, Threat, Update, parse_access, parse_ball, parse_number
-
-Entries = Annotated[list[Any], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
-
-
-class ThreatSpec(BaseModel):
-    """One adversary and the algorithms it may use; shifts: sets of the sweep whose pictures it attacks as well."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    scenario: Literal["evasion", "certification", "poisoning", "unlearnable", "inversion"]
-    access: str | list[str] = "white_box"
-    goal: Any = "untargeted"
-    target: int | None = None
-    budget: dict[str, Any]
-    attacks: Entries = Field(min_length=1)
-    shifts: Entries = Field(default_factory=list)
-
-    def threat(self, name: str) -> Threat:
-        """The threat with its budget parsed; raises BadValue or UnknownName."""
-        access: Access = parse_access(self.access)
-        if self.scenario in ("poisoning", "unlearnable"):
-            rate = PoisonRate(parse_number(self._only(name, ["poison_rate"])["poison_rate"], "poison_rate"))
-            target = (self.target or 0) if self.scenario == "poisoning" else None
-            goal = ToClass(target) if target is not None else parse_goal(self.goal)
-            return Threat(name, self.scenario, access, goal=goal, poison=rate, target=target)
-        if self.scenario == "inversion":
-            known = list(Update.__dataclass_fields__)
-            return Threat(name, self.scenario, access, update=Update(**self._only(name, known, least=0)))
-        queries = self.budget.get("queries")
-        norms = self._only(name, [*BALLS, "queries"], least=0)
-        norms = {k: v for k, v in norms.items() if k != "queries"}
-        if len(norms) != 1:
-            raise BadValue(f"expected one of {', '.join(BALLS)} in the budget of {name!r}, got {self.budget!r}")
-        if queries is not None and (not isinstance(queries, int) or queries < 1):
-            raise BadValue(f"expected a whole number of queries >= 1 in the budget of {name!r}, got {queries!r}")
-        ((norm, eps),) = norms.items()
-        return Threat(name, self.scenario, access, parse_ball(norm, eps), queries, parse_goal(self.goal))
-
-    def _only(self, name: str, known: list[str], least: int = 1) -> dict[str, Any]:
-        """The budget, if its keys are known ones; raises UnknownName or BadValue."""
-        for key in self.budget:
-            if key not in known:
-                raise UnknownName(f"budget of the threat {name!r}", key, known)
-        if len(self.budget) < least:
-            raise BadValue(f"expected {' or '.join(known)} in the budget of {name!r}, got none; add it")
-        return self.budget
+from robustsuite.errors import BadData, BadValue, RobustsuiteError, UsageError, nearest
+from robustsuite.records import Stream
+from robustsuite.registry import names
+from robustsuite.scenarios import scenario_of
+from robustsuite.specs import Entries, Spec
 
 
 class Sweep(BaseModel):
-    """Models x data x defenses x (threats' attacks + shifts) x seeds."""
+    """Models x data x defenses x (threats' attacks + shifts) x seeds.
+
+    stream: in which order (listed, shuffled) and batches systems that adapt to what they are asked are asked.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,7 +31,8 @@ class Sweep(BaseModel):
     data: Entries = Field(min_length=1)
     shifts: Entries = []
     defenses: Entries = Field(default=["none"], min_length=1)
-    threats: dict[str, ThreatSpec] = {}
+    threats: dict[str, SerializeAsAny[Spec]] = {}
+    stream: Stream = Stream(order="listed", batch=64)
 
 
 def default_sweep() -> str:
@@ -106,25 +66,46 @@ def parse_sweep(text: str, where: str) -> Sweep:
 
 def sweep_of(value: dict[str, Any], where: str, tree: yaml.Node | None = None) -> Sweep:
     """The sweep these keys stand for; `where`, and the line in `tree` where there is a text, name it in errors."""
+    threats = value.get("threats")
+    if isinstance(threats, dict):
+        value = {**value, "threats": {str(k): _threat(str(k), v, where, tree) for k, v in threats.items()}}
     try:
         sweep = Sweep.model_validate(value)
         for name, spec in sweep.threats.items():
             spec.threat(name)
     except ValidationError as error:
-        raise _sentence(error, tree, where) from error
+        raise _sentence(error, tree, where, Sweep) from error
     except RobustsuiteError as error:
         raise UsageError(f"{where}: {error}") from error
     return sweep
 
 
-def _sentence(error: ValidationError, tree: yaml.Node | None, where: str) -> BadValue:
-    """The first thing wrong, with its line, what came and what to do."""
+def _threat(name: str, value: Any, where: str, tree: yaml.Node | None) -> Any:
+    """One threat under the keys of its scenario; what is no mapping is left for the sweep to refuse."""
+    if not isinstance(value, dict):
+        return value
+    path, asked, known = ("threats", name), value.get("scenario"), names("scenario")
+    if isinstance(asked, str) and asked not in known:
+        line = f"{where} line {_line(tree, [*path, 'scenario'])}" if tree else where
+        options = " or ".join(map(repr, known))
+        raise BadValue(f"{line}: expected {options} for scenario, got {asked!r}; {nearest(asked, known)}")
+    spec = scenario_of(asked).spec if isinstance(asked, str) else Spec
+    try:
+        return spec.model_validate(value)
+    except ValidationError as error:
+        raise _sentence(error, tree, where, spec, path) from error
+
+
+def _sentence(
+    error: ValidationError, tree: yaml.Node | None, where: str, model: type[BaseModel], under: tuple[str, ...] = ()
+) -> BadValue:
+    """The first thing wrong, with its line, what came and what to do; `under`: where in the text the model stands."""
     # a misspelt key is named before the key that it leaves out
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    path = [part for part in first["loc"] if isinstance(part, str | int)]
+    path = [*under, *(part for part in first["loc"] if isinstance(part, str | int))]
     line = f"{where} line {_line(tree, path)}" if tree else where
     if first["type"] == "extra_forbidden":
-        known = (ThreatSpec if len(path) > 2 else Sweep).model_fields
+        known = model.model_fields
         return BadValue(f"{line}: expected a key that a sweep has, got {path[-1]!r}; {nearest(str(path[-1]), known)}")
     spot = ".".join(map(str, path)) or "the sweep"
     if first["type"] == "missing":

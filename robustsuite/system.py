@@ -12,7 +12,7 @@ from robustsuite.threats import Access
 class System:
     """The served network; what it hides from a white-box adversary, and the stand-in to attack through as well.
 
-    eot: gradient draws an attack averages over where the user does not say.
+    eot: gradient draws an attack averages over where the user does not say. adapts: it changes with what it is asked.
     """
 
     net: nn.Module = field(repr=False)
@@ -22,3 +22,4 @@ class System:
     surrogate: nn.Module | None = field(default=None, repr=False)
     device: str = "cpu"
     eot: int = 1
+    adapts: bool = False

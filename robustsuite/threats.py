@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from robustsuite import projections
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.goals import Goal, Untargeted
 from robustsuite.randomness import Rng
+from robustsuite.records import Budget, GoalFacts, ThreatFacts, radius_words
 
 
 class Access(Flag):
@@ -30,9 +31,13 @@ class Access(Flag):
     AUX_DATA = auto()
     WHITE_BOX = LABELS | SCORES | GRADIENTS | WEIGHTS
 
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the granted kinds."""
+        return tuple(str(kind.name).lower() for kind in Access(self.value))
+
     def words(self) -> str:
         """The granted kinds in words: 'labels, scores'."""
-        return ", ".join(str(kind.name).lower() for kind in Access(self.value)) or "nothing"
+        return ", ".join(self.kinds()) or "nothing"
 
 
 def parse_access(names: str | list[str]) -> Access:
@@ -75,9 +80,7 @@ class _Ball:
             raise BadValue(f"expected an eps >= 0 for {self.norm}, got {self.eps!r}; write 8/255, 0.5 or inf")
 
     def __str__(self) -> str:
-        in_255 = round(self.eps * 255, 6)
-        short = f"{in_255:g}/255" if self.norm == "linf" and abs(in_255 / 255 - self.eps) < 1e-12 else f"{self.eps:.6g}"
-        return f"{self.norm}(eps={short})"
+        return f"{self.norm}(eps={radius_words(self.eps, self.norm)})"
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Distance (N,) float64 between pictures (N, C, H, W), in this norm."""
@@ -199,9 +202,6 @@ class PoisonRate:
         if not 0 < self.rate <= 1:
             raise BadValue(f"expected a poison rate above 0 and up to 1, got {self.rate!r}; write 0.01")
 
-    def __str__(self) -> str:
-        return f"poison_rate({self.rate:.6g})"
-
     def most(self, n: int) -> int:
         """How many of n examples that is; at least one."""
         return max(1, int(self.rate * n + 1e-9))
@@ -230,28 +230,42 @@ class Update:
         if self.mode not in ("eval", "train"):
             raise BadValue(f"expected mode eval or train, got {self.mode!r}; it is batch norm's")
 
-    def __str__(self) -> str:
+    def told(self) -> dict[str, Any]:
+        """The batch, and what differs from the defaults."""
         plain = Update(self.batch)
-        rest = [f"{k}={v}" for k, v in vars(self).items() if k != "batch" and v != getattr(plain, k)]
-        return f"update({', '.join([f'batch={self.batch}', *rest])})"
+        return {k: v for k, v in vars(self).items() if k == "batch" or v != getattr(plain, k)}
 
 
 @dataclass(frozen=True)
 class Threat:
-    """One adversary: the protocol it plays (scenario), what it sees, what it may change."""
+    """One adversary: the protocol it plays (scenario), what it sees, what it may change.
+
+    terms: what a scenario of somebody's own reads of its yaml besides, by key.
+    """
 
     name: str
     scenario: str
     access: Access = Access.NONE
     budget: Ball | None = None
     queries: int | None = None
+    queries_total: int | None = None
     goal: Goal = field(default_factory=Untargeted)
     poison: PoisonRate | None = None
     target: int | None = None
     update: Update | None = None
-    attacks: tuple[object, ...] = field(default=(), repr=False)
+    terms: tuple[tuple[str, Any], ...] = ()
 
-    def budget_words(self) -> str | None:
-        """The budget in canonical form, None where the scenario has none."""
-        words = [str(part) for part in (self.budget, self.poison, self.update) if part]
-        return " ".join(words + ([f"queries({self.queries})"] if self.queries else [])) or None
+    def facts(self) -> ThreatFacts:
+        """The same as a record holds it."""
+        told = dict(self.terms) | ({"update": self.update.told()} if self.update else {})
+        budget = Budget(
+            norm=self.budget.norm if self.budget else "", eps=self.budget.eps if self.budget else None,
+            queries=self.queries, queries_total=self.queries_total,
+            poison_rate=self.poison.rate if self.poison else None, terms=told,
+        )  # fmt: skip
+        goal = GoalFacts(name=self.goal.name, terms=dict(vars(self.goal)), words=str(self.goal))
+        return ThreatFacts(name=self.name, access=self.access.kinds(), goal=goal, budget=budget)
+
+    def budget_words(self) -> str:
+        """The budget for eyes, '' where the scenario has none."""
+        return self.facts().budget.words()

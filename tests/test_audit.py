@@ -12,7 +12,8 @@ from torch import nn
 
 from robustsuite.audit import audit
 from robustsuite.benchmarks.datasets.digits import digits
-from robustsuite.data import Dataset
+from robustsuite.data import Dataset, Subjects
+from robustsuite.errors import BadData
 from robustsuite.execute import execute
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
@@ -32,7 +33,7 @@ def cell(net: nn.Module, attack: str = "pgd", eps: float = 0.1, **given: Any) ->
     cycle = Lifecycle(Model("net", net.eval(), DATA.space, weights_sha256(net)), data)
     card = card_of("attack", attack)
     threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(eps))
-    return Cell("audits", cycle, TEST, threat, card, tuple(sorted(given.items())))
+    return Cell("audits", cycle, Subjects(TEST), threat, card, tuple(sorted(given.items())))
 
 
 def audited(folder: Path, one: Cell) -> dict[str, Any]:
@@ -90,10 +91,13 @@ def test_a_report_counts_the_audits_flags(tmp_path: Path) -> None:
     store.describe({"name": "audits", "cells": [one.run_id]})
     assert read([tmp_path]).cells["verdict"].tolist() == ["SOUND"]
     audit_file = store.cells / one.run_id / "audit.json"
-    audit_file.write_text(json.dumps({"flags": [{"name": "not_converged", "detail": "x", "level": "warn"}]}))
+    flag = {"name": "not_converged", "detail": "x", "level": "warn"}
+    audit_file.write_text(json.dumps({"run_id": one.run_id, "flags": [flag]}))
     assert read([tmp_path]).cells["verdict"].tolist() == ["PROVISIONAL"]
     audit_file.write_text("{")
-    assert read([tmp_path]).cells["verdict"].tolist() == ["SOUND"]
+    with pytest.raises(BadData, match="got none"):
+        read([tmp_path])
+    assert not store.finished(one.run_id), "a cell with a damaged file is computed again"
 
 
 def test_only_measured_attacks_are_audited(tmp_path: Path) -> None:

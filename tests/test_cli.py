@@ -16,6 +16,7 @@ from torch import nn
 
 from robustsuite import cli
 from tests import nets
+from tests.stored import rows as rows_of
 
 SWEEP = {
     "name": "tiny",
@@ -235,7 +236,7 @@ def test_flags_replace_axes(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--attack", "{square: {steps: 5}}", "--access", "scores", "--budget", "linf: 4/255", "--n", "20")
     code, _, err = command(capsys, "run", sweep(), *flags, "--seed", "3", "--out", "flags")
     assert code == 0, err
-    rows = [json.loads(f.read_text()) for f in Path("flags/cells").glob("*/run.json")]
+    rows = rows_of("flags")
     assert {row["seed"] for row in rows} == {3}
     assert {row["attack"] for row in rows} == {None, "square(steps=5)"}
     assert {row["budget"] for row in rows} == {None, "linf(eps=4/255)"}
@@ -280,7 +281,7 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evasion, "play", stop)
+    monkeypatch.setattr(evasion, "judged", stop)
     code, _, err = command(capsys, "run", sweep(), "--n", "10")
     assert (code, err) == (130, "stopped; the same command goes on where this one ended\n")
     assert list(cells().values()) == ["done"], "the cell before is kept"

@@ -144,7 +144,7 @@ def robust(card: Card, norm: str, eps: float) -> Tensor:
     threat = Threat("t", "evasion", Access.WHITE_BOX | Access.AUX_DATA, BALLS[norm](eps), goal=goal(card))
     rng = Rng.of(0, "conformance", split.ids)
     aux = Aux(labelled(toy, wrong=0), lambda spec: toy)
-    return evasion.play(
+    return evasion.judged(
         system(toy), partial(card.function, **given), split, threat, rng, width=8, card=card, aux=aux
     ).columns["robust"]
 
@@ -180,7 +180,7 @@ def test_eps_zero_is_clean_accuracy_for_peers_attacks(card: Card) -> None:
     from robustsuite.errors import MissingPackage, Unsupported
 
     try:
-        record = evasion.play(system(linear()), card.function, clean, threat, rng, width=8, card=card)
+        record = evasion.judged(system(linear()), card.function, clean, threat, rng, width=8, card=card)
     except (Unsupported, MissingPackage) as refused:
         pytest.skip(str(refused))
     assert torch.equal(record.columns["robust"], right)

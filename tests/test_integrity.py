@@ -14,16 +14,19 @@ from torch import Tensor
 
 from robustsuite import checks
 from robustsuite.checks import CHECKS, Flag, as_markdown, check_of, level_of, verdict
-from robustsuite.integrity import epsilon, norm_of, one_sided, standings
+from robustsuite.flat import flat
+from robustsuite.integrity import one_sided, standings
 from robustsuite.losses import margin
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
+from robustsuite.records_v1 import upgraded
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.record import Record
 from robustsuite.threats import Access, Linf, Threat
 from tests.test_judge import CARD, nearest_wrong
 from tests.toys import labelled, linear, system
 
+CELL_KINDS = {"bool": "bool", "float64": "float", "float32": "float"}
 N = 200
 ORDER = np.arange(N)
 
@@ -41,7 +44,8 @@ class Cells:
             "goal": "untargeted", "budget": "linf(eps=8/255)", "dataset": "d", "seed": 0, "defense": "none",
             "attack": name, "needs": "gradients, scores", "data_sha256": "ab", "n": N, "flags": [], "same_as": "",
         }  # fmt: skip
-        self.rows.append(base | facts)
+        kinds = {c: CELL_KINDS.get(str(v), "int") for c, v in (table.dtypes.items() if table is not None else ())}
+        self.rows.append(flat(upgraded({**base, **facts}, kinds)))
         if table is not None:
             self.tables[name] = table
 
@@ -209,11 +213,6 @@ def test_few_targets_and_few_queries() -> None:
     assert cells.verdict("q") == "PROVISIONAL"
 
 
-def test_budgets_are_read() -> None:
-    assert epsilon("linf(eps=8/255) queries(100)") == pytest.approx(8 / 255)
-    assert (norm_of("l2(eps=0.5)"), epsilon(""), norm_of("")) == ("l2", None, "")
-
-
 def test_breaks_smaller_than_half_a_bit_are_counted() -> None:
     """An attack that stops a hair behind the boundary loses about half of its breaks to 8 bits, a bold one none."""
 
@@ -230,7 +229,7 @@ def test_breaks_smaller_than_half_a_bit_are_counted() -> None:
         net = linear()
         split = labelled(net)
         threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.15))
-        return evasion.play(system(net), hair, split, threat, Rng.of(0, "t", split.ids), width=8, card=CARD)
+        return evasion.judged(system(net), hair, split, threat, Rng.of(0, "t", split.ids), width=8, card=CARD)
 
     assert [flag.name for flag in play(0.0).flags] == ["below_a_bit"]
     assert play(0.2).flags == []
@@ -264,3 +263,22 @@ def test_every_flag_in_the_code_stands_in_the_table() -> None:
         raised |= set(re.findall(r'\bFlag\(\s*"(\w+)"', file.read_text()))
     assert {"over_budget", "stateful", "not_monotone"} <= raised
     assert {name for name in raised if not check_of(name)} == set()
+
+
+def test_an_evaluation_ends_as_the_same_cell_of_a_sweep(tmp_path: Path) -> None:
+    """The same flags and verdict from Python and from a sweep."""
+    import torch as t
+
+    from robustsuite.api import evaluate
+    from robustsuite.api import run as swept
+    from robustsuite.benchmarks.datasets.digits import digits
+    from robustsuite.reports.read import read
+    from tests.nets import linear as by_digits
+
+    test = digits().split("test").first(40)
+    found = evaluate(by_digits(), test.images(t.arange(40)), test.y, attack="fgsm", budget=Linf(0.1))
+    threats = {"given": {"scenario": "evasion", "budget": {"linf": 0.1}, "attacks": ["fgsm"]}}
+    sweep = {"name": "s", "models": ["python:tests.nets:linear"], "data": [{"digits": {"first": 40}}]}
+    cells = read([swept({**sweep, "threats": threats}, out=tmp_path / "run").folder]).cells
+    row = cells[cells["scenario"] == "evasion"].iloc[0]
+    assert (found.verdict, [f.name for f in found.flags]) == (row["verdict"], [f["name"] for f in row["flags"]])

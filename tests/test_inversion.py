@@ -325,7 +325,7 @@ def played(attack: object, x: Tensor, y: Tensor) -> inversion.Record:
     split = Split.of(x.flatten(0, 1), y.flatten())
     threat = Threat("t", "inversion", Access.WEIGHTS | Access.UPDATE, update=Update(x.shape[1], trained=False))
     card = Card("attack", "toy", attack, "inversion", needs=Access.WEIGHTS | Access.UPDATE, cost=lambda **_: Cost())  # type: ignore[arg-type]
-    return inversion.play(conv_net(), attack, split, threat, Rng.of(0, "t", split.ids), card=card)  # type: ignore[arg-type]
+    return inversion.judged(conv_net(), attack, split, threat, Rng.of(0, "t", split.ids), card=card)  # type: ignore[arg-type]
 
 
 def test_the_judge_matches_counts_failures_and_has_a_negative_control() -> None:
@@ -355,6 +355,6 @@ def test_a_last_smaller_client_is_played_too() -> None:
 
     threat = Threat("t", "inversion", Access.WEIGHTS | Access.UPDATE, update=Update(2, trained=False))
     card = Card("attack", "toy", attack, "inversion", needs=Access.WEIGHTS | Access.UPDATE)
-    record = inversion.play(conv_net(), attack, split, threat, Rng.of(0, "t", split.ids), card=card)
+    record = inversion.judged(conv_net(), attack, split, threat, Rng.of(0, "t", split.ids), card=card)
     assert sizes == [(2, 2, 2), (1, 1, 1)]
     assert bool(record.columns["label_found"].all())

@@ -66,7 +66,7 @@ def test_a_random_system_is_asked_again_and_the_share_kept() -> None:
 def play(attack: object, threat: Threat = THREAT, **facts: object) -> evasion.Record:
     net = linear()
     split = labelled(net)
-    return evasion.play(system(net), attack, split, threat, rng(len(split)), width=8, card=CARD, **facts)
+    return evasion.judged(system(net), attack, split, threat, rng(len(split)), width=8, card=CARD, **facts)
 
 
 def nearest_wrong(x: Tensor, y: Tensor, length: float) -> Tensor:
@@ -147,7 +147,7 @@ def test_behind_a_stand_in_an_attack_does_not_stop_at_the_first_break_of_the_sta
     split = labelled(base)
     served = system(Handicapped(), hides=Access.GRADIENTS, surrogate=base)
     threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.15))
-    record = evasion.play(served, pgd, split, threat, rng(24), width=8, card=pgd.card)
+    record = evasion.judged(served, pgd, split, threat, rng(24), width=8, card=pgd.card)
     x = split.images(torch.arange(24))
     w = base[1].weight.detach()
     reachable = torch.zeros(24, dtype=torch.bool)

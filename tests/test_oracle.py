@@ -9,8 +9,9 @@ from torch import nn
 
 from robustsuite.errors import AccessRefused, QueriesSpent
 from robustsuite.losses import margin
-from robustsuite.oracle import Oracle, answer, predicted, preserved
+from robustsuite.oracle import Oracle, answer, preserved
 from robustsuite.randomness import Rng
+from robustsuite.task import TASK
 from robustsuite.threats import Access, parse_access
 from tests.toys import linear, pictures
 
@@ -93,7 +94,7 @@ def test_a_noisy_net_draws_anew_at_each_question_and_alike_for_each_example() ->
 
 def test_a_row_of_nan_is_a_rejection() -> None:
     logits = torch.tensor([[0.0, 2.0], [float("nan"), float("nan")]])
-    assert predicted(logits).tolist() == [1, -1]
+    assert TASK.predicted(logits).tolist() == [1, -1]
 
 
 def test_preserved_restores_everything_even_when_the_attack_raises() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.stored import rows as rows_of
+
 ROOT = Path(__file__).parents[1]
 SWEEP = """
 name: outside
@@ -25,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("outside")
     source, site = folder / "source", folder / "site"
     source.mkdir()
-    for name in ("pyproject.toml", "robustsuite_outside.py"):
+    for name in ("pyproject.toml", "robustsuite_outside.py", "robustsuite_outside_scenario.py"):
         (source / name).write_text((ROOT / "tests" / "outside" / name).read_text())
     build = "from setuptools.build_meta import build_wheel; print(build_wheel('dist'))"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
@@ -56,7 +58,7 @@ def test_it_is_listed_and_shown(installed: dict[str, str]) -> None:
 def test_it_sweeps(installed: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SWEEP)
     cli("run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "run"), env=installed)
-    rows = [json.loads(f.read_text()) for f in (tmp_path / "run" / "cells").glob("*/run.json")]
+    rows = rows_of(tmp_path / "run")
     done = {(row["attack"], row["defense"]) for row in rows if row["status"] == "done" and row["attack"]}
     assert done == {
         (attack, defense)
@@ -80,3 +82,47 @@ def test_it_passes_the_conformance_suite(installed: dict[str, str]) -> None:
     done = subprocess.run(suite, cwd=ROOT, capture_output=True, text=True, env=installed, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count(".") >= 10
+
+
+GUESS = """
+name: guess
+models: ["python:tests.nets:linear"]
+data: [{digits: {first: 40}}]
+defenses: [none, shrink, {shrink: {factor: 0.8}}]
+threats:
+  who: {scenario: guessing, access: scores, most: 30, budget: {queries_total: LIMIT}, attacks: [confident, fgsm]}
+"""
+
+
+def test_a_scenario_in_one_file_is_listed_shown_swept_resumed_reported_and_compared(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    assert "guessing" in {entry["name"] for entry in json.loads(cli("list", "scenarios", "--json", env=installed))}
+    assert "Shokri" in cli("show", "guessing", env=installed)
+    for name, limit in (("a", "60"), ("b", "60"), ("short", "59")):
+        (tmp_path / f"{name}.yaml").write_text(GUESS.replace("LIMIT", limit))
+    first, again, short = (tmp_path / name for name in ("a", "b", "short"))
+    assert "9 cells, 6 to compute" in cli("run", str(tmp_path / "a.yaml"), "--dry-run", env=installed)
+    cli("run", str(tmp_path / "a.yaml"), "--out", str(first), env=installed)
+    assert "(0 computed now)" in cli("run", str(tmp_path / "a.yaml"), "--out", str(first), env=installed)
+    rows = {(row["attack"], row["defense"]): row for row in rows_of(first) if row["threat"]}
+    assert {row["status"] for (attack, _), row in rows.items() if attack == "confident"} == {"done"}
+    assert {row["code"] for (attack, _), row in rows.items() if attack == "fgsm"} == {"scenario"}
+    report = (first / "report" / "report.md").read_text()
+    assert "Who was in the training set" in report
+    scores = (first / "report" / "scores.csv").read_text()
+    assert "membership_auc" in scores
+    assert "tpr_at_5_percent" in scores
+    cli("run", str(tmp_path / "b.yaml"), "--out", str(again), env=installed)
+    assert "0 significantly worse" in cli("compare", str(first), str(again), env=installed)
+    cli("leaderboard", str(first), "--out", str(tmp_path / "site"), env=installed)
+    (board,) = json.loads((tmp_path / "site" / "leaderboard.json").read_text())["boards"]
+    assert (board["scenario"], board["metric"], len(board["rows"])) == ("guessing", "membership_auc", 3)
+    assert all(row["rank"] for row in board["rows"])
+    assert "membership auc" in (tmp_path / "site" / "who.html").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "robustsuite.cli", "run", str(tmp_path / "short.yaml"), "--out", str(short)],
+        capture_output=True, text=True, env=installed, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, "one question more than the threat grants in all"
+    assert "59 queries" in done.stdout

@@ -56,9 +56,12 @@ def test_the_wheel_holds_the_plugins_and_their_files(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "attacks/", "robustsuite/benchmarks/peers"))]
 
 
+OURS = ("attacks", "defenses", "benchmarks", "scenarios")
+
+
 def test_our_plugins_come_in_by_the_door_of_third_parties() -> None:
     points = PROJECT["project"]["entry-points"]["robustsuite.plugins"]
-    assert set(points.values()) == {f"robustsuite.{folder}" for folder in ("attacks", "defenses", "benchmarks")}
+    assert set(points.values()) == {f"robustsuite.{folder}" for folder in OURS}
 
 
 def test_the_command_starts_without_torch() -> None:

@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 from robustsuite import registry
+from robustsuite.data import Subjects
 from robustsuite.errors import UsageError
 from robustsuite.execute import Progress, execute, ordered
 from robustsuite.models import Model, Training, weights_sha256
@@ -21,6 +22,7 @@ from robustsuite.plan import Cell, Verdict, plan
 from robustsuite.store import Store
 from robustsuite.sweep import sweep_of
 from robustsuite.threats import Access, Linf, Threat
+from tests.stored import rows as rows_of
 from tests.test_cli import cells as stored
 from tests.test_cli import command
 from tests.toys import SPACE, labelled, lifecycle, linear
@@ -183,7 +185,7 @@ def toy(**changed: Any) -> Cell:
     net = linear()
     pgd = registry.card_of("attack", "pgd")
     threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.1))
-    cell = Cell("toy", lifecycle(net, labelled(net)), labelled(net), threat, pgd)
+    cell = Cell("toy", lifecycle(net, labelled(net)), Subjects(labelled(net)), threat, pgd)
     return replace(cell, **changed)
 
 
@@ -193,8 +195,8 @@ def test_a_run_id_changes_with_what_makes_the_number_and_with_nothing_else() -> 
     quiet = plan(sweep_of({**BASE, "defenses": ["quiet"]}, "the test"))[0][0].lifecycle.defenses
     different = {
         "weights": toy(lifecycle=replace(cycle, model=Model("toy", other, SPACE, weights_sha256(other)))),
-        "pictures": toy(split=labelled(linear(), n=23)),
-        "labels": toy(split=labelled(linear(), wrong=5)),
+        "pictures": toy(subjects=Subjects(labelled(linear(), n=23))),
+        "labels": toy(subjects=Subjects(labelled(linear(), wrong=5))),
         "seed": toy(lifecycle=replace(cycle, seed=1)),
         "defense": toy(lifecycle=replace(cycle, defenses=quiet)),
         "parameters": toy(given=(("steps", 3),)),
@@ -234,7 +236,7 @@ def test_a_cell_that_raises_fails_alone(
     code, out, err = command(capsys, "run", "s.yaml", "--n", "20")
     assert (code, err) == (3, "")
     assert "fell over" in out
-    rows = [json.loads(f.read_text()) for f in Path("runs/planned/cells").glob("*/run.json")]
+    rows = rows_of("runs/planned")
     by_cell = {(row["attack"], row["defense"]): row for row in rows}
     failed = by_cell["clumsy", "none"]
     assert (failed["status"], failed["code"], failed["sentence"]) == ("failed", "ZeroDivisionError", "fell over")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.adversary import Poisoned, Poisoner, changed, chosen, overlay
-from robustsuite.data import Dataset, Split
+from robustsuite.data import Dataset, Split, Subjects
 from robustsuite.errors import BadValue
 from robustsuite.goals import ToClass
 from robustsuite.lifecycle import Lifecycle
@@ -15,8 +15,7 @@ from robustsuite.models import Model, Training
 from robustsuite.plan import Cell, verdict
 from robustsuite.randomness import Rng
 from robustsuite.registry import Card
-from robustsuite.scenarios import poisoning, unlearnable
-from robustsuite.sweep import ThreatSpec
+from robustsuite.scenarios import inversion, poisoning, unlearnable
 from robustsuite.threats import Access, PoisonRate, Threat
 from robustsuite.training import Recipe, accuracy, fitted
 from tests.toys import SPACE, linear, pictures, system
@@ -100,7 +99,7 @@ def test_success_is_counted_on_other_classes_and_never_on_what_is_rejected() -> 
     x[:4] *= 0.2  # rejected
     y = torch.arange(30) % 3
     found = Poisoned(split(), torch.arange(4), stamp)
-    record = poisoning.play(system(Corner().eval()), found, Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7)
+    record = poisoning.judged(system(Corner().eval()), found, Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7)
     c = record.columns
     assert torch.equal(c["eligible"], y != 2)
     assert torch.equal(c["triggered_as_target"], (y != 2) & ~c["flagged"])
@@ -108,7 +107,7 @@ def test_success_is_counted_on_other_classes_and_never_on_what_is_rejected() -> 
     assert not bool((c["clean_ok"] & c["flagged_clean"]).any())
     drop = (1 - x[:, 0, -1, -1]).square() / 16
     assert torch.allclose(c["psnr"], -10 * drop.log10(), atol=1e-3)
-    only = poisoning.play(
+    only = poisoning.judged(
         system(Corner().eval()), found._replace(source=1), Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7
     )
     assert torch.equal(only.columns["eligible"], y == 1)
@@ -116,7 +115,7 @@ def test_success_is_counted_on_other_classes_and_never_on_what_is_rejected() -> 
 
 def test_unlearnable_is_clean_accuracy() -> None:
     test = split()
-    record = unlearnable.play(
+    record = unlearnable.judged(
         system(linear()), Poisoned(test, torch.arange(3)), test, Rng.of(0, "t", test.ids), width=8
     )
     with torch.no_grad():
@@ -149,18 +148,19 @@ def test_a_pretrained_model_cannot_be_poisoned() -> None:
     from robustsuite.models import as_it_is
 
     lifecycle = cycle(as_it_is)
-    cell = Cell("s", lifecycle, split(12, 5), THREAT, poisoner().card)
+    cell = Cell("s", lifecycle, Subjects(split(12, 5)), THREAT, poisoner().card)
     assert verdict(cell).code == "recipe"
 
 
 def test_yaml_names_rate_and_target() -> None:
-    spec = ThreatSpec(scenario="poisoning", access="train_set", budget={"poison_rate": 0.003}, target=1, attacks=["x"])
+    asked = {"scenario": "poisoning", "access": "train_set", "budget": {"poison_rate": 0.003}, "attacks": ["x"]}
+    spec = poisoning.PoisoningSpec(**asked, target=1)
     threat = spec.threat("bd")
     assert threat.budget_words() == "poison_rate(0.003)"
     assert str(threat.goal) == "to_class(1)"
     with pytest.raises(BadValue, match="above 0"):
-        ThreatSpec(scenario="unlearnable", budget={"poison_rate": 0}, attacks=["x"]).threat("u")
-    spec = ThreatSpec(
+        unlearnable.UnlearnableSpec(scenario="unlearnable", budget={"poison_rate": 0}, attacks=["x"]).threat("u")
+    spec = inversion.InversionSpec(
         scenario="inversion", access=["weights", "update"], budget={"batch": 4, "mode": "train"}, attacks=["x"]
     )
     assert spec.threat("leak").budget_words() == "update(batch=4, mode=train)"
@@ -180,6 +180,6 @@ def test_a_watched_training_tells_its_best_and_last_epoch(tmp_path, monkeypatch)
         seen = [row[1] for row in once.findings["epochs"]["table"]["rows"]]
         assert len(seen) == 3
         assert seen[-1] == accuracy(net, once.data.split("val"))
-    record = unlearnable.play(system(net), once.poisoned, split(), Rng.of(0, "t", split().ids), width=8, epochs=seen)
+    record = unlearnable.judged(system(net), once.poisoned, split(), Rng.of(0, "t", split().ids), width=8, epochs=seen)
     assert f"{max(seen):.1%} at best" in record.note
     assert replace(cycle(fit)).findings == {}

@@ -10,17 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from robustsuite import store
+from robustsuite.cells import read_cell
 from robustsuite.errors import BadOutput
+from robustsuite.records import CellRecord, Column, Cost, DataFacts, ModelFacts, ScenarioFacts, dumped
 from robustsuite.store import Store
 
-ROW = {"run_id": "abc", "status": "done", "seconds": 1.5}
+ROW = CellRecord(
+    run_id="abc", status="done", scenario=ScenarioFacts(name="evasion"), model=ModelFacts(name="m"),
+    data=DataFacts(name="d", n=0), rows=3, columns=(Column(name="robust"),), cost=Cost(seconds=1.5),
+)  # fmt: skip
 EXAMPLES = {"index": np.arange(3), "robust": np.array([True, False, True])}
 
 
 def test_a_cell_reads_back(tmp_path: Path) -> None:
     kept = Store(tmp_path / "run")
     kept.write(ROW, EXAMPLES)
-    assert json.loads((tmp_path / "run/cells/abc/run.json").read_text()) == ROW
+    assert json.loads((tmp_path / "run/cells/abc/run.json").read_text()) == dumped(ROW)
+    assert read_cell(tmp_path / "run/cells/abc") == ROW
     assert pq.read_table(tmp_path / "run/cells/abc/examples.parquet").to_pydict()["robust"] == [True, False, True]
     assert kept.finished("abc")
     assert not kept.finished("abd")
@@ -29,7 +35,7 @@ def test_a_cell_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("status", "again"), [("done", False), ("refused", False), ("failed", True)])
 def test_failed_cells_are_tried_again(tmp_path: Path, status: str, again: bool) -> None:
     kept = Store(tmp_path)
-    kept.write({"run_id": "abc", "status": status})
+    kept.write(ROW.model_copy(update={"status": status}), EXAMPLES)
     assert kept.finished("abc") is not again
 
 
@@ -46,7 +52,7 @@ def test_a_half_written_cell_is_not_there_and_is_swept_away(tmp_path: Path, monk
 
 def test_a_cell_is_replaced_whole(tmp_path: Path) -> None:
     kept = Store(tmp_path)
-    kept.write({**ROW, "status": "failed"})
+    kept.write(ROW.model_copy(update={"status": "failed"}))
     kept.write(ROW, EXAMPLES)
     assert kept.finished("abc")
     assert sorted(p.name for p in (tmp_path / "cells/abc").iterdir()) == ["examples.parquet", "run.json"]
@@ -62,7 +68,7 @@ def test_full_disk_and_unwritable_folder_are_sentences(tmp_path: Path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(store.pq, "write_table", full)
         with pytest.raises(BadOutput, match="finished cells are kept"):
-            kept.write({**ROW, "run_id": "next"}, EXAMPLES)
+            kept.write(ROW.model_copy(update={"run_id": "next"}), EXAMPLES)
     assert kept.finished("abc")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadOutput, match="--out"):
@@ -72,5 +78,5 @@ def test_full_disk_and_unwritable_folder_are_sentences(tmp_path: Path, monkeypat
 def test_numbers_that_are_none_are_not_written_as_zero(tmp_path: Path) -> None:
     kept = Store(tmp_path)
     with pytest.raises(ValueError, match=r"[Oo]ut of range"):
-        kept.write({**ROW, "seconds": float("nan")})
+        kept.write(ROW.model_copy(update={"cost": Cost.model_construct(seconds=float("nan"))}))
     assert os.listdir(tmp_path / "cells") != ["abc"]

@@ -29,7 +29,7 @@ HEAD = torch.tensor([1, 3])
 
 def asked(logits: list[float], labels: list[int], head: torch.Tensor | None = HEAD, watch: int | None = None):
     split = Split.of(torch.rand(len(labels), 1, 2, 2), torch.tensor(labels))
-    record = shift.play(
+    record = shift.judged(
         System(Says(logits), SPACE), split, Rng.of(0, "t", split.ids), width=8, reading=Reading(head, watch=watch)
     )
     return record.columns
@@ -61,7 +61,7 @@ def test_a_label_outside_the_head_is_refused():
 def test_answers_at_chance_are_flagged_unless_the_set_is_hard():
     split = Split.of(torch.rand(40, 1, 2, 2), torch.arange(40) % 4)
     for hard, names in ((False, ["clean_at_chance"]), (True, [])):
-        record = shift.play(
+        record = shift.judged(
             System(Says([1.0, 0, 0, 0]), SPACE), split, Rng.of(0, "t", split.ids), width=8, reading=Reading(hard=hard)
         )
         assert [flag.name for flag in record.flags] == names

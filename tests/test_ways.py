@@ -47,7 +47,7 @@ def played(net: nn.Module, surrogate: nn.Module | None = None, eps: float = 0.1,
     attack = partial(card.function, steps=10)
     served = System(ready(net), SPACE, surrogate=surrogate, **facts)  # type: ignore[arg-type]
     threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(eps))
-    return evasion.play(served, attack, split, threat, Rng.of(0, "t", split.ids), width=8, card=card)
+    return evasion.judged(served, attack, split, threat, Rng.of(0, "t", split.ids), width=8, card=card)
 
 
 def test_a_plain_system_is_attacked_once() -> None:

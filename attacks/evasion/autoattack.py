@@ -44,7 +44,10 @@ def _cost(classes: int, *, version: str = "standard", **_: object) -> Cost:
     whole=True,
     paper="Croce and Hein, 2020, arXiv:2003.01690",
     cost=_cost,
-    differs=("with fewer than 10 classes every wrong class is a target, where the package stops with an index error",),
+    differs=(
+        "with fewer than 10 classes every wrong class is a target, where the package stops with an index error",
+        "no targeted goals: the package has no such mode; `ensemble` plays them",
+    ),
 )
 def autoattack(
     model: Oracle,

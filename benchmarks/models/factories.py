@@ -21,7 +21,8 @@ def python(name: str, space: InputSpace, *, mean: str = "", std: str = "") -> Mo
     factory() -> nn.Module over (N, C, H, W) in [0, 1], or over normalised pixels where mean and std are given.
     Raises BadModel, BadValue.
     """
-    return finish(f"python:{name}", call_factory(name), space, statistics_of(mean, std, space.channels))
+    statistics = statistics_of(mean, std, space.channels)
+    return finish(f"python:{name}", call_factory(name), space, statistics, made_by=(name.partition(":")[0],))
 
 
 def call_factory(name: str) -> nn.Module:

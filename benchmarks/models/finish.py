@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel, BadValue
+from robustsuite.identity import behaviour_of
 from robustsuite.models import Model, Normalised, weights_sha256
 from robustsuite.probes import fits
 
@@ -16,13 +17,20 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation, a number a channel."""
 
 
-def finish(name: str, net: nn.Module, space: InputSpace, statistics: Statistics | None = None, note: str = "") -> Model:
-    """A pretrained model. Raises BadModel unless one blank picture (1, C, H, W) gives (1, classes) finite logits."""
+def finish(
+    name: str, net: nn.Module, space: InputSpace, statistics: Statistics | None = None, note: str = "",
+    made_by: tuple[str, ...] = (),
+) -> Model:  # fmt: skip
+    """A pretrained model. Raises BadModel unless one blank picture (1, C, H, W) gives (1, classes) finite logits.
+
+    made_by: modules whose code decides what the network does, besides those of its layers.
+    """
     if statistics is not None:
         net = Normalised(net, *statistics)
     net = net.float().eval()
     fits(net, space, name)
-    return Model(name, channels_last(net, space), space, weights_sha256(net), note=note)
+    behaviour = behaviour_of(net, made_by)
+    return Model(name, channels_last(net, space), space, weights_sha256(net), note=note, behaviour=behaviour)
 
 
 def channels_last(net: nn.Module, space: InputSpace) -> nn.Module:

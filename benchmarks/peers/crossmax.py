@@ -37,7 +37,7 @@ def played(system: System, split: Split, name: str, eps: int, **given: int) -> d
     card = card_of("attack", name)
     threat = Threat("linf", "evasion", Access.WHITE_BOX, Linf(eps / 255))
     attack, rng = partial(card.function, **given), Rng.of(0, f"{name}{eps}", split.ids)
-    return evasion.play(system, attack, split, threat, rng, width=128, card=card).columns
+    return evasion.judged(system, attack, split, threat, rng, width=128, card=card).columns
 
 
 def percent(verdicts: Tensor) -> float:

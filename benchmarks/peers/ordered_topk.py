@@ -124,7 +124,7 @@ def columns(net: nn.Module, split: Split, name: str, k: int, seed: int, given: d
     threat = Threat("ordered", "evasion", Access.WHITE_BOX, L2(float("inf")), goal=OrderedTopK(k))
     system = System(net, InputSpace(3, side, side, 1000))
     rng = Rng.of(seed, "ordered", split.ids)
-    return evasion.play(system, partial(card.function, **given), split, threat, rng, width=64, card=card).columns
+    return evasion.judged(system, partial(card.function, **given), split, threat, rng, width=64, card=card).columns
 
 
 def table(k: int, found: dict[str, dict[str, Tensor]], took: dict[str, tuple[float, float]]) -> None:

@@ -15,6 +15,7 @@ from robustsuite.errors import BadValue
 from robustsuite.oracle import Oracle
 from robustsuite.projections import per_row
 from robustsuite.randomness import Rng
+from robustsuite.records import At
 
 CHECKPOINTS = (250, 500, 1000, 2500, 5000, 10000)
 """After these many queries an example the distance is kept, as l2_at_<queries>."""
@@ -121,7 +122,7 @@ class Decisions:
         """l2_at_<queries> (N,) float32 at each checkpoint within the limit, NaN for none; `logical` (N,) queries."""
         known = (self.marks <= self.most[:, None]) & self.track.isfinite()
         track = torch.where(known, self.track, torch.nan)
-        found = {f"l2_at_{mark}": track[:, k].float() for k, mark in enumerate(CHECKPOINTS)}
+        found: dict[str, Tensor] = {At.of("l2_at", mark): track[:, k].float() for k, mark in enumerate(CHECKPOINTS)}
         return found | {"logical": self.spent.clone()}
 
 

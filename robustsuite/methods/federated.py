@@ -15,9 +15,9 @@ from torch.func import functional_call
 
 from robustsuite.data import Split
 from robustsuite.lifecycle import Lifecycle
+from robustsuite.methods.observation import observed
 from robustsuite.methods.updates import Client, Gradients
 from robustsuite.randomness import Rng
-from robustsuite.scenarios.inversion import observed
 from robustsuite.stages import Applied
 from robustsuite.threats import Update
 

@@ -1,1 +1,107 @@
-"""The protocols between one adversary and one lifecycle: what it is handed, what it returns, how it is judged."""
+"""The protocols between one adversary and one lifecycle: what it is handed, what it returns, how it is judged.
+
+How to bring one of your own. Write one file, name it under the entry point group "robustsuite.plugins", and put one
+`Scenario` into it; attacks for it carry `carded("attack", "<its name>", ...)` and have any signature that its `play`
+calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume, report, compare, leaderboard.
+
+    def play(context: Context) -> Record:
+        system, split = context.served(), context.split        # what answers, and the pictures the cell is about
+        oracle = Oracle.over(system.net, context.threat.access, context.rng)
+        guess = context.attack(oracle, split.images(torch.arange(len(split))), rng=context.rng)
+        return Record({"guess": guess, "member": context.subjects.among("train")}, [], *oracle.counts.totals())
+
+    guessing = Scenario(
+        "guessing", "Who was in the training set?", play, paper="...",
+        columns=(Column(name="guess", dtype="float", better="less", scores=(Scoring(name="auc", kind="auc",
+                        by="member", compared=True),)), Column(name="member")),
+        headline="auc", subjects=lambda judged, data, threat: data.joined("train", "test"),
+    )
+
+- `spec` is a pydantic model of the threat's yaml, `Spec` or a subclass with keys of its own; what it reads besides the
+  common keys is in `context.threat.terms`.
+- `passes` names the stages of the lifecycle that the adversary meets; a defense at another stage is inert.
+- `subjects` says which examples the cell is about: `data.joined("train", "test")` for several splits under ids that are
+  unique over the data set, `Subjects.none()` for none, the judged split where it is not given.
+- `decide` is asked for what cannot be played, in a sentence.
+- `play` is handed a `Context`: what the threat's access grants and nothing else; columns (N,) come back.
+- `columns` says what each column means and which scores come of it (`robustsuite.records.Scoring`); columns that an
+  attack adds need no word. Scores are computed from stored rows by those words, in reports that need no plugin.
+- `headline` names the score that ranks. `joins`: whether an example stands where it stands under "all" attacks (an
+  adversary that may choose), under "any" (proofs), or, "", where neither means anything.
+- `sections`, a function under `@reports.extra.part` (run, scores) -> `Part`, adds what the generic table does not say.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from robustsuite.records import Column, ScenarioFacts
+from robustsuite.registry import Card, card_of, plugins
+from robustsuite.scenarios.record import Record
+from robustsuite.specs import Spec
+
+if TYPE_CHECKING:
+    from robustsuite.data import Dataset, Split, Subjects
+    from robustsuite.threats import Threat
+    from robustsuite.verdict import Verdict
+
+ANSWERED = ("data", "train", "harden", "serve")
+"""The stages that what answers has been through."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One protocol as a plugin; the module's docstring says what each part is for.
+
+    play takes a `context.Context`, decide a `plan.Cell`; both stand above this file and are not named here.
+    asks: its attacks put questions to the served system, so that what hides answers or gradients bears on them.
+    streams: a system that adapts to what it is asked can be played, in the order of the subjects.
+    bare: an attack's forwards, in its cost, are of the network behind the serve stage.
+    """
+
+    name: str
+    summary: str
+    play: Callable[..., Record] = field(repr=False)
+    columns: tuple[Column, ...] = field(repr=False)
+    headline: str
+    paper: str = ""
+    spec: type[Spec] = Spec
+    passes: tuple[str, ...] = ANSWERED
+    subjects: Callable[[Split, Dataset, Threat], Subjects] | None = None
+    decide: Callable[..., Verdict | None] = field(default=lambda cell: None, repr=False)
+    joins: Literal["all", "any", ""] = ""
+    sections: Callable[..., Any] | str = ""
+    asks: bool = False
+    streams: bool = False
+    bare: bool = False
+
+    @property
+    def card(self) -> Card:
+        """What `robustsuite list` and `show` know of it."""
+        return Card("scenario", self.name, self.play, paper=self.paper, about=self.summary)
+
+    def facts(self) -> ScenarioFacts:
+        """What a record says of it."""
+        made = self.sections
+        where = made if isinstance(made, str) else f"{made.__module__}:{_name(made)}"
+        return ScenarioFacts(name=self.name, headline=self.headline, joins=self.joins, sections=where)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(inspect.unwrap(function).__qualname__)
+
+
+def scenario_of(name: str) -> Scenario:
+    """The scenario of this name; raises UnknownName with the nearest."""
+    card_of("scenario", name)
+    return _installed()[name]
+
+
+@cache
+def _installed() -> dict[str, Scenario]:
+    found = (value for module in plugins() for value in vars(module).values())
+    return {value.name: value for value in found if isinstance(value, Scenario)}

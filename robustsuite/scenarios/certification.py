@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +13,19 @@ from robustsuite.data import Split
 from robustsuite.judge import Judge
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
+from robustsuite.records import Column, Scoring
 from robustsuite.registry import carded
+from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.refusals import unfit
+from robustsuite.specs import BallSpec
 from robustsuite.system import System
-from robustsuite.threats import Threat
+from robustsuite.threats import Access, Threat
+from robustsuite.verdict import Verdict
+
+if TYPE_CHECKING:
+    from robustsuite.context import Context
+    from robustsuite.plan import Cell
 
 SAMPLES = 16
 """Points drawn in each proven ball and asked of the served model: a broken proof is caught, not trusted."""
@@ -40,7 +49,12 @@ def certifier(**facts: Any) -> Callable[[C], C]:
     return carded("attack", "certification", **facts)
 
 
-def play(
+def play(context: Context) -> Record:
+    """Certify every example of the cell."""
+    return judged(context.served(), context.attack, context.split, context.threat, context.rng, width=context.width)
+
+
+def judged(
     system: System, attack: Callable[..., Certificates], split: Split, threat: Threat, rng: Rng, *, width: int
 ) -> Record:
     """Certify every example; a radius counts only where the prediction is right and no sample contradicts it.
@@ -88,3 +102,34 @@ def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: 
             point = x + noise * shrink.view(-1, 1, 1, 1)
             broken[positions] |= judge(point, y, streams).wrong.cpu()
     return broken
+
+
+def decide(cell: Cell) -> Verdict | None:
+    """What cannot be proven: another norm, any change at all, a network that answers by something else."""
+    card, threat = cell.attack, cell.threat
+    if card is None or threat is None or threat.budget is None:
+        return None
+    if found := unfit(card, threat.budget):
+        return found
+    others = [d.card.name for d in cell.lifecycle.defenses if d.card.hides & card.needs or d.card.stochastic]
+    if others and Access.WEIGHTS in card.needs:
+        names = "+".join(others)
+        return Verdict("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
+    return None
+
+
+scenario = Scenario(
+    "certification", "A proof that no allowed change moves the answer, or the largest radius that has one.", play,
+    columns=(
+        Column(name="radius", dtype="float", unit="norm of the budget", better="more", scores=(
+            Scoring(name="certified_accuracy", kind="beyond", by="clean_ok", compared=True),
+            Scoring(name="mean_certified_radius", kind="mean"),
+        )),
+        Column(name="abstained", scores=(Scoring(name="abstained_rate"),)),
+        Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
+        Column(name="robust", better="more"),
+        Column(name="prediction", dtype="int", unit="class"),
+    ),
+    headline="certified_accuracy", paper="Wong and Kolter, 2018, arXiv:1711.00851",
+    spec=BallSpec, decide=decide, joins="any", sections="robustsuite.reports.certified:part", bare=True,
+)  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustsuite import projections
@@ -15,11 +16,20 @@ from robustsuite.judge import REPEATS, Judge
 from robustsuite.oracle import Oracle
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
+from robustsuite.records import Column, Scoring
 from robustsuite.registry import Card, carded
+from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.refusals import unfit
 from robustsuite.scenarios.ways import Duel, Try, broken, every_way, least
+from robustsuite.specs import BallSpec, Entries
 from robustsuite.system import System
 from robustsuite.threats import Access, Ball, Threat
+from robustsuite.verdict import Verdict
+
+if TYPE_CHECKING:
+    from robustsuite.context import Context
+    from robustsuite.plan import Cell
 
 
 class Found(NamedTuple):
@@ -61,7 +71,16 @@ def attack(**facts: Any) -> Callable[[A], A]:
     return carded("attack", "evasion", **facts)
 
 
-def play(
+def play(context: Context) -> Record:
+    """Attack every correctly classified example of the cell, and judge what comes back."""
+    card, common = context.card, context.common
+    return judged(
+        context.served(), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
+        clean_ok=context.unattacked(), aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
+    )  # fmt: skip
+
+
+def judged(
     system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
     card: Card, eot: int | None = None, clean_ok: Tensor | None = None, aux: Aux | None = None,
 ) -> Record:  # fmt: skip
@@ -170,3 +189,39 @@ def _note(columns: dict[str, Tensor], system: System, tries: list[Try]) -> str:
     if overturned := int(columns["overturned"].sum()):
         notes.append(f"the attack claims {overturned} more breaks, which the judge does not share")
     return "; ".join(notes)
+
+
+def decide(cell: Cell) -> Verdict | None:
+    """What no attack of this kind can do: reach the goal, work in the ball, own nets under a head that is cut."""
+    card, threat = cell.attack, cell.threat
+    if card is None or threat is None or threat.budget is None:
+        return None
+    if cell.reading.head is not None and Access.AUX_DATA in card.needs:
+        return Verdict("refused", "head", f"{card.name} asks nets of its own, whose heads are whole")
+    if threat.goal.name not in card.goals:
+        goals = ", ".join(card.goals)
+        return Verdict("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
+    return unfit(card, threat.budget)
+
+
+class EvasionSpec(BallSpec):
+    """shifts: sets of the sweep whose pictures are attacked as well."""
+
+    shifts: Entries = Field(default_factory=list)
+
+
+scenario = Scenario(
+    "evasion", "The picture is changed within a budget; the judge says whether it broke.", play,
+    columns=(
+        Column(name="robust", better="more", scores=(Scoring(name="robust_accuracy", compared=True),)),
+        Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
+        Column(name="in_budget"),
+        Column(name="fooled", better="less"),
+        Column(name="distance", dtype="float", unit="norm of the budget", better="more"),
+        Column(name="queries", dtype="int", unit="answers", better="more"),
+        Column(name="rejected", scores=(Scoring(name="rejected_rate", sparse=True),)),
+        Column(name="overturned", scores=(Scoring(name="overturned_rate", sparse=True),)),
+    ),
+    headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",
+    spec=EvasionSpec, decide=decide, joins="all", sections="robustsuite.reports.attacked:part", asks=True,
+)  # fmt: skip

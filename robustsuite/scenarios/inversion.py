@@ -7,10 +7,8 @@ observer chooses among its restarts by what it can see, never by these scores.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +16,22 @@ from torch import Tensor, nn
 from robustsuite.adversary import Aux
 from robustsuite.data import Split
 from robustsuite.methods.inversion import Observed, Recovered
+from robustsuite.methods.observation import Owner as Owner
+from robustsuite.methods.observation import observed
 from robustsuite.methods.picture_quality import matched, mse, psnr, ssim
-from robustsuite.methods.updates import VALUES, Client, Gradients, updates
+from robustsuite.methods.updates import VALUES, Client
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
+from robustsuite.records import Column, Scoring
 from robustsuite.registry import Card, carded
+from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
+from robustsuite.specs import Spec
 from robustsuite.stages import Applied
-from robustsuite.threats import Access, Threat, Update
+from robustsuite.threats import Access, Threat, Update, parse_access
+
+if TYPE_CHECKING:
+    from robustsuite.context import Context
 
 
 class Attack(Protocol):
@@ -37,18 +43,6 @@ class Attack(Protocol):
     def __call__(self, seen: Observed, *, rng: Rng) -> Recovered: ...
 
 
-@dataclass(frozen=True)
-class Owner:
-    """What a share-stage defense that asks for `owner` knows of the clients: the network and their own batches.
-
-    x (T, B, C, H, W) in [0, 1], y (T, B).
-    """
-
-    client: Client
-    x: Tensor
-    y: Tensor
-
-
 A = TypeVar("A", bound=Callable[..., Recovered])
 
 
@@ -57,7 +51,19 @@ def attack(**facts: Any) -> Callable[[A], A]:
     return carded("attack", "inversion", **facts)
 
 
-def play(
+def play(context: Context) -> Record:
+    """Let clients share updates of the cell's examples, and score what the observer makes of them."""
+    threat, card = context.threat, context.card
+    if threat.update is None:
+        raise ValueError(f"expected an update in the inversion threat {threat.name!r}, got none")
+    return judged(
+        context.shared(threat.update.trained), context.attack, context.split, threat, context.rng, card=card,
+        share=context.share(), aux=context.aux() if Access.AUX_DATA in card.needs else None, learnt=context.learnt(),
+        device=context.device,
+    )  # fmt: skip
+
+
+def judged(
     net: nn.Module, attack: Callable[..., Recovered], split: Split, threat: Threat, rng: Rng, *, card: Card,
     share: Sequence[Applied] = (), aux: Aux | None = None, learnt: float | None = None, device: str = "cpu",
 ) -> Record:  # fmt: skip
@@ -86,30 +92,6 @@ def play(
     if learnt is not None:
         columns["federated_accuracy"] = torch.full((len(split),), learnt)
     return Record(columns, _flags(columns), 2 * evaluations, 3 * evaluations, _note(columns, terms, learnt))
-
-
-def observed(
-    client: Client, x: Tensor, y: Tensor, share: Sequence[Applied], rng: Rng, *, labels_known: bool = False
-) -> Observed:
-    """What an observer sees of clients with pictures (T, B, C, H, W) and classes (T, B), after the share stage."""
-    update = updates(client, x, y)
-    for i, defense in enumerate(share):
-        known = {"rng": rng.fold("share").fold(i), "owner": Owner(client, x, y)}
-        asked = inspect.signature(defense.card.function).parameters
-        update = defense.card.function(update, **{k: v for k, v in known.items() if k in asked}, **dict(defense.given))
-    return Observed(client, update, tuple(x.shape[1:]), y if labels_known else None, _informed(share))
-
-
-def _informed(share: Sequence[Applied]) -> Callable[[Gradients, Gradients], Gradients]:
-    """Every defense that can be re-applied to one client's dummy update, in order."""
-    known = [d for d in share if d.card.surrogate is not None]
-
-    def informed(dummy: Gradients, seen: Gradients) -> Gradients:
-        for defense in known:
-            dummy = defense.card.surrogate(dummy, seen, **dict(defense.given))  # type: ignore[misc]
-        return dummy
-
-    return informed
 
 
 def _clients(n: int, batch: int, client: Client, device: str) -> list[Tensor]:
@@ -167,3 +149,34 @@ def _note(columns: dict[str, Tensor], terms: Update, learnt: float | None) -> st
     if learnt is not None:
         notes.append(f"a short federated training reaches {learnt:.1%}")
     return "; ".join([*notes, *(["labels known: worst case"] if terms.labels else [])])
+
+
+class InversionSpec(Spec):
+    """The budget says what a client shares: batch, local_steps, rate, mode, trained, labels."""
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        terms = self.only(name, list(Update.__dataclass_fields__), least=0)
+        return Threat(name, self.scenario, parse_access(self.access), update=Update(**terms))
+
+
+scenario = Scenario(
+    "inversion", "An observer of a federated training reconstructs pictures from the update a client shares.", play,
+    columns=(
+        Column(name="psnr", dtype="float", unit="dB", better="less", scores=(
+            Scoring(name="mean_psnr", kind="mean", compared=True),
+        )),
+        Column(name="ssim", dtype="float", better="less", scores=(Scoring(name="mean_ssim", kind="mean"),)),
+        Column(name="label_ok", better="less", scores=(Scoring(name="label_ok_rate"),)),
+        Column(name="label_found", better="less", scores=(Scoring(name="label_found_rate"),)),
+        Column(name="identified", better="less", scores=(Scoring(name="identified_rate"),)),
+        Column(name="failed", better="more", scores=(Scoring(name="failed_rate"),)),
+        Column(name="federated_accuracy", dtype="float", better="more", scores=(
+            Scoring(name="mean_federated_accuracy", kind="mean"),
+        )),
+        Column(name="mse", dtype="float", better="more"),
+        Column(name="control_psnr", dtype="float", unit="dB"),
+    ),
+    headline="mean_psnr", paper="Zhu et al., 2019, arXiv:1906.08935; Geiping et al., 2020, arXiv:2003.14053",
+    spec=InversionSpec, passes=("data", "train", "harden", "share"), sections="robustsuite.reports.inversion:part",
+)  # fmt: skip

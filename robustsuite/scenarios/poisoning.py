@@ -7,21 +7,30 @@ pictures of *other* classes that are answered with the target; an input the syst
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
+from robustsuite.goals import ToClass
 from robustsuite.judge import Judge
-from robustsuite.oracle import answer, predicted
+from robustsuite.oracle import answer
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
+from robustsuite.records import Column, Scoring
 from robustsuite.registry import carded
+from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.refusals import trained_already
+from robustsuite.specs import Spec
 from robustsuite.system import System
-from robustsuite.threats import PoisonRate, Threat
+from robustsuite.task import TASK
+from robustsuite.threats import PoisonRate, Threat, parse_access, parse_number
+
+if TYPE_CHECKING:
+    from robustsuite.context import Context
 
 WORKED = 0.9
 """Below this share of triggered pictures an undefended victim shows an attack that failed, no defense that worked."""
@@ -44,7 +53,13 @@ def attack(**facts: Any) -> Callable[[A], A]:
     return carded("attack", "poisoning", **facts)
 
 
-def play(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: Rng, *, width: int) -> Record:
+def play(context: Context) -> Record:
+    """Ask the victim about the cell's pictures, clean and triggered."""
+    poisoned, split = context.poisoned, context.split
+    return judged(context.served(), poisoned, split, context.threat, context.rng, width=context.width)
+
+
+def judged(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: Rng, *, width: int) -> Record:
     """Ask the victim about clean and triggered test pictures.
 
     Columns: clean_ok (right and not rejected), flagged_clean, eligible (the trigger is meant for it, and it is not of
@@ -87,4 +102,38 @@ def play(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: 
 def _answers(system: System, x: Tensor, rng: Rng) -> Tensor:
     """Predicted classes (N,), -1 where the system rejects."""
     with torch.no_grad():
-        return predicted(answer(system.net, x, rng))
+        return TASK.predicted(answer(system.net, x, rng))
+
+
+class PoisoningSpec(Spec):
+    """target: the class that triggered pictures shall be answered with."""
+
+    target: int = 0
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        rate = PoisonRate(parse_number(self.only(name, ["poison_rate"])["poison_rate"], "poison_rate"))
+        goal, access = ToClass(self.target), parse_access(self.access)
+        return Threat(name, self.scenario, access, goal=goal, poison=rate, target=self.target)
+
+
+scenario = Scenario(
+    "poisoning", "A share of the training set is changed so that a trigger makes the system answer a target.", play,
+    columns=(
+        Column(name="triggered_as_target", better="less", scores=(
+            Scoring(name="attack_success_rate", where="eligible", compared=True),
+        )),
+        Column(name="flagged", scores=(Scoring(name="triggered_rejected_rate", where="eligible"),)),
+        Column(name="psnr", dtype="float", unit="dB", better="less", scores=(
+            Scoring(name="mean_psnr", kind="mean", where="eligible"),
+        )),
+        Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),
+        Column(name="flagged_clean", better="less", scores=(Scoring(name="clean_rejected_rate"),)),
+        Column(name="eligible"),
+        Column(name="recovered", better="more"),
+        Column(name="score_clean", dtype="float"),
+        Column(name="score_triggered", dtype="float"),
+    ),
+    headline="attack_success_rate", paper="Gu et al., 2017, arXiv:1708.06733",
+    spec=PoisoningSpec, decide=trained_already, sections="robustsuite.reports.poisoning:part",
+)  # fmt: skip

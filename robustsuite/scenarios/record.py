@@ -5,13 +5,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from robustsuite.probes import Flag
+from robustsuite.records import Column
 
 
 class Record(NamedTuple):
-    """Columns (N,) by name, flags, total forwards and backwards in images, and what a reader should know."""
+    """Columns (N,) by name, flags, total forwards and backwards in images, and what a reader should know.
+
+    declared: what the columns mean, where that is not what the scenario says.
+    """
 
     columns: dict[str, Tensor]
     flags: list[Flag]
     forwards: int
     backwards: int
     note: str = ""
+    declared: tuple[Column, ...] | None = None

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from robustsuite.data import Reading, Split
-from robustsuite.judge import Judge
+from robustsuite.errors import Unsupported
+from robustsuite.judge import Answers, Judge
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
+from robustsuite.records import Column, Scoring, Stream
+from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
+from robustsuite.session import NOTE
 from robustsuite.subset import restricted
 from robustsuite.system import System
+
+if TYPE_CHECKING:
+    from robustsuite.context import Context
 
 FEW = 20
 """Pictures below which answers at chance say nothing."""
 
 
-def play(
+def play(context: Context) -> Record:
+    """Ask the served model about every shifted picture of the cell."""
+    system, split, stream = context.served(), context.split, context.subjects.stream
+    if stream is not None:
+        return streamed(context, stream)
+    clean_ok = None if context.control else context.unattacked()
+    record = judged(system, split, context.rng, width=context.width, clean_ok=clean_ok, reading=context.reading)
+    return record._replace(declared=CONTROL) if context.control else record
+
+
+def streamed(context: Context, stream: Stream) -> Record:
+    """Let a system that adapts answer the pictures in their order, and read what it answered."""
+    session, split, reading = context.session(), context.split, context.reading
+    if reading.head is not None:
+        raise Unsupported("expected a whole head of a system that adapts, got one cut to some classes")
+    judge = Judge(session.net, stochastic=False, width=stream.batch, ties=True, watch=reading.watch)
+    parts = []
+    for positions, x, y in split.batches(stream.batch, context.served().device):
+        parts.append(judge.read(session.answer(x, context.rng[positions]), y))
+    record = _recorded(parts, torch.arange(context.served().space.classes), reading, None)
+    note = "; ".join(filter(None, (record.note, NOTE.format(order=stream.order, batch=stream.batch))))
+    return record._replace(note=note, declared=CONTROL if context.control else None)
+
+
+def judged(
     system: System, shifted: Split, rng: Rng, *, width: int, clean_ok: Tensor | None = None,
     reading: Reading | None = None,
 ) -> Record:  # fmt: skip
@@ -37,6 +70,10 @@ def play(
     # nobody chose among the draws of a random system: one is asked
     judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, ties=True, watch=watch)
     parts = [judge(x, y, rng[positions]) for positions, x, y in shifted.batches(width, system.device)]
+    return _recorded(parts, classes, reading, clean_ok)
+
+
+def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok: Tensor | None) -> Record:
     wrong, bad, prediction, confidence, watched = (
         torch.cat([getattr(part, name) for part in parts]).cpu()
         for name in ("wrong", "rejected", "prediction", "confidence", "watched")
@@ -47,7 +84,7 @@ def play(
     if clean_ok is not None:
         columns["clean_ok"] = clean_ok
     flags = [] if reading.hard else _at_chance(columns["robust"], len(classes))
-    return Record(columns, flags, len(shifted), 0, reading.note)
+    return Record(columns, flags, len(wrong), 0, reading.note)
 
 
 def _at_chance(right: Tensor, classes: int) -> list[Flag]:
@@ -58,3 +95,27 @@ def _at_chance(right: Tensor, classes: int) -> list[Flag]:
     if n < FEW or binom.sf(k - 1, n, 1 / classes) < 0.05:
         return []
     return [Flag("clean_at_chance", f"{k} of {n} right among {classes} classes; check the class mapping")]
+
+
+CONTROL = (
+    Column(name="robust", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),
+    Column(name="rejected"),
+)
+"""What the columns of the clean pictures' own cell mean."""
+
+scenario = Scenario(
+    "shift", "No adversary, other pictures: the test set corrupted, or another set with the same classes.", play,
+    columns=(
+        Column(name="robust", better="more", scores=(Scoring(name="accuracy", compared=True),)),
+        Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
+        Column(name="rejected"),
+        Column(name="prediction", dtype="int", unit="class"),
+        Column(name="confidence", dtype="float", unit="probability", scores=(
+            Scoring(name="rms_calibration_error", kind="rms_calibration", by="robust"),
+            Scoring(name="expected_calibration_error", kind="ece", by="robust"),
+        )),
+        Column(name="watched", dtype="float", unit="probability"),
+    ),
+    headline="accuracy", paper="Hendrycks and Dietterich, 2019, arXiv:1903.12261",
+    sections="robustsuite.reports.shifts:part", streams=True,
+)  # fmt: skip

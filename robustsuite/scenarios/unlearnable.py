@@ -7,16 +7,22 @@ counts beside the last, since an early stop may already undo it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from robustsuite.adversary import Poisoned
 from robustsuite.data import Split
 from robustsuite.randomness import Rng
+from robustsuite.records import Column, Scoring
 from robustsuite.registry import carded
-from robustsuite.scenarios import evasion
+from robustsuite.scenarios import Scenario, evasion
 from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.refusals import trained_already
+from robustsuite.specs import Spec
 from robustsuite.system import System
-from robustsuite.threats import PoisonRate
+from robustsuite.threats import PoisonRate, Threat, parse_access, parse_number
+
+if TYPE_CHECKING:
+    from robustsuite.context import Context
 
 
 class Attack(Protocol):
@@ -33,7 +39,13 @@ def attack(**facts: Any) -> Callable[[A], A]:
     return carded("attack", "unlearnable", **facts)
 
 
-def play(
+def play(context: Context) -> Record:
+    """Ask the victim about the cell's clean pictures."""
+    system, poisoned, split = context.served(), context.poisoned, context.split
+    return judged(system, poisoned, split, context.rng, width=context.width, epochs=context.epochs())
+
+
+def judged(
     system: System, poisoned: Poisoned, split: Split, rng: Rng, *, width: int, epochs: Sequence[float] = ()
 ) -> Record:
     """Ask the victim about clean test pictures. Columns: clean_ok.
@@ -46,3 +58,20 @@ def play(
         best = max(range(len(epochs)), key=epochs.__getitem__)
         note += f"; clean val accuracy {epochs[best]:.1%} at best (epoch {best + 1}), {epochs[-1]:.1%} at last"
     return Record({"clean_ok": right}, [], forwards=len(split), backwards=0, note=note)
+
+
+class UnlearnableSpec(Spec):
+    """The budget is a poison rate."""
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        rate = PoisonRate(parse_number(self.only(name, ["poison_rate"])["poison_rate"], "poison_rate"))
+        return Threat(name, self.scenario, parse_access(self.access), poison=rate)
+
+
+scenario = Scenario(
+    "unlearnable", "A training set is changed so that nothing trained on it is of use on clean pictures.", play,
+    columns=(Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),),
+    headline="clean_accuracy", paper="Huang et al., 2021, arXiv:2101.04898",
+    spec=UnlearnableSpec, decide=trained_already, sections="robustsuite.reports.poisoning:unlearnable_part",
+)  # fmt: skip

@@ -120,7 +120,7 @@ def _try(way: str, net: nn.Module, duel: Duel, rows: Tensor, judge: Judge, *, ar
     oracle = Oracle.over(
         net, threat.access, duel.rng[rows].fold("oracle"), width=duel.width, eot=duel.draws,
         clear=torch.inf if system.stochastic or net is not system.net else CLEAR,
-        queries=threat.queries, threat=f"the threat {threat.name!r}",
+        queries=threat.queries, queries_total=threat.queries_total, threat=f"the threat {threat.name!r}",
     )  # fmt: skip
     home = x[rows]
     if around is not None:

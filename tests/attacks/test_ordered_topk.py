@@ -97,7 +97,7 @@ def test_the_judge_decides_the_exact_order(name: str) -> None:
         return kept[-1][0]
 
     system = System(net, InputSpace(3, 8, 8, 12))
-    columns = evasion.play(system, spied, split, threat, rng, width=64, card=card_of("attack", name)).columns
+    columns = evasion.judged(system, spied, split, threat, rng, width=64, card=card_of("attack", name)).columns
     (x_adv, targets) = kept[0]
     listed = net(x_adv).topk(3, 1).indices
     exact = (listed == targets).all(1)

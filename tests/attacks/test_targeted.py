@@ -61,7 +61,7 @@ def play(name: str, goal: Targeted | ToClass, **given: Any) -> dict[str, Tensor]
 
     if type(goal) is Targeted:
         threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(EPS), goal=Fixed())
-    return evasion.play(system(NET), attack, SPLIT, threat, rng, width=7, card=card).columns
+    return evasion.judged(system(NET), attack, SPLIT, threat, rng, width=7, card=card).columns
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -19,8 +19,10 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 
 from robustsuite import audit
+from robustsuite.cells import read_cell
 from robustsuite.data import load_data
 from robustsuite.execute import Progress, execute, ordered
+from robustsuite.flat import flat
 from robustsuite.methods import federated
 from robustsuite.plan import plan
 from robustsuite.registry import Card, cards
@@ -153,7 +155,7 @@ def played(
     for file in sorted(store.cells.glob("*/run.json")):
         table = file.with_name("examples.parquet")
         columns = pq.read_table(table).to_pydict() if table.is_file() else {}
-        row = json.loads(file.read_text())
+        row = {k: v for k, v in flat(read_cell(file.parent)).items() if k != "record"}
         if (checked := file.with_name("audit.json")).is_file():
             row["audit"] = json.loads(checked.read_text())
         found[row["run_id"]] = row, columns

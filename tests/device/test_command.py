@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import yaml
 
 from tests.device.battery import REAL
 from tests.device.pretended import Pretended
+from tests.stored import rows as rows_of
 from tests.test_cli import command
 
 Capsys = pytest.CaptureFixture[str]
@@ -27,5 +27,5 @@ def test_a_sweep_runs_on_the_device_that_is_named(flags: list[str], tmp_path: Pa
         out, device = str(tmp_path / "out"), REAL or "cuda"
         code, _, said = command(capsys, "run", str(tmp_path / "sweep.yaml"), "--out", out, "--device", device, *flags)
     assert code == 0, said
-    rows = [json.loads(file.read_text()) for file in tmp_path.glob("out/cells/*/run.json")]
+    rows = rows_of(tmp_path / "out")
     assert {(row["status"], row["device"]) for row in rows} == (set() if "--dry-run" in flags else {("done", device)})

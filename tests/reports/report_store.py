@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustsuite.flat import flat
+from robustsuite.records_v1 import upgraded
+
 ATTACKS = [
     "fgsm",
     "pgd(steps=50)",
@@ -182,3 +185,10 @@ def build(root: Path) -> Store:
     parquet.write_bytes(parquet.read_bytes()[:200])
     (root / "cells" / ".writing-1").mkdir()
     return store
+
+
+def cell_of(scenario: str, rows: pd.DataFrame, **facts: Any) -> dict[str, Any]:
+    """A measured cell of version 0.1.0 as reports hold it."""
+    kinds = {"b": "bool", "i": "int", "f": "float"}
+    row = {"run_id": "a", "status": "done", "scenario": scenario, "n": len(rows), **facts}
+    return flat(upgraded(row, {str(name): kinds[kind.kind] for name, kind in rows.dtypes.items()}))

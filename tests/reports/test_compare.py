@@ -119,14 +119,14 @@ def test_certificates_shifts_and_triggers_have_verdicts_too(tmp_path: Path) -> N
         proof = base.assign(radius=radius, abstained=False, prediction=base["label"])
         store.add(proof, scenario="certification", threat="proof", attack="lirpa", n=N)
         store.add(base.assign(robust=standing(300)), scenario="shift", threat="", shift="imagenet_r", budget="", n=N)
-        poisoned = base.drop(columns="robust").assign(triggered_as_target=standing(hit))
+        poisoned = base.drop(columns="robust").assign(triggered_as_target=standing(hit), eligible=True)
         store.add(poisoned, scenario="poisoning", threat="backdoor", attack="badnets", n=N)
         return tmp_path / folder
 
     found = compared(some("a", 1.0, 20), some("b", 0.001, 390))
     assert found.cells.set_index("metric")["verdict"].to_dict() == {
         f"certified_accuracy@{8 / 255:.6g}": "loss", "accuracy": "same", "clean_accuracy": "same",
-        "trigger_failure_rate": "loss",
+        "attack_success_rate": "loss",
     }  # fmt: skip
 
 

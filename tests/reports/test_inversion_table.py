@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from report_store import cell_of
 
 from robustsuite.reports.inversion import _reconstructed
 from robustsuite.reports.scores import cell_scores
@@ -28,7 +29,7 @@ def test_failed_pictures_count_and_the_control_stands_beside() -> None:
 
 
 def test_scores_begin_with_psnr() -> None:
-    found = {s.metric: s for s in cell_scores({"scenario": "inversion"}, examples())}
+    found = {s.metric: s for s in cell_scores(cell_of("inversion", examples()), examples())}
     assert next(iter(found)) == "mean_psnr"
     assert (found["failed_rate"].k, found["failed_rate"].n) == (1, 4)
     assert found["mean_federated_accuracy"].value == pytest.approx(0.4)

@@ -188,3 +188,33 @@ def test_the_same_runs_give_the_same_bytes(store: Store, site: Path, tmp_path: P
         files = [tmp_path / page] if "." in page else list((tmp_path / page).iterdir())
         assert files
         assert all(f.read_bytes() == (site / f.relative_to(tmp_path)).read_bytes() for f in files)
+
+
+@pytest.mark.parametrize("eps", [36 / 255, 26 / 255, 1 / 255 + 1e-9])
+def test_a_break_and_a_proof_exactly_on_the_ball_count(eps: float, tmp_path: Path) -> None:
+    from robustsuite.api import run as swept
+    from robustsuite.cells import read_cell
+
+    both = {
+        name: {"scenario": scenario, "budget": {"l2": eps}, "attacks": attacks}
+        for name, scenario, attacks in (("a", "evasion", ["fgsm"]), ("p", "certification", ["lirpa"]))
+    }
+    data = [{"digits": {"first": 20}}]
+    sweep = {"name": "exact", "models": ["python:tests.nets:linear"], "data": data, "threats": both}
+    folder = swept(sweep, out=tmp_path / "run").folder
+    for cell in (folder / "cells").iterdir():  # put every break, and every proof, exactly on the sphere
+        rows, record = pd.read_parquet(cell / "examples.parquet"), read_cell(cell)
+        if record.scenario.name == "evasion":
+            rows = rows.assign(fooled=rows["clean_ok"], robust=False, distance=float(eps))
+        if record.scenario.name == "certification":
+            rows = rows.assign(radius=np.where(rows["clean_ok"], float(eps), 0.0))
+        rows.to_parquet(cell / "examples.parquet")
+    found = {board.threat: board for board in boards(read([folder]))}
+    (proof,), (attack,) = found["p"].standings, found["a"].standings
+    assert proof.lower is not None
+    assert proof.lower.value == proof.clean.value > 0, "a certificate exactly at eps counts"
+    assert proof.upper is not None
+    assert proof.upper.value == 0, "a break exactly on the ball counts"
+    assert attack.upper is not None
+    assert attack.upper.value == 0
+    assert proof.lower == attack.lower, "the same proof stands beside the attack"

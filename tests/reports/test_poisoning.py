@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from report_store import cell_of
 from sklearn.metrics import roc_auc_score
 
 from robustsuite.reports.poisoning import _victim, auroc
@@ -28,7 +29,7 @@ def test_success_is_over_the_eligible_and_rejections_are_none() -> None:
     row = _victim(examples())
     assert (row["n"], row["eligible"], row["hits"], row["flagged"], row["recovered"]) == (10, 8, 5, 2, 1)
     assert row["psnr"] == np.arange(2.0, 10.0).mean()
-    found = {s.metric: s for s in cell_scores({"scenario": "poisoning"}, examples())}
+    found = {s.metric: s for s in cell_scores(cell_of("poisoning", examples()), examples())}
     assert (found["attack_success_rate"].k, found["attack_success_rate"].n) == (5, 8)
     assert (found["clean_accuracy"].k, found["clean_accuracy"].n) == (8, 10)
     assert next(iter(found)) == "attack_success_rate"

@@ -1,6 +1,5 @@
 """Real ImageNet pictures as an ImageNetV2 tree: pictures in the wrong folders are caught."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from robustsuite.execute import execute
 from robustsuite.plan import plan
 from robustsuite.store import Store
 from robustsuite.sweep import sweep_of
+from tests.stored import rows as rows_of
 
 N = 24
 
@@ -36,7 +36,7 @@ def test_pictures_in_the_wrong_folders_are_caught(shared: Path, tmp_path: Path, 
         }, "t",
     )  # fmt: skip
     execute(plan(sweep), Store(tmp_path / "run"))
-    rows = [json.loads(file.read_text()) for file in (tmp_path / "run" / "cells").glob("*/run.json")]
+    rows = rows_of(tmp_path / "run")
     found = {row["corruption"] or row["shift"]: row for row in rows}
     flags = [flag["name"] for flag in found["top-images"]["flags"]]
     assert ("clean_at_chance" in flags) == bool(moved)

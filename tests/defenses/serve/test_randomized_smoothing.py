@@ -9,8 +9,9 @@ from torch import nn
 
 from robustsuite.defenses.serve.randomized_smoothing import DRAWS, Smoothed, randomized_smoothing, soft
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle, answer, feed, predicted
+from robustsuite.oracle import Oracle, answer, feed
 from robustsuite.randomness import Rng
+from robustsuite.task import TASK
 from robustsuite.threats import Access
 
 
@@ -37,7 +38,7 @@ def test_scores_are_shares_of_votes_or_an_abstention() -> None:
     assert torch.equal(abstains, scores.isnan().any(1))
     assert (scores[~abstains].sum(1) - 1).abs().max() < 1e-6
     assert ((scores[~abstains] * 100).round() / 100 - scores[~abstains]).abs().max() < 1e-6
-    assert torch.equal(predicted(scores) == -1, abstains)
+    assert torch.equal(TASK.predicted(scores) == -1, abstains)
 
 
 def test_it_abstains_on_a_tie_and_answers_where_it_is_clear() -> None:
@@ -46,7 +47,7 @@ def test_it_abstains_on_a_tie_and_answers_where_it_is_clear() -> None:
     net[1].bias.zero_()
     served = randomized_smoothing(net, sigma=0.5, n=200)
     scores = served(torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.5)]))
-    assert predicted(scores).tolist() == [-1, 0]
+    assert TASK.predicted(scores).tolist() == [-1, 0]
     assert float(scores[1, 0]) == 1
 
 
@@ -100,7 +101,7 @@ def test_the_surrogate_leads_pgd_to_the_votes() -> None:
     net, x = base(), pictures(16)
     served, stand_in = randomized_smoothing(net, sigma=0.1, n=500, alpha=0.999), soft(net, sigma=0.1)
     rng = streams(16)
-    y = predicted(answer(served, x, rng))
+    y = TASK.predicted(answer(served, x, rng))
     model = Oracle.over(stand_in, Access.GRADIENTS, rng)
     grad = model.gradient(x, lambda z: nn.functional.cross_entropy(z, y, reduction="none")).grad
     moved = answer(served, x + 0.03 * grad.sign(), rng).nan_to_num(nan=0.5)
