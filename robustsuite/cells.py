@@ -19,7 +19,6 @@ from robustsuite.records_v1 import upgraded
 from robustsuite.untrusted import json_of, sentence_of, text_of
 
 KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float"}
-WHO = ("run_id", "index", "label", "split")
 
 
 def read_cell(folder: Path) -> CellRecord:

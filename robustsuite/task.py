@@ -54,10 +54,6 @@ class Task:
         """How far (N,) an answer is past its goal, > 0 where it is reached; without a goal, past the label (N,)."""
         return margin(out, target) if goal is None else goal.lead(out, target)
 
-    def right(self, out: Tensor, target: Tensor) -> Tensor:
-        """Where (N,) the answer is the label; a tie for the first place is not."""
-        return ~self.rejected(out) & (self.margin(out.nan_to_num(nan=0.0), target) < 0)
-
     def stored(self, split: Split) -> dict[str, Tensor]:
         """What a row says of its example besides its id: its label."""
         return {"label": split.y}
