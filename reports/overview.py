@@ -13,7 +13,7 @@ import pandas as pd
 
 from .integrity import MEANING
 from .read import Run, read
-from .scores import headline, scores
+from .scores import headline, measured_as, scores
 from .tables import corruption_errors
 from .text import plain
 from .worst import worst_case
@@ -53,8 +53,8 @@ def _threats(run: Run, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Gri
     part = table[table["threat"].fillna("") != ""]
     for (threat, model, dataset, seed), rows in part.groupby(["threat", "model", "dataset", "seed"], sort=False):
         first = rows.iloc[0]
-        done = [name for i in rows["run_id"] if (name := headline(run.known[i])) in set(rows["metric"])]
-        wanted = done[0] if done else str(first["metric"])
+        sources = (measured_as(run.known[i], run.known) for i in rows["run_id"])
+        wanted = next((headline(cell) for cell in sources if cell is not None), str(first["metric"]))
         shown = rows[(rows["metric"] == wanted) | ~rows["status"].isin(["done", "inert"])]
         grid = _grid(shown, "attack", "defense", _decibels if wanted == "mean_psnr" else _cell)
         if first["scenario"] == "evasion" and len(worst):

@@ -231,3 +231,21 @@ def test_no_two_columns_of_a_figure_read_alike() -> None:
     for cut in (wrap, partial(short, width=34)):
         called = told_apart(names, cut, shortest)
         assert len(set(called.values())) == len(names), called
+
+
+def test_a_terminals_table_shows_the_one_system_that_was_measured(tmp_path: Path) -> None:
+    """The first cell of a threat was refused and so declares no column; the measured one still has its number."""
+    from report_store import Store
+
+    from robustsuite.reports.overview import overview
+
+    store = Store(tmp_path / "run")
+    proof = {"scenario": "certification", "threat": "votes", "attack": "smoothing"}
+    store.add(None, **proof, status="refused", code="unsupported", sentence="draws no noise")
+    n = 200
+    rows = pd.DataFrame({"index": np.arange(n), "label": 0, "prediction": 0, "clean_ok": True, "abstained": False,
+                         "radius": np.where(np.arange(n) < 50, 1.0, 0.0)})  # fmt: skip
+    store.add(rows, **proof, defense="crossmax")
+    grids, _ = overview([tmp_path / "run"])
+    (grid,) = (g for g in grids if "votes" in g.title)
+    assert grid.rows[0][1:] == ["refused", "25.0 (19–32)"]
