@@ -123,12 +123,12 @@ def _tests(cell: Mapping[Any, Any], twin: Mapping[Any, Any], base: Run, new: Run
     olds, news = verdicts(cell, before.loc[both]), verdicts(twin, after.loc[both])
     for metric in (name for name in olds if name in news):
         meant = olds[metric].index.intersection(news[metric].index)
-        old, fresh = {metric: olds[metric].loc[meant]}, {metric: news[metric].loc[meant]}
-        test = stats.mcnemar_exact(fresh[metric].to_numpy(bool), old[metric].to_numpy(bool))
-        k = int(fresh[metric].sum())
+        old, fresh = olds[metric].loc[meant], news[metric].loc[meant]
+        test = stats.mcnemar_exact(fresh.to_numpy(bool), old.to_numpy(bool))
+        k = int(fresh.sum())
         lo, hi = stats.clopper_pearson(k, test.n)
         yield {
-            **asked, **ids, "metric": metric, "toward": 1, "test": MCNEMAR, "base": float(old[metric].mean()),
+            **asked, **ids, "metric": metric, "toward": 1, "test": MCNEMAR, "base": float(old.mean()),
             "new": k / test.n, "lo": lo, "hi": hi, "difference": test.difference, "only_base": test.only_b,
             "only_new": test.only_a, "n": test.n, "p": test.pvalue,
         }  # fmt: skip

@@ -17,13 +17,12 @@ import pandas as pd
 from robustsuite import stats
 from robustsuite.records import Column, Scoring
 
-from .compare import resampled_difference, verdicts
+from .compare import LEVEL, resampled_difference, verdicts
 from .integrity import DOUBTED
 from .measure import SEED, Score, measured, statistic
 from .read import Run
 from .scores import flag_names, measured_as
 
-LEVEL = 0.05
 Cell = Mapping[Any, Any]
 
 

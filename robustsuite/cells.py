@@ -16,29 +16,30 @@ from pydantic import ValidationError
 from robustsuite.errors import BadData
 from robustsuite.records import VERSION, Audit, CellRecord, SweepFacts
 from robustsuite.records_v1 import upgraded
-from robustsuite.untrusted import json_of, sentence_of, text_of
+from robustsuite.untrusted import object_of, sentence_of, text_of
 
 KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float"}
 
 
 def read_cell(folder: Path) -> CellRecord:
     """The record of a cell whose files all fit. Raises BadData: which file, which field, what was expected."""
-    row = json_of(folder / "run.json")
+    text = text_of(folder / "run.json")
+    row = object_of(text, "run.json")
     version = row.get("version", 1)
+    table = read_table(folder) if row.get("status") == "done" else None
     if version == 1:
-        schema = _kinds(read_table(folder)) if row.get("status") == "done" else {}
-        record = upgraded(row, schema)
+        record = upgraded(row, {} if table is None else _kinds(table))
     elif version == VERSION:
         try:
-            record = CellRecord.model_validate_json(text_of(folder / "run.json"))
+            record = CellRecord.model_validate_json(text)
         except ValidationError as error:
             raise BadData(f"run.json: {sentence_of(error)}") from error
     else:
         raise BadData(f"run.json is of version {version!r}, this suite reads 1 and {VERSION}")
     if record.run_id != folder.name:
         raise BadData("run.json belongs to another cell")
-    if record.status == "done":
-        checked(read_table(folder), record)
+    if table is not None:
+        checked(table, record)
     read_audit(folder)
     return record
 

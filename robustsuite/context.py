@@ -116,7 +116,8 @@ class Context:
         return self._unattacked()
 
     def aux(self) -> Aux:
-        """The adversary's own pictures and nets; for an attack that needs AUX_DATA."""
+        """The adversary's own pictures and nets. Needs AUX_DATA."""
+        self._need(Access.AUX_DATA)
         return self._cycle().adversary()
 
     def _cycle(self) -> Lifecycle:

@@ -99,7 +99,7 @@ class Cell:
         facts = dumped(asked) | {
             "attack": identity(self.attack, dict(self.given)) if self.attack else None,
             "defenses": [d.identity() for d in cycle.defenses], "scenario": identity(self.scenario.card, {}),
-            "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None, "labels": None,
+            "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

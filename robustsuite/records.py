@@ -246,10 +246,7 @@ class Made(Strict):
 
 
 class CellRecord(Strict):
-    """One cell of a sweep, as run.json holds it.
-
-    labels: what the user calls its model, data, defense, attack and shift, where that was said; rows: in its examples.
-    """
+    """One cell of a sweep, as run.json holds it; rows: in its examples."""
 
     version: Literal[2] = 2
     run_id: str = Field(min_length=1)
@@ -267,7 +264,6 @@ class CellRecord(Strict):
     data: DataFacts
     shift: ShiftFacts | None = None
     seed: int = 0
-    labels: dict[str, str] = {}
     weights_sha256: str = ""
     rows: int = Field(default=0, ge=0)
     columns: tuple[Column, ...] = ()

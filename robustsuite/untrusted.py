@@ -34,12 +34,12 @@ def text_of(file: Path) -> str:
         raise BadData(f"{file.name} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
 
 
-def json_of(file: Path) -> dict[str, Any]:
-    """A file's JSON object. Raises BadData in a sentence."""
+def object_of(text: str, name: str) -> dict[str, Any]:
+    """The JSON object that the text of the file `name` holds. Raises BadData in a sentence."""
     try:
-        value = from_json(text_of(file))  # unlike json's, its depth is limited, whatever stack the thread has
+        value = from_json(text)  # unlike json's, its depth is limited, whatever stack the thread has
     except ValueError as error:
-        raise BadData(f"{file.name} is cut short or no JSON") from error
+        raise BadData(f"{name} is cut short or no JSON") from error
     if not isinstance(value, dict):
-        raise BadData(f"{file.name} holds no object but {type(value).__name__}")
+        raise BadData(f"{name} holds no object but {type(value).__name__}")
     return value
