@@ -16,6 +16,7 @@ import pandas as pd
 
 from robustsuite import stats
 from robustsuite.errors import BadData
+from robustsuite.flat import flat
 
 from .measure import SEED, statistic
 from .read import Run, radius_of
@@ -99,8 +100,8 @@ def _measured(run: Run, other: Run) -> dict[tuple[Any, ...], Mapping[Any, Any]]:
 
 
 def _key(cell: Mapping[Any, Any], names: list[str]) -> tuple[Any, ...]:
-    # A severity that is absent is NaN, which is not even equal to itself.
-    return tuple("" if pd.isna(cell[name]) else cell[name] for name in names)
+    asked = flat(cell["record"])  # in full: what a run calls its entries is its own affair
+    return tuple("" if asked[name] is None else asked[name] for name in names)
 
 
 def _absence(cell: Mapping[Any, Any], new: Run) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
@@ -106,14 +106,14 @@ def wrap(name: str, width: int = 16) -> str:
     return "\n".join(lines[:4])
 
 
-def told_apart(names: Sequence[str], cut: Callable[[str], str], shortest: Mapping[str, str]) -> dict[str, str]:
-    """What a figure calls each name: its shortest form, cut to fit; of two that would read alike one is numbered."""
+def told_apart(names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str]:
+    """What a figure calls each name, cut to fit; of two that would read alike one is numbered."""
     found: dict[str, str] = {}
     for name in names:
-        label, k = cut(plain(shortest.get(name, name))), 1
+        label, k = cut(plain(name)), 1
         while label in found.values():
             k += 1
-            label = f"{cut(plain(shortest.get(name, name)))} #{k}"
+            label = f"{cut(plain(name))} #{k}"
         found[name] = label
     return found
 

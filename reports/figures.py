@@ -43,8 +43,8 @@ def heatmaps(run: Run, table: pd.DataFrame) -> list[Figure]:
                 caption,
                 size,
                 partial(
-                    _heatmap, part=part, worst=mine, defenses=told_apart(defenses, wrap, run.shortest),
-                    attacks=told_apart(attacks, partial(short, width=26), run.shortest),
+                    _heatmap, part=part, worst=mine, defenses=told_apart(defenses, wrap),
+                    attacks=told_apart(attacks, partial(short, width=26)),
                 ),
             )
         )
@@ -121,7 +121,7 @@ def curves(run: Run) -> list[Figure]:
     for key, part in table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False):
         if (part["kind"] == "curve").any():
             caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
-            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=34), run.shortest)
+            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=34))
             drawing = partial(_curves, part=part, names=names)
             found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), drawing))
     return found
@@ -155,7 +155,7 @@ def sandwiches(run: Run) -> list[Figure]:
         found.append(
             draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
                   partial(_sandwich, part=part, upper=upper, shape=(rows, columns),
-                         defenses=told_apart(defenses, partial(short, width=32), run.shortest)))
+                         defenses=told_apart(defenses, partial(short, width=32))))
         )  # fmt: skip
     return found
 
@@ -206,9 +206,7 @@ def corruption_panels(run: Run) -> list[Figure]:
     for key, part in grid.groupby(["shift", "dataset", "model", "seed"], sort=False):
         present = list(dict.fromkeys(part["corruption"]))
         size_of = 4 * max(3, len(set(part["severity"].dropna()))) + 3
-        called = told_apart(
-            list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of), run.shortest
-        )
+        called = told_apart(list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of))
         names = [c for c in CORRUPTIONS if c in present] + [c for c in present if c not in CORRUPTIONS]
         levels = sorted(set(part["severity"].dropna()))
         defenses = list(dict.fromkeys(part["defense"]))

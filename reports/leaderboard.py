@@ -101,8 +101,9 @@ def boards(run: Run, published: Sequence[Published] = ()) -> list[Board]:
     """Every board of the run: evasion, certification, other scenarios, then boards of published rows alone."""
     found = [*_evasion(run), *_certification(run), *_others(run)]
     placed: set[int] = set()
+    data = {cell["dataset"]: cell["record"].data.name.partition("(")[0] for cell in run.known.values()}
     for i, board in enumerate(found):
-        here = [p for p in published if board.scenario == "evasion" and _belongs(p, board)]
+        here = [p for p in published if board.scenario == "evasion" and _belongs(p, board, data[board.dataset])]
         placed |= set(map(id, here))
         found[i] = replace(board, published=tuple(sorted(here, key=lambda p: -p.robust)))
     rest: dict[tuple[str, str], list[Published]] = {}
@@ -121,10 +122,10 @@ def _eps(eps: float, norm: str) -> str:
     return f"{levels:.0f}/255" if norm == "linf" and abs(levels - round(levels)) < 1e-6 else f"{eps:g}"
 
 
-def _belongs(row: Published, board: Board) -> bool:
+def _belongs(row: Published, board: Board, data: str) -> bool:
     eps = board.eps
     near = eps is not None and row.eps is not None and abs(row.eps - eps) <= SAME_EPS * eps
-    return near and row.norm == board.norm and row.dataset == board.dataset.partition("(")[0]
+    return near and row.norm == board.norm and row.dataset == data
 
 
 def _evasion(run: Run) -> Iterator[Board]:

@@ -68,7 +68,8 @@ def _member(run: Run, key: tuple[Any, ...], part: pd.DataFrame, cells: pd.DataFr
         *part["sentence"].unique(),
     ]
     return {
-        **facts, "variants": variants, "pooled": pd.concat(list(variants.values()), ignore_index=True),
+        **facts, "set": first["record"].shift.name, "variants": variants,
+        "pooled": pd.concat(list(variants.values()), ignore_index=True),
         "control": run.examples(reference[0]) if reference else None, "struck": "INVALID" in set(part["verdict"]),
         "notes": "; ".join(note for note in notes if note),
     }  # fmt: skip
@@ -109,7 +110,7 @@ def _calibration(rows: pd.DataFrame) -> tuple[Entry, Entry]:
 def _variants(name: str, key: Sequence[Any], part: Sequence[Mapping[str, Any]]) -> Table:
     """Every variant of one set, a column a defense: accuracy and gap; ImageNet-E's by attribute, with means."""
     groups = (
-        _attributes(part[0]["variants"]) if str(key[0]).startswith("imagenet_e") else {"": list(part[0]["variants"])}
+        _attributes(part[0]["variants"]) if part[0]["set"].startswith("imagenet_e") else {"": list(part[0]["variants"])}
     )
     rows = []
     for attribute, variants in groups.items():

@@ -61,7 +61,7 @@ def query_section(run: Run) -> Section:
     if len(table):
         names, caption = split_constant(table, WHERE)
         found = [_medians(table, names, caption), *_successes(table, names, caption)]
-        drawn = figures(table, run.shortest)
+        drawn = figures(table)
     lead = (
         "The l2 distance of the nearest adversarial image an attack had asked about by then, over the images the "
         "system gets right. Lower is a stronger attack; read columns, not rows: they are at equal queries.",
@@ -109,12 +109,12 @@ def _success(row: Mapping[Any, Any], threshold: float) -> Entry:
     return accuracy(k / n, *stats.clopper_pearson(k, n))
 
 
-def figures(table: pd.DataFrame, shortest: Mapping[str, str]) -> list[Figure]:
+def figures(table: pd.DataFrame) -> list[Figure]:
     """One drawing a system and threat: median distance against queries, a line an attack."""
     found = []
     for key, part in table[np.isfinite(table["median"])].groupby(list(WHERE), sort=False):
         if part["queries"].nunique() > 1:
-            names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=40), shortest)
+            names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=40))
             caption = f"Median l2 distance against queries, {where(key)}"
             found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part, names=names)))
     return found

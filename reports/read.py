@@ -19,8 +19,9 @@ from robustsuite.errors import BadData
 from robustsuite.findings import Artefact
 from robustsuite.flat import flat
 from robustsuite.integrity import standings
+from robustsuite.labels import called, labels
 from robustsuite.records import STATUSES as STATUSES
-from robustsuite.records import CellRecord, SweepFacts, Used, used_words
+from robustsuite.records import CellRecord, SweepFacts
 
 from .artefacts import read_artefacts
 
@@ -61,32 +62,9 @@ class Run:
         """Radius in full (None without one) and norm, by the words that tables are grouped by; the words tell apart."""
         return {str(cell["budget"]): (radius_of(cell), str(cell["norm"])) for cell in self.known.values()}
 
-    @cached_property
-    def shortest(self) -> dict[str, str]:
-        """The shortest words that tell each defense, and each attack, from the others: parameters where they differ."""
-        records = [cell["record"] for cell in self.known.values()]
-        defenses = {record.defense_words(): record.defenses for record in records}
-        attacks = {record.attack.words(): (record.attack,) for record in records if record.attack}
-        return {**_shortest(defenses), **_shortest(attacks)}
-
     def examples(self, run_id: str) -> pd.DataFrame:
         """The per-example rows of one cell, sorted by the example's `index`."""
         return self.load(run_id)
-
-
-def _shortest(uses: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
-    alike: dict[tuple[str, ...], list[tuple[Used, ...]]] = {}
-    for parts in uses.values():
-        alike.setdefault(tuple(part.name for part in parts), []).append(parts)
-    found = {}
-    for words, parts in uses.items():
-        twins = alike[tuple(part.name for part in parts)]
-        told = []
-        for i, part in enumerate(parts):
-            given = {k: v for k, v in part.given.items() if any(twin[i].given.get(k) != v for twin in twins)}
-            told.append(used_words(part.name, given))
-        found[words] = "+".join(told) or words
-    return found
 
 
 def radius_of(cell: Mapping[Any, Any]) -> float | None:
@@ -129,7 +107,7 @@ def read(paths: Sequence[Path]) -> Run:
     run = Run(
         title=" + ".join(unique),
         note="; ".join(note for note in notes if note),
-        cells=_ordered(rows.values(), sweeps),
+        cells=_labelled(_ordered(rows.values(), sweeps), sweeps),
         skipped=tuple(sorted([*skipped, *damaged])),
         absent=absent,
         foreign=foreign,
@@ -147,6 +125,17 @@ def _judged(run: Run) -> Run:
     cells = run.cells.copy()
     cells["flags"], cells["verdict"] = flags, [found[i].verdict for i in ids]
     return replace(run, cells=cells)
+
+
+def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
+    """The cells under what tables call their model, data, defense, attack and shift; the records keep the words."""
+    names: dict[str, dict[str, str]] = {}
+    for sweep in reversed(sweeps):  # of two names for one entry the first run's holds
+        for axis, said in sweep.names.items():
+            names.setdefault(axis, {}).update(said)
+    found = labels(cells["record"], names)
+    new = pd.DataFrame([called(cell, found) for cell in cells.to_dict("records")], index=cells.index)
+    return cells.assign(**new)
 
 
 def _cell_folders(path: Path) -> list[Path]:

@@ -39,6 +39,14 @@ def unmeasured_section(run: Run) -> Section:
     return Section("missing", "What was not measured", (), tuple(found), place=81)
 
 
+def names_section(run: Run) -> Section:
+    """What the report calls an entry whose name in full is longer, or another."""
+    frame = tables.names(run)
+    rows = tuple(tuple(words(row[name]) for name in frame.columns) for row in frame.to_dict("records"))
+    found = Table("names", "Names in full", "", ("of the", "called here", "in full"), rows)
+    return Section("names", "Names", (), (found,) if rows else (), place=85)
+
+
 def metric_entry(row: Mapping[Any, Any] | None, flags: str) -> Entry:
     """A score as a table shows it, with what doubts it."""
     if row is None or np.isnan(row["value"]):

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.checks import check_of, level_of
+from robustsuite.flat import flat
+from robustsuite.labels import AXES
 
 from .mce import ALEXNET_EXTRA
 from .read import Run, radius_of
@@ -133,6 +135,17 @@ def certified_curves(run: Run) -> pd.DataFrame:
             score = rate("certified_accuracy", certified(examples, radius))
             rows.append({**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n})
     return pd.DataFrame(rows)
+
+
+def names(run: Run) -> pd.DataFrame:
+    """One row an entry that is not called by its name in full: axis, label, words."""
+    pairs: dict[tuple[str, str], str] = {}
+    for cell in run.known.values():
+        asked = flat(cell["record"])
+        pairs |= {(axis, cell[axis]): asked[axis] for axis in AXES if asked[axis] and asked[axis] != cell[axis]}
+    rows = [{"axis": axis, "label": label, "words": full} for (axis, label), full in pairs.items()]
+    rows.sort(key=lambda row: AXES.index(row["axis"]))
+    return pd.DataFrame(rows, columns=["axis", "label", "words"])
 
 
 def not_measured(run: Run) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from .provenance import cost_section, provenance_section
 from .read import STATUSES, Run, read
 from .scores import scores as scored
 from .scores import to_csv
-from .sections import other_section, unmeasured_section
+from .sections import names_section, other_section, unmeasured_section
 from .summary import cautions, rankings
 
 FORMATS = ("html", "md", "latex", "csv")
@@ -71,6 +71,7 @@ def build(run: Run, table: pd.DataFrame, parts: Sequence[Part] | None = None) ->
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         integrity_section(run),
         unmeasured_section(run),
+        names_section(run),
         cost_section(run),
         provenance_section(run),
     ]
@@ -92,6 +93,7 @@ def csv_files(run: Run, table: pd.DataFrame, parts: Sequence[Part] | None = None
         "scores": table,
         **{name: frame for part in (added(run, table) if parts is None else parts)
            for name, frame in part.frames.items()},
+        "names": tables.names(run),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),
         "costs": tables.costs(run),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +98,24 @@ def description(sweep: Sweep, cells: list[tuple[Cell, Any]]) -> dict[str, Any]:
     return {
         "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": axis("model"),
         "data": axis("dataset"), "defenses": axis("defense"), "shifts": axis("shift"), "threats": threats,
+        "names": names_of(cells),
         "cells": [cell.run_id for cell, _ in cells],
     }  # fmt: skip
+
+
+def names_of(cells: list[tuple[Cell, Any]]) -> dict[str, dict[str, str]]:
+    """What `as` calls the entries, by axis and words; raises BadValue for one entry of two names, two of one."""
+    names: dict[str, dict[str, str]] = {}
+    for cell, _ in cells:
+        facts = cell.facts() if any(cell.names.values()) else {}
+        for axis, name in cell.names.items():
+            words = str(facts.get(axis))
+            if name and names.setdefault(axis, {}).setdefault(words, name) != name:
+                raise BadValue(f"expected one name for {words}, got {names[axis][words]!r} and {name!r}; keep one")
+    for axis, found in names.items():
+        if taken := [name for name, times in Counter(found.values()).items() if times > 1]:
+            raise BadValue(f"expected another name for each {axis} after `as`, got {taken[0]!r} for several; mend it")
+    return names
 
 
 @dataclass(frozen=True)

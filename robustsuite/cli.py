@@ -147,13 +147,17 @@ def _device(name: str) -> str:
 
 def _print_plan(cells: list[tuple[Cell, Verdict]]) -> None:
     """What would be run, what not and why, and the cost, all at the most."""
+    from robustsuite.api import names_of
     from robustsuite.estimate import estimate, trainings
+    from robustsuite.labels import called, labels
 
     seconds = estimate(cells)
+    facts = [cell.facts() for cell, _ in cells]
+    found = labels([fact["record"] for fact in facts], names_of(cells))
     groups: dict[tuple[str, str, str], list[tuple[Cell, Verdict]]] = {}
-    for cell, verdict in cells:
-        facts = cell.facts()
-        key = facts["threat"] or "shift", facts["attack"] or facts["shift"], facts["defense"]
+    for (cell, verdict), fact in zip(cells, facts, strict=True):
+        said = called(fact, found)
+        key = said["threat"] or "shift", said["attack"] or said["shift"], said["defense"]
         groups.setdefault(key, []).append((cell, verdict))
     table = Table(box=None, pad_edge=False)
     for name in ("threat", "attack or shift", "defense"):

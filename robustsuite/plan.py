@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlencode
 
 import torch
 
@@ -19,9 +20,10 @@ from robustsuite.flat import flat
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import load_model
 from robustsuite.randomness import Rng
-from robustsuite.records import CellRecord, DataFacts, ModelFacts, ShiftFacts, dumped
+from robustsuite.records import CellRecord, DataFacts, ModelFacts, ShiftFacts, dumped, used_words
 from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters, identity, used
 from robustsuite.scenarios import Scenario, scenario_of
+from robustsuite.specs import named
 from robustsuite.stages import Applied, applied
 from robustsuite.sweep import Sweep
 from robustsuite.threats import Access, Threat
@@ -40,7 +42,7 @@ class Cell:
     """One number of the cube, with what is needed to compute it.
 
     subjects: the examples it is about. clean: what a shift's pictures are compared with; paired: they were made from
-    these, one from one.
+    these, one from one. names: what tables call its entries, by axis, where the user says.
     """
 
     sweep: str
@@ -54,6 +56,7 @@ class Cell:
     clean: Split | None = field(default=None, repr=False)
     paired: bool = False
     reading: Reading = field(default_factory=Reading)
+    names: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def split(self) -> Split:
@@ -129,42 +132,46 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     first: judge on this many examples of each data set. Raises UsageError for anything that cannot be loaded.
     """
     cells: list[tuple[Cell, Verdict]] = []
-    defended = [_defenses(entry) for entry in sweep.defenses]
+    defended = [(_defenses(entry), name) for entry, name in map(named, sweep.defenses)]
     attacks = [
-        (spec.threat(name), *_attack(entry), _attacked(sweep, name))
-        for name, spec in sweep.threats.items() for entry in spec.attacks
+        (spec.threat(threat), *_attack(entry), _attacked(sweep, threat), name)
+        for threat, spec in sweep.threats.items() for entry, name in map(named, spec.attacks)
     ]  # fmt: skip
-    for data_spec in sweep.data:
-        dataset, split = load_data(data_spec)
-        judged = str(parse_spec(data_spec, "data set")[1].get("split", "test"))
+    for dataset, split, judged, called in _data(sweep):
         split = split.first(None if first is None else min(first, len(split)))
-        for model_spec in sweep.models:
-            model = load_model(str(model_spec), dataset.space)
+        for spec, model_name in map(named, sweep.models):
+            model = load_model(_model(spec), dataset.space)
             for seed in sweep.seeds:
                 shifted = list(_shifts(sweep, split, dataset, seed))
-                for defenses in defended:
+                for defenses, name in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
-                    cells += _cells(sweep, cycle, Subjects(split, (judged,)), attacks, shifted)
+                    names = {"model": model_name, "dataset": called, "defense": name}
+                    bare = Cell(sweep.name, cycle, Subjects(split, (judged,)), names=names)
+                    cells += _cells(sweep, bare, attacks, shifted)
     return cells
 
 
 def _cells(
-    sweep: Sweep, cycle: Lifecycle, judged: Subjects, attacks: list[Any], shifted: list[dict[str, Any]]
+    sweep: Sweep, bare: Cell, attacks: list[Any], shifted: list[dict[str, Any]]
 ) -> Iterator[tuple[Cell, Verdict]]:
+    """The cells of one system, from one of them without threat or shift."""
+    cycle, judged = bare.lifecycle, bare.subjects
+
     def asked(subjects: Subjects) -> Subjects:
         return _streamed(subjects, sweep, cycle) if any(d.card.adapts for d in cycle.defenses) else subjects
 
-    yield Cell(sweep.name, cycle, asked(judged), shift="clean"), Verdict()
+    yield replace(bare, subjects=asked(judged), shift="clean"), Verdict()
     for member in shifted:
-        yield Cell(sweep.name, cycle, **{**member, "subjects": asked(member["subjects"])}), Verdict()
+        names = {**bare.names, **member["names"]}
+        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), Verdict()
     split = judged.examples
-    for threat, card, given, first, on in attacks:
+    for threat, card, given, first, on, name in attacks:
         played = replace(cycle, poison=Poisoner(card, given, threat), findings={}) if threat.poison else cycle
         about = judged.on(split.first(min(first, len(split)) if first else None))
         chosen = scenario_of(threat.scenario).subjects
         subjects = about if chosen is None else chosen(about.examples, cycle.data, threat)
         subjects = asked(subjects) if scenario_of(threat.scenario).streams else subjects
-        cell = Cell(sweep.name, played, subjects, threat, card, given)
+        cell = Cell(sweep.name, played, subjects, threat, card, given, names={**bare.names, "attack": name})
         yield cell, verdict(cell)
         for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
             moved = _under_shift(cell, threat, member, first)
@@ -188,13 +195,14 @@ def _under_shift(cell: Cell, threat: Threat, member: dict[str, Any], first: int 
     about: Subjects = member["subjects"]
     about = about.on(about.examples.first(min(first, len(about.examples)) if first else None))
     moved = replace(threat, name=f"{threat.name} on {where}")
-    return replace(cell, threat=moved, **{**member, "subjects": about, "paired": False})
+    names = {**cell.names, **member["names"]}
+    return replace(cell, threat=moved, **{**member, "subjects": about, "paired": False, "names": names})
 
 
 def _attacked(sweep: Sweep, name: str) -> list[str]:
     """The shift sets a threat attacks besides the clean pictures; raises UnknownName."""
     asked = [str(shift) for shift in getattr(sweep.threats[name], "shifts", [])]
-    known = [parse_spec(entry, "shift set")[0] for entry in sweep.shifts]
+    known = [parse_spec(entry, "shift set")[0] for entry, _ in map(named, sweep.shifts)]
     for shift in asked:
         if shift not in known:
             raise UnknownName(f"shift set of this sweep in the threat {name!r}", shift, known)
@@ -233,9 +241,28 @@ def _hidden(card: Card, cell: Cell) -> Verdict:
     return Verdict()
 
 
+def _data(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
+    """Each data set with the split to judge on, that split's name, and what tables call the set.
+
+    Sets that call themselves alike are named with the parameters that tell them apart.
+    """
+    entries = [(parse_spec(entry, "data set")[1], name) for entry, name in map(named, sweep.data)]
+    loaded = [load_data(entry) for entry, _ in map(named, sweep.data)]
+    for (dataset, split), (given, name) in zip(loaded, entries, strict=True):
+        twins = [other for (twin, _), (other, _) in zip(loaded, entries, strict=True) if twin.name == dataset.name]
+        apart = {k: v for k, v in given.items() if any(twin.get(k) != v for twin in twins)}
+        yield replace(dataset, name=used_words(dataset.name, apart)), split, str(given.get("split", "test")), name
+
+
+def _model(entry: object) -> str:
+    """A yaml entry 'recipe:lenet5?epochs=5' or {recipe:lenet5: {epochs: 5}} as the former."""
+    name, given = parse_spec(entry, "model")
+    return f"{name}?{urlencode(given)}" if given else name
+
+
 def _defenses(entry: object) -> tuple[Applied, ...]:
     """A yaml entry: 'none', a defense, or a list of them in order."""
-    if entry == "none":
+    if entry in ("none", {"none": None}):
         return ()
     parts = entry if isinstance(entry, list) else [entry]
     return tuple(applied(*parse_spec(part, "defense")) for part in parts)
@@ -264,8 +291,9 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
 
     A set that is listed twice is named with the parameters that tell the two apart.
     """
-    entries = [parse_spec(entry, "shift set") for entry in sweep.shifts]
-    for name, given in entries:
+    entries = [parse_spec(entry, "shift set") for entry, _ in map(named, sweep.shifts)]
+    called = [name for _, name in map(named, sweep.shifts)]
+    for (name, given), alias in zip(entries, called, strict=True):
         card = card_of("shift", name)
         found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
         others = [other for twin, other in entries if twin == name]
@@ -276,5 +304,5 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
             paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
             yield {
                 "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
-                "paired": paired, "reading": found.reading,
+                "paired": paired, "reading": found.reading, "names": {"shift": alias},
             }  # fmt: skip

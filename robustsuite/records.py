@@ -285,7 +285,10 @@ class Audit(Strict):
 
 
 class SweepFacts(BaseModel):
-    """What was swept, as sweep.json holds it: the axes in the user's order and the planned cells."""
+    """What was swept, as sweep.json holds it: the axes in the user's order and the planned cells.
+
+    names: what the user calls an entry, by axis (a column of tables) and the entry's words.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -298,6 +301,7 @@ class SweepFacts(BaseModel):
     shifts: tuple[str, ...] = ()
     threats: dict[str, tuple[str, ...]] = {}
     cells: tuple[str, ...] | None = None
+    names: dict[str, dict[str, str]] = {}
 
 
 def dumped(record: BaseModel) -> dict[str, Any]:

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.goals import parse_goal
 from robustsuite.threats import BALLS, Threat, parse_access, parse_ball
 
-Entries = Annotated[list[Any], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+LONGEST = 40
+"""Characters of a name that still fits a table's column and a figure's legend."""
+
+
+def named(entry: Any) -> tuple[Any, str]:
+    """An entry without its `as`, and that name, '' without one: {pgd: {steps: 50}, as: PGD-50}.
+
+    A stack of defenses is a list, or {stack: [a, b], as: a name}.
+    """
+    if not isinstance(entry, dict):
+        return entry, ""
+    rest = {key: value for key, value in entry.items() if key != "as"}
+    return rest["stack"] if set(rest) == {"stack"} else rest, entry.get("as", "")
+
+
+def _told_apart(entries: list[Any]) -> list[Any]:
+    names = [name for _, name in map(named, entries) if name != ""]
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not name.isprintable() or name != name.strip() or len(name) > LONGEST:
+            raise ValueError(f"a name of at most {LONGEST} characters after `as`, got {name!r},")
+        if name in names[:i]:
+            raise ValueError(f"another name for each entry after `as`, got {name!r} twice,")
+    return entries
+
+
+Entries = Annotated[
+    list[Any], BeforeValidator(lambda value: value if isinstance(value, list) else [value]), AfterValidator(_told_apart)
+]
+"""One axis of a sweep, or the attacks of a threat: each entry a name with parameters, and what tables shall call it."""
 
 QUERIES = ("queries", "queries_total")
 """Limits that any scenario's budget may set: answers an image, answers in all."""

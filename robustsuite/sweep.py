@@ -17,7 +17,7 @@ from robustsuite.specs import Entries, Spec
 
 
 class Sweep(BaseModel):
-    """Models x data x defenses x (threats' attacks + shifts) x seeds.
+    """Models x data x defenses x (threats' attacks + shifts) x seeds. `as` beside an entry is what tables call it.
 
     stream: in which order (listed, shuffled) and batches systems that adapt to what they are asked are asked.
     """
@@ -110,6 +110,8 @@ def _sentence(
     spot = ".".join(map(str, path)) or "the sweep"
     if first["type"] == "missing":
         return BadValue(f"{line}: expected the key {spot!r}, got none; add it")
+    if first["type"] == "value_error":  # ours, which say what came
+        return BadValue(f"{line}: expected {first['ctx']['error']} in {spot}; mend it")
     wanted = "one entry or more" if first["type"] == "too_short" else first["msg"].removeprefix("Input should be ")
     return BadValue(f"{line}: expected {wanted} for {spot}, got {first['input']!r}; mend it")
 

@@ -248,8 +248,8 @@ def test_a_dry_run_says_what_it_costs_and_computes_nothing(capsys: pytest.Captur
     code, out, err = command(capsys, "run", file, "--dry-run", "--n", "100")
     assert code == 0, err
     assert "6 cells, 6 to compute, 2 trainings" in out
-    (row,) = [line.split() for line in out.splitlines() if "pgd(steps=3)" in line and "none" in line]
-    assert row[:3] == ["linf", "pgd(steps=3)", "none"]
+    (row,) = [line.split() for line in out.splitlines() if "pgd" in line and "none" in line]
+    assert row[:3] == ["linf", "pgd", "none"]
     assert int(row[3]) == 1
     assert int(row[4]) >= 300
     assert int(row[5]) >= 300

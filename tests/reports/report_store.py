@@ -15,13 +15,16 @@ from robustsuite.records_v1 import upgraded
 
 ATTACKS = [
     "fgsm",
-    "pgd(steps=50)",
-    "apgd(steps=100)",
+    "pgd",
+    "apgd",
     "square",
-    "fmn(steps=200)",
+    "fmn",
     "<script>alert('x')</script>_50%&$",
 ]
-DEFENSES = ["none", "adversarial_finetuning(epochs=5)", "rift+randomized_smoothing", "crossmax"]
+DEFENSES = ["none", "adversarial_finetuning", "rift+randomized_smoothing", "crossmax"]
+WORDS = {"pgd": "pgd(steps=50)", "apgd": "apgd(steps=100)", "fmn": "fmn(steps=200)",
+         "adversarial_finetuning": "adversarial_finetuning(epochs=5)"}  # fmt: skip
+"""What stands in full in the records; one of each, so that tables leave the parameters out."""
 CORRUPTIONS = ["gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression"]
 SEVERITIES = [1, 3, 5]
 N = 200
@@ -41,8 +44,9 @@ class Store:
         self.rows: dict[str, pd.DataFrame] = {}
         self.cells: dict[str, dict[str, Any]] = {}
         root.mkdir(parents=True)
-        sweep = {"name": "nightly", "title": TITLE, "note": NOTE, "models": ["cnn"], "defenses": DEFENSES,
-                 "threats": {"linf": ATTACKS, "proof": ["lirpa"]}, "data": ["scenes(n=200)"],
+        attacks, defenses = ([WORDS.get(name, name) for name in names] for names in (ATTACKS, DEFENSES))
+        sweep = {"name": "nightly", "title": TITLE, "note": NOTE, "models": ["cnn"], "defenses": defenses,
+                 "threats": {"linf": attacks, "proof": ["lirpa"]}, "data": ["scenes(n=200)"],
                  "shifts": ["clean", "scenes_c"]}  # fmt: skip
         (root / "sweep.json").write_text(json.dumps(sweep), "utf-8")
 
@@ -73,7 +77,8 @@ class Store:
         row["run_id"] = hashlib.sha256(json.dumps([row[k] for k in identity]).encode()).hexdigest()[:16]
         folder = self.root / "cells" / row["run_id"]
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps(row), "utf-8")
+        stored = row | {key: WORDS.get(row[key], row[key]) for key in ("attack", "defense")}
+        (folder / "run.json").write_text(json.dumps(stored), "utf-8")
         if rows is not None:
             rows = rows.assign(run_id=row["run_id"])
             rows.to_parquet(folder / "examples.parquet")

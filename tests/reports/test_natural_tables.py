@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from report_store import cell_of
 
 from robustsuite.reports.calibration import expected_calibration_error, rms_calibration_error
 from robustsuite.reports.effective import residuals
@@ -42,11 +43,10 @@ def test_residuals_are_off_the_line_on_the_logit_scale():
 
 
 def _run(cells: list[tuple[dict[str, object], pd.DataFrame]]) -> Run:
-    base = {"scenario": "shift", "status": "done", "dataset": "d", "model": "m", "seed": 0, "severity": float("nan"),
-            "flags": [], "sentence": "", "transform": "", "head": "all 4 classes", "corruption": "",
-            "verdict": "SOUND"}  # fmt: skip
-    rows = [{**base, "run_id": str(i), **cell} for i, (cell, _) in enumerate(cells)]
-    return Run("t", "", pd.DataFrame(rows), load=lambda run_id: cells[int(run_id)][1])
+    base = {"dataset": "d", "model": "m", "seed": 0, "head": "all 4 classes"}
+    rows = [cell_of("shift", rows, **{**base, "run_id": str(i), **cell}) for i, (cell, rows) in enumerate(cells)]
+    frame = pd.DataFrame(rows).assign(severity=float("nan"), verdict="SOUND").fillna({"corruption": ""})
+    return Run("t", "", frame, load=lambda run_id: cells[int(run_id)][1])
 
 
 def _examples(right: list[int], **more: object) -> pd.DataFrame:

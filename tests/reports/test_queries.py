@@ -54,7 +54,7 @@ def test_the_section_has_medians_successes_and_a_curve(asked: Run) -> None:
 def test_where_most_images_have_none_no_number_is_made_up(asked: Run) -> None:
     table = distances(asked)
     table.loc[0, "median"] = np.inf
-    assert figures(table, {})[0].png.startswith(b"\x89PNG")
+    assert figures(table)[0].png.startswith(b"\x89PNG")
 
 
 def test_a_run_without_such_attacks_has_no_such_section(run: Run) -> None:
@@ -64,6 +64,6 @@ def test_a_run_without_such_attacks_has_no_such_section(run: Run) -> None:
 
 
 def test_the_curve_is_drawn_the_same_twice(asked: Run, tmp_path: Path) -> None:
-    first, second = figures(distances(asked), {})[0], figures(distances(asked), {})[0]
+    first, second = figures(distances(asked))[0], figures(distances(asked))[0]
     assert first.png == second.png
     (tmp_path / "curve.png").write_bytes(first.png)

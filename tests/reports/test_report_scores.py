@@ -111,7 +111,7 @@ def test_the_worst_case_is_an_and_over_examples(store: Store, run: Run) -> None:
 def test_a_defense_that_skipped_attacks_is_not_ranked_and_ties_share_a_range(run: Run) -> None:
     table = worst_case(run).set_index("defense")
     assert table.loc["crossmax", ["rank_first", "rank_last"]].tolist() == [0, 0]
-    assert table.loc["crossmax", "unranked"] == "not ranked: unmeasured apgd(steps=100), failed square"
+    assert table.loc["crossmax", "unranked"] == "not ranked: unmeasured apgd, failed square"
     assert table.loc[DEFENSES[1], ["rank_first", "rank_last"]].tolist() == [1, 2]
     assert table.loc[DEFENSES[2], ["rank_first", "rank_last"]].tolist() == [1, 2]
     assert table.loc["none", ["rank_first", "rank_last"]].tolist() == [3, 3]
@@ -138,7 +138,7 @@ def test_paired_tests_agree_with_statsmodels(store: Store, run: Run) -> None:
 def test_a_struck_deciding_attack_is_not_ranked(store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
-    strongest = _cells(store, threat="linf", defense=DEFENSES[1], attack="fmn(steps=200)")[0]["run_id"]
+    strongest = _cells(store, threat="linf", defense=DEFENSES[1], attack="fmn")[0]["run_id"]
     file = copy / "cells" / strongest / "run.json"
     file.write_text(
         json.dumps(json.loads(file.read_text()) | {"flags": [{"name": "over_budget", "detail": "x"}]})
@@ -165,7 +165,7 @@ def test_corruption_errors_are_means_over_severities(store: Store, run: Run) -> 
 def test_a_minimum_norm_attack_gives_the_curve_of_its_distances(store: Store, run: Run) -> None:
     table = tables.empirical_curves(run)
     curve = table[(table["kind"] == "curve") & (table["defense"] == DEFENSES[1])]
-    rows = store.rows[_cells(store, threat="linf", defense=DEFENSES[1], attack="fmn(steps=200)")[0]["run_id"]]
+    rows = store.rows[_cells(store, threat="linf", defense=DEFENSES[1], attack="fmn")[0]["run_id"]]
     assert len(curve) > 10
     for point in curve.to_dict("records"):
         want = (rows["clean_ok"] & ~(rows["fooled"] & (rows["distance"] <= point["radius"]))).mean()
@@ -216,8 +216,8 @@ def test_no_two_columns_of_a_figure_read_alike() -> None:
 
     from report_store import cell_of
 
+    from robustsuite.labels import labels
     from robustsuite.reports.draw import told_apart, wrap
-    from robustsuite.reports.read import Run
     from robustsuite.reports.text import short
 
     rows = pd.DataFrame({"index": [0], "label": [0], "robust": [True], "clean_ok": [True]})
@@ -225,11 +225,11 @@ def test_no_two_columns_of_a_figure_read_alike() -> None:
     names = ["none", stack, f"{stack}+randomized_smoothing(alpha=0.05, n=32, sigma=0.1)",
              f"{stack}+randomized_smoothing(alpha=0.05, n=64, sigma=0.1)", "x" * 60, "x" * 61]  # fmt: skip
     cells = [cell_of("evasion", rows, run_id=f"{i}", defense=name, attack="pgd") for i, name in enumerate(names)]
-    shortest = Run("t", "", pd.DataFrame(cells)).shortest
-    assert shortest[stack] == "gaussian_augmentation"
-    assert shortest[names[2]] == "gaussian_augmentation+randomized_smoothing(n=32)"
+    short_form = labels([cell["record"] for cell in cells], {})["defense"]
+    assert short_form[stack] == "gaussian_augmentation"
+    assert short_form[names[2]] == "gaussian_augmentation+randomized_smoothing(n=32)"
     for cut in (wrap, partial(short, width=34)):
-        called = told_apart(names, cut, shortest)
+        called = told_apart([short_form[name] for name in names], cut)
         assert len(set(called.values())) == len(names), called
 
 
