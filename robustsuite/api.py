@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robustsuite import probes, stats
+from robustsuite import stats
 from robustsuite.audit import audit
 from robustsuite.checks import Flag
+from robustsuite.context import fitting
 from robustsuite.data import Dataset, InputSpace, Split, Subjects
 from robustsuite.errors import BadValue
-from robustsuite.execute import PROBED, Progress, execute, noticed, ordered, play, recorded
+from robustsuite.execute import Planned, Progress, Runner, execute, ordered
 from robustsuite.flat import flat
 from robustsuite.integrity import standings
 from robustsuite.lifecycle import Lifecycle
@@ -31,12 +33,19 @@ from robustsuite.store import Store
 from robustsuite.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.threats import Access, Linf, Threat
 
+Watched = Callable[[list[Planned], Store], AbstractContextManager[Progress]]
+
 
 @dataclass(frozen=True)
 class Run:
-    """A finished sweep on disk: `Run(Path("runs/demo"))` opens one. A notebook shows its tables."""
+    """A finished sweep on disk: `Run(Path("runs/demo"))` opens one. A notebook shows its tables.
+
+    planned, computed: of a sweep that was just run, how many cells it has and how many were not there before.
+    """
 
     folder: Path
+    planned: int = 0
+    computed: int = 0
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -61,29 +70,37 @@ class Run:
         return out
 
 
+@contextmanager
+def unwatched(cells: list[Planned], store: Store) -> Iterator[Progress]:
+    """Nobody looks on."""
+    yield Progress()
+
+
 def run(
     sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
-    first: int | None = None, progress: Progress | None = None, audited: bool = False,
+    first: int | None = None, width: int | None = None, audited: bool = False, watched: Watched = unwatched,
 ) -> Run:  # fmt: skip
     """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there.
 
-    audited: also run the checks that cost more than the attacks they doubt.
+    first: judge on so many examples of each data set. width: images in flight. audited: also run the checks that cost
+    more than the attacks they doubt. watched: who is told how it goes.
     """
     if isinstance(sweep, Mapping):
         sweep = sweep_of(dict(sweep), "the given sweep")
     elif not isinstance(sweep, Sweep):
         sweep = read_sweep(Path(sweep) if sweep is not None else None)
     folder = Path(out) if out is not None else Path("runs") / sweep.name
-    store = Store(folder)
     cells = list(ordered(plan(sweep, device, first)))
+    store = Store(folder)
     store.describe(description(sweep, cells))
-    execute(cells, store, progress)
-    if audited:
-        audit(cells, store, progress)
-    return Run(folder)
+    with watched(cells, store) as progress:
+        computed = execute(cells, store, progress, width=width)
+        if audited:
+            audit(cells, store, progress, width=width)
+    return Run(folder, len(cells), computed)
 
 
-def description(sweep: Sweep, cells: list[tuple[Cell, Any]]) -> dict[str, Any]:
+def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     """What sweep.json holds: the axes in the user's order, and the notes a reader must see."""
     facts = [cell.facts() for cell, _ in cells]
 
@@ -103,7 +120,7 @@ def description(sweep: Sweep, cells: list[tuple[Cell, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def names_of(cells: list[tuple[Cell, Any]]) -> dict[str, dict[str, str]]:
+def names_of(cells: list[Planned]) -> dict[str, dict[str, str]]:
     """What `as` calls the entries, by axis and words; raises BadValue for one entry of two names, two of one."""
     names: dict[str, dict[str, str]] = {}
     for cell, _ in cells:
@@ -163,14 +180,12 @@ def evaluate(
     cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)
     if (found := verdict(cell)).status != "run":
         raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
-    system = cycle.served()
-    probed = noticed(probes.probe(system.net, x[:PROBED], y[:PROBED], space), cell, system)
-    record = play(cell, system)
-    facts, examples = recorded(cell, record, probed)
-    row = flat(CellRecord(run_id=cell.run_id, **{**cell.asked(), **facts}))
-    standing = standings([row], lambda _: pd.DataFrame(examples))[cell.run_id]
-    flags = [*probed, *record.flags, *standing.flags]
-    right = int(record.columns["robust"].sum())
-    clean = float(record.columns["clean_ok"].float().mean())
+    facts, examples = Runner(fitting(cell)).played(cell)
+    record = CellRecord(run_id=cell.run_id, **{**cell.asked(), **facts})
+    standing = standings([flat(record)], lambda _: pd.DataFrame(examples))[cell.run_id]
+    flags = [*(Flag(**flag.model_dump()) for flag in record.flags), *standing.flags]
+    columns = {column.name: torch.from_numpy(examples[column.name]) for column in record.columns}
+    right = int(columns["robust"].sum())
     interval = stats.clopper_pearson(right, len(x))
-    return Evaluation(clean, right / len(x), interval, record.columns, flags, standing.verdict)
+    clean = float(columns["clean_ok"].float().mean())
+    return Evaluation(clean, right / len(x), interval, columns, flags, standing.verdict)

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from robustsuite import commands_data, commands_reports
 
 if TYPE_CHECKING:
+    from robustsuite.api import Run
     from robustsuite.plan import Cell, Verdict
     from robustsuite.registry import Card
     from robustsuite.sweep import Sweep
@@ -75,25 +77,20 @@ def run(
     audit: Annotated[bool, typer.Option("--audit", help="Checks that cost more than the attacks they doubt.")] = False,
 ) -> None:
     """Run a sweep, resume it, and write its report. Flags replace the sweep's own axes."""
-    from robustsuite import api, display, store
-    from robustsuite.audit import audit as audited
-    from robustsuite.execute import execute, ordered
+    from robustsuite import api, display
+    from robustsuite.execute import ordered
     from robustsuite.plan import plan
     from robustsuite.sweep import read_sweep
 
     chosen = _override(read_sweep(sweep), model, data, shift, attack, defense, budget, access, seed)
-    folder = out or Path("runs") / chosen.name
-    cells = list(ordered(plan(chosen, _device(device), n)))
     if dry_run:
-        _print_plan(cells)
+        _print_plan(list(ordered(plan(chosen, _device(device), n))))
         return
-    kept = store.Store(folder)
-    kept.describe(api.description(chosen, cells))
-    with display.progress(cells, kept, screen) as progress:
-        computed = execute(cells, kept, progress, width=batch_size)
-        if audit:
-            audited(cells, kept, progress, width=batch_size)
-    _finish(folder, len(cells), computed)
+    watched = partial(display.progress, screen=screen)
+    done = api.run(
+        chosen, out=out, device=_device(device), first=n, width=batch_size, audited=audit, watched=watched
+    )
+    _finish(done)
 
 
 def _override(
@@ -189,15 +186,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _finish(folder: Path, cells: int, computed: int) -> None:
+def _finish(done: Run) -> None:
     """Write the report, print its tables; exit code 3 where cells failed."""
     from robustsuite import display
-    from robustsuite.reports import write_report
 
-    write_report([folder], folder / "report")
-    failed = display.summary(folder, screen)
-    screen.print(f"{cells} cells ({computed} computed now) in {folder}", markup=False)
-    screen.print(f"report: {folder / 'report' / 'report.html'}", markup=False)
+    report = done.report()
+    failed = display.summary(done.folder, screen)
+    screen.print(f"{done.planned} cells ({done.computed} computed now) in {done.folder}", markup=False)
+    screen.print(f"report: {report / 'report.html'}", markup=False)
     if failed:
         raise typer.Exit(3)
 

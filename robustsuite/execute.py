@@ -31,8 +31,12 @@ from robustsuite.system import System
 from robustsuite.task import TASK
 from robustsuite.threats import Access
 
+Planned = tuple[Cell, Verdict]
+"""A cell with what the plan says of it."""
+
 PROBED = 32
 """Test pictures the probes look at before a system is attacked."""
+
 
 @dataclass
 class Progress:
@@ -45,7 +49,7 @@ class Progress:
 
 @float32()
 def execute(
-    cells: list[tuple[Cell, Verdict]], store: Store, progress: Progress | None = None, *, width: int | None = None
+    cells: list[Planned], store: Store, progress: Progress | None = None, *, width: int | None = None
 ) -> int:
     """Compute every cell the store does not hold yet. Returns how many were computed.
 
@@ -58,72 +62,74 @@ def execute(
     computed = 0
     for _, group in groupby(missing, key=lambda pair: id(pair[0].lifecycle)):
         members = list(group)
-        runner = _Runner(store, progress, about, width or fitting(members[0][0]))
+        runner = Runner(width or fitting(members[0][0]), progress.tell, store.keep)
         before = runner.width
         for cell, verdict in members:
-            runner.run(cell, verdict)
+            progress.starts(cell)
+            record, examples = runner.run(cell, verdict, about)
+            store.write(record, examples)
+            progress.ends(cell, record)
             computed += 1
         width = runner.width if runner.width < before else width
     return computed
 
 
 @dataclass
-class _Runner:
-    """Plays the cells of one lifecycle: it is trained, served and probed once, when the first cell needs it."""
+class Runner:
+    """Plays the cells of one lifecycle: it is trained, served and probed once, when the first cell needs it.
 
-    store: Store
-    progress: Progress
-    about: Made
+    width: images in flight. tell: one line of progress. keep: a finding of a training, by name.
+    """
+
     width: int
+    tell: Callable[[str], None] = field(default=lambda text: None)
+    keep: Callable[[str, dict[str, Any]], None] = field(default=lambda name, finding: None)
     system: System | None = None
     probed: list[Flag] = field(default_factory=list)
     weights: str = ""
     verdicts: dict[str, Tensor] = field(default_factory=dict)
 
-    def run(self, cell: Cell, verdict: Verdict) -> None:
-        """Compute and store one cell."""
-        self.progress.starts(cell)
+    def run(self, cell: Cell, verdict: Verdict, about: Made) -> tuple[CellRecord, dict[str, Any] | None]:
+        """The cell's record and its examples, where it has any; what a plugin raises is a status with a sentence."""
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made = self.about.model_copy(update={"started": started, "device": cell.lifecycle.device, "dtype": "float32"})
+        made = about.model_copy(update={"started": started, "device": cell.lifecycle.device, "dtype": "float32"})
         stored = CellRecord(
             run_id=cell.run_id, code=verdict.code, sentence=verdict.sentence, same_as=verdict.same_as, made=made,
             **{"status": "failed" if verdict.status == "run" else verdict.status, **cell.asked()},
         )  # fmt: skip
-        columns = None
+        examples, changed = None, dict[str, Any]()
         if verdict.status == "run":
-            changed, columns = self._compute(cell)
-            stored = stored.model_copy(update=changed)
-        self.store.write(stored, columns)
-        self.progress.ends(cell, stored)
+            try:
+                changed, examples = self.played(cell)
+            except Unsupported as error:
+                changed = {"status": "refused", "code": "unsupported", "sentence": str(error)}
+            except UsageError:
+                raise
+            except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
+                changed = {"status": "failed", "code": type(error).__name__, "traceback": traceback.format_exc(),
+                           "sentence": str(error).split("\n")[0][:300]}  # fmt: skip
+        return stored.model_copy(update=changed), examples
 
-    def _compute(self, cell: Cell) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """What the cell's record becomes, and its examples where it has any."""
-        try:
-            system = self._serve(cell)
-            started = time.perf_counter()
-            _reset_peak(cell.lifecycle.device)
-            record = self._play(cell, system)
-            seconds, peak = time.perf_counter() - started, _peak(cell.lifecycle.device)
-        except Unsupported as error:
-            return {"status": "refused", "code": "unsupported", "sentence": str(error)}, None
-        except UsageError:
-            raise
-        except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
-            said = {"status": "failed", "code": type(error).__name__, "sentence": str(error).split("\n")[0][:300]}
-            return {**said, "traceback": traceback.format_exc()}, None
-        changed, examples = recorded(cell, record, noticed(self.probed, cell, system), seconds, peak)
+    def played(self, cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the cell's record becomes, and its examples by column; raises what its plugins raise."""
+        system = self._serve(cell)
+        started = time.perf_counter()
+        _reset_peak(cell.lifecycle.device)
+        record = self._play(cell, system)
+        seconds, peak = time.perf_counter() - started, _peak(cell.lifecycle.device)
+        changed, examples = _recorded(cell, record, _noticed(self.probed, cell, system), seconds, peak)
         return {**changed, "weights_sha256": self.weights}, examples
 
     def _serve(self, cell: Cell) -> System:
         """Train, serve and probe the system, once."""
         if self.system is None:
-            cell.lifecycle.tell = self.progress.tell
+            cell.lifecycle.tell = self.tell
             system = cell.lifecycle.served()
             self.weights = fingerprint(system.net)
             facts = cell.facts()
             about = {k: facts[k] for k in ("model", "defense", "dataset", "seed")}
             for name, finding in cell.lifecycle.findings.items():
-                self.store.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
+                self.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
             known = cell.split if cell.clean is None else cell.clean
             few = known.at(torch.arange(min(PROBED, len(known))))
             x, y = few.images(torch.arange(len(few))), few.y
@@ -157,7 +163,7 @@ class _Runner:
                 if self.width <= 1:
                     raise
                 self.width //= 2
-                self.progress.tell(f"out of memory; going on with {self.width} images in flight")
+                self.tell(f"out of memory; going on with {self.width} images in flight")
 
 
 def play(
@@ -167,8 +173,8 @@ def play(
     return cell.scenario.play(Context(cell, system, width, unattacked))
 
 
-def recorded(
-    cell: Cell, record: Record, flags: list[Flag], seconds: float = 0.0, peak: int = 0
+def _recorded(
+    cell: Cell, record: Record, flags: list[Flag], seconds: float, peak: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a cell's record says of what was played, and its examples by column; flags: what its system betrayed."""
     queries = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
@@ -181,7 +187,7 @@ def recorded(
     }, examples  # fmt: skip
 
 
-def noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
+def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
     """What the probes and the defense's card say about this cell: masked gradients bear on gradient attacks alone."""
     card, evades = cell.attack, cell.scenario.asks
     asks = card is not None and Access.GRADIENTS in card.needs
@@ -231,7 +237,7 @@ def _peak(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def ordered(cells: list[tuple[Cell, Verdict]]) -> Iterator[tuple[Cell, Verdict]]:
+def ordered(cells: list[Planned]) -> Iterator[Planned]:
     """Each cell once, in the order of the plan."""
     seen: set[str] = set()
     for cell, verdict in cells:
