@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from .document import Entry
 from .overview import Grid, overview
 from .read import read
 
@@ -37,7 +37,7 @@ def table_html(folder: Path) -> str:
 def _table(grid: Grid) -> Markup:
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in grid.header)
     rows = Markup("").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(_cell(text, first=i == 0) for i, text in enumerate(row)))
+        Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row)))
         for row in grid.rows
     )
     return Markup("<table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
@@ -45,8 +45,7 @@ def _table(grid: Grid) -> Markup:
     )
 
 
-def _cell(text: str, *, first: bool) -> Markup:
-    rate = None if first else re.match(r"[0-9]+(\.[0-9]+)?", text)
-    if rate is None:
-        return Markup("<td>{}</td>").format(text)
-    return Markup('<td class="rate" style="--v:{}%">{}</td>').format(rate[0], escape(text))
+def _cell(entry: Entry) -> Markup:
+    if entry.bar is None:
+        return Markup("<td>{}</td>").format(entry.text)
+    return Markup('<td class="rate" style="--v:{}%">{}</td>').format(f"{100 * entry.bar[0]:.1f}", entry.text)

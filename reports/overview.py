@@ -5,17 +5,17 @@ Defenses stand across under letters, since their names with parameters would not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .document import Entry, words
 from .integrity import MEANING
 from .read import Run, read
 from .scores import headline, measured_as, scores
 from .tables import corruption_errors
-from .text import plain
 from .worst import worst_case
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
@@ -23,11 +23,11 @@ MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
 
 
 class Grid(NamedTuple):
-    """A title, a header (empty for a legend), rows."""
+    """A title, a header (empty for a legend), rows; a rate's entry has its bar."""
 
     title: str
     header: list[str]
-    rows: list[list[str]]
+    rows: list[list[Entry]]
 
 
 def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
@@ -38,10 +38,10 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     cells = failed.to_dict("records")
     sentences = [f"{c['attack'] or c['corruption']} on {c['defense']}: {c['sentence']}" for c in cells]
     letters = {name: _letter(i) for i, name in enumerate(dict.fromkeys(table["defense"]))}
-    legend = Grid("defenses", [], [[letter, plain(name)] for name, letter in letters.items()])
+    legend = Grid("defenses", [], [[Entry(letter), words(name)] for name, letter in letters.items()])
     grids = [*_threats(run, table, worst_case(run)), *_shifts(corruption_errors(run))]
     if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["verdict"])]:
-        legend = legend._replace(rows=[*legend.rows, *marks])
+        legend = legend._replace(rows=[*legend.rows, *([Entry(text) for text in row] for row in marks)])
     return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids)], sentences
 
 
@@ -61,7 +61,7 @@ def _threats(run: Run, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Gri
             here = worst[(worst["threat"] == threat) & (worst["model"] == model) & (worst["dataset"] == dataset)]
             rated = here[here["seed"] == seed].to_dict("records")
             united: dict[str, Mapping[Any, Any]] = {row["defense"]: row for row in rated}
-            grid.rows.append(["all at once", *(_rate(united.get(name)) for name in grid.header[1:])])
+            grid.rows.append([Entry("all at once"), *(_rate(united.get(name)) for name in grid.header[1:])])
         unit = "dB" if wanted == "mean_psnr" else "%"
         title = f"{wanted.split('@')[0].replace('_', ' ')}, {unit}: {threat} {first['budget']}, {model} on {dataset}"
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
@@ -72,31 +72,37 @@ def _shifts(errors: pd.DataFrame) -> Iterator[Grid]:
         return
     keys = [k for k in ("shift", "model", "dataset", "seed") if k in errors]
     for key, rows in errors.groupby(keys, sort=False):
-        grid = _grid(rows, "corruption", "defense", lambda row: f"{100 * row['error']:.1f}")
+        grid = _grid(rows, "corruption", "defense", _error)
         yield Grid(f"error, % (mean over severities): {', '.join(map(str, key))}", ["", *grid.header[1:]], grid.rows)
 
 
-def _grid(rows: pd.DataFrame, down: str, across: str, cell: Any) -> Grid:
+def _grid(rows: pd.DataFrame, down: str, across: str, cell: Callable[[dict[Any, Any]], Entry]) -> Grid:
     columns, index = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down]))
     found = {(row[down], row[across]): cell(row) for row in rows.to_dict("records")}
-    return Grid("", [down, *columns], [[str(i), *(found.get((i, c), "") for c in columns)] for i in index])
+    return Grid("", [down, *columns], [[words(i), *(found.get((i, c), Entry("")) for c in columns)] for i in index])
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[Any, Any]) -> Entry:
     if row["status"] not in ("done", "inert"):
-        return str(row["status"])
+        return Entry(str(row["status"]))
     return _rate({**row, "robust_accuracy": row["value"]})
 
 
-def _decibels(row: dict[str, Any]) -> str:
+def _error(row: dict[Any, Any]) -> Entry:
+    value = float(row["error"])
+    return Entry(f"{100 * value:.1f}", value, bar=(value, row["lo"], row["hi"]))
+
+
+def _decibels(row: dict[Any, Any]) -> Entry:
     if row["status"] not in ("done", "inert") or pd.isna(row["value"]):
-        return str(row["status"])
+        return Entry(str(row["status"]))
     mark = MARKS.get(str(row.get("verdict", "")), "")
-    return f"{mark}{row['value']:.1f} ({row['lo']:.1f}–{row['hi']:.1f})"
+    return Entry(f"{mark}{row['value']:.1f} ({row['lo']:.1f}–{row['hi']:.1f})", float(row["value"]))
 
 
-def _rate(row: Mapping[Any, Any] | None) -> str:
+def _rate(row: Mapping[Any, Any] | None) -> Entry:
     if row is None or pd.isna(row["robust_accuracy"]):
-        return "–"
-    mark = MARKS.get(str(row.get("verdict", "")), "")
-    return f"{mark}{100 * row['robust_accuracy']:.1f} ({100 * row['lo']:.0f}–{100 * row['hi']:.0f})"
+        return Entry("–")
+    mark, value = MARKS.get(str(row.get("verdict", "")), ""), float(row["robust_accuracy"])
+    text = f"{mark}{100 * value:.1f} ({100 * row['lo']:.0f}–{100 * row['hi']:.0f})"
+    return Entry(text, value, bar=(value, row["lo"], row["hi"]))

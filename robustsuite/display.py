@@ -96,7 +96,7 @@ def summary(folder: Path, screen: Console) -> int:
         for i, name in enumerate(header):
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(entry.text) for entry in row))
         screen.print(table)
         screen.print()
     for sentence in failed:

@@ -248,4 +248,4 @@ def test_a_terminals_table_shows_the_one_system_that_was_measured(tmp_path: Path
     store.add(rows, **proof, defense="crossmax")
     grids, _ = overview([tmp_path / "run"])
     (grid,) = (g for g in grids if "votes" in g.title)
-    assert grid.rows[0][1:] == ["refused", "25.0 (19–32)"]
+    assert [entry.text for entry in grid.rows[0][1:]] == ["refused", "25.0 (19–32)"]
