@@ -100,7 +100,8 @@ def read(paths: Sequence[Path]) -> Run:
                 rows[row["run_id"]] = row
                 files[row["run_id"]] = folder, row["record"]
     if not rows:
-        raise BadData(f"expected finished cells, got none in {[str(p) for p in paths]}; run the sweep first")
+        why = f" that can be read ({len(skipped)} cannot: {skipped[0]})" if skipped else ""
+        raise BadData(f"expected finished cells{why}, got none in {[str(p) for p in paths]}; run the sweep first")
     artefacts, damaged = read_artefacts(paths)
     unique = dict.fromkeys(s.title or s.name or Path(p).name for s, p in zip(sweeps, paths, strict=True))
     notes = dict.fromkeys(s.note for s in sweeps)
