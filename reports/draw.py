@@ -25,6 +25,8 @@ _PAGE = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 SCALE = LinearSegmentedColormap.from_list("bad_good", ["#bf4f17", "#eeb98c", "#eef0ee", "#9fc3e0", "#1b5e97"])
 LINES = ("#0072b2", "#d55e00", "#009e73", "#b565a0", "#c98a00", "#3f9fd8", "#7a6ff0", "#8a8f98")
 STYLES = ("-", "--", "-.", ":")
+LEGEND = 46
+"""Characters of a legend's line, two of which stand side by side."""
 _STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "DejaVu Sans",
     "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -84,6 +86,11 @@ def radius_axes(ax: Axes, norm: str, ylabel: str, top: float) -> None:
         ax.set_xticks(ticks / 255, [f"{t:g}" for t in ticks])
     ax.set_xlabel("linf radius, 1/255" if norm == "linf" else f"{norm} radius")
     ax.set_ylabel(ylabel)
+
+
+def legend(canvas: Canvas) -> None:
+    """The legend above the axes in two columns, where it hides no line."""
+    canvas.legend(loc="outside upper left", ncols=2, fontsize=8.5, labelcolor=INK)
 
 
 def bare(ax: Axes) -> None:

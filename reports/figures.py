@@ -14,7 +14,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from .draw import INK, LINES, RULE, SCALE, STYLES, Figure, bare, draw, radius_axes, slug, told_apart, where, wrap
+from .draw import (
+    INK,
+    LEGEND,
+    LINES,
+    RULE,
+    SCALE,
+    STYLES,
+    Figure,
+    bare,
+    draw,
+    legend,
+    radius_axes,
+    slug,
+    told_apart,
+    where,
+    wrap,
+)
 from .read import Run
 from .tables import CORRUPTIONS, certified_curves, corruption_grid, empirical_curves
 from .text import short
@@ -121,7 +137,7 @@ def curves(run: Run) -> list[Figure]:
     for key, part in table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False):
         if (part["kind"] == "curve").any():
             caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
-            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=34))
+            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
             drawing = partial(_curves, part=part, names=names)
             found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), drawing))
     return found
@@ -137,7 +153,7 @@ def _curves(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
         dot = rows[rows["kind"] == "point"]
         ax.plot(dot["radius"], 100 * dot["value"], "o", color=colour, markersize=5)
     radius_axes(ax, str(part["norm"].iloc[0]), "robust accuracy, %", float(part["radius"].max()))
-    ax.legend(loc="upper right", fontsize=8.5, labelcolor=INK)
+    legend(canvas)
 
 
 def sandwiches(run: Run) -> list[Figure]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Canvas
 from robustsuite import stats
 
 from .document import Entry, Section, Table, accuracy, counted, split_constant, words
-from .draw import INK, LINES, STYLES, Figure, draw, slug, told_apart, where
+from .draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
 from .read import Run
 from .scores import measured_as
 from .text import number, short
@@ -114,7 +114,7 @@ def figures(table: pd.DataFrame) -> list[Figure]:
     found = []
     for key, part in table[np.isfinite(table["median"])].groupby(list(WHERE), sort=False):
         if part["queries"].nunique() > 1:
-            names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=40))
+            names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=LEGEND))
             caption = f"Median l2 distance against queries, {where(key)}"
             found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part, names=names)))
     return found
@@ -135,4 +135,4 @@ def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
     ax.tick_params(length=0, which="both")
     ax.set_xlabel("queries an image")
     ax.set_ylabel("median l2 distance")
-    ax.legend(loc="upper right", fontsize=8.5, labelcolor=INK)
+    legend(canvas)
