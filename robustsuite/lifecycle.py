@@ -106,22 +106,17 @@ class Lifecycle:
     def served(self) -> System:
         """The system as it answers, with what it hides and its surrogate."""
         base = net = self.trained()
-        hides, stochastic = Access.NONE, any(d.card.stochastic for d in self.defenses)
-        stand_in: nn.Module | None = None
+        stand_in: nn.Module | None = base
+        hides = Access.NONE
         for defense in self.at("serve"):
-            card = defense.card
-            if card.hides and (card.surrogate is None or (hides and stand_in is None)):
-                stand_in = None
-            elif not card.learns and (card.surrogate is not None or stand_in is not None):
-                stand_in = (card.surrogate or card.function)(stand_in or net, **dict(defense.given))
-            net = defense(net, self._training()) if card.learns else defense(net)
-            if card.learns and card.surrogate is not None:  # made from what was learnt
-                stand_in = card.surrogate(net, **dict(defense.given))
-            hides |= card.hides
-        surrogate = ready(stand_in, self.device) if stand_in is not None else None
+            served = defense(net, self._training()) if defense.card.learns else defense(net)
+            stand_in = _stand_in(defense, stand_in, net, served)
+            net, hides = served, hides | defense.card.hides
+        surrogate = ready(stand_in, self.device) if stand_in not in (None, net) else None
         served = ready(net, self.device) if net is not base else base
-        eot = max([1, *(d.card.eot for d in self.defenses)])
-        adapts = any(d.card.adapts for d in self.defenses)
+        used = [d.card for d in self.defenses]
+        stochastic, adapts = any(card.stochastic for card in used), any(card.adapts for card in used)
+        eot = max([1, *(card.eot for card in used)])
         return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts)
 
     def _training(self, train: Split | None = None) -> Training:
@@ -153,6 +148,23 @@ class Lifecycle:
             fit = _kept(made, _key(facts), tuple(shapes))
             steps.append((_key(facts), fit))
         return fit, steps
+
+
+def _stand_in(defense: Applied, through: nn.Module | None, net: nn.Module, served: nn.Module) -> nn.Module | None:
+    """What stands in for `served`, which wraps `net`, where an attack needs gradients; `through` stands in for `net`.
+
+    None behind what hides gradients and brings no surrogate; the served one itself where nothing stands in.
+    """
+    card = defense.card
+    if through is None or (card.hides and card.surrogate is None):
+        return None
+    if card.surrogate is not None:
+        found: nn.Module = card.surrogate(through, served)
+    elif through is net:
+        found = served
+    else:
+        found = through if card.learns else defense(through)
+    return found
 
 
 def _hardened(defense: Applied, fit: Fit, net: nn.Module, training: Training) -> nn.Module:

@@ -40,9 +40,9 @@ def harden(**facts: Any) -> Callable[[N], N]:
 def serve(**facts: Any) -> Callable[[N], N]:
     """A defense that wraps the network at test time: (net, *, ...) -> net.
 
-    hides: what the wrapper takes from a white-box adversary (Access.GRADIENTS); then `surrogate`, a function of the
-    same signature, returns a differentiable stand-in. stochastic: it draws noise, from an attribute `rng` that the
-    oracle sets before each call.
+    hides: what the wrapper takes from a white-box adversary (Access.GRADIENTS). surrogate: a function (base, served) ->
+    net, a differentiable stand-in for `served` over `base`, the network below it as an attack can differentiate it.
+    stochastic: it draws noise, from an attribute `rng` that the oracle sets before each call.
     """
     return carded("defense", "serve", **facts)
 

@@ -1,16 +1,19 @@
 """A defense changes its own stage: the data before every training, the recipe after; each training is done once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustsuite.data import Dataset, Split
 from robustsuite.lifecycle import Lifecycle
+from robustsuite.methods.detection import Detector, undetected
 from robustsuite.models import Fit, Model, Training
 from robustsuite.registry import Card
 from robustsuite.stages import Applied
+from robustsuite.threats import Access
 from tests.toys import SPACE, labelled, linear
 
 SEEN: list[int] = []
@@ -73,3 +76,66 @@ def test_the_models_own_network_is_never_touched(tmp_path: Path, monkeypatch: py
     before = {k: v.clone() for k, v in one.model.net.state_dict().items()}
     one.served()
     assert all(torch.equal(v, before[k]) for k, v in one.model.net.state_dict().items())
+
+
+class Rounded(nn.Module):
+    """Answers without a gradient."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.net(x).round()
+
+
+class Doubled(Rounded):
+    """Answers twice as loud."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.net(x)
+
+
+class Never(nn.Module):
+    """Nothing is suspicious, and a gradient says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * x.flatten(1).sum(1)
+
+
+def watched(net: nn.Module, training: Training) -> Detector:
+    """A detector that rejects nothing, with every picture on its threshold."""
+    detector = Detector(net, Never())
+    detector.threshold.zero_()
+    return detector
+
+
+DARK = Applied(Card("defense", "dark", Rounded, "serve", hides=Access.GRADIENTS))
+ROUNDED = Applied(replace(DARK.card, name="rounded", surrogate=lambda base, served: base))
+DOUBLED = Applied(Card("defense", "doubled", Doubled, "serve"))
+WATCHED = Applied(Card("defense", "watched", watched, "serve", learns=True, surrogate=undetected))
+
+
+@pytest.mark.parametrize(
+    ("stack", "times"),
+    [
+        ((), None), ((DOUBLED,), None), ((DARK,), None), ((DARK, DOUBLED), None), ((ROUNDED, DARK), None),
+        ((ROUNDED,), 1.0), ((ROUNDED, DOUBLED), 2.0), ((DOUBLED, ROUNDED), 2.0), ((ROUNDED, ROUNDED), 1.0),
+        ((WATCHED,), 0.5), ((ROUNDED, WATCHED), 0.5), ((WATCHED, ROUNDED), 0.5), ((DOUBLED, ROUNDED, WATCHED), 1.0),
+    ],
+    ids=lambda value: "+".join(d.card.name for d in value) if isinstance(value, tuple) else None,
+)  # fmt: skip
+def test_a_stack_is_attacked_through_what_stands_in_for_all_of_it(
+    stack: tuple[Applied, ...], times: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A surrogate wraps what stands in for the net below it, not its masked gradients; exp(-softplus(0)) = 1/2."""
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    system, x = cycle(*stack).served(), labelled(linear()).images(torch.arange(4)).requires_grad_()
+    if times is None:
+        assert system.surrogate is None
+        return
+    assert system.surrogate is not None
+    assert torch.allclose(system.surrogate(x), times * cycle().served().net(x))
+    (grad,) = torch.autograd.grad(system.surrogate(x).sum(), x)
+    assert bool(grad.any())

@@ -46,9 +46,9 @@ class CrossMax(nn.Module):
         return crossmax(z, self.k)
 
 
-def mean_logits(net: nn.Module, *, aggregate: str = "topk", k: int = 3) -> nn.Module:
+def mean_logits(base: nn.Module, served: nn.Module) -> nn.Module:
     """The network itself: an ensemble answers with the mean of its predictors' logits, over the same stack."""
-    return net
+    return base
 
 
 @stages.serve(

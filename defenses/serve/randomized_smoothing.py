@@ -61,9 +61,9 @@ class SoftSmoothed(_Noisy):
         return mean
 
 
-def soft(net: nn.Module, *, sigma: float | str = 0.25, n: int = 100, alpha: float = 0.001) -> nn.Module:
+def soft(base: nn.Module, served: Smoothed) -> nn.Module:
     """The differentiable stand-in that attacks go through."""
-    return SoftSmoothed(net, parse_number(sigma, "sigma"), n, alpha)
+    return SoftSmoothed(base, served.sigma, served.n, served.alpha)
 
 
 @stages.serve(

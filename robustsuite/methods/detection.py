@@ -64,20 +64,20 @@ class Undetected(nn.Module):
     Carlini and Wagner, 2017, arXiv:1705.07263, without its extra class).
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, net: nn.Module, detector: Detector) -> None:
         super().__init__()
-        self.detector = detector
+        self.net, self.detector = net, detector
 
     def forward(self, x: Tensor) -> Tensor:
         over = (self.detector.suspicion(x) - self.detector.threshold) / self.detector.spread
         shrink = torch.exp(-nn.functional.softplus(over.nan_to_num(nan=0.0)))
-        logits: Tensor = self.detector.net(x)
+        logits: Tensor = self.net(x)
         return logits * shrink[:, None]
 
 
-def undetected(net: nn.Module, **parameters: object) -> nn.Module:
+def undetected(base: nn.Module, served: Detector) -> nn.Module:
     """The surrogate of a served detector."""
-    return Undetected(net) if isinstance(net, Detector) else net
+    return Undetected(base, served)
 
 
 def halves(training: Training) -> tuple[Split, Split]:

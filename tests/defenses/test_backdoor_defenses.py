@@ -136,7 +136,7 @@ def test_the_triangle_is_its_formula() -> None:
 
 def test_the_stand_in_shrinks_the_lead_of_what_would_be_rejected() -> None:
     detector = strip(Backdoored().eval(), training(), fpr=0.1, overlays=10)
-    stand_in = undetected(detector)
+    stand_in = undetected(detector.net, detector)
     assert isinstance(stand_in, Undetected)
     x = torch.cat([pictures(5, 6).images(torch.arange(5)), stamped(pictures(20, 4))[:5]])
     ratio = stand_in(x).abs().amax(1) / Backdoored()(x).abs().amax(1)

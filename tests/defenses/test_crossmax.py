@@ -123,7 +123,8 @@ def test_heads_stand_on_blocks() -> None:
 
 def test_the_surrogate_is_the_mean_of_the_heads_over_the_same_draw() -> None:
     ensemble = SelfEnsemble(net(), X[:1], 4, 0)
-    served, surrogate = served_crossmax(ensemble), mean_logits(ensemble)
+    served = served_crossmax(ensemble)
+    surrogate = mean_logits(ensemble, served)
     with torch.no_grad():
         z = [answer(module, X, KEYS) for module in (surrogate, served)]
         ensemble.stack.rng = KEYS

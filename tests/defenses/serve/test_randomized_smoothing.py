@@ -83,7 +83,7 @@ def test_the_surrogate_is_the_mean_softmax_over_its_noise() -> None:
     net[1].weight.copy_(torch.stack([200 * w, -200 * w]))  # so steep that the softmax is a vote
     net[1].bias.zero_()
     x = torch.full((400, 3, 4, 4), 0.3 / math.sqrt(48))
-    stand_in = soft(net, sigma=0.6)
+    stand_in = soft(net, randomized_smoothing(net, sigma=0.6))
     feed(stand_in, streams(400))
     p = stand_in(x).exp()
     assert (p.sum(1) - 1).abs().max() < 1e-5
@@ -91,7 +91,8 @@ def test_the_surrogate_is_the_mean_softmax_over_its_noise() -> None:
 
 
 def test_the_surrogate_has_the_right_gradient() -> None:
-    stand_in, x = soft(base().double(), sigma=0.3), pictures(2).double().requires_grad_()
+    net = base().double()
+    stand_in, x = soft(net, randomized_smoothing(net, sigma=0.3)), pictures(2).double().requires_grad_()
     feed(stand_in, streams(2))
     assert torch.autograd.gradcheck(stand_in, (x,), atol=1e-4, fast_mode=True)
 
@@ -99,7 +100,8 @@ def test_the_surrogate_has_the_right_gradient() -> None:
 def test_the_surrogate_leads_pgd_to_the_votes() -> None:
     """Ascending the stand-in's loss lowers the true share of votes for the class more than random noise does."""
     net, x = base(), pictures(16)
-    served, stand_in = randomized_smoothing(net, sigma=0.1, n=500, alpha=0.999), soft(net, sigma=0.1)
+    served = randomized_smoothing(net, sigma=0.1, n=500, alpha=0.999)
+    stand_in = soft(net, served)
     rng = streams(16)
     y = TASK.predicted(answer(served, x, rng))
     model = Oracle.over(stand_in, Access.GRADIENTS, rng)
