@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-
-
-@runtime_checkable
-class Ensemble(Protocol):
-    """A network whose predictors can be asked one by one; called, it returns the mean of their logits."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-    def predictors(self, x: Tensor) -> Tensor: ...
 
 
 class Members(nn.Module):

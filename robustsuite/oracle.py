@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import AccessRefused, QueriesSpent
 from robustsuite.losses import CLEAR, Loss
+from robustsuite.protocols import Stochastic
 from robustsuite.randomness import Rng
 from robustsuite.task import TASK
 from robustsuite.threats import Access
@@ -78,14 +79,14 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
 
 
 def feed(net: nn.Module, rng: Rng) -> None:
-    """Hand the streams of the coming batch to every module that draws noise (has an attribute `rng`)."""
+    """Hand the streams of the coming batch to every module that draws noise."""
     for module in _drawing(net):
         module.rng = rng
 
 
-def _drawing(net: nn.Module) -> list[Any]:
+def _drawing(net: nn.Module) -> list[Stochastic]:
     """The modules that draw noise."""
-    return [module for module in net.modules() if hasattr(module, "rng")]
+    return [module for module in net.modules() if isinstance(module, Stochastic)]
 
 
 @dataclass

@@ -42,7 +42,7 @@ def serve(**facts: Any) -> Callable[[N], N]:
 
     hides: what the wrapper takes from a white-box adversary (Access.GRADIENTS). surrogate: a function (base, served) ->
     net, a differentiable stand-in for `served` over `base`, the network below it as an attack can differentiate it.
-    stochastic: it draws noise, from an attribute `rng` that the oracle sets before each call.
+    stochastic: it draws noise. `protocols` says how a network draws, rejects or votes.
     """
     return carded("defense", "serve", **facts)
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
 from robustsuite.methods.smoothing import BLOCK, checked, classes, lower_bound, noisy, predict, votes
+from robustsuite.protocols import Smoothed
 from robustsuite.randomness import Rng
 from robustsuite.registry import Cost
 from robustsuite.scenarios.certification import Certificates, certifier
@@ -68,12 +69,12 @@ def smoothing(
     """
     if budget.norm != "l2":
         raise Unsupported(f"expected an l2 budget for smoothing, got {budget}; write budget: {{l2: 0.25}}")
-    base, sigma = getattr(net, "base", None), getattr(net, "sigma", None)
-    if not isinstance(base, nn.Module) or not isinstance(sigma, float):
+    if not isinstance(net, Smoothed):
         raise Unsupported(
             f"expected a network served under Gaussian noise, got {type(net).__name__}; "
             f"add the defense randomized_smoothing, as the last one"
         )
+    base, sigma = net.under_noise()
     if not sequential:
         return Certificates(*certify(base, x, sigma=sigma, rng=rng, n0=n0, n=n, alpha=alpha))
     counts = _selection(base, x, sigma, rng, n0)

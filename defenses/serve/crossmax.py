@@ -17,8 +17,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robustsuite import stages
-from robustsuite.ensembles import Ensemble
 from robustsuite.errors import BadValue, Unsupported
+from robustsuite.protocols import Ensemble
 from robustsuite.threats import Access
 
 

@@ -41,8 +41,12 @@ class _Noisy(nn.Module):
         return rng.generators(x.device)
 
 
-class Smoothed(_Noisy):
+class Voting(_Noisy):
     """(N, C, H, W) -> shares of the votes (N, K) float32; a row of NaN where it abstains."""
+
+    def under_noise(self) -> tuple[nn.Module, float]:
+        """The network that votes, and the noise's standard deviation."""
+        return self.base, self.sigma
 
     def forward(self, x: Tensor) -> Tensor:
         counts = votes(self.base, x, self.streams(x), sigma=self.sigma, n=self.n)
@@ -61,7 +65,7 @@ class SoftSmoothed(_Noisy):
         return mean
 
 
-def soft(base: nn.Module, served: Smoothed) -> nn.Module:
+def soft(base: nn.Module, served: Voting) -> nn.Module:
     """The differentiable stand-in that attacks go through."""
     return SoftSmoothed(base, served.sigma, served.n, served.alpha)
 
@@ -80,4 +84,4 @@ def randomized_smoothing(net: nn.Module, *, sigma: float | str = 0.25, n: int = 
     not the smoothed classifier's. An abstention is a row of NaN. Train the network with gaussian_augmentation of the
     same sigma. Raises BadValue. Source: arXiv 1902.02918.
     """
-    return Smoothed(net, parse_number(sigma, "sigma"), n, alpha)
+    return Voting(net, parse_number(sigma, "sigma"), n, alpha)

@@ -18,6 +18,7 @@ from robustsuite.goals import ToClass
 from robustsuite.judge import Judge
 from robustsuite.oracle import answer
 from robustsuite.probes import Flag
+from robustsuite.protocols import Detecting
 from robustsuite.randomness import Rng
 from robustsuite.records import Column, Scoring
 from robustsuite.registry import carded
@@ -81,9 +82,8 @@ def judged(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng
             "triggered_as_target": hit == threat.target, "flagged": hit < 0, "recovered": hit == y,
             "psnr": -10 * noise.log10(),
         }  # fmt: skip
-        scored = getattr(system.net, "score", None)
-        if callable(scored):
-            part |= {"score_clean": scored(x), "score_triggered": scored(stamped)}
+        if isinstance(system.net, Detecting):
+            part |= {"score_clean": system.net.score(x), "score_triggered": system.net.score(stamped)}
         for name, column in part.items():
             columns.setdefault(name, []).append(column.detach().cpu())
     found = {name: torch.cat(parts) for name, parts in columns.items()} | {"eligible": eligible}

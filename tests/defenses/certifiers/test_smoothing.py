@@ -25,6 +25,9 @@ class Served(nn.Module):
         super().__init__()
         self.base, self.sigma = base, sigma
 
+    def under_noise(self) -> tuple[nn.Module, float]:
+        return self.base, self.sigma
+
 
 def line() -> tuple[nn.Module, Tensor]:
     """A linear two-class net on 3x2x2 pictures, and its unit normal."""

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from robustsuite.defenses.serve.randomized_smoothing import DRAWS, Smoothed, randomized_smoothing, soft
+from robustsuite.defenses.serve.randomized_smoothing import DRAWS, Voting, randomized_smoothing, soft
 from robustsuite.errors import BadValue
 from robustsuite.oracle import Oracle, answer, feed
 from robustsuite.randomness import Rng
@@ -114,7 +114,7 @@ def test_the_surrogate_leads_pgd_to_the_votes() -> None:
 
 def test_sigma_may_be_a_text_and_errors() -> None:
     net = randomized_smoothing(base(), sigma="1/4")
-    assert isinstance(net, Smoothed)
+    assert isinstance(net, Voting)
     assert net.sigma == 0.25
     for bad in ({"sigma": 0}, {"n": 0}, {"alpha": 1.0}, {"sigma": "wide"}):
         with pytest.raises(BadValue):
