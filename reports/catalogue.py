@@ -161,7 +161,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
 
 
 def _cost(card: Card) -> str:
-    cost = card.cost(classes=10, **card.parameters)
+    cost = card.priced(10)
     return f"{cost.forwards:g} forwards, {cost.backwards:g} backwards (10 classes)"
 
 

@@ -122,7 +122,7 @@ class Cell:
         draws = dict(self.given).get("eot") or max([1, *(card.eot for card in used)])
         if any(card.surrogate for card in used):
             draws *= WAYS
-        one = self.attack.cost(classes=self.lifecycle.model.space.classes, **{**self.attack.parameters, **given})
+        one = self.attack.priced(self.lifecycle.model.space.classes, **given)
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
 
 

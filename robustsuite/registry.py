@@ -34,11 +34,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Cost:
-    """Forwards and backwards an example, at the most, and trainings of the network."""
+    """Forwards and backwards an example, at the most."""
 
     forwards: float = 1.0
     backwards: float = 0.0
-    trainings: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Card:
     data-stage one that is handed a function train set -> network.
     whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    cost: of an attack, from the number of classes and every parameter, all as keywords.
     """
 
     kind: str
@@ -89,6 +89,10 @@ class Card:
             for p in signature.parameters.values()
             if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in HANDED
         }
+
+    def priced(self, classes: int, **given: Any) -> Cost:
+        """What an attack costs an example, the parameters that are not given at their defaults."""
+        return self.cost(classes=classes, **{**self.parameters, **given})
 
     @property
     def origin(self) -> str:

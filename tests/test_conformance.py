@@ -88,7 +88,9 @@ def test_a_card_says_what_a_user_must_know(card: Card) -> None:
     assert not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(card.function).parameters.values())
     if card.kind == "attack":
         assert card.needs != Access.NONE
-        assert isinstance(card.cost(classes=10, **card.parameters), Cost)
+        assert isinstance(card.priced(classes=10), Cost)
+        repeated = [p.name for p in inspect.signature(card.cost).parameters.values() if p.default is not p.empty]
+        assert not set(repeated) & set(card.parameters), "the plugin's own defaults are the only ones"
 
 
 @pytest.mark.parametrize(("card", "norm"), PAIRS)
@@ -130,7 +132,7 @@ def test_costs_no_more_than_its_card_says(card: Card, norm: str) -> None:
     model = Oracle.over(NET, Access.WHITE_BOX, rng.fold("oracle"), width=64)
     given = handed(card, Y, rng, 5, OWNED)
     card.function(model, X.clone(), Y.clone(), BALLS[norm](EPS[norm] / 10), rng=rng, **given)
-    most = card.cost(classes=5, **{**card.parameters, **QUICK.get(card.name, {})})
+    most = card.priced(5, **QUICK.get(card.name, {}))
     forwards, backwards = model.counts.totals()
     assert forwards <= most.forwards * 12
     assert backwards <= most.backwards * 12

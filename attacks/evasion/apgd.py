@@ -15,11 +15,11 @@ from robustsuite.scenarios import evasion
 from robustsuite.threats import Access, Ball
 
 
-def _cost(classes: int = 10, **params: object) -> Cost:
-    steps, loss = int(str(params.get("steps", 100))), params.get("loss", "ce")
-    restarts, n_targets = int(str(params.get("restarts", 1))), int(str(params.get("n_targets", 9)))
+def _cost(
+    *, classes: int, steps: int, loss: str, restarts: int, n_targets: int, order: str, **_: object
+) -> Cost:
     evaluations = (steps + 3) * restarts * (min(n_targets, classes - 1) if loss == "dlr-t" else 1)
-    malt = min(classes - 1, core.CANDIDATES) if loss == "dlr-t" and params.get("order") == "malt" else 0
+    malt = min(classes - 1, core.CANDIDATES) if loss == "dlr-t" and order == "malt" else 0
     return Cost(forwards=1 + evaluations + malt, backwards=evaluations + malt)
 
 

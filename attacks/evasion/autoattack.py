@@ -34,7 +34,7 @@ COSTS = {"standard": Cost(7830, 1910), "plus": Cost(15000, 7400), "rand": Cost(4
 """An example that stands to the end, at 10 classes: 9 targets of 100 steps, 5000 queries; rand: 2 x 101 x 20 draws."""
 
 
-def _cost(classes: int, *, version: str = "standard", **_: object) -> Cost:
+def _cost(*, version: str, **_: object) -> Cost:
     return COSTS.get(version, COSTS["standard"])
 
 

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     f: int
 
 
-def _cost(classes: int, *, queries: int = 10000, **_: object) -> Cost:
+def _cost(*, queries: int, **_: object) -> Cost:
     return Cost(forwards=queries)
 
 

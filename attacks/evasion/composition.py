@@ -32,7 +32,7 @@ Stage = Callable[[Oracle, Tensor, Tensor, Tensor | None, Ball, Rng], tuple[Tenso
 """(model, x, y, targets, budget, rng) -> x_adv, broken (B,) bool."""
 
 
-def _cost(classes: int, *, steps: int = 100, n_targets: int = 9, order: str = "malt", queries: int = 1000) -> Cost:
+def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int) -> Cost:
     rounds = 1 + min(n_targets, classes - 1)
     ranking = min(classes - 1, CANDIDATES) if order == "malt" else 0
     gradients = rounds * (steps + 3) + ranking + steps + 1

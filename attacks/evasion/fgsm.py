@@ -22,7 +22,7 @@ from robustsuite.threats import Access, Ball
     norms=("linf", "l2", "l1"),
     goals=("untargeted", "targeted"),
     paper="Goodfellow et al., 2015, arXiv:1412.6572",
-    cost=lambda classes, **_: Cost(forwards=1, backwards=1),
+    cost=lambda **_: Cost(forwards=1, backwards=1),
 )
 def fgsm(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None = None, loss: str = "ce"

@@ -25,7 +25,7 @@ ALPHA, GAMMA = (1.0, 0.01), (0.05, 0.001)
 """Step length, and relative change of the ball: first and last, on a cosine between."""
 
 
-def _cost(classes: int, *, steps: int = 100, **_: object) -> Cost:
+def _cost(*, steps: int, **_: object) -> Cost:
     return Cost(forwards=steps + 1, backwards=steps + 1)
 
 

@@ -42,7 +42,7 @@ class _Spent(Exception):
     """No example has a query left."""
 
 
-def _cost(classes: int, *, queries: int = 10000, **_: object) -> Cost:
+def _cost(*, queries: int, **_: object) -> Cost:
     return Cost(forwards=queries)
 
 

@@ -38,7 +38,7 @@ class Rates(NamedTuple):
     alpha: Tensor
 
 
-def _cost(classes: int, *, queries: int = 10000, **_: object) -> Cost:
+def _cost(*, queries: int, **_: object) -> Cost:
     return Cost(forwards=queries)
 
 

@@ -27,7 +27,7 @@ DIFFERS = (
 )
 
 
-def _cost(classes: int, *, queries: int = 10000, **_: object) -> Cost:
+def _cost(*, queries: int, **_: object) -> Cost:
     return Cost(forwards=queries)
 
 

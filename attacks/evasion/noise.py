@@ -19,7 +19,7 @@ from robustsuite.scenarios import evasion
 from robustsuite.threats import Access, Ball
 
 
-def _cost(classes: int, *, draws: int = 100, **_: object) -> Cost:
+def _cost(*, draws: int, **_: object) -> Cost:
     return Cost(forwards=draws)
 
 

@@ -28,7 +28,7 @@ GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 """2^64 over the golden ratio, odd: multiples of it by odd numbers are odd and well spread."""
 
 
-def _cost(classes: int, *, steps: int = 50, restarts: int = 1, n_targets: int = 0, **_: object) -> Cost:
+def _cost(*, classes: int, steps: int, restarts: int, n_targets: int, **_: object) -> Cost:
     evaluations = (steps + 1) * restarts * max(1, min(n_targets, classes - 1))
     return Cost(forwards=evaluations + (n_targets > 0), backwards=evaluations)
 

@@ -29,7 +29,7 @@ RESTARTS = 3
 """Starts of the first phase after which a copy that never fooled the surrogate goes on as it is."""
 
 
-def _cost(classes: int, *, queries: int = 10000, **_: object) -> Cost:
+def _cost(*, queries: int, **_: object) -> Cost:
     return Cost(forwards=queries)
 
 

@@ -15,7 +15,7 @@ from robustsuite.scenarios import evasion
 from robustsuite.threats import Access, Ball
 
 
-def _cost(classes: int, *, steps: int = 5000, **_: object) -> Cost:
+def _cost(*, steps: int, **_: object) -> Cost:
     return Cost(forwards=steps + 1)
 
 

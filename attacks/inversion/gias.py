@@ -39,8 +39,8 @@ from robustsuite.threats import Access
 Make = Callable[[Variables, Row], Tensor]
 
 
-def _cost(classes: int, iterations: int, restarts: int = 1, **_: object) -> Cost:
-    return cost(classes, iterations, restarts, stages=2)
+def _cost(*, iterations: int, restarts: int, **_: object) -> Cost:
+    return cost(iterations=iterations, restarts=restarts, stages=2)
 
 
 @inversion.attack(

@@ -39,8 +39,8 @@ STAGES = 5
 """The code, and the features after each of our generator's blocks but the last."""
 
 
-def _cost(classes: int, iterations: int, restarts: int = 1, **_: object) -> Cost:
-    return cost(classes, iterations, restarts, STAGES)
+def _cost(*, iterations: int, restarts: int, **_: object) -> Cost:
+    return cost(iterations=iterations, restarts=restarts, stages=STAGES)
 
 
 @inversion.attack(

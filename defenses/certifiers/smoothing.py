@@ -46,7 +46,7 @@ class Decision(NamedTuple):
     paper="Cohen, Rosenfeld, Kolter, 2019, arXiv:1902.02918",
     needs=Access.LABELS,
     norms=("l2",),
-    cost=lambda classes, n0=100, n=100_000, **_: Cost(forwards=n0 + n),
+    cost=lambda *, n0, n, **_: Cost(forwards=n0 + n),
     differs=("sequential=True decides the budget's radius alone, by a betting test, with the same alpha",),
 )
 def smoothing(

@@ -27,7 +27,6 @@ from robustsuite.data import Split
 from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.models import Training, ready
 from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.threats import Linf, parse_number
 from robustsuite.training import Recipe, accuracy, fitted
 
@@ -58,7 +57,6 @@ class Choice(NamedTuple):
         "the ball's edge or not depending on the number of pictures",
         "momentum is Nesterov's, and crops are padded with zeros",
     ),
-    cost=lambda **_: Cost(trainings=1),
 )
 def rift(
     net: nn.Module,

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from robustsuite import stages
 from robustsuite.methods.smoothing import BLOCK, Streams, checked, noisy, predict, votes
 from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.threats import Access, parse_number
 
 DRAWS = BLOCK
@@ -75,7 +74,6 @@ def soft(base: nn.Module, served: Voting) -> nn.Module:
     hides=Access.GRADIENTS,
     stochastic=True,
     surrogate=soft,
-    cost=lambda n=100, **_: Cost(forwards=n),
 )
 def randomized_smoothing(net: nn.Module, *, sigma: float | str = 0.25, n: int = 100, alpha: float = 0.001) -> nn.Module:
     """Serve the majority vote of the network under Gaussian noise; abstain where the vote is close.

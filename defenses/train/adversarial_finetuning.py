@@ -25,7 +25,6 @@ from robustsuite.errors import BadValue, UnknownName
 from robustsuite.models import Fit, Training
 from robustsuite.projections import unit
 from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.threats import parse_ball, parse_number
 from robustsuite.training import Perturb, Rate, Recipe, fitted
 
@@ -38,7 +37,6 @@ SCHEDULES = ("ssfd", "epsilon")
         "base rate, weight decay and PGD's parameters are the common ones: the authors published no code",
         "adversarial examples are crafted with batch norm in eval mode",
     ),
-    cost=lambda **_: Cost(trainings=1),
 )
 def adversarial_finetuning(
     fit: Fit,

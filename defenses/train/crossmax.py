@@ -23,7 +23,6 @@ from robustsuite.errors import BadValue, Unsupported
 from robustsuite.models import Fit, Normalised, Reshaping, Training
 from robustsuite.oracle import feed
 from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.training import Recipe, fitted, held
 
 CONTRAST, COLOUR, SHIFT, NOISE = (0.7, 1.5), (0.5, 1.0), 3, 0.2
@@ -43,7 +42,6 @@ HEADS, LOWEST = 7, 0.4
         "number for both and uniform noise",
         "heads are trained with the network in eval mode, and all predictors see the same draw",
     ),
-    cost=lambda **_: Cost(trainings=1),
 )
 def self_ensemble(
     fit: Fit,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from robustsuite import stages
 from robustsuite.errors import BadValue
 from robustsuite.models import Fit, Training
-from robustsuite.registry import Cost
 from robustsuite.threats import parse_number
 from robustsuite.training import Perturb, Rate, Recipe, fitted
 
@@ -24,7 +23,6 @@ from robustsuite.training import Perturb, Rate, Recipe, fitted
     differs=(
         "fine-tunes what the recipe returns, in 10 epochs at rate 0.01; the authors train 90 from scratch at 0.1",
     ),
-    cost=lambda **_: Cost(trainings=1),
 )
 def gaussian_augmentation(
     fit: Fit, *, sigma: float | str = 0.25, epochs: int = 10, lr: float = 0.01, augment: bool = True

@@ -237,7 +237,7 @@ def in_box(variables: Variables) -> Variables:
     return {k: v.clamp(-2, 2) if k == "u" else v for k, v in variables.items()}
 
 
-def cost(classes: int, iterations: int, restarts: int = 1, stages: int = 1, **_: object) -> Cost:
+def cost(*, iterations: int, restarts: int, stages: int = 1, **_: object) -> Cost:
     """A forward, its backward and the twofold backward through both, a step, restart and stage."""
     steps = (iterations + 1) * restarts * stages
     return Cost(2 * steps, 3 * steps)

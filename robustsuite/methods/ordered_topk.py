@@ -49,7 +49,7 @@ class Schedule:
             raise BadValue(f"expected searches, iterations >= 1 and lr, upper > 0, got {self}; write searches=1")
 
 
-def cost(classes: int, *, searches: int = 1, iterations: int = 60, **_: object) -> Cost:
+def cost(*, searches: int, iterations: int, **_: object) -> Cost:
     """One forward and backward a step, and at most one more forward in which the head is read."""
     return Cost(forwards=searches * iterations + 1, backwards=searches * iterations)
 

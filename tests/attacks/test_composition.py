@@ -146,7 +146,7 @@ def test_order_and_width_change_nothing() -> None:
 
 def test_no_more_than_the_card_s_cost() -> None:
     _, model = played(linear_net(), Linf(1e-6), steps=10, queries=30)
-    cost = card_of("attack", "ensemble").cost(classes=10, steps=10, queries=30)
+    cost = card_of("attack", "ensemble").priced(10, steps=10, queries=30)
     forwards, backwards = model.counts.totals()
     assert forwards / N <= cost.forwards
     assert backwards / N <= cost.backwards <= 1.3 * backwards / N

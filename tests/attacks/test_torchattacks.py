@@ -101,7 +101,7 @@ def test_a_card_shows_the_class_s_parameters_but_not_ours() -> None:
         assert not set(card.parameters) & set(bridge.OURS)
         assert card.name == f"torchattacks:{name}"
         assert "rng" in inspect.signature(card.function).parameters
-        assert card.cost(classes=10, **card.parameters).forwards >= 0
+        assert card.priced(10).forwards >= 0
 
 
 def test_cost_is_an_upper_estimate_for_plain_attacks() -> None:
@@ -110,7 +110,7 @@ def test_cost_is_an_upper_estimate_for_plain_attacks() -> None:
         card = getattr(bridge, name).card
         card.function(model, x, y, parse_ball(card.norms[0], 0.001), rng=rng)
         forwards, backwards = (total / N for total in model.counts.totals())
-        cost = card.cost(classes=10, **card.parameters)
+        cost = card.priced(10)
         assert forwards <= cost.forwards + 1 <= 6 * forwards + 6
         assert backwards <= cost.backwards
 
