@@ -24,7 +24,7 @@ from robustsuite.execute import Planned, Progress, Runner, execute, ordered
 from robustsuite.flat import flat
 from robustsuite.integrity import standings
 from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, weights_sha256
+from robustsuite.models import Model, answering, weights_sha256
 from robustsuite.numerics import float32
 from robustsuite.plan import Cell, plan, verdict
 from robustsuite.records import CellRecord
@@ -169,6 +169,7 @@ def evaluate(
     home = next((p.device for p in net.parameters()), x.device)
     if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
         net, home = copy.deepcopy(net).to(there), there
+    net = answering(net, x[:1].to(home))
     with torch.no_grad():
         classes = net(x[:1].to(home)).shape[1]
     channels, height, width = x.shape[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -33,6 +33,34 @@ class Normalised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net((x - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+class Logits(nn.Module):
+    """A network that returns its logits among other things, returning them alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.net(x)
+        logits: Tensor = out.logits if hasattr(out, "logits") else out["logits"] if isinstance(out, Mapping) else out[0]
+        return logits
+
+
+def answering(net: nn.Module, x: Tensor) -> nn.Module:
+    """The network itself where it answers x (1, C, H, W) with a tensor; else what takes its logits from the answer.
+
+    They are the key or attribute `logits` (a mapping, a ModelOutput), or the first of a tuple or list.
+    """
+    try:
+        with torch.no_grad():
+            out = net(x)
+    except Exception:  # anybody's code; whoever asks it next says in a sentence what it does not take
+        return net
+    among = hasattr(out, "logits") or (isinstance(out, Mapping) and "logits" in out)
+    first = isinstance(out, tuple | list) and len(out) > 0 and isinstance(out[0], Tensor)
+    return Logits(net) if not isinstance(out, Tensor) and (among or first) else net
 
 
 @dataclass(frozen=True)

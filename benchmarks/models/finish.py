@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel, BadValue
 from robustsuite.identity import behaviour_of
-from robustsuite.models import Model, Normalised, weights_sha256
+from robustsuite.models import Model, Normalised, answering, weights_sha256
 from robustsuite.probes import fits
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -28,6 +28,7 @@ def finish(
     if statistics is not None:
         net = Normalised(net, *statistics)
     net = net.float().eval()
+    net = answering(net, torch.zeros(1, *space.shape))
     fits(net, space, name)
     behaviour = behaviour_of(net, made_by)
     return Model(name, channels_last(net, space), space, weights_sha256(net), note=note, behaviour=behaviour)
