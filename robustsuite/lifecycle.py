@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_dir
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustsuite import __version__
 from robustsuite.adversary import Aux, Poisoned, Poisoner
 from robustsuite.data import Dataset, Split, parse_spec
+from robustsuite.kept import file_of, kept, key_of, learnt
 from robustsuite.methods.updates import untrained
 from robustsuite.models import Fit, Model, Reshaping, Training, load_model, ready, weights_sha256
 from robustsuite.stages import Applied, applied
@@ -29,11 +23,6 @@ from robustsuite.threats import Access
 
 ADVERSARY = 1_000_003
 """Added to the seed of what the adversary trains: it shares the recipe, never the weights."""
-
-
-def cache_folder() -> Path:
-    """Where trained weights are kept: $ROBUSTSUITE_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("ROBUSTSUITE_CACHE") or user_cache_dir("robustsuite"))
 
 
 @dataclass
@@ -55,7 +44,9 @@ class Lifecycle:
 
     def trainings(self) -> list[str]:
         """The keys of the trainings this lifecycle needs and the cache does not hold yet."""
-        return [key for key, _ in self._fits()[1] if not _file(key).exists()]
+        keys = [key for key, _ in self._fits()[1]]
+        keys += [self._learning(i) for i, d in enumerate(self.at("serve")) if d.card.shape is not None]
+        return [key for key in keys if not file_of(key).exists()]
 
     def trained_on(self) -> list[str]:
         """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
@@ -79,7 +70,7 @@ class Lifecycle:
         """The model's own recipe on this train set: what a filter of training data looks at."""
         training = self._training(train)
         facts = [self.model.identity(), train.sha256, training.val.sha256, str(self.seed), __version__, "trial"]
-        return ready(_kept(self.model.fit, _key(facts))(copy.deepcopy(self.model.net), training), self.device)
+        return ready(kept(self.model.fit, key_of(facts))(copy.deepcopy(self.model.net), training), self.device)
 
     @cached_property
     def poisoned(self) -> Poisoned:
@@ -108,8 +99,8 @@ class Lifecycle:
         base = net = self.trained()
         stand_in: nn.Module | None = base
         hides = Access.NONE
-        for defense in self.at("serve"):
-            served = defense(net, self._training()) if defense.card.learns else defense(net)
+        for i, defense in enumerate(self.at("serve")):
+            served = self._learner(i)(net, self._training()) if defense.card.learns else defense(net)
             stand_in = _stand_in(defense, stand_in, net, served)
             net, hides = served, hides | defense.card.hides
         surrogate = ready(stand_in, self.device) if stand_in not in (None, net) else None
@@ -118,6 +109,24 @@ class Lifecycle:
         stochastic, adapts = any(card.stochastic for card in used), any(card.adapts for card in used)
         eot = max([1, *(card.eot for card in used)])
         return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts)
+
+    def _learner(self, i: int) -> Fit:
+        """The i-th serve-stage defense, one that learns, as what wraps a network; kept where its card says how."""
+        defense = self.at("serve")[i]
+        if defense.card.shape is None:
+            return defense
+        shape = partial(defense.card.shape, **{**defense.card.parameters, **dict(defense.given)})
+        return learnt(defense, self._learning(i), shape)
+
+    def _learning(self, i: int) -> str:
+        """The key of what the i-th serve-stage defense learns: all that its network is made of and stands behind."""
+        before = [*self.at("train"), *self.at("harden"), *self.at("serve")[: i + 1]]
+        return key_of([*self._facts(), "serve", *(d.identity() for d in before)])
+
+    def _facts(self) -> list[str]:
+        """What every training depends on."""
+        facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
+        return [*facts, str(self.seed), __version__, *([self.poison.identity()] if self.poison else [])]
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
@@ -134,19 +143,18 @@ class Lifecycle:
 
     def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
         """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
-        facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
-        facts += [str(self.seed), __version__, *([self.poison.identity()] if self.poison else [])]
+        facts = self._facts()
         fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Fit]()
         if not self.model.pretrained:
-            fit = _kept(fit, _key(facts))
-            steps.append((_key(facts), fit))
+            fit = kept(fit, key_of(facts))
+            steps.append((key_of(facts), fit))
         for defense in (*self.at("train"), *self.at("harden")):
             facts.append(defense.identity())
             made = defense(fit) if defense.card.place == "train" else partial(_hardened, defense, fit)
             if isinstance(made, Reshaping):
                 shapes.append(made.shape)
-            fit = _kept(made, _key(facts), tuple(shapes))
-            steps.append((_key(facts), fit))
+            fit = kept(made, key_of(facts), tuple(shapes))
+            steps.append((key_of(facts), fit))
         return fit, steps
 
 
@@ -170,63 +178,6 @@ def _stand_in(defense: Applied, through: nn.Module | None, net: nn.Module, serve
 def _hardened(defense: Applied, fit: Fit, net: nn.Module, training: Training) -> nn.Module:
     hardened: nn.Module = defense(fit(net, training), training)
     return hardened
-
-
-def _key(facts: list[str]) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _file(key: str) -> Path:
-    return cache_folder() / "weights" / f"{key}.safetensors"
-
-
-def _kept(fit: Fit, key: str, shapes: tuple[Fit, ...] = ()) -> Fit:
-    """The same recipe, its result and findings kept on disk; weights that do not fit the network are made again.
-
-    shapes: what turns the network before into the kept one's architecture, in order.
-    """
-
-    def kept(net: nn.Module, training: Training) -> nn.Module:
-        file = _file(key)
-        if file.exists():
-            try:
-                return _load(file, net, shapes, training)
-            except (RuntimeError, SafetensorError, OSError, ValueError):
-                training.tell(f"the kept weights {file.name} do not fit; training again")
-        findings: dict[str, dict[str, Any]] = {}
-
-        def keep(name: str, finding: dict[str, Any]) -> None:
-            findings[name] = finding
-            training.keep(name, finding)
-
-        trained = fit(net, replace(training, keep=keep))
-        _save(trained, file, findings)
-        return trained
-
-    return kept
-
-
-def _load(file: Path, net: nn.Module, shapes: tuple[Fit, ...], training: Training) -> nn.Module:
-    for shape in shapes:
-        net = shape(net, training)
-    net.load_state_dict(load_file(file))
-    with safe_open(file, "pt") as opened:
-        findings = json.loads((opened.metadata() or {}).get("findings", "{}"))
-    for name, finding in findings.items():
-        training.keep(name, finding)
-    return net.to(memory_format=torch.contiguous_format)  # as `fitted` returns it, for the same bits
-
-
-def _save(net: nn.Module, file: Path, findings: dict[str, dict[str, Any]]) -> None:
-    """Written aside, then renamed: a killed run leaves no half file. A full disk only costs the next run its time."""
-    aside = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
-        save_file(tensors, aside, metadata={"findings": json.dumps(findings)})
-        os.replace(aside, file)
-    except (OSError, SafetensorError):
-        aside.unlink(missing_ok=True)
 
 
 def fingerprint(net: nn.Module) -> str:

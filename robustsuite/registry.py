@@ -49,6 +49,8 @@ class Card:
     adapts: "stream" for a serve-stage defense whose answers depend on what it was asked before, or on the batch.
     learns: a serve-stage defense that is handed Training besides the network (clean pictures to learn from), or a
     data-stage one that is handed a function train set -> network.
+    shape: of a serve-stage defense that learns, the wrapper (net, training, every parameter) before it has learnt: with
+    it, what it learns is kept.
     whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
     cost: of an attack, from the number of classes and every parameter, all as keywords.
@@ -67,6 +69,7 @@ class Card:
     eot: int = 1
     adapts: str = ""
     learns: bool = False
+    shape: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
     whole: bool = False
     minimum_norm: bool = False
     surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustsuite.data import Dataset, Split
@@ -139,3 +140,51 @@ def test_a_stack_is_attacked_through_what_stands_in_for_all_of_it(
     assert torch.allclose(system.surrogate(x), times * cycle().served().net(x))
     (grad,) = torch.autograd.grad(system.surrogate(x).sum(), x)
     assert bool(grad.any())
+
+
+LEARNT: list[float] = []
+
+
+def untaught(net: nn.Module, training: Training, **_: object) -> Detector:
+    return Detector(net, nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0)))
+
+
+def taught(net: nn.Module, training: Training, *, threshold: float = 0.5) -> Detector:
+    """A detector with weights of its own, that counts how often it learns."""
+    LEARNT.append(threshold)
+    detector = untaught(net, training)
+    with torch.no_grad():
+        detector.suspicion[1].weight.copy_(torch.linspace(-1, 1, 16))  # type: ignore[index]
+        detector.suspicion[1].bias.zero_()  # type: ignore[index]
+        detector.threshold.fill_(threshold)
+    return detector.eval().requires_grad_(False)
+
+
+TAUGHT = Card("defense", "taught", taught, "serve", learns=True, shape=untaught, surrogate=undetected)
+
+
+def test_what_a_served_defense_learns_is_kept_without_its_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    LEARNT.clear()
+
+    def asked(*defenses: Applied) -> Tensor:
+        one, x = cycle(*defenses), labelled(linear()).images(torch.arange(8))
+        with torch.no_grad():
+            system = one.served()
+            assert not one.trainings()
+            return torch.cat([system.net(x), system.surrogate(x)])  # type: ignore[misc]
+
+    first, kept = asked(Applied(TAUGHT)), set(tmp_path.rglob("*.safetensors"))
+    assert torch.equal(first.nan_to_num(7.0), asked(Applied(TAUGHT)).nan_to_num(7.0))
+    assert bool(first.isnan().any())
+    assert LEARNT == [0.5]
+    (alone,) = (f for f in kept if "threshold" in load_file(f))
+    assert set(load_file(alone)) == {"threshold", "spread", "suspicion.1.weight", "suspicion.1.bias"}
+    asked(Applied(TAUGHT, (("threshold", -9.0),))), asked(HALVED, Applied(TAUGHT)), asked(LOUDER, Applied(TAUGHT))
+    assert LEARNT == [0.5, -9.0, 0.5, 0.5], "another parameter, other data, another network"
+    for damage in (alone.read_bytes()[:50], save({"threshold": torch.tensor(1.0)})):
+        alone.write_bytes(damage)
+        assert torch.equal(first.nan_to_num(7.0), asked(Applied(TAUGHT)).nan_to_num(7.0))
+    assert LEARNT == [0.5, -9.0, 0.5, 0.5, 0.5, 0.5]

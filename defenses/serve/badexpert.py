@@ -34,9 +34,16 @@ class Triangle(nn.Module):
         return -torch.minimum(self.steep * v / u.clamp_min(1e-8), (1 - u) / (self.corner - v).clamp_min(1e-8))
 
 
+def untaught(net: nn.Module, training: Training, *, steep: float, corner: float, **_: object) -> Detector:
+    """The detector before its nets have learnt."""
+    expert, auxiliary = copy.deepcopy(net), copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    return Detector(net, Triangle(net, expert, auxiliary, steep, corner))
+
+
 @stages.serve(
     paper="Xie et al., 2024, arXiv:2308.12439, sections 3.1-3.3",
     learns=True,
+    shape=untaught,
     surrogate=undetected,
     differs=(
         "clean pictures, early stopping and threshold come from val; the official code takes them from the test set",

@@ -29,9 +29,15 @@ class Consistent(nn.Module):
         return agree + 1e-3 * sure
 
 
+def uncalibrated(net: nn.Module, training: Training, **_: object) -> Detector:
+    """The detector before its threshold is set."""
+    return Detector(net, Consistent(net))
+
+
 @stages.serve(
     paper="Guo et al., 2023, arXiv:2302.03251",
     learns=True,
+    shape=uncalibrated,
     surrogate=undetected,
     differs=("the threshold is set on val at a stated false-positive rate; the paper's is one half",),
 )
@@ -41,4 +47,4 @@ def scaleup(net: nn.Module, training: Training, *, fpr: float = 0.1) -> nn.Modul
     fpr: share of clean val pictures rejected.
     """
     _, rest = halves(training)
-    return Detector(net, Consistent(net)).calibrated(rest, fpr, training.device)
+    return uncalibrated(net, training).calibrated(rest, fpr, training.device)

@@ -33,12 +33,18 @@ def _boxed(x: Tensor) -> Tensor:
     return x + (x.detach().clamp(0, 1) - x.detach())
 
 
-@stages.serve(paper="Gao et al., 2019, arXiv:1902.06531", learns=True, surrogate=undetected)
+def uncalibrated(net: nn.Module, training: Training, *, overlays: int, **others: object) -> Detector:
+    """The detector before its threshold is set."""
+    clean, _ = halves(training)
+    rows = torch.randperm(len(clean), generator=torch.Generator().manual_seed(training.seed))[:overlays]
+    return Detector(net, Steady(net, clean.images(rows)))
+
+
+@stages.serve(paper="Gao et al., 2019, arXiv:1902.06531", learns=True, shape=uncalibrated, surrogate=undetected)
 def strip(net: nn.Module, training: Training, *, fpr: float = 0.1, overlays: int = 100) -> nn.Module:
     """Inputs whose answer hardly changes under superimposed clean pictures are rejected (low entropy).
 
     fpr: share of clean val pictures rejected. overlays: clean val pictures laid over each input.
     """
-    clean, rest = halves(training)
-    rows = torch.randperm(len(clean), generator=torch.Generator().manual_seed(training.seed))[:overlays]
-    return Detector(net, Steady(net, clean.images(rows))).calibrated(rest, fpr, training.device)
+    _, rest = halves(training)
+    return uncalibrated(net, training, overlays=overlays).calibrated(rest, fpr, training.device)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from robustsuite.data import Split
 from robustsuite.errors import BadData
-from robustsuite.lifecycle import cache_folder
+from robustsuite.kept import cache_folder
 from robustsuite.training import held
 
 VERSION = 1

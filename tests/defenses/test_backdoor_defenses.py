@@ -118,6 +118,33 @@ def test_to_learn_from_and_to_calibrate_on_are_kept_apart() -> None:
     assert len(learn) + len(rest) == 600
 
 
+@pytest.mark.parametrize("name", ["badexpert", "strip", "scaleup"])
+def test_what_a_detector_learnt_is_the_same_from_disk(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is in NHWC order, where other kernels would give other last bits."""
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    space = InputSpace(1, 7, 6, 3)
+    generator = torch.Generator().manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(),
+                        nn.Linear(48, 3)).to(memory_format=torch.channels_last).eval()  # fmt: skip
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    data = Dataset("toy", space, tuple("abc"), {"train": training().train, "val": training().val})
+    defense = applied(name, {"fpr": 0.1})
+
+    def served() -> nn.Module:
+        return Lifecycle(Model("toy", net, space, "sha"), data, (defense,)).served().net
+
+    first, again, x = served(), served(), pictures(64, 5).images(torch.arange(64))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert isinstance(first, Detector)
+    assert isinstance(again, Detector)
+    assert torch.equal(first.threshold, again.threshold)
+    assert torch.equal(first.score(x), again.score(x))
+
+
 def test_the_triangle_is_its_formula() -> None:
     class Says(nn.Module):
         def __init__(self, p: float) -> None:
