@@ -143,26 +143,23 @@ def _arxiv(paper: str) -> list[str]:
 
 
 def _facts(card: Card) -> Iterator[tuple[str, str]]:
+    from robustsuite.registry import AttackCard, DefenseCard  # a report reads no plugin, and waits for no torch
+
     yield "kind", f"{card.kind}, {card.place}" if card.place else card.kind
     yield "paper", card.paper
-    if card.kind == "attack":
+    if isinstance(card, AttackCard):
         yield "needs", card.needs.words()
         yield "budgets", ", ".join(card.norms)
         yield "goals", ", ".join(card.goals)
-        cost = _cost(card)
-        yield "cost an image, at the most", cost
-    if card.kind == "defense":
+        cost = card.priced(10)
+        yield "cost an image, at the most", f"{cost.forwards:g} forwards, {cost.backwards:g} backwards (10 classes)"
+    if isinstance(card, DefenseCard):
         yield "hides", card.hides.words()
         yield "random", "yes" if card.stochastic else ""
         yield "stand-in to attack through", "yes" if card.surrogate else ""
     yield "needs the package", card.requires
     yield "code", card.origin
     yield "in a sweep", _example(card)
-
-
-def _cost(card: Card) -> str:
-    cost = card.priced(10)
-    return f"{cost.forwards:g} forwards, {cost.backwards:g} backwards (10 classes)"
 
 
 def _example(card: Card) -> str:

@@ -15,7 +15,7 @@ from robustsuite.data import Split
 from robustsuite.errors import BadValue
 from robustsuite.randomness import Rng
 from robustsuite.records import dumped
-from robustsuite.registry import Card, identity
+from robustsuite.registry import AttackCard, identity
 from robustsuite.threats import Access, Threat
 
 
@@ -53,7 +53,7 @@ class Poisoned(NamedTuple):
 class Poisoner:
     """A poisoning attack with its parameters, as the lifecycle applies it before anything is trained."""
 
-    card: Card
+    card: AttackCard
     given: tuple[tuple[str, Any], ...]
     threat: Threat
 

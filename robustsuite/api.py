@@ -28,7 +28,7 @@ from robustsuite.models import Model, answering, weights_sha256
 from robustsuite.numerics import float32
 from robustsuite.plan import Cell, plan, verdict
 from robustsuite.records import CellRecord
-from robustsuite.registry import Card, card_of, checked_parameters
+from robustsuite.registry import AttackCard, card_of, checked_parameters
 from robustsuite.store import Store
 from robustsuite.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.threats import Access, Linf, Threat
@@ -163,7 +163,7 @@ def evaluate(
     needs more than `access`.
     """
     card = card_of("attack", attack) if isinstance(attack, str) else getattr(attack, "card", None)
-    if not isinstance(card, Card):
+    if not isinstance(card, AttackCard):
         raise BadValue(f"expected a name or a function under @evasion.attack, got {attack!r}; decorate it")
     split = Split.of(x.cpu(), y.cpu())
     home = next((p.device for p in net.parameters()), x.device)
@@ -184,7 +184,7 @@ def evaluate(
     facts, examples = Runner(fitting(cell)).played(cell)
     record = CellRecord(run_id=cell.run_id, **{**cell.asked(), **facts})
     standing = standings([flat(record)], lambda _: pd.DataFrame(examples))[cell.run_id]
-    flags = [*(Flag(**flag.model_dump()) for flag in record.flags), *standing.flags]
+    flags = [*(Flag(f.name, f.detail, f.level) for f in record.flags), *standing.flags]
     columns = {column.name: torch.from_numpy(examples[column.name]) for column in record.columns}
     right = int(columns["robust"].sum())
     interval = stats.clopper_pearson(right, len(x))

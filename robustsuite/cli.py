@@ -224,12 +224,23 @@ def list_(
 def _card_facts(card: Card) -> dict[str, Any]:
     return {
         "name": card.name, "kind": card.kind, "place": card.place, "summary": card.summary, "paper": card.paper,
-        "needs": card.needs.words(), "norms": list(card.norms), "hides": card.hides.words(),
-        "stochastic": card.stochastic, "surrogate": card.surrogate is not None,
+        **_own_facts(card),
         "parameters": {k: str(v) if not isinstance(v, int | float | str | bool | None) else v
                        for k, v in card.parameters.items()},
         "differs": list(card.differs), "origin": card.origin,
     }  # fmt: skip
+
+
+def _own_facts(card: Card) -> dict[str, Any]:
+    """What an attack's card says, or a defense's."""
+    from robustsuite.registry import AttackCard, DefenseCard
+
+    if isinstance(card, AttackCard):
+        return {"needs": card.needs.words(), "norms": list(card.norms), "goals": list(card.goals)}
+    if isinstance(card, DefenseCard):
+        surrogate = card.surrogate is not None
+        return {"hides": card.hides.words(), "stochastic": card.stochastic, "surrogate": surrogate}
+    return {}
 
 
 @app.command()
@@ -246,8 +257,9 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
     for card in found:
         screen.print(f"[bold]{escape(card.name)}[/bold]  {card.kind}{', ' + card.place if card.place else ''}")
         screen.print(escape(inspect.getdoc(card.function) or ""))
-        rows = [("paper", card.paper), ("needs", card.needs.words()), ("budgets", ", ".join(card.norms)),
-                ("hides", card.hides.words()), ("code", card.origin)]  # fmt: skip
+        own = {k: ", ".join(v) if isinstance(v, list) else v for k, v in _own_facts(card).items()}
+        rows = [("paper", card.paper), *((k, "yes" if v is True else v or "") for k, v in own.items())]
+        rows += [("code", card.origin)]
         rows += [("parameter", f"{k} = {v!r}") for k, v in card.parameters.items()]
         rows += [("differs", sentence) for sentence in card.differs]
         table = Table(box=None, show_header=False, pad_edge=False)

@@ -17,7 +17,7 @@ from robustsuite.methods.federated import Learnt
 from robustsuite.oracle import TILE
 from robustsuite.plan import COMMON, Cell
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card
+from robustsuite.registry import AttackCard
 from robustsuite.session import Session
 from robustsuite.stages import Applied
 from robustsuite.subset import restricted
@@ -90,7 +90,7 @@ class Context:
         return self._cell.threat
 
     @property
-    def card(self) -> Card:
+    def card(self) -> AttackCard:
         """The attack's card. Raises ValueError in a cell that has none."""
         if self._cell.attack is None:
             raise ValueError("expected a cell with an attack, got one without")

@@ -21,7 +21,7 @@ from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import load_model
 from robustsuite.randomness import Rng
 from robustsuite.records import CellRecord, DataFacts, ModelFacts, ShiftFacts, dumped, used_words
-from robustsuite.registry import Card, Cost, canonical, card_of, checked_parameters, identity, used
+from robustsuite.registry import AttackCard, Cost, canonical, card_of, checked_parameters, identity, used
 from robustsuite.scenarios import Scenario, scenario_of
 from robustsuite.specs import named
 from robustsuite.stages import Applied, applied
@@ -49,7 +49,7 @@ class Cell:
     lifecycle: Lifecycle = field(repr=False)
     subjects: Subjects = field(repr=False)
     threat: Threat | None = None
-    attack: Card | None = None
+    attack: AttackCard | None = None
     given: tuple[tuple[str, Any], ...] = ()
     shift: str | None = None
     variant: Variant | None = None
@@ -229,7 +229,7 @@ def verdict(cell: Cell) -> Verdict:
     return _hidden(card, cell)
 
 
-def _hidden(card: Card, cell: Cell) -> Verdict:
+def _hidden(card: AttackCard, cell: Cell) -> Verdict:
     """What the defenses take from the attack: answers that stay, and what it needs where they bring no surrogate."""
     for d in cell.lifecycle.defenses:
         if d.card.adapts and not cell.scenario.streams:
@@ -268,7 +268,7 @@ def _defenses(entry: object) -> tuple[Applied, ...]:
     return tuple(applied(*parse_spec(part, "defense")) for part in parts)
 
 
-def _attack(entry: object) -> tuple[Card, tuple[tuple[str, Any], ...], int | None]:
+def _attack(entry: object) -> tuple[AttackCard, tuple[tuple[str, Any], ...], int | None]:
     """A yaml entry 'pgd' or {pgd: {steps: 50}}: its card, checked parameters, and on how many examples it is played.
 
     `first` is every attack's: a certifier that takes minutes an image is asked about fewer of them, and its row says n.

@@ -12,11 +12,11 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from robustsuite.errors import BadValue, UnknownName, UsageError, nearest
 from robustsuite.identity import GROUP, distribution_of, source_of
@@ -42,38 +42,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Card:
-    """One plugin's facts. `place` is an attack's scenario or a defense's stage.
-
-    goals: what an attack can work towards; one that can do more than leave the true class is handed `targets`.
-    eot: gradient draws an attack on this random defense averages, where the user does not say.
-    adapts: "stream" for a serve-stage defense whose answers depend on what it was asked before, or on the batch.
-    learns: a serve-stage defense that is handed Training besides the network (clean pictures to learn from), or a
-    data-stage one that is handed a function train set -> network.
-    shape: of a serve-stage defense that learns, the wrapper (net, training, every parameter) before it has learnt: with
-    it, what it learns is kept.
-    whole: the attack wants the misclassified examples too (a peer's, to reproduce its own batches).
-    minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
-    cost: of an attack, from the number of classes and every parameter, all as keywords.
-    """
+    """One plugin's facts. `place` is an attack's scenario or a defense's stage."""
 
     kind: str
     name: str
     function: Callable[..., Any] = field(repr=False, compare=False)
     place: str = ""
     paper: str = ""
-    needs: Access = Access.NONE
-    norms: tuple[str, ...] = ()
-    hides: Access = Access.NONE
-    stochastic: bool = False
-    goals: tuple[str, ...] = ("untargeted",)
-    eot: int = 1
-    adapts: str = ""
-    learns: bool = False
-    shape: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
-    whole: bool = False
-    minimum_norm: bool = False
-    surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
-    cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
     differs: tuple[str, ...] = ()
     requires: str = ""
     about: str = ""
@@ -93,22 +68,70 @@ class Card:
             if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in HANDED
         }
 
-    def priced(self, classes: int, **given: Any) -> Cost:
-        """What an attack costs an example, the parameters that are not given at their defaults."""
-        return self.cost(classes=classes, **{**self.parameters, **given})
-
     @property
     def origin(self) -> str:
         """module:function, where to read the method."""
         return f"{self.function.__module__}:{self.function.__qualname__}"
 
 
+@dataclass(frozen=True)
+class AttackCard(Card):
+    """An attack's facts.
+
+    goals: what it can work towards; one that can do more than leave the true class is handed `targets`.
+    whole: it wants the misclassified examples too (a peer's, to reproduce its own batches).
+    minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    cost: from the number of classes and every parameter, all as keywords.
+    """
+
+    needs: Access = Access.NONE
+    norms: tuple[str, ...] = ()
+    goals: tuple[str, ...] = ("untargeted",)
+    whole: bool = False
+    minimum_norm: bool = False
+    cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
+
+    def priced(self, classes: int, **given: Any) -> Cost:
+        """What it costs an example, the parameters that are not given at their defaults."""
+        return self.cost(classes=classes, **{**self.parameters, **given})
+
+
+@dataclass(frozen=True)
+class DefenseCard(Card):
+    """A defense's facts.
+
+    eot: gradient draws an attack on a random one averages, where the user does not say.
+    adapts: "stream" where answers depend on what was asked before, or on the batch.
+    learns: a serve-stage one is handed Training besides the network (clean pictures to learn from), a data-stage one a
+    function train set -> network. shape: of the former, the wrapper (net, training, every parameter) before it has
+    learnt: with it, what it learns is kept.
+    """
+
+    hides: Access = Access.NONE
+    stochastic: bool = False
+    eot: int = 1
+    adapts: str = ""
+    learns: bool = False
+    shape: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+
+
+OWN: dict[str, type[Card]] = {"attack": AttackCard, "defense": DefenseCard}
+
+
 def carded(kind: str, place: str = "", **facts: Any) -> Callable[[F], F]:
-    """Give a function its card; the plugin's name is the function's, unless `name` says otherwise."""
+    """Give a function its card; the plugin's name is the function's, unless `name` says otherwise.
+
+    Raises UsageError for a fact that plugins of this kind do not have.
+    """
+    made = OWN.get(kind, Card)
+    known = {f.name for f in fields(made)} - {"kind", "function", "place"}
+    if unknown := [fact for fact in facts if fact not in known]:
+        raise UsageError(f"expected a fact of the {kind}'s card, got {unknown[0]!r}; {nearest(unknown[0], known)}")
 
     def decorate(function: F) -> F:
         name = facts.pop("name", function.__name__)
-        function.card = Card(kind, name, function, place, **facts)  # type: ignore[attr-defined]
+        function.card = made(kind, name, function, place, **facts)  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -167,6 +190,14 @@ def names(kind: str) -> list[str]:
     return [name for k, name in cards() if k == kind]
 
 
+@overload
+def card_of(kind: Literal["attack"], name: str) -> AttackCard: ...
+@overload
+def card_of(kind: Literal["defense"], name: str) -> DefenseCard: ...
+@overload
+def card_of(kind: str, name: str) -> Card: ...
+
+
 def card_of(kind: str, name: str) -> Card:
     """The card of this name; raises UnknownName with the nearest."""
     if (kind, name) not in cards():
@@ -204,7 +235,8 @@ def used(card: Card, given: dict[str, Any]) -> Used:
     module = card.function.__module__
     return Used(
         name=card.name, stage=card.place if card.kind == "defense" else "", given=plain(changed(card, given)),
-        parameters=plain(dict(sorted({**card.parameters, **given}.items()))), needs=card.needs.kinds(),
+        parameters=plain(dict(sorted({**card.parameters, **given}.items()))),
+        needs=card.needs.kinds() if isinstance(card, AttackCard) else (),
         distribution=distribution_of(module), source=source_of(module),
     )  # fmt: skip
 

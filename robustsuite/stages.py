@@ -12,7 +12,7 @@ from torch import nn
 from robustsuite.data import Split
 from robustsuite.models import Fit, Training
 from robustsuite.records import Used
-from robustsuite.registry import Card, canonical, card_of, carded, checked_parameters, identity, used
+from robustsuite.registry import DefenseCard, canonical, card_of, carded, checked_parameters, identity, used
 
 STAGES = ("data", "train", "harden", "serve", "share")
 
@@ -56,7 +56,7 @@ def share(**facts: Any) -> Callable[[U], U]:
 class Applied:
     """A defense with its parameters."""
 
-    card: Card
+    card: DefenseCard
     given: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:

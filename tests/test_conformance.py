@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustsuite import stages
 from robustsuite.data import Split
+from robustsuite.errors import UsageError
 from robustsuite.goals import Goal, OrderedTopK, Targeted, Untargeted
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
@@ -186,3 +188,10 @@ def test_eps_zero_is_clean_accuracy_for_peers_attacks(card: Card) -> None:
     except (Unsupported, MissingPackage) as refused:
         pytest.skip(str(refused))
     assert torch.equal(record.columns["robust"], right)
+
+
+def test_a_fact_of_another_kind_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(UsageError, match="expected a fact of the attack's card, got 'hides'"):
+        evasion.attack(hides=Access.GRADIENTS)
+    with pytest.raises(UsageError, match="expected a fact of the defense's card, got 'stochastik'; did you mean"):
+        stages.serve(stochastik=True)

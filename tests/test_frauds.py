@@ -16,7 +16,7 @@ from robustsuite.data import InputSpace, Split, load_data
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, Training, load_model, ready
 from robustsuite.probes import probe
-from robustsuite.registry import Card
+from robustsuite.registry import DefenseCard
 from robustsuite.stages import Applied
 from robustsuite.state import state_of
 from tests.frauds import FRAUDS, honest
@@ -76,7 +76,7 @@ def test_a_threshold_cannot_be_set_on_test_pictures_before_they_are_asked(
         handed.append(training)
         return net
 
-    defense = Applied(Card("defense", "calibrating", calibrating, "harden"))
+    defense = Applied(DefenseCard("defense", "calibrating", calibrating, "harden"))
     Lifecycle(Model("net", honest(), DATA.space, "sha"), DATA, (defense,)).served()
     splits = [value for field in fields(Training) if isinstance(value := getattr(handed[0], field.name), Split)]
     assert len(splits) == 2

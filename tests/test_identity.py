@@ -84,7 +84,7 @@ def test_a_changed_default_is_another_cell() -> None:
     def again(model: object, x: object, *, steps: int = 3) -> None:
         """Nothing."""
 
-    cards = [registry.Card("attack", "same", function, "evasion") for function in (attack, again)]
+    cards = [registry.AttackCard("attack", "same", function, "evasion") for function in (attack, again)]
     assert registry.canonical(cards[0], {}) == registry.canonical(cards[1], {})
     assert registry.identity(cards[0], {}) != registry.identity(cards[1], {})
     assert registry.identity(cards[0], {"steps": 3}) == registry.identity(cards[1], {})

@@ -30,7 +30,7 @@ from robustsuite.methods.lbfgs import lbfgs
 from robustsuite.methods.picture_quality import matched, mse, psnr, ssim
 from robustsuite.methods.updates import Client, untrained, updates
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card, Cost
+from robustsuite.registry import AttackCard
 from robustsuite.scenarios import inversion
 from robustsuite.threats import Access, Threat, Update
 
@@ -324,7 +324,7 @@ def perfect(known: Tensor, y: Tensor, wrong: bool = False, broken: bool = False)
 def played(attack: object, x: Tensor, y: Tensor) -> inversion.Record:
     split = Split.of(x.flatten(0, 1), y.flatten())
     threat = Threat("t", "inversion", Access.WEIGHTS | Access.UPDATE, update=Update(x.shape[1], trained=False))
-    card = Card("attack", "toy", attack, "inversion", needs=Access.WEIGHTS | Access.UPDATE, cost=lambda **_: Cost())  # type: ignore[arg-type]
+    card = AttackCard("attack", "toy", attack, "inversion", needs=Access.WEIGHTS | Access.UPDATE)
     return inversion.judged(conv_net(), attack, split, threat, Rng.of(0, "t", split.ids), card=card)  # type: ignore[arg-type]
 
 
@@ -354,7 +354,7 @@ def test_a_last_smaller_client_is_played_too() -> None:
         return Recovered(torch.full((len(seen), *seen.shape), 0.5), recovered(seen))
 
     threat = Threat("t", "inversion", Access.WEIGHTS | Access.UPDATE, update=Update(2, trained=False))
-    card = Card("attack", "toy", attack, "inversion", needs=Access.WEIGHTS | Access.UPDATE)
+    card = AttackCard("attack", "toy", attack, "inversion", needs=Access.WEIGHTS | Access.UPDATE)
     record = inversion.judged(conv_net(), attack, split, threat, Rng.of(0, "t", split.ids), card=card)
     assert sizes == [(2, 2, 2), (1, 1, 1)]
     assert bool(record.columns["label_found"].all())

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from robustsuite.judge import REPEATS, Judge
 from robustsuite.oracle import Oracle
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card
+from robustsuite.registry import AttackCard
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
 from robustsuite.threats import Access, Linf, Threat
 from tests.toys import labelled, linear, pictures, system
 
 THREAT = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.1))
-CARD = Card("attack", "toy", lambda: None, "evasion", needs=Access.SCORES)
+CARD = AttackCard("attack", "toy", lambda: None, "evasion", needs=Access.SCORES)
 
 
 def rng(n: int) -> Rng:

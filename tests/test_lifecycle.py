@@ -12,7 +12,7 @@ from robustsuite.data import Dataset, Split
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.methods.detection import Detector, undetected
 from robustsuite.models import Fit, Model, Training
-from robustsuite.registry import Card
+from robustsuite.registry import DefenseCard
 from robustsuite.stages import Applied
 from robustsuite.threats import Access
 from tests.toys import SPACE, labelled, linear
@@ -45,8 +45,8 @@ def louder(fit: Fit, *, factor: float = 2.0) -> Fit:
     return tuned
 
 
-HALVED = Applied(Card("defense", "halved", halved, "data"))
-LOUDER = Applied(Card("defense", "louder", louder, "train"))
+HALVED = Applied(DefenseCard("defense", "halved", halved, "data"))
+LOUDER = Applied(DefenseCard("defense", "louder", louder, "train"))
 
 
 def cycle(*defenses: Applied, seed: int = 0) -> Lifecycle:
@@ -112,10 +112,10 @@ def watched(net: nn.Module, training: Training) -> Detector:
     return detector
 
 
-DARK = Applied(Card("defense", "dark", Rounded, "serve", hides=Access.GRADIENTS))
+DARK = Applied(DefenseCard("defense", "dark", Rounded, "serve", hides=Access.GRADIENTS))
 ROUNDED = Applied(replace(DARK.card, name="rounded", surrogate=lambda base, served: base))
-DOUBLED = Applied(Card("defense", "doubled", Doubled, "serve"))
-WATCHED = Applied(Card("defense", "watched", watched, "serve", learns=True, surrogate=undetected))
+DOUBLED = Applied(DefenseCard("defense", "doubled", Doubled, "serve"))
+WATCHED = Applied(DefenseCard("defense", "watched", watched, "serve", learns=True, surrogate=undetected))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def taught(net: nn.Module, training: Training, *, threshold: float = 0.5) -> Det
     return detector.eval().requires_grad_(False)
 
 
-TAUGHT = Card("defense", "taught", taught, "serve", learns=True, shape=untaught, surrogate=undetected)
+TAUGHT = DefenseCard("defense", "taught", taught, "serve", learns=True, shape=untaught, surrogate=undetected)
 
 
 def test_what_a_served_defense_learns_is_kept_without_its_network(

@@ -289,7 +289,7 @@ def test_others_plugins_are_listed_and_run(
 
 
 def test_two_plugins_of_one_name_are_an_error() -> None:
-    twin = registry.Card("attack", "pgd", planned, "evasion")
+    twin = registry.AttackCard("attack", "pgd", planned, "evasion")
     with pytest.raises(UsageError, match=r"expected one attack of the name 'pgd', got two: .*; rename one"):
         registry._add(dict(registry.cards()), twin)
 

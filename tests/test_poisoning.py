@@ -14,7 +14,7 @@ from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, Training
 from robustsuite.plan import Cell, verdict
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card
+from robustsuite.registry import AttackCard
 from robustsuite.scenarios import inversion, poisoning, unlearnable
 from robustsuite.threats import Access, PoisonRate, Threat
 from robustsuite.training import Recipe, accuracy, fitted
@@ -42,7 +42,8 @@ def corner(train: Split, rate: PoisonRate, *, target: int, rng: Rng, extra: int 
 
 
 def poisoner(**given: int) -> Poisoner:
-    return Poisoner(Card("attack", "corner", corner, "poisoning", needs=Access.TRAIN_SET), tuple(given.items()), THREAT)
+    card = AttackCard("attack", "corner", corner, "poisoning", needs=Access.TRAIN_SET)
+    return Poisoner(card, tuple(given.items()), THREAT)
 
 
 def test_the_recorded_indices_are_the_changed_examples() -> None:
@@ -168,7 +169,7 @@ def test_yaml_names_rate_and_target() -> None:
 
 def test_a_watched_training_tells_its_best_and_last_epoch(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
-    card = Card("attack", "nothing", lambda train, rate, *, rng: Poisoned(train, torch.arange(1)), "unlearnable")
+    card = AttackCard("attack", "nothing", lambda train, rate, *, rng: Poisoned(train, torch.arange(1)), "unlearnable")
     threat = Threat("u", "unlearnable", Access.TRAIN_SET, poison=PoisonRate(0.1))
 
     def fit(net: nn.Module, training: Training) -> nn.Module:

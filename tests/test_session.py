@@ -15,7 +15,7 @@ from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, weights_sha256
 from robustsuite.plan import Cell, verdict
 from robustsuite.records import Stream
-from robustsuite.registry import Card, card_of
+from robustsuite.registry import DefenseCard, card_of
 from robustsuite.stages import Applied
 from robustsuite.store import Store
 from robustsuite.threats import Access, Linf, Threat
@@ -57,7 +57,7 @@ def cell(stream: Stream | None, *, adapts: str = "stream", order: Tensor | None 
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).eval()
     pictures = split() if order is None else split().at(order)
     data = Dataset("toy", SPACE, tuple("abcd"), {"test": pictures})
-    defense = Applied(Card("defense", "reestimate", reestimate, "serve", adapts=adapts))
+    defense = Applied(DefenseCard("defense", "reestimate", reestimate, "serve", adapts=adapts))
     cycle = Lifecycle(Model("toy", net, SPACE, weights_sha256(net)), data, (defense,))
     return Cell("s", cycle, Subjects(pictures, stream=stream), shift="clean", **facts)  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ from robustsuite.oracle import Oracle
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.records import Column, Scoring
-from robustsuite.registry import Card, carded
+from robustsuite.registry import AttackCard, carded
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
@@ -82,7 +82,7 @@ def play(context: Context) -> Record:
 
 def judged(
     system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
-    card: Card, eot: int | None = None, clean_ok: Tensor | None = None, aux: Aux | None = None,
+    card: AttackCard, eot: int | None = None, clean_ok: Tensor | None = None, aux: Aux | None = None,
 ) -> Record:  # fmt: skip
     """Attack every correctly classified example, in every way the system leaves open, and judge what comes back.
 
@@ -153,7 +153,7 @@ def _right(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
     return ~answers.wrong & ~answers.rejected
 
 
-def _flags(columns: dict[str, Tensor], system: System, card: Card, draws: int) -> list[Flag]:
+def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, draws: int) -> list[Flag]:
     """What casts doubt on the number itself."""
     n, flags = len(columns["robust"]), []
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())

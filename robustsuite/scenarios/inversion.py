@@ -23,7 +23,7 @@ from robustsuite.methods.updates import VALUES, Client
 from robustsuite.probes import Flag
 from robustsuite.randomness import Rng
 from robustsuite.records import Column, Scoring
-from robustsuite.registry import Card, carded
+from robustsuite.registry import AttackCard, carded
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.specs import Spec
@@ -64,7 +64,7 @@ def play(context: Context) -> Record:
 
 
 def judged(
-    net: nn.Module, attack: Callable[..., Recovered], split: Split, threat: Threat, rng: Rng, *, card: Card,
+    net: nn.Module, attack: Callable[..., Recovered], split: Split, threat: Threat, rng: Rng, *, card: AttackCard,
     share: Sequence[Applied] = (), aux: Aux | None = None, learnt: float | None = None, device: str = "cpu",
 ) -> Record:  # fmt: skip
     """Let clients share updates of the split's examples, batch by batch, and score what the observer makes of them.

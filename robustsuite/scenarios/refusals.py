@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from robustsuite.registry import Card
+from robustsuite.registry import AttackCard
 from robustsuite.threats import Ball
 from robustsuite.verdict import Verdict
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from robustsuite.plan import Cell
 
 
-def unfit(card: Card, ball: Ball) -> Verdict | None:
+def unfit(card: AttackCard, ball: Ball) -> Verdict | None:
     """Why an attack cannot work in this ball; None where it can."""
     if not (math.isfinite(ball.eps) or card.minimum_norm):
         return Verdict("refused", "budget", f"{card.name} needs a finite budget; the threat allows any change")

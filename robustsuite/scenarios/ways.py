@@ -20,7 +20,7 @@ from robustsuite.judge import Answers, Judge
 from robustsuite.losses import CLEAR
 from robustsuite.oracle import Oracle, answer, preserved
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card
+from robustsuite.registry import AttackCard
 from robustsuite.system import System
 from robustsuite.threats import Access, Ball, Threat
 
@@ -39,7 +39,7 @@ class Duel:
     attack: Callable[..., Any]
     threat: Threat
     ball: Ball
-    card: Card
+    card: AttackCard
     rng: Rng
     width: int
     eot: int | None

@@ -20,7 +20,7 @@ from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.lifecycle import Lifecycle
 from robustsuite.models import Model, Training, ready, weights_sha256
 from robustsuite.randomness import Rng
-from robustsuite.registry import Card
+from robustsuite.registry import DefenseCard
 from robustsuite.reports.artefacts import artefact_section, read_artefacts
 from robustsuite.stages import Applied, applied
 from robustsuite.threats import Linf
@@ -204,7 +204,7 @@ def test_hardened_weights_and_findings_are_kept(tmp_path: Path, monkeypatch: pyt
             net[7].weight.mul_(2)
         return net
 
-    hard = Applied(Card("defense", "doubled", doubled, "harden"))
+    hard = Applied(DefenseCard("defense", "doubled", doubled, "harden"))
     cycles = [lifecycle(split_of(48, 3), split_of(60, 2), hard) for _ in range(2)]
     first, second = (weights_sha256(cycle.trained()) for cycle in cycles)
     assert len(calls) == 1
