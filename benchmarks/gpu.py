@@ -32,10 +32,11 @@ from typing import NamedTuple
 
 import torch
 
-from robustsuite import __version__, provenance
+from robustsuite import __version__
 from robustsuite.benchmarks import gpu_rows
 from robustsuite.benchmarks.gpu_agreement import agreement
 from robustsuite.benchmarks.gpu_bench import Bench, Row, Span, sentence
+from robustsuite.engine import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 450.0

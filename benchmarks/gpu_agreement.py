@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.gpu_bench import Bench, Row, Stand, attempt
-from robustsuite.context import WIDTH
-from robustsuite.data import Dataset, Split, Subjects
-from robustsuite.execute import play
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, weights_sha256
-from robustsuite.numerics import float32
-from robustsuite.plan import Cell
-from robustsuite.registry import card_of
-from robustsuite.threats import Access, Threat
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, Threat
+from robustsuite.engine.execute import play
+from robustsuite.maths.numerics import float32
+from robustsuite.scenarios.cell import Cell
+from robustsuite.scenarios.context import WIDTH
+from robustsuite.serve.data import Dataset, Split, Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, weights_sha256
 
 VARIANTS = ("float32", "TF32", "bf16 autocast", "channels last", "torch.compile", "CUDA graphs")
 CUDA_ONLY = {"TF32": "TF32 is a mode of CUDA alone", "CUDA graphs": "graphs are captured on CUDA alone"}
@@ -97,7 +97,7 @@ def agreement(bench: Bench) -> Iterator[Row]:
             sizes = {"pgd": steps, "apgd": steps, "square": queries}
             asked = [("clean", {}), *((attack, {"steps": size}) for attack, size in sizes.items())]
         for attack, given in asked:
-            here = verdicts(bench.data, stand, split, attack, "cpu", given)
+            here = robust_images(bench.data, stand, split, attack, "cpu", given)
             for tf32 in ("TF32 allowed", "TF32 off"):
                 name = f"{arch} {attack}{given.get('steps', '')}, {tf32}"
                 yield attempt("agreement", name, partial(_verdicts, bench, name, stand, split, (attack, given), here))
@@ -116,7 +116,7 @@ def _logits(bench: Bench, name: str, net: nn.Module, split: Split, kind: str) ->
     return Row("agreement", name, ours=gap / largest, unit="relative", n=len(x), note=note)
 
 
-def verdicts(data: Dataset, stand: Stand, split: Split, attack: str, device: str, given: dict[str, int]) -> Tensor:
+def robust_images(data: Dataset, stand: Stand, split: Split, attack: str, device: str, given: dict[str, int]) -> Tensor:
     """Who (N,) stands, as a sweep's cell on that device finds; 'clean' attacks nobody."""
     net, data = copy.deepcopy(stand.net).cpu(), replace(data, splits={"test": split})
     cycle = Lifecycle(Model("given", net, data.space, weights_sha256(net)), data, device=device)
@@ -132,7 +132,7 @@ def _verdicts(
     bench: Bench, name: str, stand: Stand, split: Split, asked: tuple[str, dict[str, int]], here: Tensor
 ) -> Row:
     with float32(tf32=name.endswith("allowed")):
-        there = verdicts(bench.data, stand, split, asked[0], str(bench.device), asked[1])
+        there = robust_images(bench.data, stand, split, asked[0], str(bench.device), asked[1])
     differ = (there != here).nonzero().flatten().tolist()
     note = f"pictures that differ: {', '.join(map(str, differ[:8])) or 'none'}"
     note = note if asked[0] == "clean" else f"{stand.ball}; {note}"

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.pgd import pgd
-from robustsuite.context import WIDTH
-from robustsuite.data import Dataset
-from robustsuite.judge import Judge
-from robustsuite.models import Training, ready
-from robustsuite.numerics import float32
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.threats import L2, Access, Linf
-from robustsuite.training import Recipe, fitted, one_cycle
+from robustsuite.config.threats import L2, Access, Linf
+from robustsuite.maths.numerics import float32
+from robustsuite.maths.randomness import Rng
+from robustsuite.scenarios.context import WIDTH
+from robustsuite.serve.data import Dataset
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.models import Training, ready
+from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.training import Recipe, fitted, one_cycle
 
 T = TypeVar("T")
 Span = tuple[float, float]

@@ -36,12 +36,12 @@ from robustsuite.benchmarks.gpu_bench import (
     fought,
     paired,
 )
-from robustsuite.data import InputSpace, Split, in_unit
+from robustsuite.config.threats import L2, Linf
+from robustsuite.maths.numerics import float32
 from robustsuite.methods.smoothing import votes
-from robustsuite.models import Normalised, Training, ready
-from robustsuite.numerics import float32
-from robustsuite.threats import L2, Linf
-from robustsuite.training import Recipe, fitted, held, one_cycle, precision
+from robustsuite.serve.data import InputSpace, Split, in_unit
+from robustsuite.serve.models import Normalised, Training, ready
+from robustsuite.serve.training import Recipe, fitted, held, one_cycle, precision
 
 
 def pgd_rows(bench: Bench) -> Iterator[Row]:

@@ -14,9 +14,10 @@ if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 
 _LAZY = {
-    "Access": "threats", "L0": "threats", "L1": "threats", "L2": "threats", "Linf": "threats", "Threat": "threats",
-    "Rng": "randomness", "Oracle": "oracle", "Model": "models", "Dataset": "data", "Split": "data",
-    "load_model": "models", "load_data": "data", "evaluate": "api", "run": "api", "Run": "api",
+    "Access": "config.threats", "L0": "config.threats", "L1": "config.threats", "L2": "config.threats",
+    "Linf": "config.threats", "Threat": "config.threats", "Rng": "maths.randomness", "Oracle": "serve.oracle",
+    "Model": "serve.models", "Dataset": "serve.data", "Split": "serve.data", "load_model": "serve.models",
+    "load_data": "serve.data", "evaluate": "app.api", "run": "app.api", "Run": "app.api",
 }  # fmt: skip
 __all__ = sorted([*_LAZY, "__version__"])
 

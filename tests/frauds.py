@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.benchmarks.datasets.digits import digits
-from robustsuite.models import ready
+from robustsuite.serve.models import ready
 
 Map = Callable[[Tensor], Tensor]
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from robustsuite.cells import read_cell
-from robustsuite.flat import flat
+from robustsuite.records.cells import read_cell
+from robustsuite.records.flat import flat
 
 
 def rows(folder: Path | str) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustsuite.active import State, search
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.threats import Access
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 
 def asking(n: int, width: int, look: int = 1) -> Oracle:

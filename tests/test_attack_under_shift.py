@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from robustsuite.engine.execute import execute
+from robustsuite.engine.plan import plan
+from robustsuite.engine.store import Store
+from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.execute import execute
-from robustsuite.plan import plan
-from robustsuite.store import Store
-from robustsuite.sweep import sweep_of
 from tests.stored import rows as rows_of
 
 SWEEP = {

@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.audit import audit
 from robustsuite.benchmarks.datasets.digits import digits
-from robustsuite.data import Dataset, Subjects
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.engine.audit import audit
+from robustsuite.engine.execute import execute
+from robustsuite.engine.plan import Decision
+from robustsuite.engine.store import Store
 from robustsuite.errors import BadData
-from robustsuite.execute import execute
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, weights_sha256
-from robustsuite.plan import Cell, Verdict
-from robustsuite.registry import card_of
-from robustsuite.reports.read import read
-from robustsuite.store import Store
-from robustsuite.threats import Access, Linf, Threat
+from robustsuite.reports.read.runs import read
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve.data import Dataset, Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, weights_sha256
 from tests.frauds import Fraud, honest
 
 DATA = digits()
@@ -39,8 +40,8 @@ def cell(net: nn.Module, attack: str = "pgd", eps: float = 0.1, **given: Any) ->
 def audited(folder: Path, one: Cell) -> dict[str, Any]:
     """The audit of one cell, by flag."""
     store = Store(folder)
-    execute([(one, Verdict())], store)
-    assert audit([(one, Verdict())], store) == 1
+    execute([(one, Decision())], store)
+    assert audit([(one, Decision())], store) == 1
     return dict(json.loads((store.cells / one.run_id / "audit.json").read_text()))
 
 
@@ -55,7 +56,7 @@ def test_an_honest_cell_passes_every_audit_once(tmp_path: Path) -> None:
     assert set(found["figures"]) == {
         "E4_whole", "E4_half", "E7_steps", "E7_restarts", "E8", "E12_0.01", "E12_100", "E17", "E23",
     }  # fmt: skip
-    assert audit([(one, Verdict())], Store(tmp_path)) == 0
+    assert audit([(one, Decision())], Store(tmp_path)) == 0
 
 
 def test_starved_cross_entropy_is_found_by_scaling_and_by_the_whole_box(tmp_path: Path) -> None:
@@ -87,13 +88,13 @@ def test_a_rough_landscape_is_found(tmp_path: Path) -> None:
 
 def test_a_report_counts_the_audits_flags(tmp_path: Path) -> None:
     store, one = Store(tmp_path), cell(honest(), steps=5)
-    execute([(one, Verdict())], store)
+    execute([(one, Decision())], store)
     store.describe({"name": "audits", "cells": [one.run_id]})
-    assert read([tmp_path]).cells["verdict"].tolist() == ["SOUND"]
+    assert read([tmp_path]).cells["grade"].tolist() == ["SOUND"]
     audit_file = store.cells / one.run_id / "audit.json"
     flag = {"name": "not_converged", "detail": "x", "level": "warn"}
     audit_file.write_text(json.dumps({"run_id": one.run_id, "flags": [flag]}))
-    assert read([tmp_path]).cells["verdict"].tolist() == ["PROVISIONAL"]
+    assert read([tmp_path]).cells["grade"].tolist() == ["PROVISIONAL"]
     audit_file.write_text("{")
     with pytest.raises(BadData, match="got none"):
         read([tmp_path])
@@ -102,8 +103,8 @@ def test_a_report_counts_the_audits_flags(tmp_path: Path) -> None:
 
 def test_only_measured_attacks_are_audited(tmp_path: Path) -> None:
     store, one = Store(tmp_path), cell(honest(), steps=5)
-    assert audit([(one, Verdict())], store) == 0
-    assert audit([(one, Verdict("refused"))], store) == 0
+    assert audit([(one, Decision())], store) == 0
+    assert audit([(one, Decision("refused"))], store) == 0
 
 
 @pytest.mark.parametrize("attack", ["square"])

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from robustsuite import cli
+from robustsuite.app import cli
 from tests import nets
 from tests.stored import rows as rows_of
 
@@ -190,7 +190,7 @@ def test_an_output_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) ->
 
 FULL = """
 mount -t tmpfs -o size={size}k tmpfs {folder} || exit 77
-{python} -m robustsuite.cli run sweep.yaml --out {folder}/run; code=$?
+{python} -m robustsuite.app.cli run sweep.yaml --out {folder}/run; code=$?
 cp -r {folder}/run kept
 exit $code
 """

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from robustsuite.cli import app
-from robustsuite.commands_data import findings
+from robustsuite.app.cli import app
+from robustsuite.app.commands_data import findings
 from robustsuite.errors import BadValue, UnknownName
 
 

@@ -1,6 +1,6 @@
 """One suite over the whole registry: what every plugin, ours or anybody's, keeps.
 
-A plugin gains all of these by being registered. `robustsuite.registry.cards()` says what is there.
+A plugin gains all of these by being registered. `robustsuite.config.registry.cards()` says what is there.
 """
 
 import inspect
@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite import stages
-from robustsuite.data import Split
+from robustsuite.config.goals import Goal, OrderedTopK, Targeted, Untargeted
+from robustsuite.config.registry import KINDS, Card, Cost, cards
+from robustsuite.config.threats import BALLS, Access, Threat, parse_access
 from robustsuite.errors import UsageError
-from robustsuite.goals import Goal, OrderedTopK, Targeted, Untargeted
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import KINDS, Card, Cost, cards
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Aux, Found
-from robustsuite.threats import BALLS, Access, Threat, parse_access
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
+from robustsuite.serve.oracle import Oracle
 from tests.toys import InputSpace, labelled, linear, ready, system
 
 QUICK = {
@@ -66,7 +66,9 @@ def handed(card: Card, y: Tensor, rng: Rng, classes: int, aux: Aux) -> dict[str,
     """What the attack gets besides pictures, labels and budget."""
     given: dict[str, Any] = dict(QUICK.get(card.name, {}))
     if card.goals != ("untargeted",):
-        given["targets"] = None if card.goals[0] == "untargeted" else goal(card).aim(y, classes, rng.fold("targets"))
+        given["targets"] = (
+            None if card.goals[0] == "untargeted" else goal(card).targets(y, classes, rng.fold("targets"))
+        )
     return given | ({"aux": aux} if Access.AUX_DATA in card.needs else {})
 
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robustsuite.api import run
-from robustsuite.cells import read_cell
+from robustsuite.app.api import run
 from robustsuite.errors import BadData, RobustsuiteError
+from robustsuite.records.cells import read_cell
 from robustsuite.reports import write_report
-from robustsuite.reports.compare import compare
-from robustsuite.reports.publish import write_leaderboard
-from robustsuite.reports.read import read
+from robustsuite.reports.measure.compare import compare
+from robustsuite.reports.publish.board_files import write_leaderboard
+from robustsuite.reports.read.runs import read
 
 SWEEP: dict[str, Any] = {
     "name": "damaged", "models": ["python:tests.nets:linear"], "data": [{"digits": {"first": 30}}],
@@ -145,7 +145,7 @@ CELL: dict[str, Damage] = {
     "a flag without a name": put("flags", [{"detail": "x"}]),
     "a flag of an odd level": put("flags", [{"name": "x", "level": "terrible"}]),
     "foreign sections": put("scenario.sections", "os:system"),
-    "sections that are none": put("scenario.sections", "robustsuite.cli:main"),
+    "sections that are none": put("scenario.sections", "robustsuite.app.cli:main"),
     "an infinite radius": put("threat.budget.eps", "inf"),
     "a negative radius": put("threat.budget.eps", -0.1),
     "a score by nothing": put("columns", [{"name": "robust", "scores": [{"name": "x", "by": "nowhere"}]}]),

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from robustsuite.benchmarks.datasets.digits import digits
-from robustsuite.canaries import canaries
-from robustsuite.checks import level_of
-from robustsuite.data import InputSpace, Split, load_data
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, Training, load_model, ready
-from robustsuite.probes import probe
-from robustsuite.registry import DefenseCard
-from robustsuite.stages import Applied
-from robustsuite.state import state_of
+from robustsuite.config.registry import DefenseCard
+from robustsuite.integrity.canaries import canaries
+from robustsuite.integrity.checks import level_of
+from robustsuite.integrity.probes import probe
+from robustsuite.integrity.state import state_of
+from robustsuite.serve.data import InputSpace, Split, load_data
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Training, load_model, ready
+from robustsuite.serve.stages import Applied
 from tests.frauds import FRAUDS, honest
 
 DATA = digits()

@@ -28,11 +28,43 @@ def imports(file: Path, *, inside_functions: bool = True) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name in ("robustsuite", "scenarios")], ids=str)
+@pytest.mark.parametrize("file", [f for f in FILES if f.relative_to(ROOT).parts[0] == "robustsuite"], ids=str)
 def test_the_core_imports_no_plugin(file: Path) -> None:
     plugins = tuple(f"robustsuite.{folder}" for folder in ("attacks", "defenses", "benchmarks"))
     assert not {m for m in imports(file) if m.startswith(plugins)}
     assert not {m for m in imports(file, inside_functions=False) if m.startswith("robustsuite.reports")}
+
+
+ROOMS = (
+    "", "maths", "records", "config", "serve", "methods", "methods.backdoors", "methods.federated", "integrity",
+    "scenarios", "engine", "reports.render", "reports.read", "reports.measure", "reports.sections", "reports.publish",
+    "reports", "app",
+)  # fmt: skip
+"""Bottom to top: a room imports itself and those before it, inside functions and for types too."""
+
+
+def room_of(module: str) -> int:
+    """The place of a module's room in that order; plugins have none and stand above."""
+    parts = module.split(".")[1:]
+    if parts[:1] in (["attacks"], ["defenses"], ["benchmarks"]):
+        return len(ROOMS)
+    return next(ROOMS.index(room) for n in range(len(parts), -1, -1) if (room := ".".join(parts[:n])) in ROOMS)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f not in PLUGINS], ids=lambda f: str(f.relative_to(ROOT)))
+def test_no_room_imports_one_above_it(file: Path) -> None:
+    folder = file.relative_to(ROOT).parent.parts
+    own = room_of(".".join(folder if folder[0] == "robustsuite" else ("robustsuite", *folder)))
+    assert not [m for m in imports(file) if m.split(".")[0] == "robustsuite" and room_of(m) > own]
+
+
+def test_every_room_has_a_few_files_and_a_place_in_the_order() -> None:
+    folders = {f.parent for f in FILES if f.relative_to(ROOT).parts[0] in ("robustsuite", "reports")}
+    names = {".".join(p for p in folder.relative_to(ROOT).parts if p != "robustsuite"): folder for folder in folders}
+    assert set(names) == set(ROOMS)
+    for name, folder in names.items():
+        files = [f for f in folder.glob("*.py") if f.name != "__init__.py"]
+        assert name in ("", "reports") or 2 <= len(files) <= 16, f"{name}: {len(files)} files"
 
 
 @pytest.mark.parametrize("file", PLUGINS, ids=str)

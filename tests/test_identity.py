@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite import identity, registry
-from robustsuite.cells import read_cell
-from robustsuite.data import InputSpace
-from robustsuite.execute import execute
-from robustsuite.models import load_model
-from robustsuite.plan import Cell, plan
-from robustsuite.store import Store
-from robustsuite.sweep import sweep_of
-from robustsuite.threats import parse_ball
+from robustsuite.config import identity, registry
+from robustsuite.config.threats import parse_ball
+from robustsuite.engine.execute import execute
+from robustsuite.engine.plan import plan
+from robustsuite.engine.store import Store
+from robustsuite.engine.sweep import sweep_of
+from robustsuite.records.cells import read_cell
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import load_model
 from tests.test_plan import BASE, toy
 
 FACTORY = """
@@ -99,9 +100,9 @@ def test_radii_are_stored_in_full_and_tell_cells_apart(norm: str, tmp_path: Path
         cells += [c for c, _ in plan(sweep_of({**BASE, "threats": asked}, "t"), first=5) if c.threat]
     assert len({cell.run_id for cell in cells}) == len(radii)
     assert len({cell.facts()["budget"] for cell in cells}) == len(radii)
-    from robustsuite.verdict import Verdict
+    from robustsuite.config.decision import Decision
 
-    execute([(cell, Verdict()) for cell in cells], Store(tmp_path))
+    execute([(cell, Decision()) for cell in cells], Store(tmp_path))
     kept = [read_cell(tmp_path / "cells" / cell.run_id).threat for cell in cells]
     assert [threat.budget.eps for threat in kept if threat] == radii
 
@@ -109,8 +110,8 @@ def test_radii_are_stored_in_full_and_tell_cells_apart(norm: str, tmp_path: Path
 @pytest.mark.parametrize("words", ["36/255", "26/255", "8/255", 0.5, "inf"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_radius_reads_as_itself(norm: str, words: object) -> None:
-    from robustsuite.records import radius_words
-    from robustsuite.threats import parse_number
+    from robustsuite.config.threats import parse_number
+    from robustsuite.records.schema import radius_words
 
     eps = parse_ball(norm, words).eps
     assert parse_number(radius_words(eps, norm)) == eps

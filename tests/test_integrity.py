@@ -12,17 +12,17 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from robustsuite import checks
-from robustsuite.checks import CHECKS, Flag, as_markdown, check_of, level_of, verdict
-from robustsuite.flat import flat
-from robustsuite.integrity import one_sided, standings
-from robustsuite.losses import margin
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.records_v1 import upgraded
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.integrity import checks
+from robustsuite.integrity.checks import CHECKS, Flag, as_markdown, check_of, grade, level_of
+from robustsuite.integrity.cross_cell import grades, one_sided
+from robustsuite.maths.losses import margin
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.flat import flat
+from robustsuite.records.v1 import upgraded
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.record import Record
-from robustsuite.threats import Access, Linf, Threat
+from robustsuite.serve.oracle import Oracle
 from tests.test_judge import CARD, nearest_wrong
 from tests.toys import labelled, linear, system
 
@@ -50,13 +50,13 @@ class Cells:
             self.tables[name] = table
 
     def names(self, name: str) -> set[str]:
-        return {flag.name for flag in standings(self.rows, self.tables.__getitem__)[name].flags}
+        return {flag.name for flag in grades(self.rows, self.tables.__getitem__)[name].flags}
 
     def levels(self, name: str) -> set[str]:
-        return {level_of(flag) for flag in standings(self.rows, self.tables.__getitem__)[name].flags}
+        return {level_of(flag) for flag in grades(self.rows, self.tables.__getitem__)[name].flags}
 
-    def verdict(self, name: str) -> str:
-        return standings(self.rows, self.tables.__getitem__)[name].verdict
+    def grade(self, name: str) -> str:
+        return grades(self.rows, self.tables.__getitem__)[name].grade
 
 
 def rows(standing: int, n: int = N, **columns: Any) -> pd.DataFrame:
@@ -82,9 +82,9 @@ def test_an_honest_store_is_sound() -> None:
     cells.add("pgd(steps=50)/wide", rows(40), attack="pgd(steps=50)", budget="linf(eps=16/255)")
     cells.add("gone", None, status="refused")
     cells.add("same", None, status="inert", same_as="fgsm")
-    standing = standings(cells.rows, cells.tables.__getitem__)
+    standing = grades(cells.rows, cells.tables.__getitem__)
     assert all(not s.flags for s in standing.values())
-    assert {k: s.verdict for k, s in standing.items()} == dict.fromkeys(standing, "SOUND") | {"gone": ""}
+    assert {k: s.grade for k, s in standing.items()} == dict.fromkeys(standing, "SOUND") | {"gone": ""}
 
 
 @pytest.mark.parametrize(("rise", "level"), [(1, set()), (2, {"warn"}), (3, {"fail"})])
@@ -108,7 +108,7 @@ def test_a_black_box_that_breaks_more_doubts_every_white_box() -> None:
     assert cells.names("square") == set()
     cells.add("labels", rows(70), needs="labels", access="labels")
     assert cells.levels("pgd") == {"warn", "fail"}
-    assert (cells.verdict("pgd"), cells.verdict("square")) == ("INVALID", "SOUND")
+    assert (cells.grade("pgd"), cells.grade("square")) == ("INVALID", "SOUND")
 
 
 def test_chance_in_a_random_system_is_no_contradiction() -> None:
@@ -148,10 +148,10 @@ def test_a_proof_and_a_break_contradict_each_other_on_both_sides() -> None:
     assert cells.names("pgd") == cells.names("ibp") == set()
     cells.add("apgd", rows(58))
     assert cells.names("apgd") == {"proof_contradicted"}
-    found = standings(cells.rows, cells.tables.__getitem__)["ibp"].flags
+    found = grades(cells.rows, cells.tables.__getitem__)["ibp"].flags
     assert "2 images" in found[0].detail
     assert "58, 59" in found[0].detail
-    assert cells.verdict("apgd") == cells.verdict("ibp") == "INVALID"
+    assert cells.grade("apgd") == cells.grade("ibp") == "INVALID"
 
 
 def test_a_break_outside_the_radius_another_norm_or_another_system_is_no_contradiction() -> None:
@@ -167,9 +167,9 @@ def test_a_number_that_a_proof_nearly_reaches_is_certified() -> None:
     cells = Cells()
     cells.add("pgd", rows(60))
     cells.add("ibp", proof(np.where(ORDER < 20, 0.04, 0.0)), scenario="certification", needs="weights")
-    assert cells.verdict("pgd") == "SOUND"
+    assert cells.grade("pgd") == "SOUND"
     cells.add("crown", proof(np.where(ORDER < 55, 0.04, 0.0)), scenario="certification", needs="weights")
-    assert cells.verdict("pgd") == "CERTIFIED"
+    assert cells.grade("pgd") == "CERTIFIED"
 
 
 def test_votes_may_err_once() -> None:
@@ -210,7 +210,7 @@ def test_few_targets_and_few_queries() -> None:
     cells.add("p", rows(80), attack="square", needs="scores", defense="p")
     cells.add("q", rows(80, queries=90), attack="square", needs="scores", defense="q")
     assert (cells.names("p"), cells.names("q")) == (set(), {"fewer_queries"})
-    assert cells.verdict("q") == "PROVISIONAL"
+    assert cells.grade("q") == "PROVISIONAL"
 
 
 def test_breaks_smaller_than_half_a_bit_are_counted() -> None:
@@ -237,21 +237,21 @@ def test_breaks_smaller_than_half_a_bit_are_counted() -> None:
 
 def test_a_verdict_is_its_worst_flag() -> None:
     warn, fail = Flag("logit_scale", ""), Flag("over_budget", "")
-    assert verdict([]) == "SOUND"
-    assert verdict([], certified=True) == "CERTIFIED"
-    assert verdict([warn], certified=True) == "PROVISIONAL"
-    assert verdict([warn, fail]) == verdict([{"name": "of_an_older_version"}]) == "INVALID"
-    assert verdict([fail._replace(level="warn")]) == "PROVISIONAL"
+    assert grade([]) == "SOUND"
+    assert grade([], certified=True) == "CERTIFIED"
+    assert grade([warn], certified=True) == "PROVISIONAL"
+    assert grade([warn, fail]) == grade([{"name": "of_an_older_version"}]) == "INVALID"
+    assert grade([fail._replace(level="warn")]) == "PROVISIONAL"
     assert fail.facts() == {"name": "over_budget", "detail": "", "check": "E1", "level": "fail"}
 
 
 def test_the_documentation_shows_the_table() -> None:
     text = (Path(__file__).parents[1] / "docs" / "integrity.md").read_text("utf-8")
-    assert as_markdown() in text, "paste robustsuite.checks.as_markdown() into docs/integrity.md"
+    assert as_markdown() in text, "paste robustsuite.integrity.checks.as_markdown() into docs/integrity.md"
     ids = [check.id for check in CHECKS]
     wanted = [f"E{i}" for i in range(1, 25)] + [f"C{i}" for i in range(1, 6)] + [f"S{i}" for i in range(1, 6)]
     assert [i for i in ids if i != "–"] == wanted
-    assert all(f"`{word}`" in text for word in checks.VERDICTS)
+    assert all(f"`{word}`" in text for word in checks.GRADES)
 
 
 def test_every_flag_in_the_code_stands_in_the_table() -> None:
@@ -266,13 +266,13 @@ def test_every_flag_in_the_code_stands_in_the_table() -> None:
 
 
 def test_an_evaluation_ends_as_the_same_cell_of_a_sweep(tmp_path: Path) -> None:
-    """The same flags and verdict from Python and from a sweep."""
+    """The same flags and grade from Python and from a sweep."""
     import torch as t
 
-    from robustsuite.api import evaluate
-    from robustsuite.api import run as swept
+    from robustsuite.app.api import evaluate
+    from robustsuite.app.api import run as swept
     from robustsuite.benchmarks.datasets.digits import digits
-    from robustsuite.reports.read import read
+    from robustsuite.reports.read.runs import read
     from tests.nets import linear as by_digits
 
     test = digits().split("test").first(40)
@@ -281,4 +281,4 @@ def test_an_evaluation_ends_as_the_same_cell_of_a_sweep(tmp_path: Path) -> None:
     sweep = {"name": "s", "models": ["python:tests.nets:linear"], "data": [{"digits": {"first": 40}}]}
     cells = read([swept({**sweep, "threats": threats}, out=tmp_path / "run").folder]).cells
     row = cells[cells["scenario"] == "evasion"].iloc[0]
-    assert (found.verdict, [f.name for f in found.flags]) == (row["verdict"], [f["name"] for f in row["flags"]])
+    assert (found.grade, [f.name for f in found.flags]) == (row["grade"], [f["name"] for f in row["flags"]])

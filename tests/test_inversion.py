@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.data import Split
+from robustsuite.config.registry import AttackCard
+from robustsuite.config.threats import Access, Threat, Update
 from robustsuite.errors import Unsupported
-from robustsuite.methods.generators import l1_ball
-from robustsuite.methods.inversion import (
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.generators import l1_ball
+from robustsuite.methods.federated.gradient_matching import (
     Best,
     Observed,
     Recovered,
@@ -25,14 +27,13 @@ from robustsuite.methods.inversion import (
     shown,
     total_variation,
 )  # fmt: skip
-from robustsuite.methods.label_recovery import counted, idlg, least_rows, recovered
-from robustsuite.methods.lbfgs import lbfgs
-from robustsuite.methods.picture_quality import matched, mse, psnr, ssim
-from robustsuite.methods.updates import Client, untrained, updates
-from robustsuite.randomness import Rng
-from robustsuite.registry import AttackCard
+from robustsuite.methods.federated.image_quality import matched, mse, psnr, ssim
+from robustsuite.methods.federated.label_recovery import counted, idlg, least_rows, recovered
+from robustsuite.methods.federated.lbfgs import lbfgs
+from robustsuite.methods.federated.updates import Client, updates
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access, Threat, Update
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import untrained
 
 SHAPE = (3, 12, 12)
 

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from robustsuite.judge import REPEATS, Judge
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import AttackCard
+from robustsuite.config.registry import AttackCard
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import Access, Linf, Threat
+from robustsuite.serve.judge import REPEATS, Judge
+from robustsuite.serve.oracle import Oracle
 from tests.toys import labelled, linear, pictures, system
 
 THREAT = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.1))

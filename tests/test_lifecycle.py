@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from robustsuite.data import Dataset, Split
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.methods.detection import Detector, undetected
-from robustsuite.models import Fit, Model, Training
-from robustsuite.registry import DefenseCard
-from robustsuite.stages import Applied
-from robustsuite.threats import Access
+from robustsuite.config.registry import DefenseCard
+from robustsuite.config.threats import Access
+from robustsuite.methods.backdoors.detection import Detector, undetected
+from robustsuite.serve.data import Dataset, Split
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Fit, Model, Training
+from robustsuite.serve.stages import Applied
 from tests.toys import SPACE, labelled, linear
 
 SEEN: list[int] = []

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robustsuite as rs
+from robustsuite.engine.sweep import parse_sweep
 from robustsuite.errors import BadValue
-from robustsuite.labels import labels, shortest
-from robustsuite.records import CellRecord, DataFacts, ModelFacts, ScenarioFacts, Used
+from robustsuite.records.labels import labels, shortest
+from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ScenarioFacts, Used
 from robustsuite.reports import write_report
-from robustsuite.reports.compare import compare
-from robustsuite.reports.read import read
-from robustsuite.sweep import parse_sweep
+from robustsuite.reports.measure.compare import compare
+from robustsuite.reports.read.runs import read
 
 SWEEP = """\
 name: named
@@ -87,7 +87,7 @@ def test_a_new_name_computes_nothing_and_compares_with_the_old(folder: Path, tmp
     assert set(new.cells["model"]) == {"python:tests.nets:linear"}
     found = compare(read([folder]), new)
     assert not found.unpaired
-    assert set(found.cells["verdict"]) == {"same"}
+    assert set(found.cells["outcome"]) == {"same"}
 
 
 VALUES = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2), max_size=3)

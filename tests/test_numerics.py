@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustsuite.api import evaluate
-from robustsuite.numerics import float32
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
+from robustsuite.app.api import evaluate
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths.numerics import float32
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.evasion import attack
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 from tests.toys import labelled, linear
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from robustsuite.config.threats import Access, parse_access
 from robustsuite.errors import AccessRefused, QueriesSpent
-from robustsuite.losses import margin
-from robustsuite.oracle import Oracle, answer, preserved
-from robustsuite.randomness import Rng
-from robustsuite.task import TASK
-from robustsuite.threats import Access, parse_access
+from robustsuite.maths.losses import margin
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.oracle import Oracle, answer, preserved
+from robustsuite.serve.task import TASK
 from tests.toys import linear, pictures
 
 X = pictures(10)

@@ -38,7 +38,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def cli(*words: str, env: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "robustsuite.cli", *words],
+        [sys.executable, "-m", "robustsuite.app.cli", *words],
         capture_output=True,
         text=True,
         env=env,
@@ -121,7 +121,7 @@ def test_a_scenario_in_one_file_is_listed_shown_swept_resumed_reported_and_compa
     assert all(row["rank"] for row in board["rows"])
     assert "membership auc" in (tmp_path / "site" / "who.html").read_text()
     done = subprocess.run(
-        [sys.executable, "-m", "robustsuite.cli", "run", str(tmp_path / "short.yaml"), "--out", str(short)],
+        [sys.executable, "-m", "robustsuite.app.cli", "run", str(tmp_path / "short.yaml"), "--out", str(short)],
         capture_output=True, text=True, env=installed, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3, "one question more than the threat grants in all"

@@ -52,7 +52,7 @@ def test_the_wheel_holds_the_plugins_and_their_files(tmp_path: Path) -> None:
     for package in on_disk():
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {"robustsuite/py.typed", "robustsuite/benchmarks/sweeps/default.yaml"} <= names
-    assert any(name.startswith("robustsuite/reports/templates/") for name in names)
+    assert any(name.startswith("robustsuite/reports/render/templates/") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "attacks/", "robustsuite/benchmarks/peers"))]
 
 
@@ -65,5 +65,5 @@ def test_our_plugins_come_in_by_the_door_of_third_parties() -> None:
 
 
 def test_the_command_starts_without_torch() -> None:
-    code = "import sys, robustsuite.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, robustsuite.app.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,4 @@
-"""What is planned and what becomes of it: verdicts with their sentences, run ids, failures, widths, others' plugins."""
+"""What is planned and what becomes of it: decisions with sentences, run ids, failures, widths, others' plugins."""
 
 import importlib
 import json
@@ -13,15 +13,16 @@ import pytest
 import yaml
 from torch import nn
 
-from robustsuite import registry
-from robustsuite.data import Subjects
+from robustsuite.config import registry
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.engine.execute import Progress, execute, ordered
+from robustsuite.engine.plan import Decision, plan
+from robustsuite.engine.store import Store
+from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import UsageError
-from robustsuite.execute import Progress, execute, ordered
-from robustsuite.models import Model, Training, weights_sha256
-from robustsuite.plan import Cell, Verdict, plan
-from robustsuite.store import Store
-from robustsuite.sweep import sweep_of
-from robustsuite.threats import Access, Linf, Threat
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve.data import Subjects
+from robustsuite.serve.models import Model, Training, weights_sha256
 from tests.stored import rows as rows_of
 from tests.test_cli import cells as stored
 from tests.test_cli import command
@@ -33,9 +34,9 @@ PLUGINS = '''
 import torch
 from torch import nn
 
-from robustsuite import stages
+from robustsuite.serve import stages
 from robustsuite.scenarios.evasion import attack
-from robustsuite.threats import Access
+from robustsuite.config.threats import Access
 
 
 class Rounded(nn.Module):
@@ -101,7 +102,7 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     registry.cards.cache_clear()
 
 
-def planned(n: int = 30, **axes: object) -> list[tuple[Cell, Verdict]]:
+def planned(n: int = 30, **axes: object) -> list[tuple[Cell, Decision]]:
     return list(ordered(plan(sweep_of({**BASE, **axes}, "the test"), "cpu", n)))
 
 
@@ -110,11 +111,11 @@ def attacked(*attacks: object, **threat: object) -> dict[str, Any]:
     return {"t": {**LINF, **threat, "attacks": list(attacks)}}
 
 
-def only(cells: list[tuple[Cell, Verdict]], attack: str, defense: str = "none") -> tuple[Cell, Verdict]:
+def only(cells: list[tuple[Cell, Decision]], attack: str, defense: str = "none") -> tuple[Cell, Decision]:
     """The one cell of this attack and this defense."""
     (found,) = [
-        (cell, verdict)
-        for cell, verdict in cells
+        (cell, decision)
+        for cell, decision in cells
         if cell.attack and cell.attack.name == attack and cell.facts()["defense"].startswith(defense)
     ]
     return found
@@ -122,19 +123,19 @@ def only(cells: list[tuple[Cell, Verdict]], attack: str, defense: str = "none") 
 
 def test_a_stage_that_is_not_passed_is_inert() -> None:
     cells = planned(threats=attacked("pgd"), defenses=["none", "quiet"])
-    _, verdict = only(cells, "pgd", "quiet")
+    _, decision = only(cells, "pgd", "quiet")
     bare, run = only(cells, "pgd")
-    assert (verdict.status, verdict.code, run.status) == ("inert", "stage", "run")
-    assert "evasion" in verdict.sentence
-    assert verdict.same_as == bare.run_id
+    assert (decision.status, decision.code, run.status) == ("inert", "stage", "run")
+    assert "evasion" in decision.sentence
+    assert decision.same_as == bare.run_id
 
 
 def test_hidden_gradients_without_a_surrogate_are_unmeasured_for_those_who_need_them() -> None:
     cells = planned(threats=attacked("pgd", "square"), defenses=["rounded"])
-    _, verdict = only(cells, "pgd", "rounded")
-    assert (verdict.status, verdict.code) == ("unmeasured", "no_surrogate")
-    assert verdict.sentence == "rounded hides gradients and ships no surrogate to attack through"
-    assert only(cells, "square", "rounded")[1] == Verdict()
+    _, decision = only(cells, "pgd", "rounded")
+    assert (decision.status, decision.code) == ("unmeasured", "no_surrogate")
+    assert decision.sentence == "rounded hides gradients and ships no surrogate to attack through"
+    assert only(cells, "square", "rounded")[1] == Decision()
 
 
 @pytest.mark.parametrize(
@@ -148,19 +149,19 @@ def test_hidden_gradients_without_a_surrogate_are_unmeasured_for_those_who_need_
     ],
 )
 def test_what_an_attack_cannot_do_is_refused(attack: str, threat: dict[str, Any], code: str, says: str) -> None:
-    _, verdict = only(planned(threats=attacked(attack, **threat)), attack)
-    assert (verdict.status, verdict.code) == ("refused", code)
+    _, decision = only(planned(threats=attacked(attack, **threat)), attack)
+    assert (decision.status, decision.code) == ("refused", code)
     with pytest.raises(AssertionError, match=says):
-        raise AssertionError(verdict.sentence)
+        raise AssertionError(decision.sentence)
 
 
 def test_a_certifier_of_weights_is_refused_where_something_else_answers() -> None:
     smoothed = {"randomized_smoothing": {"sigma": 0.1, "n": 8, "alpha": 0.1}}
     threats = attacked("lirpa", "smoothing", scenario="certification", budget={"l2": 0.1})
     cells = planned(threats=threats, defenses=["none", smoothed])
-    _, verdict = only(cells, "lirpa", "randomized_smoothing")
-    assert (verdict.status, verdict.code) == ("refused", "hidden")
-    assert verdict.sentence == "lirpa bounds a network; randomized_smoothing answers by something else"
+    _, decision = only(cells, "lirpa", "randomized_smoothing")
+    assert (decision.status, decision.code) == ("refused", "hidden")
+    assert decision.sentence == "lirpa bounds a network; randomized_smoothing answers by something else"
     assert only(cells, "smoothing", "randomized_smoothing")[1].status == "run"
     assert only(cells, "lirpa")[1].status == "run"
 
@@ -170,11 +171,11 @@ def test_verdicts_are_stored_with_their_sentences(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert execute(cells, store) == 6
     rows = {f.parent.name: json.loads(f.read_text()) for f in tmp_path.glob("cells/*/run.json")}
-    for cell, verdict in cells:
+    for cell, decision in cells:
         row = rows[cell.run_id]
-        if verdict.status != "run":
+        if decision.status != "run":
             assert (row["status"], row["sentence"], row["same_as"]) == (
-                verdict.status, verdict.sentence, verdict.same_as
+                decision.status, decision.sentence, decision.same_as
             )  # fmt: skip
             assert not (tmp_path / "cells" / cell.run_id / "examples.parquet").exists()
     assert sorted(row["status"] for row in rows.values()) == ["done"] * 4 + ["inert", "unmeasured"]
@@ -305,8 +306,8 @@ def test_two_plugins_of_one_name_are_an_error() -> None:
     ],
 )
 def test_a_parameter_of_the_wrong_type_is_a_sentence(spec: object, says: str) -> None:
-    from robustsuite.data import load_data
     from robustsuite.errors import BadValue
+    from robustsuite.serve.data import load_data
 
     with pytest.raises(BadValue, match=says):
         load_data(spec)

@@ -6,18 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Poisoned, Poisoner, changed, chosen, overlay
-from robustsuite.data import Dataset, Split, Subjects
+from robustsuite.config.goals import ToClass
+from robustsuite.config.registry import AttackCard
+from robustsuite.config.threats import Access, PoisonRate, Threat
+from robustsuite.engine.plan import decide
 from robustsuite.errors import BadValue
-from robustsuite.goals import ToClass
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, Training
-from robustsuite.plan import Cell, verdict
-from robustsuite.randomness import Rng
-from robustsuite.registry import AttackCard
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import inversion, poisoning, unlearnable
-from robustsuite.threats import Access, PoisonRate, Threat
-from robustsuite.training import Recipe, accuracy, fitted
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve.adversary import Poisoned, Poisoner, changed, chosen, overlay
+from robustsuite.serve.data import Dataset, Split, Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Training
+from robustsuite.serve.training import Recipe, accuracy, fitted
 from tests.toys import SPACE, linear, pictures, system
 
 THREAT = Threat("bd", "poisoning", Access.TRAIN_SET, goal=ToClass(2), poison=PoisonRate(0.25), target=2)
@@ -146,11 +147,11 @@ def test_the_victim_trains_on_the_poisoned_set_and_selects_on_a_clean_one(tmp_pa
 
 
 def test_a_pretrained_model_cannot_be_poisoned() -> None:
-    from robustsuite.models import as_it_is
+    from robustsuite.serve.models import as_it_is
 
     lifecycle = cycle(as_it_is)
     cell = Cell("s", lifecycle, Subjects(split(12, 5)), THREAT, poisoner().card)
-    assert verdict(cell).code == "recipe"
+    assert decide(cell).code == "recipe"
 
 
 def test_yaml_names_rate_and_target() -> None:

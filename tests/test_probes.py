@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel
-from robustsuite.probes import canaries, probe
+from robustsuite.integrity.probes import canaries, probe
+from robustsuite.serve.data import InputSpace
 
 SPACE = InputSpace(3, 8, 8, 4)
 X = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize_scalar
 from torch import Tensor
 
-from robustsuite import projections
-from robustsuite.threats import parse_ball
+from robustsuite.config.threats import parse_ball
+from robustsuite.maths import projections
 
 NORMS = ("linf", "l2", "l1", "l0")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import robustsuite.api  # noqa: F401  pytester forgets what was first imported inside, and torch cannot be imported twice
+import robustsuite.app.api  # noqa: F401  pytester forgets what was first imported inside, and torch cannot be imported twice
 
 NET = """
 import torch

@@ -3,7 +3,7 @@
 import torch
 from scipy import stats
 
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 IDS = torch.arange(200)
 

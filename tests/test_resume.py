@@ -14,10 +14,10 @@ import torch
 import yaml
 from torch import nn
 
-from robustsuite.data import Dataset
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, Training
-from robustsuite.training import Recipe, fitted, one_cycle
+from robustsuite.serve.data import Dataset
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Training
+from robustsuite.serve.training import Recipe, fitted, one_cycle
 from tests.toys import SPACE, labelled, linear
 
 SWEEP = {
@@ -50,7 +50,7 @@ def start(folder: Path, seeds: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ, "ROBUSTSUITE_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
-    command = [sys.executable, "-m", "robustsuite.cli", "run", "sweep.yaml", "--out", "run", "--n", "100"]
+    command = [sys.executable, "-m", "robustsuite.app.cli", "run", "sweep.yaml", "--out", "run", "--n", "100"]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

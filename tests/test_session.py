@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite import checks
-from robustsuite.data import Dataset, InputSpace, Split, Subjects
-from robustsuite.execute import execute
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, weights_sha256
-from robustsuite.plan import Cell, verdict
-from robustsuite.records import Stream
-from robustsuite.registry import DefenseCard, card_of
-from robustsuite.stages import Applied
-from robustsuite.store import Store
-from robustsuite.threats import Access, Linf, Threat
-from robustsuite.verdict import Verdict
+from robustsuite.config.decision import Decision
+from robustsuite.config.registry import DefenseCard, card_of
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.engine.execute import execute
+from robustsuite.engine.plan import decide
+from robustsuite.engine.store import Store
+from robustsuite.integrity import checks
+from robustsuite.records.schema import Stream
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, weights_sha256
+from robustsuite.serve.stages import Applied
 from tests.stored import rows
 
 SPACE = InputSpace(3, 8, 8, 4)
@@ -63,7 +64,7 @@ def cell(stream: Stream | None, *, adapts: str = "stream", order: Tensor | None 
 
 
 def played(folder: Path, one: Cell, width: int = 16) -> pd.DataFrame:
-    execute([(one, Verdict())], Store(folder), width=width)
+    execute([(one, Decision())], Store(folder), width=width)
     return pd.read_parquet(folder / "cells" / one.run_id / "examples.parquet").drop(columns="run_id")
 
 
@@ -83,22 +84,22 @@ def test_the_same_stream_gives_the_same_row_and_another_another(tmp_path: Path) 
 def test_each_session_begins_anew_and_leaves_the_system_as_it_was(tmp_path: Path) -> None:
     one = cell(Stream(order="listed", batch=10))
     twice = cell(Stream(order="listed", batch=10), order=torch.arange(50))
-    execute([(one, Verdict()), (twice, Verdict())], Store(tmp_path))
+    execute([(one, Decision()), (twice, Decision())], Store(tmp_path))
     tables = [pd.read_parquet(tmp_path / "cells" / c.run_id / "examples.parquet") for c in (one, twice)]
     assert np.array_equal(tables[0]["confidence"], tables[1]["confidence"])
 
 
 def test_undeclared_it_is_invalid(tmp_path: Path) -> None:
     one = cell(None, adapts="")
-    execute([(one, Verdict())], Store(tmp_path))
+    execute([(one, Decision())], Store(tmp_path))
     (row,) = rows(tmp_path)
     assert {flag["check"] for flag in row["flags"]} & {"E13", "E14"}
-    assert checks.verdict(row["flags"]) == "INVALID"
+    assert checks.grade(row["flags"]) == "INVALID"
 
 
 def test_an_adversary_of_no_order_is_unmeasured() -> None:
     threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(0.1))
-    found = verdict(cell(None, threat=threat, attack=card_of("attack", "fgsm")))
+    found = decide(cell(None, threat=threat, attack=card_of("attack", "fgsm")))
     assert (found.status, found.code) == ("unmeasured", "adapts")
 
 
@@ -114,7 +115,7 @@ def test_ids_of_joined_splits_are_unique_and_each_knows_its_own() -> None:
 
 @pytest.mark.parametrize("order", ["listed", "shuffled"])
 def test_a_sweep_declares_its_stream(order: str) -> None:
-    from robustsuite.sweep import sweep_of
+    from robustsuite.engine.sweep import sweep_of
 
     base = {"name": "s", "models": ["a"], "data": ["digits"]}
     assert sweep_of({**base, "stream": {"order": order, "batch": 7}}, "t").stream == Stream(order=order, batch=7)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from robustsuite.data import Split
 from robustsuite.errors import BadData
+from robustsuite.serve.data import Split
 
 PICTURES = torch.arange(11, dtype=torch.float32).view(11, 1, 1, 1) / 10
 

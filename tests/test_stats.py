@@ -1,4 +1,4 @@
-"""robustsuite.stats against statsmodels and closed forms."""
+"""robustsuite.maths.stats against statsmodels and closed forms."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from robustsuite import stats
 from robustsuite.errors import BadValue
+from robustsuite.maths import stats
 
 
 @pytest.mark.parametrize(

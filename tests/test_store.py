@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from robustsuite import store
-from robustsuite.cells import read_cell
+from robustsuite.engine import store
+from robustsuite.engine.store import Store
 from robustsuite.errors import BadOutput
-from robustsuite.records import CellRecord, Column, Cost, DataFacts, ModelFacts, ScenarioFacts, dumped
-from robustsuite.store import Store
+from robustsuite.records.cells import read_cell
+from robustsuite.records.schema import CellRecord, Column, Cost, DataFacts, ModelFacts, ScenarioFacts, dumped
 
 ROW = CellRecord(
     run_id="abc", status="done", scenario=ScenarioFacts(name="evasion"), model=ModelFacts(name="m"),

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from robustsuite.data import InputSpace, Reading, Split
 from robustsuite.errors import BadData
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import shift
-from robustsuite.subset import restricted
-from robustsuite.system import System
+from robustsuite.serve.data import InputSpace, Reading, Split
+from robustsuite.serve.subset import restricted
+from robustsuite.serve.system import System
 
 SPACE = InputSpace(1, 2, 2, 4)
 

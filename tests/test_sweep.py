@@ -2,9 +2,9 @@
 
 import pytest
 
+from robustsuite.config.threats import Access, Linf
+from robustsuite.engine.sweep import default_sweep, parse_sweep
 from robustsuite.errors import UsageError
-from robustsuite.sweep import default_sweep, parse_sweep
-from robustsuite.threats import Access, Linf
 
 GOOD = """\
 name: toy

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from robustsuite.config.threats import BALLS, L0, L1, L2, Access, Linf, parse_access, parse_ball, parse_number
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.randomness import Rng
-from robustsuite.threats import BALLS, L0, L1, L2, Access, Linf, parse_access, parse_ball, parse_number
+from robustsuite.maths.randomness import Rng
 
 X = torch.rand(20, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 BUDGETS = [Linf(8 / 255), Linf(0.7), L2(0.5), L2(20.0), L1(5.0), L1(300.0), L0(4), L0(500)]

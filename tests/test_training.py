@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data import Split
 from robustsuite.errors import BadData, BadValue
-from robustsuite.models import Training, weights_sha256
-from robustsuite.training import Recipe, accuracy, augmented, fitted, held, one_cycle
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Training, weights_sha256
+from robustsuite.serve.training import Recipe, accuracy, augmented, fitted, held, one_cycle
 
 
 def toy_split(n: int, seed: int) -> Split:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data import Dataset, InputSpace, Split
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, ready, weights_sha256
-from robustsuite.system import System
+from robustsuite.serve.data import Dataset, InputSpace, Split
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, ready, weights_sha256
+from robustsuite.serve.system import System
 
 SPACE = InputSpace(1, 4, 4, 3)
 

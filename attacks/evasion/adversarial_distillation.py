@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadData, BadValue
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import ordered_topk
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 
 ALPHA, BETA = 10.0, 0.3
 """The first listed class' value before the softmax, and by how much each next one is smaller."""

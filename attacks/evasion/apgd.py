@@ -1,18 +1,18 @@
 """Auto-PGD: gradient ascent without a step size to tune (Croce & Hein, 2020, arXiv 2003.01690; l1: 2021, 2103.01208).
 
-The loop is core (robustsuite/apgd.py), since compositions run it as well.
+The loop is core (robustsuite/methods/apgd.py), since compositions run it as well.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import apgd as core
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 
 
 def _cost(

@@ -16,13 +16,13 @@ from pyautoattack import autoattack as library
 from pyautoattack import checks
 from torch import Tensor, nn
 
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue, Unsupported
-from robustsuite.oracle import Oracle, preserved
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle, preserved
 
 STAGES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Aux
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.boundary import Band, Circle, chord, normal, segment, semicircle
 from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start, picture_start
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.oracle import Oracle
 
 PAPER = "Reza, Rahmati, Wu, Dai, 2023, arXiv:2308.03163"
 RESERVE = 12

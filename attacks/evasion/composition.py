@@ -14,16 +14,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustsuite import losses
+from robustsuite.config.registry import Cost, card_of
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
+from robustsuite.maths import losses
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.apgd import CANDIDATES, apgd
 from robustsuite.methods.square import square
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost, card_of
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 
 SHARE, FEWEST = 0.1, 20
 """An audit's first sample: this share of what stands, but at least so many."""
@@ -78,8 +78,8 @@ def ensemble(
     audited = torch.ones_like(standing)
 
     def attempt(name: str, stage: Stage, rows: Tensor, keep: bool) -> bool:
-        aim = None if targets is None else targets[rows]
-        got, broken = stage(model[rows], x[rows], y[rows], aim, budget, rng[rows].fold(name))
+        target = None if targets is None else targets[rows]
+        got, broken = stage(model[rows], x[rows], y[rows], target, budget, rng[rows].fold(name))
         new = torch.ones_like(broken) if keep else broken
         x_adv[rows[new]] = got[new]
         standing[rows[broken]] = False
@@ -101,20 +101,20 @@ def ensemble(
 
 def _gradients(steps: int, n_targets: int, order: str) -> dict[str, Stage]:
     def ce(
-        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+        model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        return apgd(model, x, y, budget, rng=rng, steps=steps, targets=aim)
+        return apgd(model, x, y, budget, rng=rng, steps=steps, targets=target)
 
     def targeted(
-        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+        model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng
     ) -> tuple[Tensor, Tensor]:
         if not len(x):
             return x, torch.zeros_like(y, dtype=torch.bool)
         classes = model[torch.arange(1, device=x.device)](x[:1]).shape[1]
         starts = min(n_targets, classes - 1)
-        if classes < 4 or aim is not None:
+        if classes < 4 or target is not None:
             loss = "margin" if classes < 4 else "dlr-t"
-            return apgd(model, x, y, budget, rng=rng, steps=steps, loss=loss, restarts=starts, targets=aim)
+            return apgd(model, x, y, budget, rng=rng, steps=steps, loss=loss, restarts=starts, targets=target)
         return apgd(model, x, y, budget, rng=rng, steps=steps, loss="dlr-t", n_targets=n_targets, order=order)
 
     return {"apgd_ce": ce, "apgd_t": targeted}
@@ -122,16 +122,16 @@ def _gradients(steps: int, n_targets: int, order: str) -> dict[str, Stage]:
 
 def _audits(steps: int, queries: int, budget: Ball) -> dict[str, Stage]:
     def nearest(
-        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+        model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        smallest: Tensor = card_of("attack", "fmn").function(model, x, y, budget, rng=rng, steps=steps, targets=aim)
+        smallest: Tensor = card_of("attack", "fmn").function(model, x, y, budget, rng=rng, steps=steps, targets=target)
         inside = budget.project(x, smallest)
-        return inside, losses.lead(model(inside), y, aim) > model.clear
+        return inside, losses.goal_margin(model(inside), y, target) > model.confidence_margin
 
     def search(
-        model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+        model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        return square(model, x, y, budget, rng=rng, steps=queries, targets=aim)
+        return square(model, x, y, budget, rng=rng, steps=queries, targets=target)
 
     return {"fmn": nearest} if budget.norm == "l1" else {"fmn": nearest, "square": search}
 

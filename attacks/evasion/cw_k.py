@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import ordered_topk
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 
 
 @evasion.attack(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import losses, projections
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths import losses, projections
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 
 
 @evasion.attack(

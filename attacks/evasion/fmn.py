@@ -10,15 +10,15 @@ import math
 import torch
 from torch import Tensor
 
-from robustsuite import losses, projections
-from robustsuite.active import State, search
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Ask, Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.maths import losses, projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Ask, Oracle
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 ALPHA, GAMMA = (1.0, 0.01), (0.05, 0.001)
@@ -59,10 +59,10 @@ def fmn(
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         clean, label, at, k = x[rows["example"]], y[rows["example"]], rows["at"], rows["k"]
-        aim = None if targets is None else targets[rows["example"]]
-        ask = model[rows["example"]].gradient(at, lambda z: losses.lead(z, label, aim))
+        target = None if targets is None else targets[rows["example"]]
+        ask = model[rows["example"]].gradient(at, lambda z: losses.goal_margin(z, label, target))
         length = projections.norm((at - clean).flatten(1), norm)
-        wrong = ask.loss > losses.CLEAR
+        wrong = ask.loss > losses.CONFIDENCE_MARGIN
         nearer = wrong & (length < rows["least"])
         least = torch.where(nearer, length, rows["least"])
         found = torch.where(per_row(nearer, at), at, rows["found"])

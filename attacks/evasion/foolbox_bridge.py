@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Aux
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
+from robustsuite.maths.projections import per_row, unit
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import Decisions, noise_start, picture_start
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row, unit
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.oracle import Oracle
 
 try:
     import eagerpy
@@ -99,7 +99,7 @@ def _rescaled() -> Any:
 def _ready(model: Oracle, probes: int) -> dict[str, Any]:
     if library is None:
         raise MissingPackage("foolbox", "the attack foolbox:hopskipjump", "foolbox==3.3.4")
-    if model.clear == torch.inf:
+    if model.confidence_margin == torch.inf:
         raise Unsupported("expected a system that answers the same twice for foolbox:hopskipjump; use cgba")
     if probes < 1:
         raise BadValue(f"expected probes >= 1, got {probes!r}; write for example probes=100")

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite import losses
-from robustsuite.active import State, search
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.maths import losses
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 REJECTED = -1e9
 """Fitness of a picture the system refuses to answer."""
@@ -28,7 +28,7 @@ WARM = 10
 """Adaptive: in so many first generations every gene mutates."""
 
 PATIENCE, NEAR = (300, 100), -0.4
-"""Adaptive: generations without a better lead in probability that make a plateau, fewer once the lead exceeds NEAR."""
+"""Adaptive: generations without a better margin in probability that make a plateau, fewer beyond NEAR."""
 
 
 class Rates(NamedTuple):
@@ -66,7 +66,7 @@ def genattack(
         raise BadValue(f"expected positive numbers, population >= 2 and rho in [0, 1], got {given}; write rho=0.1")
     able = (model.left() > 0).nonzero().flatten()
     model, rng = model[able], rng[able]
-    clean, label, aim = x[able], y[able], None if targets is None else targets[able]
+    clean, label, target = x[able], y[able], None if targets is None else targets[able]
     shape = (x.shape[1], side or x.shape[2], side or x.shape[3])
 
     def rates(rows: State) -> Rates:
@@ -92,14 +92,14 @@ def genattack(
         whose = example[row]
         at = budget.project(clean[whose], clean[whose] + upsampled(rows["genomes"][row, place], x))
         logits = model[whose](at)
-        values = progress(logits, label[whose], None if aim is None else aim[whose])
+        values = progress(logits, label[whose], None if target is None else target[whose])
         rows = judged(rows, asking, at, values)
         genomes, fitness = bred(
             rows["genomes"], rows["fitness"], rates(rows), temperature, budget.eps, rng[example].fold(rows["i"])
         )
-        at_init = torch.where(rows["i"] == 0, rows["score"] > losses.CLEAR, rows["at_init"])
+        at_init = torch.where(rows["i"] == 0, rows["score"] > losses.CONFIDENCE_MARGIN, rows["at_init"])
         rows = {**rows, "genomes": genomes, "fitness": fitness, "at_init": at_init, "i": rows["i"] + 1}
-        return rows, rows["score"] > model.clear, room <= asking.sum(1)
+        return rows, rows["score"] > model.confidence_margin, room <= asking.sum(1)
 
     rows, done = search(model, 1, start, step, width=max(model.width // population, 1), keep=["at_init"])
     x_adv, broken, at_init = x.clone(), torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
@@ -109,24 +109,24 @@ def genattack(
 
 
 def progress(logits: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Fitness log p_t - log sum_{j != t} p_j, lead in logits and lead in probabilities (N,), all to be made large.
+    """Fitness log p_t - log sum_{j != t} p_j, margin in logits and margin in probabilities (N,), all to be made large.
 
-    targets: (N, 1); None takes y for t and turns the signs. lead > 0 where the goal is reached.
+    targets: (N, 1); None takes y for t and turns the signs. margin > 0 where the goal is reached.
     """
     t, toward = (y, -1) if targets is None else (targets[:, 0], 1)
     others = logits.scatter(1, t[:, None], -torch.inf).logsumexp(1)
     fitness = toward * (losses.own(logits, t) - others)
-    lead, probable = -toward * losses.margin(logits, t), -toward * losses.probability_margin(logits, t)
-    return fitness.nan_to_num(nan=REJECTED), lead.nan_to_num(nan=REJECTED), probable.nan_to_num(nan=-1.0)
+    margin, probable = -toward * losses.margin(logits, t), -toward * losses.probability_margin(logits, t)
+    return fitness.nan_to_num(nan=REJECTED), margin.nan_to_num(nan=REJECTED), probable.nan_to_num(nan=-1.0)
 
 
 def judged(rows: State, asking: Tensor, at: Tensor, values: tuple[Tensor, Tensor, Tensor]) -> State:
     """Rows with the answers about `asking` (N, P) written down: fitness, best picture, plateaus."""
-    fitness, lead, probable = (
+    fitness, margin, probable = (
         old.masked_scatter(asking, new)
         for old, new in zip((rows["fitness"], *2 * [torch.full_like(rows["fitness"], -torch.inf)]), values, strict=True)
     )
-    highest, which = lead.max(1)
+    highest, which = margin.max(1)
     better = highest > rows["score"]
     index = (asking.flatten().cumsum(0) - 1).view_as(asking).gather(1, which[:, None])[:, 0]
     found = torch.where(per_row(better, at), at[index.clamp_min(0)], rows["found"])

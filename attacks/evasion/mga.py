@@ -1,7 +1,7 @@
 """MGA: a microbial genetic algorithm over signs, from fair coins or from what breaks a surrogate (Wang, 2021).
 
-"MGAAttack", the authors' code: github.com/kangyangWHU/MGAAttack. The algorithm is core (robustsuite/genetic.py), since
-QuScore breeds with it as well.
+"MGAAttack", the authors' code: github.com/kangyangWHU/MGAAttack. The algorithm is core
+(robustsuite/methods/genetic.py), since QuScore breeds with it as well.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Aux
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import surrogates as owned
 from robustsuite.methods.genetic import POPULATION, Bred, Evolution, bernoulli, microbial
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.oracle import Oracle
 
 STEP = 0.01
 """MI-FGSM's step in [0, 1], whatever eps is: the authors'."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import losses
-from robustsuite.active import State, search
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.maths import losses
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 
 def _cost(*, draws: int, **_: object) -> Cost:
@@ -49,7 +49,7 @@ def noise(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, draws:
         better = margin > rows["margin"]
         found = torch.where(per_row(better, at), at, rows["found"])
         margin = torch.where(better, margin, rows["margin"])
-        return {**rows, "found": found, "margin": margin, "i": i + 1}, margin > model.clear, i + 1 >= draws
+        return {**rows, "found": found, "margin": margin, "i": i + 1}, margin > model.confidence_margin, i + 1 >= draws
 
     rows, broken = search(model, 1, start, step)
     return evasion.Found(rows.get("found", x), {"claimed": broken})

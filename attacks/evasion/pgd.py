@@ -10,16 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import losses, projections
-from robustsuite.active import State, search
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
+from robustsuite.maths import losses, projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.apgd import ranked_targets
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 MOVED = 0.01
 """l1: share of the entries that one step moves."""
@@ -86,7 +86,9 @@ def pgd(
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]
         ask = model[rows["example"]].gradient(at, lambda z: toward * f(z, goal))
-        margin = losses.lead(ask.logits, y[rows["example"]], None if targets is None else targets[rows["example"]])
+        margin = losses.goal_margin(
+            ask.logits, y[rows["example"]], None if targets is None else targets[rows["example"]]
+        )
         better = margin > rows["score"]
         kept = {
             "found": torch.where(per_row(better, at), at, rows["found"]),
@@ -97,7 +99,7 @@ def pgd(
         seen = rows["seen"].scatter(1, k.clamp_max(steps)[:, None], mark)
         new = budget.project(rows["clean"], at + rel_step * budget.eps * _direction(ask.grad, at, budget.norm))
         rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
-        return rows, rows["score"] > model.clear, (k >= steps) | cycles
+        return rows, rows["score"] > model.confidence_margin, (k >= steps) | cycles
 
     rows, broken = search(model, goals.shape[1], start, step)
     return evasion.Found(rows.get("found", x), {"claimed": broken})

@@ -10,17 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite import losses
-from robustsuite.adversary import Aux
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
+from robustsuite.maths import losses
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import attribution
 from robustsuite.methods import surrogates as owned
 from robustsuite.methods.genetic import POPULATION, Evolution, microbial
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.oracle import Oracle
 
 STEP = 0.01
 """MI-FGSM's step in [0, 1], whatever eps is: the authors'."""

@@ -1,18 +1,18 @@
 """Square: random search with square windows, scores alone (Andriushchenko et al., 2020, arXiv 1912.00049).
 
-The search is core (robustsuite/square.py), since compositions run it as well.
+The search is core (robustsuite/methods/square.py), since compositions run it as well.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import square as core
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve.oracle import Oracle
 
 
 def _cost(*, steps: int, **_: object) -> Cost:

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import BALLS, Access, Ball
 from robustsuite.errors import BadValue, MissingPackage, RobustsuiteError, Unsupported
-from robustsuite.oracle import Oracle, preserved
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import BALLS, Access, Ball
+from robustsuite.serve.oracle import Oracle, preserved
 
 try:
     import torchattacks as library

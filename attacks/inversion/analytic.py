@@ -12,14 +12,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access
 from robustsuite.errors import Unsupported
-from robustsuite.methods.inversion import Observed, Recovered
-from robustsuite.methods.label_recovery import recovered
-from robustsuite.models import Normalised
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import Observed, Recovered
+from robustsuite.methods.federated.label_recovery import recovered
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
+from robustsuite.serve.models import Normalised
 
 
 def _cost(**_: object) -> Cost:

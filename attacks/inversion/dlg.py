@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.methods.inversion import (
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import (
     Observed,
     Recovered,
     Row,
@@ -20,10 +22,8 @@ from robustsuite.methods.inversion import (
     shown,
     starts,
 )  # fmt: skip
-from robustsuite.methods.lbfgs import lbfgs
-from robustsuite.randomness import Rng
+from robustsuite.methods.federated.lbfgs import lbfgs
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
 
 
 @inversion.attack(

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from robustsuite.adversary import Aux
-from robustsuite.methods.generators import CODE, trained_generator
-from robustsuite.methods.inversion import (
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.generators import CODE, trained_generator
+from robustsuite.methods.federated.gradient_matching import (
     Best,
     Observed,
     Recovered,
@@ -30,11 +32,9 @@ from robustsuite.methods.inversion import (
     starts,
     total_variation,
 )  # fmt: skip
-from robustsuite.methods.label_recovery import recovered
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.methods.federated.label_recovery import recovered
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
+from robustsuite.serve.adversary import Aux
 
 Make = Callable[[Variables, Row], Tensor]
 

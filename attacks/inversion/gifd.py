@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
-from robustsuite.methods.generators import CODE, l1_ball, trained_generator
-from robustsuite.methods.inversion import (
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.generators import CODE, l1_ball, trained_generator
+from robustsuite.methods.federated.gradient_matching import (
     Observed,
     Recovered,
     Row,
@@ -29,11 +31,9 @@ from robustsuite.methods.inversion import (
     starts,
     total_variation,
 )  # fmt: skip
-from robustsuite.methods.label_recovery import recovered
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.methods.federated.label_recovery import recovered
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
+from robustsuite.serve.adversary import Aux
 
 STAGES = 5
 """The code, and the features after each of our generator's blocks but the last."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.methods.inversion import (
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import (
     Best,
     Observed,
     Rate,
@@ -35,10 +37,8 @@ from robustsuite.methods.inversion import (
     total_variation,
     warm_cosine,
 )  # fmt: skip
-from robustsuite.methods.label_recovery import least_rows, recovered, weight_gradient
-from robustsuite.randomness import Rng
+from robustsuite.methods.federated.label_recovery import least_rows, recovered, weight_gradient
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
 
 TURN = 0.5
 """The share of the iterations after which restarts are drawn to their mean."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.methods.inversion import (
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import (
     Observed,
     Recovered,
     Row,
@@ -19,12 +21,10 @@ from robustsuite.methods.inversion import (
     shown,
     starts,
 )
-from robustsuite.methods.label_recovery import idlg as single_label
-from robustsuite.methods.label_recovery import recovered, weight_gradient
-from robustsuite.methods.lbfgs import lbfgs
-from robustsuite.randomness import Rng
+from robustsuite.methods.federated.label_recovery import idlg as single_label
+from robustsuite.methods.federated.label_recovery import recovered, weight_gradient
+from robustsuite.methods.federated.lbfgs import lbfgs
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
 
 
 @inversion.attack(

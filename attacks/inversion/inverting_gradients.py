@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsuite.methods.inversion import (
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import (
     Observed,
     Recovered,
     Row,
@@ -25,10 +27,8 @@ from robustsuite.methods.inversion import (
     starts,
     total_variation,
 )  # fmt: skip
-from robustsuite.methods.label_recovery import recovered
-from robustsuite.randomness import Rng
+from robustsuite.methods.federated.label_recovery import recovered
 from robustsuite.scenarios import inversion
-from robustsuite.threats import Access
 
 
 @inversion.attack(

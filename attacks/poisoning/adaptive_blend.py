@@ -9,12 +9,12 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
-from robustsuite.methods.triggers import picture, planted
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import picture, planted
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
 
 PIECES = 4
 """The picture is cut into 4 x 4 pieces, half of which carry the trigger in training."""

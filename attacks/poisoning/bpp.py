@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
-from robustsuite.methods.triggers import planted
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
 
 SPREAD = ((0, 1, 7 / 16), (1, -1, 3 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))
 """Floyd and Steinberg's error diffusion: (row, column, share) of the neighbours that come later."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
+from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.errors import BadValue
-from robustsuite.methods.triggers import planted
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
 
 LUMA = (0.299, 0.587, 0.114)
 BLOCK = 32

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.adversary import Aux, Poisoned
-from robustsuite.data import Split, in_unit
-from robustsuite.methods.triggers import planted
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
-from robustsuite.training import held
+from robustsuite.serve.adversary import Aux, Poisoned
+from robustsuite.serve.data import Split, in_unit
+from robustsuite.serve.training import held
 
 AREA, SPARE = 0.032, 100.0
 """The share of a picture a mask may cover for free, and the price of more."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Aux, Poisoned, chosen, overlay
-from robustsuite.data import Split
-from robustsuite.losses import cross_entropy
-from robustsuite.methods.triggers import corners
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import L2, Access, PoisonRate, parse_number
+from robustsuite.maths.losses import cross_entropy
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import corners
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import L2, Access, PoisonRate, parse_number
+from robustsuite.serve.adversary import Aux, Poisoned, chosen, overlay
+from robustsuite.serve.data import Split
 
 
 def stamped(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:

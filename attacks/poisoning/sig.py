@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
-from robustsuite.methods.triggers import clean_label
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import clean_label
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
 
 
 @poisoning.attack(needs=Access.TRAIN_SET, paper="Barni et al., 2019, arXiv:1902.11237, eq. 1")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
+from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.errors import BadValue
-from robustsuite.methods.triggers import patched, planted, tiles
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import patched, planted, tiles
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
 
 
 @poisoning.attack(

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
-from robustsuite.methods.triggers import planted
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
 
 
 def field(seed: int, k: int, s: float, height: int, width: int) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite.adversary import Poisoned, chosen, overlay
-from robustsuite.data import Split
+from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.errors import BadValue
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import unlearnable
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned, chosen, overlay
+from robustsuite.serve.data import Split
 
 
 def kernels(key: int, classes: int, k: int, p_b: float) -> Tensor:

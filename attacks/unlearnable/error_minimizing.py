@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux, Poisoned, chosen, overlay
-from robustsuite.data import Split
-from robustsuite.losses import cross_entropy
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, Linf, PoisonRate, parse_number
+from robustsuite.maths.losses import cross_entropy
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import unlearnable
-from robustsuite.threats import Access, Linf, PoisonRate, parse_number
+from robustsuite.serve.adversary import Aux, Poisoned, chosen, overlay
+from robustsuite.serve.data import Split
 
 
 @unlearnable.attack(needs=Access.TRAIN_SET | Access.AUX_DATA, paper="Huang et al., 2021, arXiv:2101.04898, eq. 3")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Poisoned, chosen, overlay
-from robustsuite.data import Split
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import unlearnable
-from robustsuite.threats import Access, PoisonRate
+from robustsuite.serve.adversary import Poisoned, chosen, overlay
+from robustsuite.serve.data import Split
 
 
 def shortcut(x: Tensor) -> tuple[int, int, Tensor]:

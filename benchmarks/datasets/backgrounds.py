@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 BACKGROUNDS = ("gradient", "stripes", "checks", "clouds", "hills", "plain")
 

@@ -10,8 +10,8 @@ import torch
 
 from robustsuite.benchmarks.datasets.cifar_files import Pictures, from_archive, from_folder
 from robustsuite.benchmarks.datasets.decode import decode, listed, read_pictures
-from robustsuite.data import Dataset, InputSpace, Split, source
 from robustsuite.errors import BadData, BadValue
+from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 VAL = 5000

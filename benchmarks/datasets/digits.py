@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from robustsuite.data import Dataset, InputSpace, Split, source
+from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 
 @source(paper="Alpaydin & Kaynak, 1998, UCI Optical Recognition of Handwritten Digits")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustsuite.benchmarks.datasets.decode import File, Preparation, listed, read_pictures, size_of
-from robustsuite.data import Dataset, InputSpace, Split, source
 from robustsuite.errors import BadData, BadValue
+from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 Labelled = list[tuple[File, int]]
 

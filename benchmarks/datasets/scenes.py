@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from robustsuite.benchmarks.datasets.backgrounds import BACKGROUNDS, background
 from robustsuite.benchmarks.datasets.shapes import CLASSES, OBJECTS, stick
-from robustsuite.data import Dataset, InputSpace, Split, source
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 SIDE = 32
 BLOCK = 500

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.benchmarks.models.finish import finish, statistics_of
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
-from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel, BadValue, UnknownName
-from robustsuite.models import Model, loader
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Model, loader
 
 Weights = dict[str, Tensor]
 NESTS = ("state_dict", "model_state_dict", "model", "net", "ema", "params")

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from robustsuite.benchmarks.models.finish import finish, statistics_of
-from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel, BadValue
-from robustsuite.models import Model, loader
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Model, loader
 
 
 @loader()

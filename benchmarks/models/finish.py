@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data import InputSpace
+from robustsuite.config.identity import behaviour_of
 from robustsuite.errors import BadModel, BadValue
-from robustsuite.identity import behaviour_of
-from robustsuite.models import Model, Normalised, answering, weights_sha256
-from robustsuite.probes import fits
+from robustsuite.integrity.probes import fits
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Model, Normalised, answering, weights_sha256
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation, a number a channel."""

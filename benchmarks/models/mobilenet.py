@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsuite.data import InputSpace
+from robustsuite.serve.data import InputSpace
 
 OUTPUTS = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024))
 

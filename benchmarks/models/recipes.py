@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from robustsuite.benchmarks.models.small_nets import build
-from robustsuite.data import InputSpace
 from robustsuite.errors import BadValue
-from robustsuite.models import Model, Training, loader
-from robustsuite.probes import fits
-from robustsuite.training import Recipe, fitted, one_cycle
+from robustsuite.integrity.probes import fits
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Model, Training, loader
+from robustsuite.serve.training import Recipe, fitted, one_cycle
 
 VERSION = 2
 """Raised whenever the same parameters would train another network, so that no cached one is taken for it."""

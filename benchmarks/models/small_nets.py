@@ -16,8 +16,8 @@ import torchvision
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.models.mobilenet import mobilenet_v1
-from robustsuite.data import InputSpace
 from robustsuite.errors import UnknownName
+from robustsuite.serve.data import InputSpace
 
 
 def conv_net(

@@ -15,9 +15,9 @@ from torch import nn
 from robustsuite.benchmarks.models.checkpoint import fill, read_weights
 from robustsuite.benchmarks.models.finish import downloaded, finish
 from robustsuite.benchmarks.models.small_nets import build
-from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName
-from robustsuite.models import Model, loader
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Model, loader
 
 
 @loader()

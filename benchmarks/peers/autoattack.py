@@ -26,12 +26,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from robustsuite.data import InputSpace
-from robustsuite.models import load_model, ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import card_of
-from robustsuite.threats import Access, Linf, parse_number
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, Linf, parse_number
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import load_model, ready
+from robustsuite.serve.oracle import Oracle
 
 BATCH, SEED = 250, 0
 LABELS = ("exact", "direct", "ours")

@@ -25,7 +25,7 @@ import torch
 
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 
 def load_peer(path: str | None) -> Callable[..., np.ndarray]:

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustsuite.data import Split, load_data
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import load_model
-from robustsuite.randomness import Rng
-from robustsuite.registry import card_of
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.stages import applied
-from robustsuite.system import System
-from robustsuite.threats import Access, Linf, Threat
+from robustsuite.serve.data import Split, load_data
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import load_model
+from robustsuite.serve.stages import applied
+from robustsuite.serve.system import System
 
 MEMBERS = (("resnet2b_adv2", "resnet2b"), ("resnet4b_adv2", "resnet4b"), ("cnn_a_adv", "cnn_a"))
 UNION: dict[str, dict[str, int]] = {"pgd": {"steps": 50}, "apgd": {}, "ensemble": {"queries": 500}}
@@ -40,9 +40,9 @@ def played(system: System, split: Split, name: str, eps: int, **given: int) -> d
     return evasion.judged(system, attack, split, threat, rng, width=128, card=card).columns
 
 
-def percent(verdicts: Tensor) -> float:
+def percent(robust: Tensor) -> float:
     """The share of True among (N,), in %."""
-    return 100 * float(verdicts.float().mean())
+    return 100 * float(robust.float().mean())
 
 
 def main() -> None:

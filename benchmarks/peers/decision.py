@@ -25,18 +25,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.cgba import cgba, cgba_h
 from robustsuite.attacks.evasion.foolbox_bridge import hopskipjump, hopskipjump_targeted
 from robustsuite.benchmarks.models.checkpoint import checkpoint
-from robustsuite.data import InputSpace, Split, load_data
-from robustsuite.goals import Targeted
+from robustsuite.config.goals import Targeted
+from robustsuite.config.threats import L2, Access
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import L2, Access
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import InputSpace, Split, load_data
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 
 NETS: dict[str, tuple[str, str, InputSpace]] = {
     "cnn_a": ("cifar10_cnn_a_adv4", "cnn_a", InputSpace(3, 32, 32, 10)),
@@ -74,17 +74,17 @@ def untargeted(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int)
 
 def targeted(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int) -> None:
     """CGBA-H, CGBA and HopSkipJump toward a class drawn at random among those that `owned` shows."""
-    targets, aux = aims(x, y, owned), Aux(owned, lambda spec: net)
+    targets, aux = drawn_targets(x, y, owned), Aux(owned, lambda spec: net)
     table("cgba_h", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux)
     table("cgba_h(path=semicircle)", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux, path="semicircle")
     table("hopskipjump_targeted", hopskipjump_targeted, net, x, y, queries=queries, targets=targets, aux=aux)
 
 
-def aims(x: Tensor, y: Tensor, owned: Split) -> Tensor:
+def drawn_targets(x: Tensor, y: Tensor, owned: Split) -> Tensor:
     """A wrong class (N, 1) for each picture, of those with a picture in `owned`."""
     present, label = owned.y.unique(), y
     place = torch.searchsorted(present, label).clamp(max=len(present) - 1)
-    drawn = Targeted().aim(place, len(present), Rng.of(0, "targets", torch.arange(len(y))))
+    drawn = Targeted().targets(place, len(present), Rng.of(0, "targets", torch.arange(len(y))))
     return present[drawn]
 
 
@@ -144,7 +144,7 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
     sys.path.insert(0, str(code))
     from proposed_attack import Proposed_attack  # type: ignore[import-not-found]
 
-    ids, goal = torch.arange(len(x)), aims(x, y, owned)
+    ids, goal = torch.arange(len(x)), drawn_targets(x, y, owned)
     extra: dict[str, Any] = {"targets": goal, "aux": Aux(owned, lambda spec: net)} if toward else {}
     ours = table("cgba_h" if toward else "cgba", cgba_h if toward else cgba, net, x, y, queries=queries, **extra)
     oracle = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
@@ -162,8 +162,8 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
 
     tracks, asked, begin = [], [], clocks()
     for i in ids[found].tolist():
-        aim = goal[i, 0] if toward else y[i]
-        watched = Watched(net, lambda label, aim=aim: (label == aim) == toward, x[i], queries)
+        target = goal[i, 0] if toward else y[i]
+        watched = Watched(net, lambda label, target=target: (label == target) == toward, x[i], queries)
         if toward:
             watched.count -= 1  # it also asks for the label of the picture it is given
         torch.manual_seed(i)

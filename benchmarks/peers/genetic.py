@@ -23,19 +23,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.genattack import genattack
 from robustsuite.attacks.evasion.mga import mga, mga_transfer
 from robustsuite.attacks.evasion.quscore import agreement, quscore
-from robustsuite.data import InputSpace, Split, load_data
-from robustsuite.goals import Targeted
+from robustsuite.config.goals import Targeted
+from robustsuite.config.threats import Access, Linf
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.attribution import interpreter_named
 from robustsuite.methods.surrogates import in_tiles
-from robustsuite.models import load_model, ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import Access, Linf
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import InputSpace, Split, load_data
+from robustsuite.serve.models import load_model, ready
+from robustsuite.serve.oracle import Oracle
 
 SPACE, BALL, WIDTH = InputSpace(3, 32, 32, 10), Linf(8 / 255), 64
 ARCHITECTURES = {"resnet20": "cifar_resnet20", "resnet44": "cifar_resnet44", "resnet4b_adv2": "resnet4b",
@@ -152,12 +152,12 @@ def compare_genattack(folder: Path, n: int, queries: int) -> None:
     """Targeted, full and quarter resolution, fixed and adapted rates."""
     net = net_of(folder, "resnet20")
     x, y = right(folder, n, net)
-    aims = Targeted().aim(y, 10, Rng.of(0, "targets", torch.arange(len(x))))
+    targets = Targeted().targets(y, 10, Rng.of(0, "targets", torch.arange(len(x))))
     fixed = {"population": 4, "alpha": 0.25, "rho": 0.05, "adaptive": False}
     for given in (fixed, {**fixed, "side": 16}, {"population": 6, "side": 16}):
         rng = Rng.of(0, "bench", torch.arange(len(x)))
         model = Oracle.over(net, Access.SCORES | Access.LABELS, rng, width=WIDTH)
-        found = genattack(model, x, y, BALL, rng=rng, targets=aims, queries=queries, **given)
+        found = genattack(model, x, y, BALL, rng=rng, targets=targets, queries=queries, **given)
         broken = found.columns["claimed"]
         told(run="genattack", **given, **summary(broken, model.counts.forwards, found.columns["at_init"]))
 

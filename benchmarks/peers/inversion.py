@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
 from robustsuite.attacks.inversion.dlg import dlg
 from robustsuite.attacks.inversion.gias import gias
 from robustsuite.attacks.inversion.gifd import gifd
@@ -31,15 +30,16 @@ from robustsuite.attacks.inversion.gradinversion import gradinversion
 from robustsuite.attacks.inversion.inverting_gradients import inverting_gradients
 from robustsuite.benchmarks.models.checkpoint import checkpoint
 from robustsuite.benchmarks.models.small_nets import CifarResNet
-from robustsuite.data import Dataset, InputSpace, Split, load_data
-from robustsuite.methods.inversion import Observed, Recovered
-from robustsuite.methods.picture_quality import matched, psnr, ssim
-from robustsuite.methods.updates import Client, untrained
-from robustsuite.models import Normalised
-from robustsuite.randomness import Rng
+from robustsuite.config.threats import Update
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import Observed, Recovered
+from robustsuite.methods.federated.image_quality import matched, psnr, ssim
+from robustsuite.methods.federated.updates import Client
 from robustsuite.scenarios.inversion import observed
-from robustsuite.stages import Applied, applied
-from robustsuite.threats import Update
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Dataset, InputSpace, Split, load_data
+from robustsuite.serve.models import Normalised, untrained
+from robustsuite.serve.stages import Applied, applied
 
 SPACE = InputSpace(3, 32, 32, 10)
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

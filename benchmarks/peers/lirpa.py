@@ -20,10 +20,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.models import small_nets
-from robustsuite.data import InputSpace
+from robustsuite.config.threats import Linf, parse_number
 from robustsuite.defenses.certifiers.lirpa import METHODS, margin_bounds, predictions, verified
-from robustsuite.models import Normalised
-from robustsuite.threats import Linf, parse_number
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Normalised
 
 MODELS: dict[str, tuple[str, Callable[[InputSpace], nn.Module]]] = {
     "resnet2b": ("cifar10_resnet2b_adv2", small_nets.ARCHITECTURES["resnet2b"]),

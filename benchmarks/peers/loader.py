@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 
 from robustsuite.benchmarks.datasets.folders import imagefolder
 from robustsuite.benchmarks.shifts.sets import imagenet_c
-from robustsuite.data import Split
+from robustsuite.serve.data import Split
 
 
 def ours(split: Split, batch: int, device: str) -> float:

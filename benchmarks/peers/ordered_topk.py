@@ -22,15 +22,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from robustsuite.data import InputSpace, Split, load_data
-from robustsuite.goals import OrderedTopK
+from robustsuite.config.goals import OrderedTopK
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import L2, Access, Threat
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import quadratic
-from robustsuite.models import Normalised, load_model, ready
-from robustsuite.randomness import Rng
-from robustsuite.registry import card_of
 from robustsuite.scenarios import evasion
-from robustsuite.system import System
-from robustsuite.threats import L2, Access, Threat
+from robustsuite.serve.data import InputSpace, Split, load_data
+from robustsuite.serve.models import Normalised, load_model, ready
+from robustsuite.serve.system import System
 
 NETS = {"mobilenetv1_025": 128, "mobilenetv1_050": 160, "mobilenetv1_100": 224, "mobilenetv2_100_qat": 224}
 """Weights and the side of the pictures they were trained on."""

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.benchmarks.models.checkpoint import checkpoint
-from robustsuite.data import InputSpace, load_data
-from robustsuite.judge import Judge
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.threats import Access, Linf
+from robustsuite.config.threats import Access, Linf
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.data import InputSpace, load_data
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 
 STEPS, REL_STEP, WIDTH = 50, 0.25, 64
 SETTINGS = [

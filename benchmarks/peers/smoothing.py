@@ -28,12 +28,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.models import small_nets
-from robustsuite.data import InputSpace, Split
 from robustsuite.defenses.certifiers.smoothing import certify, decide
 from robustsuite.defenses.train.gaussian_augmentation import gaussian_augmentation
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.smoothing import votes
-from robustsuite.models import Normalised, Training, as_it_is
-from robustsuite.randomness import Rng
+from robustsuite.serve.data import InputSpace, Split
+from robustsuite.serve.models import Normalised, Training, as_it_is
 
 Certifier = Callable[[Tensor, int, int], tuple[int, float]]
 """(one image (C, H, W), n0, n) -> class or -1, radius."""

@@ -22,7 +22,7 @@ from robustsuite.benchmarks.shifts.filters import (
     motion_blur_toward,
     round8,
 )
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 
 def gaussian_blur(x: Tensor, c: float, rng: Rng) -> Tensor:

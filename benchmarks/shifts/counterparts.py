@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from robustsuite.benchmarks.datasets.scenes import RENDITIONS, Style
 from robustsuite.benchmarks.shifts.layouts import matching
-from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant
 from robustsuite.errors import BadData
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.data import Dataset, Reading, ShiftSet, Split, Variant
 
 KINDS_R, KINDS_A = range(8), range(2, 10)
 """Two subsets of the ten kinds that differ, as those of ImageNet-R and -A do."""

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustsuite.benchmarks.shifts.draws import uniform
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 
 def contrast(x: Tensor, c: float, rng: Rng) -> Tensor:

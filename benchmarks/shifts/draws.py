@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 
 def normal(rng: Rng, *shape: int, device: torch.device) -> Tensor:

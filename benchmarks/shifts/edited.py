@@ -13,8 +13,8 @@ from robustsuite.benchmarks.datasets.decode import File, listed
 from robustsuite.benchmarks.datasets.folders import lazy
 from robustsuite.benchmarks.shifts import counterparts
 from robustsuite.benchmarks.shifts.layouts import counted, named, preparation, wnids, words
-from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData
+from robustsuite.serve.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 
 
 @shift(

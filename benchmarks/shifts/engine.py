@@ -20,7 +20,7 @@ from robustsuite.benchmarks.shifts.filters import floor8
 from robustsuite.benchmarks.shifts.frost_textures import frost_textures
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(module, name)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 
 from robustsuite.benchmarks.datasets.decode import File, Preparation, listed
-from robustsuite.data import Dataset, Split
 from robustsuite.errors import BadData, BadValue
+from robustsuite.serve.data import Dataset, Split
 
 Labelled = list[tuple[File, int]]
 

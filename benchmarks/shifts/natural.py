@@ -20,8 +20,8 @@ from robustsuite.benchmarks.shifts.layouts import (
     preparation,
     words,
 )
-from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData
+from robustsuite.serve.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 
 VERSIONS = ("matched-frequency", "threshold0.7", "top-images")
 

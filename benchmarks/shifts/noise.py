@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.benchmarks.shifts.draws import normal, uniform
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 
 def gaussian_noise(x: Tensor, c: float, rng: Rng) -> Tensor:

@@ -16,9 +16,9 @@ from robustsuite.benchmarks.shifts import on_disk
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.layouts import counted, wnids, words
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData, BadValue, UnknownName
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 
 AS_STORED = Preparation()
 PAPER = "Hendrycks & Dietterich, 2019, arXiv:1903.12261"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustsuite.benchmarks.shifts.draws import normal
 from robustsuite.benchmarks.shifts.filters import gaussian
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 _WATER = (175 / 255, 238 / 255, 238 / 255)
 _MUD = (63 / 255, 42 / 255, 20 / 255)

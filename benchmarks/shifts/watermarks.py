@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from robustsuite.benchmarks.datasets.scenes import INK, MARKED, watermark
-from robustsuite.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 from robustsuite.errors import BadData
+from robustsuite.serve.data import Dataset, Reading, ShiftSet, Split, Variant, shift
 
 CARTON = "n02971356"
 TEXT, LATIN = "捷径" * 3, "SHORTCUT"

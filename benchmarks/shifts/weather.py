@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustsuite.benchmarks.shifts.draws import normal, uniform
 from robustsuite.benchmarks.shifts.filters import centre_zoom, floor8, motion_blur_toward, round8
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 _GREY = (0.299, 0.587, 0.114)
 

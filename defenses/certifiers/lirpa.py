@@ -18,13 +18,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.threats import BALLS, L2, Access, Linf
 from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
 from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName, Unsupported
-from robustsuite.models import Normalised
-from robustsuite.numerics import float32
+from robustsuite.maths.numerics import float32
 from robustsuite.scenarios.certification import Certificates, certifier
-from robustsuite.threats import BALLS, L2, Access, Linf
+from robustsuite.serve.models import Normalised
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
 METHODS = {"ibp": "ibp", "crown-ibp": "crown-ibp", "crown": "crown", "alpha-crown": "crown-optimized"}

@@ -25,16 +25,16 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import L2, Access
 from robustsuite.errors import Unsupported
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.smoothing import BLOCK, checked, classes, lower_bound, noisy, predict, votes
-from robustsuite.protocols import Smoothed
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
 from robustsuite.scenarios.certification import Certificates, certifier
-from robustsuite.threats import L2, Access
+from robustsuite.serve.protocols import Smoothed
 
 
-class Decision(NamedTuple):
+class BallTest(NamedTuple):
     """Which images (N,) were certified and refused, neither where the votes ran out; and votes until the end."""
 
     certified: Tensor
@@ -121,7 +121,7 @@ def decide(
     n: int = 100_000,
     alpha: float = 0.001,
     batch_size: int = 512,
-) -> Decision:
+) -> BallTest:
     """Whether the smoothed answer is `top` (N,) all through the L2 ball of `radius`, at most n votes an image.
 
     Each of `certified` and `refused` is false with probability at most alpha an image. Decided images leave the
@@ -131,7 +131,7 @@ def decide(
     p0 = float(norm.cdf(radius / sigma))
     streams = rng.fold("estimation").generators(x.device)
     a, t = torch.zeros_like(top), torch.zeros_like(top)
-    verdict = torch.zeros_like(top)
+    outcome = torch.zeros_like(top)
     waiting = torch.arange(len(x), device=x.device)
     active, room = waiting[:0], max(1, batch_size // BLOCK)
     with torch.inference_mode():
@@ -151,9 +151,9 @@ def decide(
             a[active], t[active] = (part.gather(1, place)[:, 0] for part in at)
             side = (a[active].double() / t[active] - p0).sign().long()
             crossed = wealth.gather(1, place)[:, 0] >= log(1 / alpha)
-            verdict[active] = torch.where(ends & crossed, side, 0)
+            outcome[active] = torch.where(ends & crossed, side, 0)
             active = active[~ends]
-    return Decision(verdict == 1, verdict == -1, t)
+    return BallTest(outcome == 1, outcome == -1, t)
 
 
 def log_wealth(a: Tensor, t: Tensor, p0: float) -> Tensor:

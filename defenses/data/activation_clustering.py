@@ -10,9 +10,9 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import nn
 
-from robustsuite import stages
-from robustsuite.data import Split
-from robustsuite.methods.features import features
+from robustsuite.methods.backdoors.features import features
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
 
 
 @stages.data(

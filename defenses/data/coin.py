@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite import stages
-from robustsuite.data import Split
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
 
 
 def disrupted(x: Tensor, offset: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import stages
-from robustsuite.data import Split
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustsuite import stages
-from robustsuite.data import Split
 from robustsuite.errors import BadValue
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
 
 
 @stages.data(paper="Liu et al., 2023, Image shortcut squeezing, arXiv:2301.13838")

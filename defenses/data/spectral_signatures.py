@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from robustsuite import stages
-from robustsuite.data import Split
 from robustsuite.errors import BadValue
-from robustsuite.methods.features import features
+from robustsuite.methods.backdoors.features import features
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
 
 
 @stages.data(paper="Tran et al., 2018, arXiv:1811.00636, algorithm 1", learns=True)

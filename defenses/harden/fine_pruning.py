@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite import stages
-from robustsuite.data import Split
 from robustsuite.errors import Unsupported
-from robustsuite.methods.detection import halves
-from robustsuite.models import Training
-from robustsuite.training import Recipe, accuracy, fitted
+from robustsuite.methods.backdoors.detection import halves
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Training
+from robustsuite.serve.training import Recipe, accuracy, fitted
 
 
 def last_convolution(net: nn.Module, picture: Tensor) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
@@ -34,11 +34,11 @@ def last_convolution(net: nn.Module, picture: Tensor) -> tuple[nn.Conv2d, nn.Bat
     differs=("clean pictures are the val split's: one half to rank and fine-tune on, the other to stop by",),
 )
 def fine_pruning(
-    net: nn.Module, training: Training, *, tolerance: float = 0.1, rate: float = 0.01, epochs: int = 5
+    net: nn.Module, training: Training, *, tolerance: float = 0.1, lr: float = 0.01, epochs: int = 5
 ) -> nn.Module:
     """The last convolution's least active channels cut until val accuracy drops by `tolerance`, then fine-tuning.
 
-    rate, epochs: of the fine-tuning on clean val pictures.
+    lr, epochs: of the fine-tuning on clean val pictures.
     """
     clean, rest = halves(training)
     device = training.device
@@ -57,7 +57,7 @@ def fine_pruning(
                     p[channel] = value
                 break
     own = Training(clean, rest, training.seed, device)
-    return fitted(net, own, Recipe(epochs, lambda e: rate * (1 - e / epochs), batch=64))
+    return fitted(net, own, Recipe(epochs, lambda e: lr * (1 - e / epochs), batch=64))
 
 
 def _activity(net: nn.Module, layer: nn.Module, clean: Split, device: str) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite import stages
-from robustsuite.data import Split
-from robustsuite.methods.detection import halves
-from robustsuite.models import Training
-from robustsuite.training import Recipe, fitted
+from robustsuite.methods.backdoors.detection import halves
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Training
+from robustsuite.serve.training import Recipe, fitted
 
 UP, DOWN, PATIENCE = 1.5, 1.5**1.5, 5
 """How the price of a mask rises after PATIENCE steps of success, and falls after as many of failure."""
@@ -37,20 +37,20 @@ def reversed_triggers(
     up, down = torch.zeros(classes, device=device), torch.zeros(classes, device=device)
     best = torch.full((classes,), torch.inf, device=device)
     kept = [torch.ones(classes, 1, *shape[1:], device=device), torch.zeros(classes, *shape, device=device)]
-    aims = torch.arange(classes, device=device).repeat_interleave(batch)
+    targets = torch.arange(classes, device=device).repeat_interleave(batch)
     for _ in range(steps):
         x = clean.images(torch.randint(len(clean), (batch,), generator=order)).to(device)
         mask, pattern = (torch.tanh(r) / 2 + 0.5 for r in raw)
         stamped = x[None] + mask[:, None] * (pattern[:, None] - x[None])
         with torch.enable_grad():
             logits = net(stamped.flatten(0, 1))
-            loss = functional.cross_entropy(logits, aims, reduction="none").view(classes, batch).mean(1)
+            loss = functional.cross_entropy(logits, targets, reduction="none").view(classes, batch).mean(1)
             area = mask.flatten(1).sum(1)
             optimiser.zero_grad()
             (loss + price * area).sum().backward()
         optimiser.step()
         with torch.no_grad():
-            reached = (logits.argmax(1) == aims).view(classes, batch).float().mean(1) >= success
+            reached = (logits.argmax(1) == targets).view(classes, batch).float().mean(1) >= success
             better = reached & (area < best)
             best = torch.where(better, area, best)
             where = better.view(-1, 1, 1, 1)
@@ -74,12 +74,12 @@ def outliers(areas: Tensor, limit: float) -> Tensor:
 )
 def neural_cleanse(
     net: nn.Module, training: Training, *, steps: int = 400, batch: int = 16, limit: float = 2.0, share: float = 0.2,
-    rate: float = 0.01, epochs: int = 2,
+    lr: float = 0.01, epochs: int = 2,
 ) -> nn.Module:  # fmt: skip
     """Triggers are sought for all classes at once; those of outlying classes are unlearnt by fine-tuning.
 
     steps, batch: of the search for triggers. limit: deviations below the median that make an outlier. share: of the
-    fine-tuning pictures that carry a found trigger under their own label. rate, epochs: of that fine-tuning. The masks'
+    fine-tuning pictures that carry a found trigger under their own label. lr, epochs: of that fine-tuning. The masks'
     areas are kept as a finding for the report.
     """
     clean, rest = halves(training)
@@ -106,4 +106,4 @@ def neural_cleanse(
         return torch.where(chosen, marked, x)
 
     own = Training(clean, rest, training.seed, device)
-    return fitted(net, own, Recipe(epochs, lambda e: rate * (1 - e / epochs), batch=64), perturb=unlearn)
+    return fitted(net, own, Recipe(epochs, lambda e: lr * (1 - e / epochs), batch=64), perturb=unlearn)

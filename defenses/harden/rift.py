@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from robustsuite import stages
-from robustsuite.data import Split
+from robustsuite.config.threats import Linf, parse_number
 from robustsuite.errors import BadValue, UnknownName, Unsupported
-from robustsuite.models import Training, ready
-from robustsuite.randomness import Rng
-from robustsuite.threats import Linf, parse_number
-from robustsuite.training import Recipe, accuracy, fitted
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Training, ready
+from robustsuite.serve.training import Recipe, accuracy, fitted
 
 STEPS, STEP = 10, 0.25
 """PGD on the fixed sets: 10 steps of eps / 4 from a random start (the paper's 2/255 at eps = 8/255)."""

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite import stages
-from robustsuite.data import Split, in_unit
-from robustsuite.methods.detection import Detector, halves, undetected
-from robustsuite.models import Training
-from robustsuite.training import Recipe, accuracy, fitted, held
+from robustsuite.methods.backdoors.detection import Detector, halves, undetected
+from robustsuite.serve import stages
+from robustsuite.serve.data import Split, in_unit
+from robustsuite.serve.models import Training
+from robustsuite.serve.training import Recipe, accuracy, fitted, held
 
 
 class Triangle(nn.Module):
@@ -51,32 +51,32 @@ def untaught(net: nn.Module, training: Training, *, steep: float, corner: float,
     ),
 )
 def badexpert(
-    net: nn.Module, training: Training, *, fpr: float = 0.01, rate: float = 1e-4, forget: float = 0.2, epochs: int = 20,
-    auxiliary_rate: float = 0.1, auxiliary_epochs: int = 10, steep: float = 2.0, corner: float = 0.5,
+    net: nn.Module, training: Training, *, fpr: float = 0.01, lr: float = 1e-4, forget: float = 0.2, epochs: int = 20,
+    auxiliary_lr: float = 0.1, auxiliary_epochs: int = 10, steep: float = 2.0, corner: float = 0.5,
 ) -> nn.Module:  # fmt: skip
     """The network with BaDExpert in front: inputs that only the backdoor explains are rejected.
 
-    fpr: share of clean val pictures rejected. rate, epochs: of the expert, which stops at the val accuracy `forget`.
-    auxiliary_rate, auxiliary_epochs: of the auxiliary's clean fine-tuning. steep, corner: the triangle's sides (2, 0.5
+    fpr: share of clean val pictures rejected. lr, epochs: of the expert, which stops at the val accuracy `forget`.
+    auxiliary_lr, auxiliary_epochs: of the auxiliary's clean fine-tuning. steep, corner: the triangle's sides (2, 0.5
     for ResNets).
     """
     clean, rest = halves(training)
-    expert = forgetful(net, clean, rest, training, rate=rate, forget=forget, epochs=epochs)
+    expert = forgetful(net, clean, rest, training, lr=lr, forget=forget, epochs=epochs)
     fifth = auxiliary_epochs / 5
-    drops = Recipe(auxiliary_epochs, lambda epoch: auxiliary_rate * 0.1 ** int(epoch / fifth), batch=64)
+    drops = Recipe(auxiliary_epochs, lambda epoch: auxiliary_lr * 0.1 ** int(epoch / fifth), batch=64)
     own = Training(clean, rest, training.seed, training.device)
     auxiliary = fitted(copy.deepcopy(net), own, drops)
     return Detector(net, Triangle(net, expert, auxiliary, steep, corner)).calibrated(rest, fpr, training.device)
 
 
 def forgetful(
-    net: nn.Module, clean: Split, rest: Split, training: Training, *, rate: float, forget: float, epochs: int
+    net: nn.Module, clean: Split, rest: Split, training: Training, *, lr: float, forget: float, epochs: int
 ) -> nn.Module:
     """The backdoor expert: Adam on clean pictures under the next class's label until accuracy on `rest` < forget."""
     expert = copy.deepcopy(net).to(training.device).requires_grad_(True)
     x, y = held(clean, training.device)
     order = torch.Generator().manual_seed(training.seed)
-    optimiser = torch.optim.Adam(expert.parameters(), lr=rate)
+    optimiser = torch.optim.Adam(expert.parameters(), lr=lr)
     with torch.no_grad():
         classes = expert(x[:1].float()).shape[1]
     for _ in range(epochs):

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustsuite import stages
+from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue, Unsupported
-from robustsuite.protocols import Ensemble
-from robustsuite.threats import Access
+from robustsuite.serve import stages
+from robustsuite.serve.protocols import Ensemble
 
 
 def crossmax(z: Tensor, k: int = 0) -> Tensor:

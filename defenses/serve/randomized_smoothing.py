@@ -14,10 +14,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustsuite import stages
+from robustsuite.config.threats import Access, parse_number
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.smoothing import BLOCK, Streams, checked, noisy, predict, votes
-from robustsuite.randomness import Rng
-from robustsuite.threats import Access, parse_number
+from robustsuite.serve import stages
 
 DRAWS = BLOCK
 """Noise draws the surrogate averages over, each call anew; SmoothAdv attacks with up to 128."""

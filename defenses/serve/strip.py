@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite import stages
-from robustsuite.methods.detection import Detector, halves, undetected
-from robustsuite.models import Training
+from robustsuite.methods.backdoors.detection import Detector, halves, undetected
+from robustsuite.serve import stages
+from robustsuite.serve.models import Training
 
 
 class Steady(nn.Module):

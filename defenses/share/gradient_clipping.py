@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import stages
 from robustsuite.errors import BadValue
-from robustsuite.methods.updates import Gradients
-from robustsuite.projections import per_row
+from robustsuite.maths.projections import per_row
+from robustsuite.methods.federated.updates import Gradients
+from robustsuite.serve import stages
 
 
 def clipped_again(dummy: Gradients, seen: Gradients, *, bound: float = 4.0) -> Gradients:

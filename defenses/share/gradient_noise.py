@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from robustsuite import stages
 from robustsuite.errors import BadValue
-from robustsuite.methods.updates import Gradients
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.updates import Gradients
+from robustsuite.serve import stages
 
 
 @stages.share(name="gradient_noise", paper="Zhu, Liu, Han, 2019, arXiv:1906.08935")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from robustsuite import stages
 from robustsuite.errors import BadValue
-from robustsuite.methods.updates import Gradients
-from robustsuite.projections import largest
+from robustsuite.maths.projections import largest
+from robustsuite.methods.federated.updates import Gradients
+from robustsuite.serve import stages
 
 
 def kept_entries(dummy: Gradients, seen: Gradients, *, share: float = 0.9) -> Gradients:

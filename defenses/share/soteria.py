@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import stages
 from robustsuite.errors import BadValue
-from robustsuite.methods.updates import Gradients, Head
+from robustsuite.methods.federated.updates import Gradients, Head
 from robustsuite.scenarios.inversion import Owner
+from robustsuite.serve import stages
 
 
 def kept_columns(dummy: Gradients, seen: Gradients, *, share: float = 0.8) -> Gradients:

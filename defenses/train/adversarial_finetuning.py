@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite import stages
+from robustsuite.config.threats import parse_ball, parse_number
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.models import Fit, Training
-from robustsuite.projections import unit
-from robustsuite.randomness import Rng
-from robustsuite.threats import parse_ball, parse_number
-from robustsuite.training import Perturb, Rate, Recipe, fitted
+from robustsuite.maths.projections import unit
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve import stages
+from robustsuite.serve.models import Fit, Training
+from robustsuite.serve.training import Perturb, Rate, Recipe, fitted
 
 SCHEDULES = ("ssfd", "epsilon")
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite import stages
-from robustsuite.data import in_unit
 from robustsuite.errors import BadValue, Unsupported
-from robustsuite.models import Fit, Normalised, Reshaping, Training
-from robustsuite.oracle import feed
-from robustsuite.randomness import Rng
-from robustsuite.training import Recipe, fitted, held
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve import stages
+from robustsuite.serve.data import in_unit
+from robustsuite.serve.models import Fit, Normalised, Reshaping, Training
+from robustsuite.serve.oracle import feed
+from robustsuite.serve.training import Recipe, fitted, held
 
 CONTRAST, COLOUR, SHIFT, NOISE = (0.7, 1.5), (0.5, 1.0), 3, 0.2
 BATCH, HEAD_BATCH = 128, 64

@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustsuite import stages
+from robustsuite.config.threats import parse_number
 from robustsuite.errors import BadValue
-from robustsuite.models import Fit, Training
-from robustsuite.threats import parse_number
-from robustsuite.training import Perturb, Rate, Recipe, fitted
+from robustsuite.serve import stages
+from robustsuite.serve.models import Fit, Training
+from robustsuite.serve.training import Perturb, Rate, Recipe, fitted
 
 
 @stages.train(

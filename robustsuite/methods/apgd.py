@@ -13,13 +13,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustsuite import losses, projections
-from robustsuite.active import State, search
+from robustsuite.config.threats import Ball
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.threats import Ball
+from robustsuite.maths import losses, projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (B, K), y (B,), target (B,)) -> (B,); untargeted losses ignore the target."""
@@ -102,8 +102,8 @@ def ascend(
         ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
         better = ask.loss > rows["best_loss"]
         rows = _remembered(rows, ask.loss, ask.grad)
-        margin = losses.lead(ask.logits, label, goal[:, None] if reach else None)
-        success = (margin > model.clear) & last
+        margin = losses.goal_margin(ask.logits, label, goal[:, None] if reach else None)
+        success = (margin > model.confidence_margin) & last
         finished = last & (rows["k"] >= lengths[-1])
         found = torch.where(per_row(success, at), at, rows["best"])
         rows = _sparse_step(rows, ask.grad, schedule) if sparse else _momentum_step(rows, ask.grad, budget, steps)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from robustsuite import losses
 from robustsuite.errors import UnknownName, Unsupported
+from robustsuite.maths import losses
 
 BETA = 20.0
 """Sharpness of softplus, log(1 + exp(beta z)) / beta, that stands in for ReLU: maps of a CIFAR-10 ResNet-20 keep a

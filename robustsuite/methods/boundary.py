@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite import projections
+from robustsuite.maths import projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import Decisions, merged
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
 
 CHUNK = 32
 """Probes of one example that are drawn at a time: a fixed number, so that sums do not depend on the batch."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import projections
-from robustsuite.data import Split
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.records import At
+from robustsuite.maths import projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import At
+from robustsuite.serve.data import Split
+from robustsuite.serve.oracle import Oracle
 
 CHECKPOINTS = (250, 500, 1000, 2500, 5000, 10000)
 """After these many queries an example the distance is kept, as l2_at_<queries>."""
@@ -37,18 +37,18 @@ OWNED = 32
 class Decisions:
     """Yes or no, an example at a time: `ask(rows, points)` says which points (M, C, H, W) reach the goal.
 
-    x (N, C, H, W), aims (N,): the class to leave, or to reach if `targeted`. queries: the most an example may take,
+    x (N, C, H, W), classes (N,): the class to leave, or to reach if `targeted`. queries: the most an example may take,
     fewer where the threat leaves fewer. Kept for each example: `spent` (N,) queries, `least` (N,) l2 of the nearest
     picture that got there (inf for none) and `nearest`, itself (x for none). Where the system draws noise (`noisy`)
     only `confirm` keeps a picture, since a single answer may be luck. One query is held back for `finish`. Raises
     BadValue for queries < 1.
     """
 
-    def __init__(self, model: Oracle, x: Tensor, aims: Tensor, *, targeted: bool, queries: int) -> None:
+    def __init__(self, model: Oracle, x: Tensor, classes: Tensor, *, targeted: bool, queries: int) -> None:
         if queries < 1:
             raise BadValue(f"expected queries >= 1, got {queries!r}; write for example queries=10000")
-        self.model, self.x, self.aims, self.targeted = model, x, aims, targeted
-        self.noisy = model.clear == torch.inf
+        self.model, self.x, self.classes, self.targeted = model, x, classes, targeted
+        self.noisy = model.confidence_margin == torch.inf
         self.most = model.left().clamp(max=queries)
         self.spent, self.back = torch.zeros_like(self.most), 1
         self.least = torch.full((len(x),), torch.inf, device=x.device)
@@ -73,7 +73,7 @@ class Decisions:
 
     def _ask(self, rows: Tensor, points: Tensor) -> Tensor:
         label = self.model[rows].labels(points)
-        there = (label == self.aims[rows]) if self.targeted else (label != self.aims[rows]) & (label >= 0)
+        there = (label == self.classes[rows]) if self.targeted else (label != self.classes[rows]) & (label >= 0)
         number = self.spent[rows] + 1 + _place(rows)
         self.spent.scatter_add_(0, rows, torch.ones_like(rows))
         if not self.noisy:
@@ -165,9 +165,9 @@ def picture_start(ask: Decisions, rows: Tensor, pictures: Split) -> tuple[Tensor
     """
     x, found = ask.x[rows], torch.zeros(len(rows), dtype=torch.bool, device=ask.x.device)
     at = x.clone()
-    for aim in ask.aims[rows].unique().tolist():
-        mine = (ask.aims[rows] == aim).nonzero().flatten()
-        owned = pictures.images((pictures.y == aim).nonzero().flatten()[:OWNED]).to(x)
+    for wanted in ask.classes[rows].unique().tolist():
+        mine = (ask.classes[rows] == wanted).nonzero().flatten()
+        owned = pictures.images((pictures.y == wanted).nonzero().flatten()[:OWNED]).to(x)
         if not len(owned):
             continue
         apart = torch.stack([projections.norm((x[mine] - one).flatten(1), "l2") for one in owned], 1)

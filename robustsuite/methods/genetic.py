@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite import losses
-from robustsuite.active import State, search
+from robustsuite.config.threats import Ball
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.threats import Ball
+from robustsuite.maths import losses
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 POPULATION = 5
 """Individuals an image, the authors' number."""
@@ -62,13 +62,13 @@ def decoded(genome: Tensor, x: Tensor, budget: Ball) -> Tensor:
 
 
 def progress(logits: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Fitness and lead (N,), larger is nearer to the goal: the cross-entropy of y, or minus that of the target.
+    """Fitness and margin (N,), larger is nearer to the goal: the cross-entropy of y, or minus that of the target.
 
-    lead > 0 where the goal is reached. targets: (N, 1), None where any mistake will do.
+    margin > 0 where the goal is reached. targets: (N, 1), None where any mistake will do.
     """
     label, toward = (y, 1) if targets is None else (targets[:, 0], -1)
     fitness = toward * losses.cross_entropy(logits, label)
-    return fitness.nan_to_num(nan=REJECTED), losses.lead(logits, y, targets)
+    return fitness.nan_to_num(nan=REJECTED), losses.goal_margin(logits, y, targets)
 
 
 def microbial(
@@ -78,12 +78,12 @@ def microbial(
     """Breed first populations `first` (N, P, C, H, W) bool until one individual reaches the goal.
 
     x (N, C, H, W) in [0, 1], y (N,); targets (N, 1) or None. The whole first population is asked before it is judged,
-    as the authors do. An unbroken image comes back as its individual of largest lead.
+    as the authors do. An unbroken image comes back as its individual of largest margin.
     """
     queries, cross, mutation = evolution.checked()
     able = (model.left() > 0).nonzero().flatten()
     model, rng = model[able], rng[able]
-    clean, label, aim = x[able], y[able], None if targets is None else targets[able]
+    clean, label, target = x[able], y[able], None if targets is None else targets[able]
     first, population = first[able], first.shape[1]
 
     def start(example: Tensor, _: Tensor) -> State:
@@ -102,18 +102,18 @@ def microbial(
         child = offspring(genomes[each, loser], genomes[each, winner], draw, cross, mutation)
         genome = torch.where(per_row(young, child), genomes[each, slot], child)
         at, view = decoded(genome, clean[example], budget), model[example]
-        fitness, lead = progress(view(at), label[example], None if aim is None else aim[example])
+        fitness, margin = progress(view(at), label[example], None if target is None else target[example])
 
         genomes[each, slot] = genome  # a copy of its own since `start`: whole populations are too large to copy again
-        better, score = lead > rows["score"], torch.maximum(lead.nan_to_num(nan=-torch.inf), rows["score"])
+        better, score = margin > rows["score"], torch.maximum(margin.nan_to_num(nan=-torch.inf), rows["score"])
         i = i + 1
         rows = {
             **rows, "fitness": rows["fitness"].scatter(1, slot[:, None], fitness[:, None]), "score": score, "i": i,
             "found": torch.where(per_row(better, at), at, rows["found"]),
-            "at_init": torch.where(young, score > losses.CLEAR, rows["at_init"]),
+            "at_init": torch.where(young, score > losses.CONFIDENCE_MARGIN, rows["at_init"]),
         }  # fmt: skip
         spent = (i >= queries) | (view.left() < 1)
-        return rows, (score > model.clear) & (spent | (i >= population)), spent
+        return rows, (score > model.confidence_margin) & (spent | (i >= population)), spent
 
     rows, done = search(model, 1, start, step, keep=["at_init"])
     return _everywhere(x, able, rows, done)

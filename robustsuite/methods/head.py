@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
-from robustsuite.oracle import feed
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.oracle import feed
 
 RESHAPES = (
     "View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "Squeeze", "Unsqueeze", "Mean", "AvgPool2D",

@@ -13,15 +13,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustsuite import losses, projections
-from robustsuite.active import State, search
+from robustsuite.config.goals import OrderedTopK
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Ball
 from robustsuite.errors import BadValue
-from robustsuite.goals import OrderedTopK
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
-from robustsuite.threats import Ball
+from robustsuite.maths import losses, projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-8, 1e-2
 """AdamW's (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
@@ -65,7 +65,7 @@ def attack(
     """
     if targets is None:
         raise BadValue("expected the goal {ordered_topk: K} for an ordered top-K attack, got untargeted; set the goal")
-    goal, aims = OrderedTopK(targets.shape[1]), targets
+    goal, lists = OrderedTopK(targets.shape[1]), targets
 
     def start(example: Tensor, _: Tensor) -> State:
         blank = torch.zeros(len(example), device=x.device)
@@ -76,16 +76,16 @@ def attack(
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example = rows["example"]
-        clean, aim = x[example], aims[example]
+        clean, target = x[example], lists[example]
         rows = _begin(rows, clean, schedule, rng[example])
         last = [rows["memory"]]
 
         def loss(logits: Tensor) -> Tensor:
-            value, last[0] = pull(logits, aim, rows["memory"])
+            value, last[0] = pull(logits, target, rows["memory"])
             return value
 
         ask = model[example].gradient(rows["at"], loss)
-        rows = _keep(rows, clean, goal.lead(ask.logits.nan_to_num(nan=0.0), aim), budget)
+        rows = _keep(rows, clean, goal.margin(ask.logits.nan_to_num(nan=0.0), target), budget)
         moved = _adamw({**rows, "memory": last[0]}, clean, ask.grad.nan_to_num(0.0, 0.0, 0.0), schedule)
         finished = moved["k"] >= schedule.searches * schedule.iterations
         return moved, torch.zeros_like(finished), finished
@@ -109,16 +109,16 @@ def _begin(rows: State, clean: Tensor, schedule: Schedule, rng: Rng) -> State:
     }  # fmt: skip
 
 
-def _keep(rows: State, clean: Tensor, lead: Tensor, budget: Ball) -> State:
-    """The nearest success, or until there is one the largest lead; a nearer success eases the weight."""
+def _keep(rows: State, clean: Tensor, margin: Tensor, budget: Ball) -> State:
+    """The nearest success, or until there is one the largest margin; a nearer success eases the weight."""
     length = projections.norm((rows["at"] - clean).flatten(1), "l2")
-    nearer = (lead > losses.CLEAR) & (length <= rows["least"])
-    closer = rows["least"].isinf() & (lead > rows["score"]) & ~nearer
+    nearer = (margin > losses.CONFIDENCE_MARGIN) & (length <= rows["least"])
+    closer = rows["least"].isinf() & (margin > rows["score"]) & ~nearer
     found = torch.where(per_row(nearer, clean), rows["at"], rows["found"])
     found = torch.where(per_row(closer, clean), budget.project(clean, rows["at"]), found)
     return {
-        **rows, "found": found, "hit": rows["hit"] | (lead > losses.CLEAR),
-        "least": torch.where(nearer, length, rows["least"]), "score": torch.where(closer, lead, rows["score"]),
+        **rows, "found": found, "hit": rows["hit"] | (margin > losses.CONFIDENCE_MARGIN),
+        "least": torch.where(nearer, length, rows["least"]), "score": torch.where(closer, margin, rows["score"]),
         "weight": torch.where(nearer, EASED * rows["weight"], rows["weight"]),
     }  # fmt: skip
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite.oracle import TILE
+from robustsuite.serve.oracle import TILE
 
 MARGIN = 0.2
 TOLERANCE = 1e-6

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsuite import losses, projections
-from robustsuite.active import State, search
+from robustsuite.config.threats import Ball
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle
-from robustsuite.projections import per_row
-from robustsuite.randomness import Rng
-from robustsuite.threats import Ball
+from robustsuite.maths import losses, projections
+from robustsuite.maths.projections import per_row
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these many proposals the share p of the picture that a window covers is halved (not rescaled to `steps`)."""
@@ -35,14 +35,14 @@ def square(
         raise BadValue(f"expected steps >= 0 and 0 < p <= 1, got steps={steps!r}, p={p!r}; write for example p=0.8")
     able = (model.left() > 0).nonzero().flatten()
     x_adv, broken = x.clone(), torch.zeros_like(y, dtype=torch.bool)
-    aim = None if targets is None else targets[able]
-    rows, done = _search(model[able], x[able], y[able], aim, budget, rng[able], steps, p)
+    target = None if targets is None else targets[able]
+    rows, done = _search(model[able], x[able], y[able], target, budget, rng[able], steps, p)
     x_adv[able], broken[able] = rows.get("found", x[able]), done
     return x_adv, broken
 
 
 def _search(
-    model: Oracle, x: Tensor, y: Tensor, aim: Tensor | None, budget: Ball, rng: Rng, steps: int, p: float
+    model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng, steps: int, p: float
 ) -> tuple[State, Tensor]:
     begin, propose = (_stripes, _windows) if budget.norm == "linf" else (_tiles, _moved_mass)
 
@@ -54,13 +54,13 @@ def _search(
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example, at, i = rows["example"], rows["at"], rows["i"]
         view = model[example]
-        margin = losses.lead(view(at), y[example], None if aim is None else aim[example])
+        margin = losses.goal_margin(view(at), y[example], None if target is None else target[example])
         better = margin > rows["margin"]
         found = torch.where(per_row(better, at), at, rows["found"])
         highest = torch.where(better, margin, rows["margin"])
         out = (i >= steps) | (view.left() < 1)
         at = propose(found, x[example], budget, rng[example].fold(i), side(i, p, x))
-        return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.clear, out
+        return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.confidence_margin, out
 
     return search(model, 1, start, step)
 

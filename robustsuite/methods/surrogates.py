@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustsuite import losses, projections
 from robustsuite.errors import BadValue
-from robustsuite.oracle import TILE
+from robustsuite.maths import losses, projections
+from robustsuite.serve.oracle import TILE
 
 Objective = Callable[[Tensor], Tensor]
 """Pictures (N, C, H, W) -> what to ascend (N,), differentiable, each row by itself."""

@@ -24,11 +24,12 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
   unique over the data set, `Subjects.none()` for none, the judged split where it is not given.
 - `decide` is asked for what cannot be played, in a sentence.
 - `play` is handed a `Context`: what the threat's access grants and nothing else; columns (N,) come back.
-- `columns` says what each column means and which scores come of it (`robustsuite.records.Scoring`); columns that an
-  attack adds need no word. Scores are computed from stored rows by those words, in reports that need no plugin.
+- `columns` says what each column means and which scores come of it (`robustsuite.records.schema.Scoring`); columns that
+  an attack adds need no word. Scores are computed from stored rows by those words, in reports that need no plugin.
 - `headline` names the score that ranks. `joins`: whether an example stands where it stands under "all" attacks (an
   adversary that may choose), under "any" (proofs), or, "", where neither means anything.
-- `sections`, a function under `@reports.extra.part` (run, scores) -> `Part`, adds what the generic table does not say.
+- `sections`, a function under `@reports.read.extra.part` (run, scores) -> `Part`, adds what the generic table does not
+  say.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustsuite.records import Column, ScenarioFacts
-from robustsuite.registry import Card, card_of, plugins
+from robustsuite.config.keys import Spec
+from robustsuite.config.registry import Card, card_of, plugins
+from robustsuite.records.schema import Column, ScenarioFacts
 from robustsuite.scenarios.record import Record
-from robustsuite.specs import Spec
 
 if TYPE_CHECKING:
-    from robustsuite.data import Dataset, Split, Subjects
-    from robustsuite.threats import Threat
-    from robustsuite.verdict import Verdict
+    from robustsuite.config.decision import Decision
+    from robustsuite.config.threats import Threat
+    from robustsuite.serve.data import Dataset, Split, Subjects
 
 ANSWERED = ("data", "train", "harden", "serve")
 """The stages that what answers has been through."""
@@ -57,7 +58,7 @@ ANSWERED = ("data", "train", "harden", "serve")
 class Scenario:
     """One protocol as a plugin; the module's docstring says what each part is for.
 
-    play takes a `context.Context`, decide a `plan.Cell`; both stand above this file and are not named here.
+    play takes a `context.Context`, decide a `cell.Cell`; both stand above this file and are not named here.
     asks: its attacks put questions to the served system, so that what hides answers or gradients bears on them.
     streams: a system that adapts to what it is asked can be played, in the order of the subjects.
     bare: an attack's forwards, in its cost, are of the network behind the serve stage.
@@ -72,7 +73,7 @@ class Scenario:
     spec: type[Spec] = Spec
     passes: tuple[str, ...] = ANSWERED
     subjects: Callable[[Split, Dataset, Threat], Subjects] | None = None
-    decide: Callable[..., Verdict | None] = field(default=lambda cell: None, repr=False)
+    decide: Callable[..., Decision | None] = field(default=lambda cell: None, repr=False)
     joins: Literal["all", "any", ""] = ""
     sections: Callable[..., Any] | str = ""
     asks: bool = False

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from robustsuite.data import Split
-from robustsuite.judge import Judge
-from robustsuite.probes import Flag
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring
-from robustsuite.registry import carded
+from robustsuite.config.decision import Decision
+from robustsuite.config.keys import BallSpec
+from robustsuite.config.registry import carded
+from robustsuite.config.threats import Access, Threat
+from robustsuite.integrity.probes import Flag
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.specs import BallSpec
-from robustsuite.system import System
-from robustsuite.threats import Access, Threat
-from robustsuite.verdict import Verdict
+from robustsuite.serve.data import Split
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.system import System
 
 if TYPE_CHECKING:
-    from robustsuite.context import Context
-    from robustsuite.plan import Cell
+    from robustsuite.scenarios.cell import Cell
+    from robustsuite.scenarios.context import Context
 
 SAMPLES = 16
 """Points drawn in each proven ball and asked of the served model: a broken proof is caught, not trusted."""
@@ -104,7 +104,7 @@ def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: 
     return broken
 
 
-def decide(cell: Cell) -> Verdict | None:
+def decide(cell: Cell) -> Decision | None:
     """What cannot be proven: another norm, any change at all, a network that answers by something else."""
     card, threat = cell.attack, cell.threat
     if card is None or threat is None or threat.budget is None:
@@ -114,7 +114,7 @@ def decide(cell: Cell) -> Verdict | None:
     others = [d.card.name for d in cell.lifecycle.defenses if d.card.hides & card.needs or d.card.stochastic]
     if others and Access.WEIGHTS in card.needs:
         names = "+".join(others)
-        return Verdict("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
+        return Decision("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
     return None
 
 
@@ -131,5 +131,5 @@ scenario = Scenario(
         Column(name="prediction", dtype="int", unit="class"),
     ),
     headline="certified_accuracy", paper="Wong and Kolter, 2018, arXiv:1711.00851",
-    spec=BallSpec, decide=decide, joins="any", sections="robustsuite.reports.certified:part", bare=True,
+    spec=BallSpec, decide=decide, joins="any", sections="robustsuite.reports.sections.certified:part", bare=True,
 )  # fmt: skip

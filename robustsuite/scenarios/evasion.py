@@ -9,27 +9,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustsuite import projections
-from robustsuite.adversary import Aux
-from robustsuite.data import Split
-from robustsuite.judge import REPEATS, Judge
-from robustsuite.oracle import Oracle
-from robustsuite.probes import Flag
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring
-from robustsuite.registry import AttackCard, carded
+from robustsuite.config.decision import Decision
+from robustsuite.config.keys import BallSpec, Entries
+from robustsuite.config.registry import AttackCard, carded
+from robustsuite.config.threats import Access, Ball, Threat
+from robustsuite.integrity.probes import Flag
+from robustsuite.maths import projections
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.ways import Duel, Try, broken, every_way, least
-from robustsuite.specs import BallSpec, Entries
-from robustsuite.system import System
-from robustsuite.threats import Access, Ball, Threat
-from robustsuite.verdict import Verdict
+from robustsuite.scenarios.routes import AttackContext, Try, broken, every_route, least
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Split
+from robustsuite.serve.judge import REPEATS, Judge
+from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.system import System
 
 if TYPE_CHECKING:
-    from robustsuite.context import Context
-    from robustsuite.plan import Cell
+    from robustsuite.scenarios.cell import Cell
+    from robustsuite.scenarios.context import Context
 
 
 class Found(NamedTuple):
@@ -53,7 +53,7 @@ class Attack(Protocol):
     def __call__(self, model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng) -> Tensor | Found: ...
 
 
-ENERGIES = ("l1", "l2", "linf")
+NORMS = ("l1", "l2", "linf")
 """The norms a nearest adversarial's size is stored in."""
 
 BELOW_A_BIT = 0.1
@@ -84,13 +84,13 @@ def judged(
     system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
     card: AttackCard, eot: int | None = None, clean_ok: Tensor | None = None, aux: Aux | None = None,
 ) -> Record:  # fmt: skip
-    """Attack every correctly classified example, in every way the system leaves open, and judge what comes back.
+    """Attack every correctly classified example, by every route the system leaves open, and judge what comes back.
 
     clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients or draws noise is
     attacked directly, through its surrogate, and directly again from the surrogate's point; the row is the least.
     Columns: clean_ok, robust, in_budget, fooled (the goal reached whatever the budget), distance (in the budget's
-    norm), queries (forwards an image), rejected, overturned (a claim the judge does not share), robust_<way> where
-    there are several, and the attack's own. Raises Unsupported where no way is open.
+    norm), queries (forwards an image), rejected, overturned (a claim the judge does not share), robust_<route> where
+    there are several, and the attack's own. Raises Unsupported where no route is open.
     """
     ball = threat.budget
     if ball is None:
@@ -98,16 +98,16 @@ def judged(
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
     clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
-    aim = threat.goal.aim(y, system.space.classes, rng.fold("targets"))
+    targets = threat.goal.targets(y, system.space.classes, rng.fold("targets"))
     # a picture that is of the class to reach cannot be brought there
-    meant = torch.ones_like(clean_ok) if threat.goal.name == "untargeted" else (aim != y[:, None]).all(1)
+    meant = torch.ones_like(clean_ok) if threat.goal.name == "untargeted" else (targets != y[:, None]).all(1)
     attacked = torch.arange(len(x), device=x.device) if card.whole else (clean_ok & meant).nonzero().flatten()
-    judge.lead = threat.goal.lead
+    judge.margin = threat.goal.margin
 
     handed: dict[str, Any] = {"aux": aux} if Access.AUX_DATA in card.needs else {}
-    duel = Duel(system, attack, threat, ball, card, rng, width, eot, handed, x, y, aim, meant)
-    tries = every_way(duel, attacked, judge)
-    best = least(tries, duel)
+    context = AttackContext(system, attack, threat, ball, card, rng, width, eot, handed, x, y, targets, meant)
+    tries = every_route(context, attacked, judge)
+    best = least(tries, context)
     answers, x_adv = best.answers, best.x_adv
 
     in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
@@ -126,17 +126,17 @@ def judged(
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
     if card.minimum_norm:
-        columns |= {norm: projections.norm((x_adv.double() - x.double()).flatten(1), norm).cpu() for norm in ENERGIES}
+        columns |= {norm: projections.norm((x_adv.double() - x.double()).flatten(1), norm).cpu() for norm in NORMS}
     columns |= best.columns
     claimed = columns.pop("claimed", columns["fooled"] & in_budget)
     columns["overturned"] = claimed & columns["robust"]
     if not system.stochastic and not card.minimum_norm:
         fell = (columns["clean_ok"] & ~columns["robust"]).nonzero().flatten().to(x.device)
-        bits = judge((x_adv[fell] * 255).round() / 255, aim[fell], rng.fold("bits")[fell])
+        bits = judge((x_adv[fell] * 255).round() / 255, targets[fell], rng.fold("bits")[fell])
         columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
-        columns |= {f"robust_{t.way}": clean_ok & ~broken(t, duel).cpu() for t in tries}
-    flags = _flags(columns, system, card, duel.draws)
+        columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
+    flags = _flags(columns, system, card, context.draws)
     forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
     return Record(columns, flags, forwards, backwards, _note(columns, system, tries))
 
@@ -179,9 +179,9 @@ def _note(columns: dict[str, Tensor], system: System, tries: list[Try]) -> str:
     """What a reader of the number should know."""
     notes, n = [], len(columns["robust"])
     if len(tries) > 1:
-        each = ", ".join(f"{t.way} {float(columns[f'robust_{t.way}'].float().mean()):.1%}" for t in tries)
+        each = ", ".join(f"{t.route} {float(columns[f'robust_{t.route}'].float().mean()):.1%}" for t in tries)
         notes.append(f"attacked {len(tries)} ways: {each}; the row is their minimum")
-    elif tries[0].way == "surrogate":
+    elif tries[0].route == "surrogate":
         notes.append("no gradient passes the served system: attacked through the defense's surrogate alone")
     if system.stochastic:
         mean = float((columns["clean_ok"] * (1 - columns["wrong_share"])).sum()) / max(n, 1)
@@ -191,16 +191,16 @@ def _note(columns: dict[str, Tensor], system: System, tries: list[Try]) -> str:
     return "; ".join(notes)
 
 
-def decide(cell: Cell) -> Verdict | None:
+def decide(cell: Cell) -> Decision | None:
     """What no attack of this kind can do: reach the goal, work in the ball, own nets under a head that is cut."""
     card, threat = cell.attack, cell.threat
     if card is None or threat is None or threat.budget is None:
         return None
     if cell.reading.head is not None and Access.AUX_DATA in card.needs:
-        return Verdict("refused", "head", f"{card.name} asks nets of its own, whose heads are whole")
+        return Decision("refused", "head", f"{card.name} asks nets of its own, whose heads are whole")
     if threat.goal.name not in card.goals:
         goals = ", ".join(card.goals)
-        return Verdict("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
+        return Decision("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
     return unfit(card, threat.budget)
 
 
@@ -223,5 +223,5 @@ scenario = Scenario(
         Column(name="overturned", scores=(Scoring(name="overturned_rate", sparse=True),)),
     ),
     headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",
-    spec=EvasionSpec, decide=decide, joins="all", sections="robustsuite.reports.attacked:part", asks=True,
+    spec=EvasionSpec, decide=decide, joins="all", sections="robustsuite.reports.sections.attacked:part", asks=True,
 )  # fmt: skip

@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
-from robustsuite.data import Split
-from robustsuite.methods.inversion import Observed, Recovered
-from robustsuite.methods.observation import Owner as Owner
-from robustsuite.methods.observation import observed
-from robustsuite.methods.picture_quality import matched, mse, psnr, ssim
-from robustsuite.methods.updates import VALUES, Client
-from robustsuite.probes import Flag
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring
-from robustsuite.registry import AttackCard, carded
+from robustsuite.config.keys import Spec
+from robustsuite.config.registry import AttackCard, carded
+from robustsuite.config.threats import Access, Threat, Update, parse_access
+from robustsuite.integrity.probes import Flag
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.gradient_matching import Observed, Recovered
+from robustsuite.methods.federated.image_quality import matched, mse, psnr, ssim
+from robustsuite.methods.federated.observation import Owner as Owner
+from robustsuite.methods.federated.observation import observed
+from robustsuite.methods.federated.updates import VALUES, Client
+from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
-from robustsuite.specs import Spec
-from robustsuite.stages import Applied
-from robustsuite.threats import Access, Threat, Update, parse_access
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Split
+from robustsuite.serve.stages import Applied
 
 if TYPE_CHECKING:
-    from robustsuite.context import Context
+    from robustsuite.scenarios.context import Context
 
 
 class Attack(Protocol):
@@ -178,5 +178,6 @@ scenario = Scenario(
         Column(name="control_psnr", dtype="float", unit="dB"),
     ),
     headline="mean_psnr", paper="Zhu et al., 2019, arXiv:1906.08935; Geiping et al., 2020, arXiv:2003.14053",
-    spec=InversionSpec, passes=("data", "train", "harden", "share"), sections="robustsuite.reports.inversion:part",
+    spec=InversionSpec, passes=("data", "train", "harden", "share"),
+    sections="robustsuite.reports.sections.reconstructions:part",
 )  # fmt: skip

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
-from robustsuite.goals import ToClass
-from robustsuite.judge import Judge
-from robustsuite.oracle import answer
-from robustsuite.probes import Flag
-from robustsuite.protocols import Detecting
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring
-from robustsuite.registry import carded
+from robustsuite.config.goals import ToClass
+from robustsuite.config.keys import Spec
+from robustsuite.config.registry import carded
+from robustsuite.config.threats import PoisonRate, Threat, parse_access, parse_number
+from robustsuite.integrity.probes import Flag
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import trained_already
-from robustsuite.specs import Spec
-from robustsuite.system import System
-from robustsuite.task import TASK
-from robustsuite.threats import PoisonRate, Threat, parse_access, parse_number
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.oracle import answer
+from robustsuite.serve.protocols import Detecting
+from robustsuite.serve.system import System
+from robustsuite.serve.task import TASK
 
 if TYPE_CHECKING:
-    from robustsuite.context import Context
+    from robustsuite.scenarios.context import Context
 
 WORKED = 0.9
 """Below this share of triggered pictures an undefended victim shows an attack that failed, no defense that worked."""
@@ -135,5 +135,5 @@ scenario = Scenario(
         Column(name="score_triggered", dtype="float"),
     ),
     headline="attack_success_rate", paper="Gu et al., 2017, arXiv:1708.06733",
-    spec=PoisoningSpec, decide=trained_already, sections="robustsuite.reports.poisoning:part",
+    spec=PoisoningSpec, decide=trained_already, sections="robustsuite.reports.sections.poisoning:part",
 )  # fmt: skip

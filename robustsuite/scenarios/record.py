@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from robustsuite.probes import Flag
-from robustsuite.records import Column
+from robustsuite.integrity.probes import Flag
+from robustsuite.records.schema import Column
 
 
 class Record(NamedTuple):

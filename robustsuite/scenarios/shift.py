@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from robustsuite.data import Reading, Split
 from robustsuite.errors import Unsupported
-from robustsuite.judge import Answers, Judge
-from robustsuite.probes import Flag
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring, Stream
+from robustsuite.integrity.probes import Flag
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import Column, Scoring, Stream
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
-from robustsuite.session import NOTE
-from robustsuite.subset import restricted
-from robustsuite.system import System
+from robustsuite.serve.data import Reading, Split
+from robustsuite.serve.judge import Answers, Judge
+from robustsuite.serve.session import NOTE
+from robustsuite.serve.subset import restricted
+from robustsuite.serve.system import System
 
 if TYPE_CHECKING:
-    from robustsuite.context import Context
+    from robustsuite.scenarios.context import Context
 
 FEW = 20
 """Pictures below which answers at chance say nothing."""
@@ -117,5 +117,5 @@ scenario = Scenario(
         Column(name="watched", dtype="float", unit="probability"),
     ),
     headline="accuracy", paper="Hendrycks and Dietterich, 2019, arXiv:1903.12261",
-    sections="robustsuite.reports.shifts:part", streams=True,
+    sections="robustsuite.reports.sections.shifts:part", streams=True,
 )  # fmt: skip

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from robustsuite.adversary import Poisoned
-from robustsuite.data import Split
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring
-from robustsuite.registry import carded
+from robustsuite.config.keys import Spec
+from robustsuite.config.registry import carded
+from robustsuite.config.threats import PoisonRate, Threat, parse_access, parse_number
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario, evasion
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import trained_already
-from robustsuite.specs import Spec
-from robustsuite.system import System
-from robustsuite.threats import PoisonRate, Threat, parse_access, parse_number
+from robustsuite.serve.adversary import Poisoned
+from robustsuite.serve.data import Split
+from robustsuite.serve.system import System
 
 if TYPE_CHECKING:
-    from robustsuite.context import Context
+    from robustsuite.scenarios.context import Context
 
 
 class Attack(Protocol):
@@ -73,5 +73,5 @@ scenario = Scenario(
     "unlearnable", "A training set is changed so that nothing trained on it is of use on clean pictures.", play,
     columns=(Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),),
     headline="clean_accuracy", paper="Huang et al., 2021, arXiv:2101.04898",
-    spec=UnlearnableSpec, decide=trained_already, sections="robustsuite.reports.poisoning:unlearnable_part",
+    spec=UnlearnableSpec, decide=trained_already, sections="robustsuite.reports.sections.poisoning:unlearnable_part",
 )  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.threats import Access
+from robustsuite.config.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 
 SHAPE = (3, 8, 6)  # not square on purpose
 

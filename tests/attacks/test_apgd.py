@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustsuite.config.threats import parse_ball
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.losses import margin
+from robustsuite.maths.losses import margin
 from robustsuite.methods.apgd import apgd, ascend, ranked_targets
-from robustsuite.models import ready
-from robustsuite.threats import parse_ball
+from robustsuite.serve.models import ready
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 
@@ -103,7 +103,7 @@ def test_as_strong_as_the_authors_own(shared: Path, norm: str, eps: float, n: in
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
     from robustsuite.benchmarks.models.checkpoint import checkpoint
-    from robustsuite.data import InputSpace
+    from robustsuite.serve.data import InputSpace
 
     file = shared / "models" / "cifar10_resnet4b_adv2.safetensors"
     net = ready(checkpoint(str(file), InputSpace(3, 32, 32, 10), arch="resnet4b").net)

@@ -12,11 +12,11 @@ from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.autoattack import STAGES, autoattack
+from robustsuite.config.threats import L1, L2, Access, Ball, Linf
 from robustsuite.errors import AccessRefused, BadValue, Unsupported
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.threats import L1, L2, Access, Ball, Linf
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 
 
 def small_net(classes: int = 10, seed: int = 0) -> nn.Module:

@@ -7,17 +7,17 @@ import scipy.fft
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion.cgba import cgba, cgba_h
-from robustsuite.data import Split
+from robustsuite.config.threats import L2, Access
 from robustsuite.errors import AccessRefused, BadValue
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.boundary import Band, Circle, cosines
 from robustsuite.methods.decisions import CHECKPOINTS, HAIR, Decisions
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import L2, Access
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import Linear, centre, distance, linear, streams
 
 N = 3
@@ -145,7 +145,7 @@ class Noisy(nn.Module):
 def test_what_a_random_system_answered_once_by_luck_is_not_believed() -> None:
     x, y = middle(8)
     noisy = Noisy(smooth(3.0), 0.3)
-    model = oracle(noisy, 8, clear=torch.inf)
+    model = oracle(noisy, 8, confidence_margin=torch.inf)
     found = cgba(model, x, y, ANY, rng=streams(8), queries=1500, sigma=0.03, f=3)
     shares = torch.stack([model.labels(found.x_adv) != y for _ in range(200)]).float().mean(0)
     assert int((shares >= 0.5).sum()) >= 7, shares

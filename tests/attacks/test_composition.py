@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite import losses, projections
 from robustsuite.attacks.evasion import composition
 from robustsuite.attacks.evasion.composition import ensemble
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import L1, L2, Access, Ball, Linf
 from robustsuite.errors import BadValue
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import card_of
+from robustsuite.maths import losses, projections
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import L1, L2, Access, Ball, Linf
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 
 N = 40
 
@@ -76,7 +76,7 @@ def test_claims_are_breaks_inside_the_budget_and_stages_shrink(ball: type) -> No
     assert budget.allows(x, found.x_adv).all()
     claimed = found.columns["claimed"]
     assert 0 < int(claimed.sum()) < N
-    assert torch.equal(claimed, losses.margin(net(found.x_adv), y) > losses.CLEAR)
+    assert torch.equal(claimed, losses.margin(net(found.x_adv), y) > losses.CONFIDENCE_MARGIN)
     stages = [column for name, column in found.columns.items() if name.startswith("after_")]
     for before, after in pairwise(stages):
         assert not (after & ~before).any()
@@ -90,7 +90,7 @@ def fake_audit(breaks: set[int]) -> tuple[composition.Stage, list[Tensor]]:
     calls: list[Tensor] = []
 
     def audit(
-        model: Oracle, xs: Tensor, ys: Tensor, aim: Tensor | None, budget: Ball, rng: Rng
+        model: Oracle, xs: Tensor, ys: Tensor, target: Tensor | None, budget: Ball, rng: Rng
     ) -> tuple[Tensor, Tensor]:
         rows = (xs.flatten(1)[:, None] == x.flatten(1)[None]).all(2).to(torch.int8).argmax(1)
         calls.append(rows)

@@ -5,8 +5,8 @@ import torch
 
 from robustsuite.attacks.evasion.fgsm import fgsm
 from robustsuite.attacks.evasion.noise import noise
+from robustsuite.config.threats import parse_ball
 from robustsuite.errors import BadValue
-from robustsuite.threats import parse_ball
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 

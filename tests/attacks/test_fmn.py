@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from robustsuite.attacks.evasion.fmn import fmn
+from robustsuite.config.threats import parse_ball
 from robustsuite.errors import BadValue
-from robustsuite.threats import parse_ball
 from tests.attacks.linear import Linear, centre, distance, linear, oracle, streams
 
 

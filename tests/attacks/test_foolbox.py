@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from robustsuite.attacks.evasion import foolbox_bridge as bridge
-from robustsuite.data import Split
+from robustsuite.config.threats import L2, Access
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import Decisions
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
 from robustsuite.scenarios.evasion import Aux
-from robustsuite.threats import L2, Access
+from robustsuite.serve.data import Split
+from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import centre, distance, linear, streams
 
 N, ANY = 3, L2(math.inf)
@@ -83,6 +83,6 @@ def test_a_repeated_question_is_answered_from_memory() -> None:
 def test_random_systems_and_bad_values_are_refused() -> None:
     pytest.importorskip("foolbox")
     with pytest.raises(Unsupported, match="use cgba"):
-        bridge.hopskipjump(labels_only(linear(), clear=torch.inf), *centre(N), ANY, rng=streams(N))
+        bridge.hopskipjump(labels_only(linear(), confidence_margin=torch.inf), *centre(N), ANY, rng=streams(N))
     with pytest.raises(BadValue, match="probes >= 1"):
         bridge.hopskipjump(labels_only(linear()), *centre(N), ANY, rng=streams(N), probes=0)

@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
 from robustsuite.attacks.evasion import genattack as gen
 from robustsuite.attacks.evasion.genattack import genattack
 from robustsuite.attacks.evasion.mga import mga, mga_transfer
 from robustsuite.attacks.evasion.quscore import agreement, quscore
-from robustsuite.data import Split
+from robustsuite.config.threats import Access, Linf
 from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.methods import attribution, surrogates
 from robustsuite.methods.genetic import Evolution, bernoulli, decoded, meeting, microbial, offspring
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
 from robustsuite.scenarios.evasion import Found
-from robustsuite.threats import Access, Linf
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 ATTACKS = {
@@ -228,10 +228,10 @@ def test_parents_are_drawn_by_softmax_and_genes_by_their_share() -> None:
 def test_fitness_is_the_log_odds_of_the_target() -> None:
     logits, t = torch.randn(5, 4, generator=torch.manual_seed(1)), torch.tensor([[0], [1], [2], [3], [0]])
     p = logits.double().softmax(1).gather(1, t)[:, 0]
-    fitness, lead, margin = gen.progress(logits, torch.zeros(5, dtype=torch.int64), t)
+    fitness, margin, probable = gen.progress(logits, torch.zeros(5, dtype=torch.int64), t)
     torch.testing.assert_close(fitness.double(), (p / (1 - p)).log(), atol=1e-5, rtol=1e-5)
-    assert torch.equal(lead > 0, logits.argmax(1) == t[:, 0])
-    assert torch.equal(margin > 0, lead > 0)
+    assert torch.equal(margin > 0, logits.argmax(1) == t[:, 0])
+    assert torch.equal(probable > 0, margin > 0)
     leaving = gen.progress(logits, t[:, 0], None)
     torch.testing.assert_close(leaving[0], -fitness)
 

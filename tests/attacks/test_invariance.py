@@ -15,10 +15,10 @@ from robustsuite.attacks.evasion.fmn import fmn
 from robustsuite.attacks.evasion.noise import noise
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.attacks.evasion.square import square
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.threats import Access, Ball, parse_ball
+from robustsuite.config.threats import Access, Ball, parse_ball
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import oracle
 
 N, SHAPE = 13, (3, 10, 8)

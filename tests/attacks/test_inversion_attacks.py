@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux
 from robustsuite.attacks.inversion.analytic import analytic
 from robustsuite.attacks.inversion.dlg import dlg
 from robustsuite.attacks.inversion.gias import gias
@@ -17,17 +16,18 @@ from robustsuite.attacks.inversion.gifd import search as feature_search
 from robustsuite.attacks.inversion.gradinversion import gradinversion
 from robustsuite.attacks.inversion.idlg import idlg
 from robustsuite.attacks.inversion.inverting_gradients import inverting_gradients
-from robustsuite.data import Split
+from robustsuite.config.threats import Update
 from robustsuite.errors import BadData, Unsupported
-from robustsuite.methods.generators import CODE, decoder, trained_generator
-from robustsuite.methods.inversion import Observed, Recovered, Schedule, ramp
-from robustsuite.methods.picture_quality import matched, psnr
-from robustsuite.methods.updates import Client, untrained
-from robustsuite.models import Normalised
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.generators import CODE, decoder, trained_generator
+from robustsuite.methods.federated.gradient_matching import Observed, Recovered, Schedule, ramp
+from robustsuite.methods.federated.image_quality import matched, psnr
+from robustsuite.methods.federated.updates import Client
 from robustsuite.scenarios.inversion import observed
-from robustsuite.stages import applied
-from robustsuite.threats import Update
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Normalised, untrained
+from robustsuite.serve.stages import applied
 
 
 def smooth(n: int, side: int = 16, seed: int = 0) -> Tensor:
@@ -135,7 +135,7 @@ def test_a_second_restart_never_matches_worse() -> None:
     once, twice = (partial(inverting_gradients, seen(), rng=RNG, iterations=15)(restarts=r) for r in (1, 2))
 
     def cost(x: Tensor) -> Tensor:
-        from robustsuite.methods.inversion import cosine
+        from robustsuite.methods.federated.gradient_matching import cosine
 
         g = seen()
         return torch.stack(
@@ -155,7 +155,7 @@ def test_gifd_takes_any_blocks_and_later_stages_only_help() -> None:
     one, four = run(1), run(4)
     assert one.evaluations == 16
     assert four.evaluations == 64
-    from robustsuite.methods.inversion import cosine
+    from robustsuite.methods.federated.gradient_matching import cosine
 
     g = seen()
     for t in range(3):

@@ -14,19 +14,19 @@ from torch.nn import functional
 from robustsuite.attacks.evasion import adversarial_distillation as distillation
 from robustsuite.attacks.evasion.cw_k import cw_k, ordered_margins
 from robustsuite.attacks.evasion.quadattack import quadattack
-from robustsuite.data import InputSpace, Split
+from robustsuite.config.goals import OrderedTopK
+from robustsuite.config.registry import card_of, checked_parameters
+from robustsuite.config.threats import L2, Access, Threat
+from robustsuite.engine.sweep import read_sweep
 from robustsuite.errors import BadData, BadValue, Unsupported
-from robustsuite.goals import OrderedTopK
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods import quadratic
 from robustsuite.methods.head import linear_head
-from robustsuite.models import Normalised, ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import card_of, checked_parameters
 from robustsuite.scenarios import evasion
-from robustsuite.sweep import read_sweep
-from robustsuite.system import System
-from robustsuite.threats import L2, Access, Threat
+from robustsuite.serve.data import InputSpace, Split
+from robustsuite.serve.models import Normalised, ready
+from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.system import System
 
 ATTACKS: dict[str, Any] = {
     "quadattack": quadattack, "cw_k": cw_k,
@@ -68,7 +68,7 @@ def test_one_target_on_a_linear_net_is_the_distance_to_its_region(name: str, sca
     net = seeded(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), scale)
     x = pictures(8)
     y = net(x).argmax(1)
-    targets = OrderedTopK(1).aim(y, 5, Rng.of(0, "t", torch.arange(8)))
+    targets = OrderedTopK(1).targets(y, 5, Rng.of(0, "t", torch.arange(8)))
     x_adv, _ = tried(ATTACKS[name], net, x, targets, searches=9, iterations=100, lr=2e-3)
     head = net[1]  # type: ignore[index]
     to, gram = quadratic.order(targets, 5), quadratic.gram(head.weight)
@@ -76,7 +76,7 @@ def test_one_target_on_a_linear_net_is_the_distance_to_its_region(name: str, sca
     s = quadratic.combined(quadratic.multipliers(net(x), to, gram, zero, margin=0.0), to)
     nearest = (s @ head.weight.double()).norm(dim=1)
     length = (x_adv - x).flatten(1).double().norm(dim=1)
-    assert bool((OrderedTopK(1).lead(net(x_adv), targets) > 0).all())
+    assert bool((OrderedTopK(1).margin(net(x_adv), targets) > 0).all())
     assert bool((length >= nearest * (1 - 1e-5)).all())
     assert float((length / nearest).mean()) < within
 
@@ -138,13 +138,13 @@ def test_ordered_margins_is_its_formula() -> None:
 def test_more_targets_than_features_allow_keeps_finite_pictures_in_the_box() -> None:
     net = seeded(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 30)))
     x = pictures(6)
-    targets = OrderedTopK(12).aim(net(x).argmax(1), 30, Rng.of(0, "t", torch.arange(6)))
+    targets = OrderedTopK(12).targets(net(x).argmax(1), 30, Rng.of(0, "t", torch.arange(6)))
     x_adv, _ = tried(quadattack, net, x, targets, iterations=12)
-    assert not bool((OrderedTopK(12).lead(net(x_adv), targets) > 0).any())
+    assert not bool((OrderedTopK(12).margin(net(x_adv), targets) > 0).any())
     assert bool(torch.isfinite(x_adv).all())
     assert float(x_adv.min()) >= 0
     assert float(x_adv.max()) <= 1
-    before, after = (OrderedTopK(12).lead(net(at), targets) for at in (x, x_adv))
+    before, after = (OrderedTopK(12).margin(net(at), targets) for at in (x, x_adv))
     assert bool((after >= before - 0.05).all())
 
 

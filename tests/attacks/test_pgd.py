@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.pgd import pgd
+from robustsuite.config.threats import Access, parse_ball
 from robustsuite.errors import AccessRefused, BadValue, UnknownName
-from robustsuite.oracle import Oracle
-from robustsuite.threats import Access, parse_ball
+from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 

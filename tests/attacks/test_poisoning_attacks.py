@@ -9,14 +9,14 @@ import torch
 from scipy.fft import dctn
 from torch import Tensor, nn
 
-from robustsuite.adversary import Aux, Poisoner, changed
 from robustsuite.attacks.poisoning import bpp, ftrojan, wanet
 from robustsuite.attacks.unlearnable import cuda, ops
-from robustsuite.data import Split
-from robustsuite.goals import ToClass
-from robustsuite.randomness import Rng
-from robustsuite.registry import Card, cards
-from robustsuite.threats import Access, PoisonRate, Threat
+from robustsuite.config.goals import ToClass
+from robustsuite.config.registry import Card, cards
+from robustsuite.config.threats import Access, PoisonRate, Threat
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.adversary import Aux, Poisoner, changed
+from robustsuite.serve.data import Split
 
 QUICK: dict[str, dict[str, Any]] = {
     "label_consistent": {"steps": 2, "surrogate_epochs": 1}, "input_aware": {"mask_epochs": 1, "epochs": 1},

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from robustsuite.attacks.evasion.noise import noise
+from robustsuite.config.threats import Access, parse_ball
 from robustsuite.errors import BadValue
 from robustsuite.methods.square import eta, side, square
-from robustsuite.oracle import Oracle
-from robustsuite.threats import Access, parse_ball
+from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 

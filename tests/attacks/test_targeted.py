@@ -10,19 +10,19 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from robustsuite.config.goals import Targeted, ToClass, parse_goal
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.errors import BadValue
-from robustsuite.goals import Targeted, ToClass, parse_goal
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import card_of
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Linf, Threat
+from robustsuite.serve.oracle import Oracle
 from tests.toys import SPACE, labelled, linear, system
 
 NET, EPS = linear(), 0.06
 SPLIT = labelled(NET, wrong=0)
 X, Y = SPLIT.images(torch.arange(len(SPLIT))), SPLIT.y
-AIMS = Targeted().aim(Y, SPACE.classes, Rng.of(0, "aims", torch.arange(len(Y))))
+TARGETS = Targeted().targets(Y, SPACE.classes, Rng.of(0, "aims", torch.arange(len(Y))))
 ATTACKS: dict[str, dict[str, Any]] = {
     "fgsm": {"loss": "margin"}, "pgd": {"steps": 60, "loss": "margin", "rel_step": 0.1},
     "apgd": {"steps": 60, "loss": "margin"}, "fmn": {"steps": 60}, "square": {"steps": 400},
@@ -33,7 +33,7 @@ EXACT = ("pgd", "apgd", "fmn", "ensemble")
 
 
 def furthest(x: Tensor, target: int) -> float:
-    """The largest lead of the target over both others in the ball and the box, by linear programming."""
+    """The largest margin of the target over both others in the ball and the box, by linear programming."""
     weight, bias = NET[1].weight.double().numpy(), NET[1].bias.double().numpy()
     flat, others = x.double().flatten().numpy(), [k for k in range(3) if k != target]
     # variables (x', s): maximise s with (w_t - w_j) x' + b_t - b_j >= s
@@ -44,7 +44,7 @@ def furthest(x: Tensor, target: int) -> float:
     return float(-found.fun)
 
 
-BEST = torch.tensor([furthest(x, int(t)) for x, t in zip(X, AIMS[:, 0], strict=True)])
+BEST = torch.tensor([furthest(x, int(t)) for x, t in zip(X, TARGETS[:, 0], strict=True)])
 
 
 def play(name: str, goal: Targeted | ToClass, **given: Any) -> dict[str, Tensor]:
@@ -56,8 +56,8 @@ def play(name: str, goal: Targeted | ToClass, **given: Any) -> dict[str, Tensor]
         return card.function(*args, **{**handed, **ATTACKS[name], **given})
 
     class Fixed(Targeted):
-        def aim(self, y: Tensor, classes: int, rng: Rng) -> Tensor:
-            return AIMS
+        def targets(self, y: Tensor, classes: int, rng: Rng) -> Tensor:
+            return TARGETS
 
     if type(goal) is Targeted:
         threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(EPS), goal=Fixed())
@@ -93,7 +93,7 @@ def test_every_loss_can_be_turned_towards_a_class() -> None:
 def test_ranked_targets_and_a_goals_class_exclude_each_other() -> None:
     model = Oracle.over(NET, Access.WHITE_BOX, Rng.of(0, "m", torch.arange(len(Y))))
     with pytest.raises(BadValue, match="n_targets=0 where the goal names the class"):
-        card_of("attack", "pgd").function(model, X, Y, Linf(EPS), rng=model.rng, targets=AIMS, n_targets=2)
+        card_of("attack", "pgd").function(model, X, Y, Linf(EPS), rng=model.rng, targets=TARGETS, n_targets=2)
 
 
 def test_a_class_is_named_in_yaml() -> None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion import torchattacks_bridge as bridge
+from robustsuite.config.registry import checked_parameters
+from robustsuite.config.threats import Access, Linf, parse_ball
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
-from robustsuite.models import ready
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import checked_parameters
-from robustsuite.threats import Access, Linf, parse_ball
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.models import ready
+from robustsuite.serve.oracle import Oracle
 
 torchattacks = pytest.importorskip("torchattacks")
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from robustsuite.benchmarks import gpu
 from robustsuite.benchmarks.gpu_bench import Bench, Counted, Row, Stand, paired, survivors
-from robustsuite.numerics import float32
-from robustsuite.threats import Linf
+from robustsuite.config.threats import Linf
+from robustsuite.maths.numerics import float32
 
 CPU = torch.device("cpu")
 

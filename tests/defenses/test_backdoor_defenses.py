@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.defenses.data.activation_clustering import activation_clustering
 from robustsuite.defenses.data.spectral_signatures import spectral_signatures
 from robustsuite.defenses.harden.fine_pruning import fine_pruning, last_convolution
@@ -15,12 +14,13 @@ from robustsuite.defenses.serve.badexpert import Triangle, badexpert
 from robustsuite.defenses.serve.scaleup import Consistent, scaleup
 from robustsuite.defenses.serve.strip import Steady, strip
 from robustsuite.errors import BadData, BadValue
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.methods.detection import Detector, Undetected, halves, undetected
-from robustsuite.methods.features import features
-from robustsuite.models import Model, Training
-from robustsuite.stages import applied
-from robustsuite.training import Recipe, fitted
+from robustsuite.methods.backdoors.detection import Detector, Undetected, halves, undetected
+from robustsuite.methods.backdoors.features import features
+from robustsuite.serve.data import Dataset, InputSpace, Split
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Training
+from robustsuite.serve.stages import applied
+from robustsuite.serve.training import Recipe, fitted
 
 DETECTORS = [badexpert, strip, scaleup]
 
@@ -76,7 +76,7 @@ def test_clean_pictures_are_rejected_at_the_stated_rate(defense: object) -> None
 
 
 def test_badexpert_rejects_what_only_the_backdoor_explains() -> None:
-    detector = badexpert(Backdoored().eval(), training(), fpr=0.05, rate=0.05, auxiliary_rate=0.5, auxiliary_epochs=10)
+    detector = badexpert(Backdoored().eval(), training(), fpr=0.05, lr=0.05, auxiliary_lr=0.5, auxiliary_epochs=10)
     x = stamped(pictures(200, 4))
     assert bool((Backdoored()(x).argmax(1) == 2).all())
     assert float(detector(x).isnan().any(1).float().mean()) > 0.9
@@ -224,7 +224,7 @@ def test_pruning_cuts_sleeping_channels_and_stops_in_time() -> None:
         for c in range(3):
             net[4].weight[c, 15 + c] = 50.0
     assert last_convolution(net, torch.zeros(1, 1, 7, 6))[0] is conv
-    pruned = fine_pruning(net.eval(), training(), rate=1e-6, epochs=1)
+    pruned = fine_pruning(net.eval(), training(), lr=1e-6, epochs=1)
     weights = pruned[0].weight  # type: ignore[index]
     assert torch.equal(weights[:5], torch.zeros(5, 1, 3, 3))
     assert float(weights[5].abs().max()) > 0.9

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from robustsuite.benchmarks.models.small_nets import build
-from robustsuite.data import Dataset, InputSpace, Split
 from robustsuite.defenses.serve.crossmax import crossmax, mean_logits, served_crossmax
 from robustsuite.defenses.train.crossmax import (
     SelfEnsemble,
@@ -18,13 +17,14 @@ from robustsuite.defenses.train.crossmax import (
     self_ensemble,
     widened,
 )
-from robustsuite.ensembles import Members
 from robustsuite.errors import BadModel, BadValue, Unsupported
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, Normalised, Training, as_it_is, load_model, weights_sha256
-from robustsuite.oracle import answer
-from robustsuite.randomness import Rng
-from robustsuite.stages import applied
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.data import Dataset, InputSpace, Split
+from robustsuite.serve.ensembles import Members
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Normalised, Training, as_it_is, load_model, weights_sha256
+from robustsuite.serve.oracle import answer
+from robustsuite.serve.stages import applied
 
 SPACE = InputSpace(3, 16, 16, 4)
 KEYS = Rng.of(3, "test", torch.arange(6))

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from robustsuite.data import Split
 from robustsuite.defenses.data.coin import coin, disrupted
 from robustsuite.defenses.data.grayscale import grayscale
 from robustsuite.defenses.data.jpeg import jpeg
-from robustsuite.models import Training
-from robustsuite.training import Recipe, fitted
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Training
+from robustsuite.serve.training import Recipe, fitted
 
 ROWS = torch.arange(6)
 

@@ -13,18 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite import api
-from robustsuite.data import Dataset, InputSpace, Split
+from robustsuite.app import api
+from robustsuite.config.registry import DefenseCard
+from robustsuite.config.threats import Linf
 from robustsuite.defenses.harden.rift import Partly, criticality, inside, interpolated, pgd, rift, weights
 from robustsuite.errors import BadValue, UnknownName, Unsupported
-from robustsuite.lifecycle import Lifecycle
-from robustsuite.models import Model, Training, ready, weights_sha256
-from robustsuite.randomness import Rng
-from robustsuite.registry import DefenseCard
-from robustsuite.reports.artefacts import artefact_section, read_artefacts
-from robustsuite.stages import Applied, applied
-from robustsuite.threats import Linf
-from robustsuite.training import Recipe, accuracy, fitted
+from robustsuite.maths.randomness import Rng
+from robustsuite.reports.read.artefacts import read_artefacts
+from robustsuite.reports.sections.training_findings import artefact_section
+from robustsuite.serve.data import Dataset, InputSpace, Split
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Training, ready, weights_sha256
+from robustsuite.serve.stages import Applied, applied
+from robustsuite.serve.training import Recipe, accuracy, fitted
 
 SPACE = InputSpace(3, 8, 8, 3)
 BALL = Linf(4 / 255)

@@ -7,18 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.data import Split
+from robustsuite.config.threats import Update
 from robustsuite.defenses.share.gradient_clipping import clipped_again, gradient_clipping
 from robustsuite.defenses.share.gradient_noise import gradient_noise
 from robustsuite.defenses.share.gradient_sparsification import gradient_sparsification, kept_entries
 from robustsuite.defenses.share.soteria import kept_columns, soteria
 from robustsuite.errors import BadValue
-from robustsuite.methods.federated import Rounds, accuracy
-from robustsuite.methods.updates import Client, Gradients, untrained, updates
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.fedsgd import Rounds, accuracy
+from robustsuite.methods.federated.updates import Client, Gradients, updates
 from robustsuite.scenarios.inversion import Owner, observed
-from robustsuite.stages import applied
-from robustsuite.threats import Update
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import untrained
+from robustsuite.serve.stages import applied
 
 
 def net() -> nn.Module:

@@ -18,16 +18,16 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 
-from robustsuite import audit
-from robustsuite.cells import read_cell
-from robustsuite.data import load_data
-from robustsuite.execute import Progress, execute, ordered
-from robustsuite.flat import flat
-from robustsuite.methods import federated
-from robustsuite.plan import plan
-from robustsuite.registry import Card, cards
-from robustsuite.store import Store
-from robustsuite.sweep import sweep_of
+from robustsuite.config.registry import Card, cards
+from robustsuite.engine import audit
+from robustsuite.engine.execute import Progress, execute, ordered
+from robustsuite.engine.plan import plan
+from robustsuite.engine.store import Store
+from robustsuite.engine.sweep import sweep_of
+from robustsuite.methods.federated import fedsgd
+from robustsuite.records.cells import read_cell
+from robustsuite.records.flat import flat
+from robustsuite.serve.data import load_data
 from tests.device.pretended import Pretended
 
 REAL = os.environ.get("ROBUSTSUITE_DEVICE", "")
@@ -144,10 +144,10 @@ def played(
 ) -> dict[str, tuple[dict[str, Any], dict[str, list[Any]]]]:
     """run_id -> the cell's row, its audit in it if there was one, and its columns. Planned on the CPU, as ever."""
     store = Store(folder)
-    with patch("robustsuite.plan.load_data", lambda spec: LOADED(json.dumps(spec))):
+    with patch("robustsuite.engine.plan.load_data", lambda spec: LOADED(json.dumps(spec))):
         cells = list(ordered(plan(sweep_of({**base(), **sweep}, "the battery"), device, None)))
     there = Pretended() if device != "cpu" and not REAL else nullcontext()
-    with there, patch.object(federated, "Rounds", partial(federated.Rounds, rounds=1)):
+    with there, patch.object(fedsgd, "Rounds", partial(fedsgd.Rounds, rounds=1)):
         execute(cells, store, Progress(), width=16)
         with patch.multiple(audit, **SMALL_AUDIT):
             audit.audit(cells if audited else [], store, width=16)

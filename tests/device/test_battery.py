@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustsuite.registry import card_of, cards
+from robustsuite.config.registry import card_of, cards
 from tests.device import battery
 from tests.device.pretended import ROOT
 

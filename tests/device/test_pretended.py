@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.api import evaluate
-from robustsuite.threats import Linf
+from robustsuite.app.api import evaluate
+from robustsuite.config.threats import Linf
 from tests.device.battery import REAL
 from tests.device.pretended import CUDA, Pretended
 from tests.toys import labelled, linear

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.registry import Card
+from robustsuite.config.registry import Card
 from tests.device.battery import REAL
 from tests.device.waits import measured, ours
 

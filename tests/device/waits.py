@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite.adversary import Aux
-from robustsuite.data import Split
-from robustsuite.oracle import Oracle, preserved
-from robustsuite.randomness import Rng
-from robustsuite.registry import Card, cards
-from robustsuite.threats import BALLS, parse_access
+from robustsuite.config.registry import Card, cards
+from robustsuite.config.threats import BALLS, parse_access
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Split
+from robustsuite.serve.oracle import Oracle, preserved
 from tests.device.pretended import Pretended
 from tests.test_conformance import GIVEN, NET, OWNED, X, Y, handed
 

@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from robustsuite import stages
-from robustsuite.losses import cross_entropy
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.registry import Cost
+from robustsuite.config.registry import Cost
+from robustsuite.config.threats import Access, Ball
+from robustsuite.maths.losses import cross_entropy
+from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
-from robustsuite.threats import Access, Ball
+from robustsuite.serve import stages
+from robustsuite.serve.oracle import Oracle
 
 
 @evasion.attack(

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from robustsuite.context import Context
-from robustsuite.data import Dataset, Split, Subjects
-from robustsuite.oracle import Oracle
-from robustsuite.randomness import Rng
-from robustsuite.records import Column, Scoring
-from robustsuite.registry import Cost, carded
-from robustsuite.reports.document import Part, Section, Table, counted, words
-from robustsuite.reports.extra import part
-from robustsuite.reports.read import Run
+from robustsuite.config.keys import Spec
+from robustsuite.config.registry import Cost, carded
+from robustsuite.config.threats import Access, Threat
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import Column, Scoring
+from robustsuite.reports.read.extra import part
+from robustsuite.reports.read.runs import Results
+from robustsuite.reports.render.document import Part, Section, Table, counted, words
 from robustsuite.scenarios import Scenario
+from robustsuite.scenarios.context import Context
 from robustsuite.scenarios.record import Record
-from robustsuite.specs import Spec
-from robustsuite.threats import Access, Threat
+from robustsuite.serve.data import Dataset, Split, Subjects
+from robustsuite.serve.oracle import Oracle
 
 
 class GuessingSpec(Spec):
@@ -48,7 +48,7 @@ def subjects(judged: Split, data: Dataset, threat: Threat) -> Subjects:
 
 
 @part
-def section(run: Run, scores: object) -> Part:
+def section(run: Results, scores: object) -> Part:
     """How far the guesses are apart."""
     rows = []
     for cell in run.known.values():

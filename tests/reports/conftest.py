@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from report_store import Store, build
 
-from robustsuite.reports.read import Run, read
+from robustsuite.reports.read.runs import Results, read
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def run(store: Store) -> Run:
+def run(store: Store) -> Results:
     return read([store.root])
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustsuite.flat import flat
-from robustsuite.records_v1 import upgraded
+from robustsuite.records.flat import flat
+from robustsuite.records.v1 import upgraded
 
 ATTACKS = [
     "fgsm",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.registry import Card, cards
-from robustsuite.reports.catalogue import gaps, installed, write_catalogue
+from robustsuite.config.registry import Card, cards
+from robustsuite.reports.publish.catalogue import gaps, installed, write_catalogue
 
 SILENT = {
     "adversarial_distillation", "adversarial_distillation_zero", "cgba", "cgba_h", "gias", "gifd", "gradinversion",

@@ -14,9 +14,9 @@ from report_store import Store
 from scipy.stats import binom
 
 from robustsuite.errors import BadData
-from robustsuite.reports import gates
-from robustsuite.reports.compare import Comparison, compare
-from robustsuite.reports.read import read
+from robustsuite.reports.measure.compare import Comparison, compare
+from robustsuite.reports.publish import gates
+from robustsuite.reports.read.runs import read
 
 N = 400
 
@@ -51,7 +51,7 @@ def test_the_p_value_is_the_binomial_tail_and_holm_multiplies_it(tmp_path: Path)
     assert fgsm["p"] == pytest.approx(2 * binom.cdf(0, 12, 0.5))
     assert fgsm["p_holm"] == pytest.approx(2 * fgsm["p"])
     assert fgsm["difference"] == pytest.approx(-12 / N)
-    assert found.cells.set_index("attack")["verdict"].to_dict() == {"fgsm": "loss", "pgd": "same"}
+    assert found.cells.set_index("attack")["outcome"].to_dict() == {"fgsm": "loss", "pgd": "same"}
     assert found.exit_code == 1
     assert compared(new, base).exit_code == 0, "a gain is no loss"
 
@@ -61,7 +61,7 @@ def test_equal_rates_on_other_images_are_no_loss_and_one_pair_is_no_proof(tmp_pa
     new = run(tmp_path / "b", {"pgd": standing(200)[::-1].copy(), "fgsm": standing(45)})
     found = compared(base, new).cells.set_index("attack")
     assert found.loc["pgd", "only_base"] == found.loc["pgd", "only_new"] == 200
-    assert set(found["verdict"]) == {"same"}, "five discordant images cannot be significant: p = 1/16"
+    assert set(found["outcome"]) == {"same"}, "five discordant images cannot be significant: p = 1/16"
 
 
 def test_examples_are_paired_by_index_not_by_position(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_examples_are_paired_by_index_not_by_position(tmp_path: Path) -> None:
 def test_a_new_model_and_another_seed_are_still_the_same_question(tmp_path: Path) -> None:
     base = run(tmp_path / "a", {"pgd": standing(200)}, model="v1", seed=0)
     found = compared(base, run(tmp_path / "b", {"pgd": standing(170)}, model="v2", seed=5))
-    assert list(found.cells["verdict"]) == ["loss"]
+    assert list(found.cells["outcome"]) == ["loss"]
     assert found.unpaired == ()
 
 
@@ -124,7 +124,7 @@ def test_certificates_shifts_and_triggers_have_verdicts_too(tmp_path: Path) -> N
         return tmp_path / folder
 
     found = compared(some("a", 1.0, 20), some("b", 0.001, 390))
-    assert found.cells.set_index("metric")["verdict"].to_dict() == {
+    assert found.cells.set_index("metric")["outcome"].to_dict() == {
         f"certified_accuracy@{8 / 255:.6g}": "loss", "accuracy": "same", "clean_accuracy": "same",
         "attack_success_rate": "loss",
     }  # fmt: skip
@@ -143,7 +143,7 @@ def test_a_loss_of_three_points_over_2000_images_is_found_and_reruns_are_not_cal
     for i in range(20):
         pairs = {f"attack{k}": _planted(generator, 2000, 0.03 if k == 0 else 0.0, 0.05) for k in range(3)}
         base, new = (run(tmp_path / f"{name}{i}", {k: v[j] for k, v in pairs.items()}) for j, name in enumerate("ab"))
-        verdicts = compared(base, new).cells.set_index("attack")["verdict"]
+        verdicts = compared(base, new).cells.set_index("attack")["outcome"]
         found += verdicts["attack0"] == "loss"
         alarms += (verdicts.drop("attack0") == "loss").any()
     assert found >= 18
@@ -185,7 +185,7 @@ def test_sarif_has_a_result_a_cell_and_stable_fingerprints(worse: Comparison, tm
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from robustsuite.cli import app
+    from robustsuite.app.cli import app
 
     base = run(tmp_path / "a", {"pgd": standing(200)})
     new = run(tmp_path / "b", {"pgd": standing(150)})

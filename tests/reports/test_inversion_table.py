@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from report_store import cell_of
 
-from robustsuite.reports.inversion import _reconstructed
-from robustsuite.reports.scores import cell_scores
+from robustsuite.reports.measure.scores import cell_scores
+from robustsuite.reports.sections.reconstructions import _reconstructed
 
 
 def examples() -> pd.DataFrame:

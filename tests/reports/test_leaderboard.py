@@ -14,10 +14,10 @@ import pytest
 from report_store import DEFENSES, EPS, Store
 
 from robustsuite.errors import BadData
-from robustsuite.reports.leaderboard import Board, Standing, boards, union_rows
-from robustsuite.reports.publish import write_leaderboard
-from robustsuite.reports.published import MARK, read_published
-from robustsuite.reports.read import Run, read
+from robustsuite.reports.publish.board_files import write_leaderboard
+from robustsuite.reports.publish.leaderboard import Board, Standing, boards, union_rows
+from robustsuite.reports.publish.published import MARK, read_published
+from robustsuite.reports.read.runs import Results, read
 
 PAPER = {"link": "https://arxiv.org/abs/1905.13736", "name": "Unlabeled <i>Data</i>", "authors": "A, B",
          "additional_data": True, "number_forward_passes": 1, "dataset": "scenes", "venue": "NeurIPS 2019",
@@ -43,7 +43,7 @@ def site(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def linf(run: Run) -> Board:
+def linf(run: Results) -> Board:
     return next(board for board in boards(run) if board.threat == "linf")
 
 
@@ -109,7 +109,7 @@ def test_two_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
         boards(read([tmp_path / "a", tmp_path / "b"]))
 
 
-def test_the_union_page_shows_the_rows_behind_the_number(run: Run, linf: Board) -> None:
+def test_the_union_page_shows_the_rows_behind_the_number(run: Results, linf: Board) -> None:
     found = linf.standings[0]
     rows = union_rows(run, found)
     assert found.upper is not None
@@ -144,7 +144,7 @@ def test_a_wrong_published_file_is_a_sentence(tmp_path: Path, folder: str, chang
         read_published([published(tmp_path, folder, **changed)])
 
 
-def test_published_corruptions_and_other_radii_have_boards_of_their_own(tmp_path: Path, run: Run) -> None:
+def test_published_corruptions_and_other_radii_have_boards_of_their_own(tmp_path: Path, run: Results) -> None:
     published(tmp_path, "corruptions", eps=None, corruptions_acc="70.5", autoattack_acc=None)
     published(tmp_path, "L2", eps="0.5", external=None)
     found = boards(run, read_published([tmp_path]))
@@ -192,8 +192,8 @@ def test_the_same_runs_give_the_same_bytes(store: Store, site: Path, tmp_path: P
 
 @pytest.mark.parametrize("eps", [36 / 255, 26 / 255, 1 / 255 + 1e-9])
 def test_a_break_and_a_proof_exactly_on_the_ball_count(eps: float, tmp_path: Path) -> None:
-    from robustsuite.api import run as swept
-    from robustsuite.cells import read_cell
+    from robustsuite.app.api import run as swept
+    from robustsuite.records.cells import read_cell
 
     both = {
         name: {"scenario": scenario, "budget": {"l2": eps}, "attacks": attacks}

@@ -3,7 +3,7 @@
 import pytest
 
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.reports import mce as m
+from robustsuite.reports.measure import mce as m
 
 # AlexNet's errors by severity, as its authors posted them (hendrycks/robustness, issue 10)
 BY_SEVERITY = {

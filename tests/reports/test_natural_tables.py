@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from report_store import cell_of
 
-from robustsuite.reports.calibration import expected_calibration_error, rms_calibration_error
-from robustsuite.reports.effective import residuals
-from robustsuite.reports.natural import natural_tables
-from robustsuite.reports.read import Run
+from robustsuite.reports.measure.calibration import expected_calibration_error, rms_calibration_error
+from robustsuite.reports.measure.effective import residuals
+from robustsuite.reports.read.runs import Results
+from robustsuite.reports.sections.natural import natural_tables
 
 
 def test_calibration_of_known_bins():
@@ -42,11 +42,11 @@ def test_residuals_are_off_the_line_on_the_logit_scale():
     assert residuals([0.5] * 4, on, 100) is None
 
 
-def _run(cells: list[tuple[dict[str, object], pd.DataFrame]]) -> Run:
+def _run(cells: list[tuple[dict[str, object], pd.DataFrame]]) -> Results:
     base = {"dataset": "d", "model": "m", "seed": 0, "head": "all 4 classes"}
     rows = [cell_of("shift", rows, **{**base, "run_id": str(i), **cell}) for i, (cell, rows) in enumerate(cells)]
-    frame = pd.DataFrame(rows).assign(severity=float("nan"), verdict="SOUND").fillna({"corruption": ""})
-    return Run("t", "", frame, load=lambda run_id: cells[int(run_id)][1])
+    frame = pd.DataFrame(rows).assign(severity=float("nan"), grade="SOUND").fillna({"corruption": ""})
+    return Results("t", "", frame, load=lambda run_id: cells[int(run_id)][1])
 
 
 def _examples(right: list[int], **more: object) -> pd.DataFrame:
@@ -109,6 +109,6 @@ def test_a_watermark_that_helps_its_class_shows():
 
 
 def test_alexnets_own_errors_give_a_hundred():
-    from robustsuite.reports.mce import ALEXNET, mce
+    from robustsuite.reports.measure.mce import ALEXNET, mce
 
     assert mce({name: [value] * 5 for name, value in ALEXNET.items()}) == pytest.approx(100, abs=1e-9)

@@ -7,7 +7,7 @@ from report_store import DEFENSES, Store
 
 from robustsuite import Run
 from robustsuite.errors import BadData
-from robustsuite.reports.overview import overview
+from robustsuite.reports.publish.overview import overview
 
 
 def test_a_run_shows_the_tables_of_the_terminal_escaped(store: Store) -> None:

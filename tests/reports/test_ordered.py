@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from report_store import Store
 
-from robustsuite.reports.ordered import ordered, ordered_section
-from robustsuite.reports.read import Run, read
+from robustsuite.reports.read.runs import Results, read
+from robustsuite.reports.sections.ordered import ordered, ordered_section
 
 FACTS = {"threat": "top5", "goal": "ordered_topk(k=5)", "budget": "l2(eps=inf)", "n": 6}
 HITS = {  # five images are right when clean; the sixth never counts
@@ -28,7 +28,7 @@ def rows(hits: list[int], l2: float) -> pd.DataFrame:
 
 
 @pytest.fixture
-def lists(tmp_path: Path) -> Run:
+def lists(tmp_path: Path) -> Results:
     store = Store(tmp_path / "lists")
     for (attack, seed), hits in HITS.items():
         store.add(rows(hits, 1.0 if attack == "quadattack" else 2.0), attack=attack, seed=seed, **FACTS)
@@ -36,7 +36,7 @@ def lists(tmp_path: Path) -> Run:
     return read([store.root])
 
 
-def test_rates_over_draws_and_both_kinds_of_energy(lists: Run) -> None:
+def test_rates_over_draws_and_both_kinds_of_energy(lists: Results) -> None:
     table = ordered(lists).set_index("attack")
     quad, cw = table.loc["quadattack"], table.loc["cw_k"]
     assert (quad["best"], quad["mean"], quad["worst"], quad["draws"], quad["n"]) == (0.8, pytest.approx(0.7), 0.6, 2, 5)
@@ -48,7 +48,7 @@ def test_rates_over_draws_and_both_kinds_of_energy(lists: Run) -> None:
     assert cw["l1"] == pytest.approx(10 * cw["l2"])
 
 
-def test_the_section_shows_them_and_other_runs_have_none(lists: Run, run: Run) -> None:
+def test_the_section_shows_them_and_other_runs_have_none(lists: Results, run: Results) -> None:
     section = ordered_section(lists)
     (texts,) = ([e.text for e in row] for row in section.tables[0].rows if row[0].text == "quadattack")
     assert {"80.0 %", "70.0 %", "60.0 %", "5 × 2", "3 of 7"} <= set(texts)

@@ -6,8 +6,8 @@ import pytest
 from report_store import cell_of
 from sklearn.metrics import roc_auc_score
 
-from robustsuite.reports.poisoning import _victim, auroc
-from robustsuite.reports.scores import cell_scores
+from robustsuite.reports.measure.scores import cell_scores
+from robustsuite.reports.sections.poisoning import _victim, auroc
 
 
 def examples() -> pd.DataFrame:

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from report_store import Store
 
-from robustsuite.reports.queries import distances, figures, query_section
-from robustsuite.reports.read import Run, read
+from robustsuite.reports.read.runs import Results, read
+from robustsuite.reports.sections.queries import distances, figures, query_section
 
 REACHED = {"cgba": (0.9, 0.4), "foolbox:hopskipjump": (2.0, 0.8)}
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Two attacks at 1000 and 2500 queries; ten images, one wrong when clean, two never reached at 1000."""
     store = Store(tmp_path_factory.mktemp("queries") / "run")
     clean = np.arange(10) != 3
@@ -30,7 +30,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return read([store.root])
 
 
-def test_the_median_counts_what_is_not_reached_as_far_and_leaves_out_what_was_wrong(asked: Run) -> None:
+def test_the_median_counts_what_is_not_reached_as_far_and_leaves_out_what_was_wrong(asked: Results) -> None:
     table = distances(asked)
     assert set(table["queries"]) == {1000, 2500}  # nobody has a distance at 5000
     assert set(table["n"]) == {9}
@@ -40,7 +40,7 @@ def test_the_median_counts_what_is_not_reached_as_far_and_leaves_out_what_was_wr
         assert np.isinf(part.loc[1000, "reached"]).sum() == 2
 
 
-def test_the_section_has_medians_successes_and_a_curve(asked: Run) -> None:
+def test_the_section_has_medians_successes_and_a_curve(asked: Results) -> None:
     section = query_section(asked)
     medians, successes = section.tables
     assert medians.columns == ("attack", "1\u202f000 queries", "2\u202f500 queries", "n")
@@ -51,19 +51,19 @@ def test_the_section_has_medians_successes_and_a_curve(asked: Run) -> None:
     assert [f.name.split("-")[0] for f in section.figures] == ["queries"]
 
 
-def test_where_most_images_have_none_no_number_is_made_up(asked: Run) -> None:
+def test_where_most_images_have_none_no_number_is_made_up(asked: Results) -> None:
     table = distances(asked)
     table.loc[0, "median"] = np.inf
     assert figures(table)[0].png.startswith(b"\x89PNG")
 
 
-def test_a_run_without_such_attacks_has_no_such_section(run: Run) -> None:
+def test_a_run_without_such_attacks_has_no_such_section(run: Results) -> None:
     section = query_section(run)
     assert not section.tables
     assert not section.figures
 
 
-def test_the_curve_is_drawn_the_same_twice(asked: Run, tmp_path: Path) -> None:
+def test_the_curve_is_drawn_the_same_twice(asked: Results, tmp_path: Path) -> None:
     first, second = figures(distances(asked))[0], figures(distances(asked))[0]
     assert first.png == second.png
     (tmp_path / "curve.png").write_bytes(first.png)

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from report_store import Store
 
-from robustsuite.reports.query_costs import cost_tables, query_costs
-from robustsuite.reports.read import Run, read
+from robustsuite.reports.read.runs import Results, read
+from robustsuite.reports.sections.query_costs import cost_tables, query_costs
 
 QUERIES = [1, 5, 5, 105, 205, 1000]
 
 
 @pytest.fixture(scope="module")
-def genetic(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def genetic(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Six images: one wrong from the start, two broken by the first population, two by search, one not at all."""
     folder: Path = tmp_path_factory.mktemp("genetic") / "run"
     store = Store(folder)
@@ -29,7 +29,7 @@ def genetic(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return read([folder])
 
 
-def test_successes_alone_are_averaged_and_those_at_the_start_told_apart(genetic: Run) -> None:
+def test_successes_alone_are_averaged_and_those_at_the_start_told_apart(genetic: Results) -> None:
     rows = query_costs(genetic).set_index("attack")
     assert set(rows.index) == {"quscore", "square"}
     mga = rows.loc["quscore"]
@@ -41,7 +41,7 @@ def test_successes_alone_are_averaged_and_those_at_the_start_told_apart(genetic:
     assert rows.loc["square", ["at_init", "searched_mean", "iou"]].isna().all()
 
 
-def test_the_table_shows_a_dash_where_an_attack_has_no_such_number(genetic: Run) -> None:
+def test_the_table_shows_a_dash_where_an_attack_has_no_such_number(genetic: Results) -> None:
     (table,) = cost_tables(genetic)
     rows = {row[table.columns.index("attack")].text: row for row in table.rows}
     start, iou = table.columns.index("broken at the start"), table.columns.index("map IoU")

@@ -15,19 +15,19 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from robustsuite.errors import BadData
-from robustsuite.reports import tables
-from robustsuite.reports.measure import radii
-from robustsuite.reports.read import Run, read
-from robustsuite.reports.scores import scores, to_csv
-from robustsuite.reports.summary import cautions
-from robustsuite.reports.worst import paired, worst_case
+from robustsuite.reports.measure import tables
+from robustsuite.reports.measure.kinds import radii
+from robustsuite.reports.measure.scores import scores, to_csv
+from robustsuite.reports.measure.worst import paired, worst_case
+from robustsuite.reports.read.runs import Results, read
+from robustsuite.reports.sections.summary import cautions
 
 
 def _cells(store: Store, **want: object) -> list[dict]:
     return [c for c in store.cells.values() if all(c[k] == v for k, v in want.items())]
 
 
-def test_every_readable_cell_is_there_and_the_broken_two_are_named(store: Store, run: Run) -> None:
+def test_every_readable_cell_is_there_and_the_broken_two_are_named(store: Store, run: Results) -> None:
     assert len(run.cells) == len(store.cells) - 1
     reasons = sorted(line.split(": ", 1)[1] for line in run.skipped)
     assert reasons == ["examples.parquet is cut short or no parquet", "run.json is cut short or no JSON"]
@@ -44,7 +44,7 @@ def test_every_readable_cell_is_there_and_the_broken_two_are_named(store: Store,
     ],
 )
 def test_rates_are_means_with_clopper_pearson(
-    store: Store, run: Run, scenario: str, column: str, metric: str
+    store: Store, run: Results, scenario: str, column: str, metric: str
 ) -> None:
     table = scores(run)
     table = table[(table["scenario"] == scenario) & (table["metric"] == metric) & (table["status"] == "done")]
@@ -57,7 +57,7 @@ def test_rates_are_means_with_clopper_pearson(
         assert (row["lo"], row["hi"]) == pytest.approx((np.nan_to_num(lo), hi))
 
 
-def test_cells_without_a_measurement_have_a_row_a_reason_and_no_number(run: Run) -> None:
+def test_cells_without_a_measurement_have_a_row_a_reason_and_no_number(run: Results) -> None:
     table = scores(run)
     for status in ("refused", "unmeasured", "failed", "timeout"):
         rows = table[table["status"] == status]
@@ -66,7 +66,7 @@ def test_cells_without_a_measurement_have_a_row_a_reason_and_no_number(run: Run)
         assert rows["sentence"].str.len().min() > 5
 
 
-def test_an_inert_cell_repeats_the_number_it_points_at(run: Run) -> None:
+def test_an_inert_cell_repeats_the_number_it_points_at(run: Results) -> None:
     table = scores(run)
     inert = table[table["status"] == "inert"]
     twin = table[table["run_id"] == inert["same_as"].iloc[0]]
@@ -74,7 +74,7 @@ def test_an_inert_cell_repeats_the_number_it_points_at(run: Run) -> None:
     assert inert["value"].tolist() == twin["value"].tolist()
 
 
-def test_certified_accuracy_counts_radii(store: Store, run: Run) -> None:
+def test_certified_accuracy_counts_radii(store: Store, run: Results) -> None:
     table = scores(run).set_index(["run_id", "metric"])["value"]
     cell = _cells(store, scenario="certification", defense=DEFENSES[1])[0]["run_id"]
     rows = store.rows[cell]
@@ -85,7 +85,7 @@ def test_certified_accuracy_counts_radii(store: Store, run: Run) -> None:
 
 
 def test_a_radius_stored_in_float32_still_counts_at_its_own_budget() -> None:
-    from robustsuite.reports.scores import certified
+    from robustsuite.reports.measure.scores import certified
 
     rows = pd.DataFrame(
         {"radius": np.full(3, np.float32(EPS)), "prediction": 1, "label": 1, "abstained": False}
@@ -94,7 +94,7 @@ def test_a_radius_stored_in_float32_still_counts_at_its_own_budget() -> None:
     assert not certified(rows, 1.01 * EPS).any()
 
 
-def test_the_worst_case_is_an_and_over_examples(store: Store, run: Run) -> None:
+def test_the_worst_case_is_an_and_over_examples(store: Store, run: Results) -> None:
     table = worst_case(run).set_index("defense")
     for defense in DEFENSES:
         verdict, alone = np.ones(N, bool), []
@@ -108,7 +108,7 @@ def test_the_worst_case_is_an_and_over_examples(store: Store, run: Run) -> None:
     assert "unmeasured" in table.loc["crossmax", "missing"]
 
 
-def test_a_defense_that_skipped_attacks_is_not_ranked_and_ties_share_a_range(run: Run) -> None:
+def test_a_defense_that_skipped_attacks_is_not_ranked_and_ties_share_a_range(run: Results) -> None:
     table = worst_case(run).set_index("defense")
     assert table.loc["crossmax", ["rank_first", "rank_last"]].tolist() == [0, 0]
     assert table.loc["crossmax", "unranked"] == "not ranked: unmeasured apgd, failed square"
@@ -117,7 +117,7 @@ def test_a_defense_that_skipped_attacks_is_not_ranked_and_ties_share_a_range(run
     assert table.loc["none", ["rank_first", "rank_last"]].tolist() == [3, 3]
 
 
-def test_paired_tests_agree_with_statsmodels(store: Store, run: Run) -> None:
+def test_paired_tests_agree_with_statsmodels(store: Store, run: Results) -> None:
     table = paired(run)
     verdicts = {}
     for defense in DEFENSES[:3]:
@@ -148,7 +148,7 @@ def test_a_struck_deciding_attack_is_not_ranked(store: Store, tmp_path: Path) ->
     assert table.loc[DEFENSES[1], "unranked"].startswith("not ranked: its deciding number")
 
 
-def test_corruption_errors_are_means_over_severities(store: Store, run: Run) -> None:
+def test_corruption_errors_are_means_over_severities(store: Store, run: Results) -> None:
     table = tables.corruption_errors(run).set_index(["defense", "corruption"])
     for defense in DEFENSES:
         means = []
@@ -162,7 +162,7 @@ def test_corruption_errors_are_means_over_severities(store: Store, run: Run) -> 
         assert table.loc[(defense, "mean"), "error"] == pytest.approx(np.mean(means))
 
 
-def test_a_minimum_norm_attack_gives_the_curve_of_its_distances(store: Store, run: Run) -> None:
+def test_a_minimum_norm_attack_gives_the_curve_of_its_distances(store: Store, run: Results) -> None:
     table = tables.empirical_curves(run)
     curve = table[(table["kind"] == "curve") & (table["defense"] == DEFENSES[1])]
     rows = store.rows[_cells(store, threat="linf", defense=DEFENSES[1], attack="fmn")[0]["run_id"]]
@@ -172,14 +172,14 @@ def test_a_minimum_norm_attack_gives_the_curve_of_its_distances(store: Store, ru
         assert point["value"] == pytest.approx(want)
 
 
-def test_two_folders_with_the_same_cells_count_them_once(store: Store, run: Run, tmp_path: Path) -> None:
+def test_two_folders_with_the_same_cells_count_them_once(store: Store, run: Results, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
     assert len(read([store.root, copy]).cells) == len(run.cells)
 
 
 def test_the_plan_says_what_is_absent_and_what_belongs_to_another_sweep(
-    store: Store, run: Run, tmp_path: Path
+    store: Store, run: Results, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
@@ -216,9 +216,9 @@ def test_no_two_columns_of_a_figure_read_alike() -> None:
 
     from report_store import cell_of
 
-    from robustsuite.labels import labels
-    from robustsuite.reports.draw import told_apart, wrap
-    from robustsuite.reports.text import short
+    from robustsuite.records.labels import labels
+    from robustsuite.reports.render.draw import told_apart, wrap
+    from robustsuite.reports.render.text import short
 
     rows = pd.DataFrame({"index": [0], "label": [0], "robust": [True], "clean_ok": [True]})
     stack = "gaussian_augmentation(epochs=3, sigma=0.1)"
@@ -237,7 +237,7 @@ def test_a_terminals_table_shows_the_one_system_that_was_measured(tmp_path: Path
     """The first cell of a threat was refused and so declares no column; the measured one still has its number."""
     from report_store import Store
 
-    from robustsuite.reports.overview import overview
+    from robustsuite.reports.publish.overview import overview
 
     store = Store(tmp_path / "run")
     proof = {"scenario": "certification", "threat": "votes", "attack": "smoothing"}

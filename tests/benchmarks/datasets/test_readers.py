@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robustsuite.data import load_data
 from robustsuite.errors import BadData, BadValue, UsageError
+from robustsuite.serve.data import load_data
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6 * 20, 32, 32, 3), dtype=np.uint8)

@@ -5,7 +5,7 @@ import torch
 
 from robustsuite.benchmarks.datasets.scenes import RENDITIONS, Style, render, scenes
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 IDS = torch.arange(20)
 STREAMS = Rng.of(0, "test", IDS)

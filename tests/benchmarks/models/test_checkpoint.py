@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from robustsuite.benchmarks.models.checkpoint import read_weights
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
-from robustsuite.data import InputSpace
 from robustsuite.errors import BadModel, BadValue, UnknownName
-from robustsuite.models import load_model, ready
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import load_model, ready
 
 SPACE = InputSpace(3, 32, 32, 10)
 X = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -144,8 +144,8 @@ SHARED = {
 
 @pytest.mark.parametrize("name", SHARED)
 def test_real_weights_reach_their_measured_accuracy(shared, name):
-    from robustsuite.data import load_data
-    from robustsuite.training import accuracy
+    from robustsuite.serve.data import load_data
+    from robustsuite.serve.training import accuracy
 
     _, split = load_data({"cifar10": {"root": str(shared / "data" / "cifar10"), "pack": "lossless"}})
     arch, expected = SHARED[name]

@@ -5,13 +5,13 @@ import socket
 import pytest
 import torch
 
-from robustsuite.api import evaluate
+from robustsuite.app.api import evaluate
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.benchmarks.datasets.scenes import scenes
-from robustsuite.data import InputSpace
+from robustsuite.config.threats import Linf
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName, UsageError
-from robustsuite.models import Training, load_model
-from robustsuite.threats import Linf
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import Training, load_model
 from tests import nets
 
 CIFAR, IMAGENET = InputSpace(3, 32, 32, 10), InputSpace(3, 224, 224, 1000)
@@ -78,8 +78,8 @@ def test_missing_extras_name_the_line_that_installs_them(spec, package, monkeypa
 
 
 def test_autoattacks_example_reaches_its_accuracy(shared):
-    from robustsuite.data import load_data
-    from robustsuite.training import accuracy
+    from robustsuite.serve.data import load_data
+    from robustsuite.serve.training import accuracy
 
     _, split = load_data({"cifar10": {"root": str(shared / "data" / "cifar10"), "pack": "lossless", "first": 64}})
     model = load_model("pyautoattack:cifar10", CIFAR)

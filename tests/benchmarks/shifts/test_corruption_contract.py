@@ -6,7 +6,7 @@ import torch
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
 from robustsuite.errors import BadData, BadValue, UnknownName
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 ALL = CORRUPTIONS + EXTRA
 RANDOM = set(ALL) - {

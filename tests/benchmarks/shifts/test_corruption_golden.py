@@ -11,7 +11,7 @@ import torch
 
 from robustsuite.benchmarks.shifts.engine import corrupt
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 FILE = Path(__file__).with_name("golden.json")
 SIDES = {"imagenet": 112, "tiny_imagenet": 64, "cifar": 32}

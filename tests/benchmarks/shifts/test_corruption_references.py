@@ -11,7 +11,7 @@ from scipy import ndimage, stats
 
 from robustsuite.benchmarks.shifts import blur, digital, filters, noise, spatter, weather
 from robustsuite.benchmarks.shifts.severities import CORRUPTIONS, EXTRA, PARAMETERS
-from robustsuite.randomness import Rng
+from robustsuite.maths.randomness import Rng
 
 
 def picture(*shape: int) -> torch.Tensor:

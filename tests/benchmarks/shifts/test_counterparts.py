@@ -10,8 +10,8 @@ from robustsuite.benchmarks.shifts import counterparts
 from robustsuite.benchmarks.shifts.edited import imagenet_e
 from robustsuite.benchmarks.shifts.natural import imagenet_a, imagenet_r, imagenet_sketch, imagenetv2
 from robustsuite.benchmarks.shifts.watermarks import imagenet_w, overlay, sign
-from robustsuite.data import Dataset, InputSpace, Split, Variant
 from robustsuite.errors import BadData, BadValue
+from robustsuite.serve.data import Dataset, InputSpace, Split, Variant
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from robustsuite.benchmarks.shifts.edited import imagenet_e
 from robustsuite.benchmarks.shifts.layouts import PUBLISHED, Published, wnids
 from robustsuite.benchmarks.shifts.natural import imagenet_a, imagenet_r, imagenet_sketch, imagenetv2
 from robustsuite.benchmarks.shifts.sets import cifar10_c, imagenet_c
-from robustsuite.data import Dataset, InputSpace, Split, Variant
 from robustsuite.errors import BadData, BadValue
+from robustsuite.serve.data import Dataset, InputSpace, Split, Variant
 
 NAMES = tuple(f"n{i:08d} thing" for i in range(12))
 CLEAN = Split.of(torch.rand(24, 3, 16, 16), torch.arange(24) % 12)

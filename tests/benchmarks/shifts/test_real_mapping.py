@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from robustsuite.benchmarks.datasets.decode import listed
-from robustsuite.execute import execute
-from robustsuite.plan import plan
-from robustsuite.store import Store
-from robustsuite.sweep import sweep_of
+from robustsuite.engine.execute import execute
+from robustsuite.engine.plan import plan
+from robustsuite.engine.store import Store
+from robustsuite.engine.sweep import sweep_of
 from tests.stored import rows as rows_of
 
 N = 24

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.threats import L2, Linf
 from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
 from robustsuite.defenses.certifiers.lirpa import largest_verified_eps, lirpa, margin_bounds, verified
 from robustsuite.errors import BadData, MissingPackage, UnknownName, Unsupported
-from robustsuite.models import Normalised
-from robustsuite.threats import L2, Linf
+from robustsuite.serve.models import Normalised
 
 METHODS = ["ibp", "crown-ibp", "crown", "alpha-crown"]
 MEAN, STD = [0.3, 0.4, 0.5], [0.25, 0.25, 0.25]

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 from robustsuite.defenses.certifiers import _lirpa_compat as compat
 from robustsuite.defenses.certifiers.lirpa import margin_bounds
 from robustsuite.errors import Unsupported
-from robustsuite.threats import Linf
+from robustsuite.config.threats import Linf
 
 
 def jit_state():

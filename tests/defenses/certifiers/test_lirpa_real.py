@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.peers.lirpa import pictures, trained
+from robustsuite.config.threats import L2, Linf
 from robustsuite.defenses.certifiers.lirpa import margin_bounds, predictions, verified
-from robustsuite.threats import L2, Linf
 
 pytestmark = pytest.mark.slow
 NETS = ["resnet2b", "cnn_a"]

@@ -9,11 +9,11 @@ from scipy.stats import binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor, nn
 
+from robustsuite.config.threats import L2, Linf
 from robustsuite.defenses.certifiers.smoothing import certify, decide, log_wealth, smoothing
 from robustsuite.errors import BadValue, Unsupported
+from robustsuite.maths.randomness import Rng
 from robustsuite.methods.smoothing import lower_bound, predict, votes
-from robustsuite.randomness import Rng
-from robustsuite.threats import L2, Linf
 
 SIGMA = 0.5
 

@@ -7,12 +7,12 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
+from robustsuite.config.threats import Access
 from robustsuite.defenses.serve.randomized_smoothing import DRAWS, Voting, randomized_smoothing, soft
 from robustsuite.errors import BadValue
-from robustsuite.oracle import Oracle, answer, feed
-from robustsuite.randomness import Rng
-from robustsuite.task import TASK
-from robustsuite.threats import Access
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.oracle import Oracle, answer, feed
+from robustsuite.serve.task import TASK
 
 
 def base() -> nn.Module:

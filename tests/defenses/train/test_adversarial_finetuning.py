@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustsuite.data import Split
+from robustsuite.config.threats import parse_ball
 from robustsuite.defenses.train.adversarial_finetuning import (
     adversarial_finetuning,
     half_cosine,
@@ -12,9 +12,9 @@ from robustsuite.defenses.train.adversarial_finetuning import (
     slow_start_fast_decay,
 )
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.models import Normalised, Training, as_it_is, weights_sha256
-from robustsuite.threats import parse_ball
-from robustsuite.training import Recipe, accuracy, fitted, one_cycle
+from robustsuite.serve.data import Split
+from robustsuite.serve.models import Normalised, Training, as_it_is, weights_sha256
+from robustsuite.serve.training import Recipe, accuracy, fitted, one_cycle
 
 
 def fragile_split(n: int, seed: int) -> Split:

@@ -1,0 +1,1 @@
+"""From rows to scores: kinds of score, intervals, worst cases, comparisons. Imports no torch."""

@@ -1,0 +1,26 @@
+"""How a doubted number looks and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from ..render.document import Entry
+
+DOUBTED = ("PROVISIONAL", "INVALID")
+"""What keeps a number out of rankings."""
+
+
+def shown(entry: Entry, grade: str, note: str = "") -> Entry:
+    """A number as its grade lets it stand: struck through, or as an upper bound, or as it is."""
+    entry = replace(entry, struck=grade == "INVALID", note=note or entry.note)
+    return replace(entry, text=f"≤ {entry.text}") if grade == "PROVISIONAL" and entry.bar is not None else entry
+
+
+def worst_of(grades: Mapping[str, str], deciding: str, white: Collection[str]) -> str:
+    """A union's grade: the deciding attack's, but PROVISIONAL where all on gradients (`white`) are in doubt."""
+    own = grades.get(deciding, "")
+    if set(grades.values()) == {"INVALID"}:
+        return "INVALID"
+    blind = bool(white) and all(grades[attack] in DOUBTED for attack in white)
+    return "PROVISIONAL" if blind and own not in DOUBTED else own

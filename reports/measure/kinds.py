@@ -1,0 +1,148 @@
+"""From a cell's columns to its scores, by what its record declares: one function a kind of score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustsuite.errors import BadData
+from robustsuite.maths import stats
+from robustsuite.records.schema import Column, Scoring
+
+from ..read.extra import trusted
+from ..read.runs import radius_of
+from .calibration import expected_calibration_error, rms_calibration_error
+
+SEED = 0
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number in its own unit, with its interval; `k` is the count behind a rate and -1 behind anything else."""
+
+    metric: str
+    value: float
+    lo: float
+    hi: float
+    k: int
+    n: int
+
+
+def rate(metric: str, hits: Any) -> Score:
+    """The share of True among (N,) bools, with its Clopper-Pearson interval."""
+    v = np.asarray(hits, dtype=bool)
+    k, n = int(v.sum()), int(v.size)
+    lo, hi = stats.clopper_pearson(k, n)
+    return Score(metric, k / n, lo, hi, k, n)
+
+
+def average(metric: str, values: Any) -> Score:
+    """The mean of (N,) numbers, with its bootstrap interval."""
+    v = np.asarray(values, dtype=np.float64)
+    lo, hi = stats.bootstrap_interval(v, SEED)
+    return Score(metric, stats.mean(v), lo, hi, -1, int(v.size))
+
+
+def measured(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
+    """Every score that the record declares and the rows have something for, in its order."""
+    for column in cell["record"].columns:
+        for scoring in column.scores:
+            counted = rows[rows[scoring.where].astype(bool)] if scoring.where else rows
+            if column.name in counted and len(counted) and not counted[column.name].isna().any():
+                found = KINDS[scoring.kind](column, scoring, counted, cell)
+                yield from (score for score in found if score.value != 0 or not scoring.sparse)
+
+
+def certified(rows: pd.DataFrame, radius: float, by: str = "clean_ok") -> Any:
+    """Which examples (N,) are proven right at `radius`; at 0 that is: answered, and answered right."""
+    if radius <= 0:
+        return rows[by].to_numpy(bool) & ~rows["abstained"].to_numpy(bool)
+    # A radius equal to the budget is stored in float64 from a float32 bound: a relative hair is not a missed proof.
+    return rows["radius"].to_numpy(np.float64) >= radius * (1 - 1e-6)
+
+
+def radii(eps: float | None, largest: float) -> list[float]:
+    """The radii to quote: 0, the threat's own and its simple multiples; quarters of the largest where it has none."""
+    if eps is not None:
+        return [0.0, eps / 2, eps] + [m * eps for m in (1.5, 2.0, 3.0) if m * eps <= largest]
+    if largest <= 0:
+        return [0.0]
+    step = float(f"{largest / 4:.1g}")
+    return [0.0, *(round(step * i, 12) for i in range(1, 5) if step * i <= largest)]
+
+
+def statistic(column: Column, scoring: Scoring) -> Callable[[pd.DataFrame], float]:
+    """The score as a function of rows, to resample them. Raises BadData for a kind that has no one value."""
+    name = column.name
+    simple: dict[str, Callable[[pd.DataFrame], float]] = {
+        "rate": lambda rows: float(rows[name].mean()),
+        "mean": lambda rows: float(rows[name].mean()),
+        "median": lambda rows: float(rows[name].median()),
+        "quantile": lambda rows: float(rows[name].quantile(scoring.at if scoring.at is not None else 0.5)),
+        "auc": lambda rows: auc(rows[name].to_numpy(np.float64), rows[scoring.by].to_numpy(bool)),
+        "tpr_at": lambda rows: tpr_at(
+            rows[name].to_numpy(np.float64), rows[scoring.by].to_numpy(bool), scoring.at or 0.0
+        ),
+        "custom": lambda rows: float(trusted(scoring.function)(rows)),
+    }
+    if scoring.kind not in simple:
+        raise BadData(f"expected a score with one value, got {scoring.name} of the kind {scoring.kind}")
+    return simple[scoring.kind]
+
+
+def auc(score: Any, positive: Any) -> float:
+    """Area under the ROC curve of (N,) scores, larger for positives; ties count half, NaN where a side is empty."""
+    p, n = int(positive.sum()), int((~positive).sum())
+    if not p or not n:
+        return NAN
+    ranks = pd.Series(score).rank().to_numpy()
+    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def tpr_at(score: Any, positive: Any, fpr: float) -> float:
+    """Share of positives above the threshold that lets at most `fpr` of the negatives through; NaN without either."""
+    if positive.all() or not positive.any():
+        return NAN
+    negatives = np.sort(score[~positive])[::-1]
+    threshold = negatives[min(int(fpr * len(negatives) + 1e-9), len(negatives) - 1)]
+    return float((score[positive] > threshold).mean())
+
+
+def _rate(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    yield rate(scoring.name, rows[column.name].astype(bool))
+
+
+def _mean(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    if np.isfinite(rows[column.name].to_numpy(np.float64)).all():
+        yield average(scoring.name, rows[column.name])
+
+
+def _resampled(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    function = statistic(column, scoring)
+    value = function(rows)
+    if np.isfinite(value):
+        lo, hi = stats.resampled_interval(lambda i: function(rows.iloc[i]), len(rows), SEED)
+        yield Score(scoring.name, value, lo, hi, -1, len(rows))
+
+
+def _calibration(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    error = expected_calibration_error if scoring.kind == "ece" else rms_calibration_error
+    yield Score(scoring.name, error(rows[column.name], rows[scoring.by]), NAN, NAN, -1, len(rows))
+
+
+def _beyond(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    largest = float(rows[column.name].to_numpy(np.float64).max(initial=0.0))
+    for radius in radii(radius_of(cell), largest):
+        yield rate(f"{scoring.name}@{radius:.6g}", certified(rows, radius, scoring.by))
+
+
+KINDS: dict[str, Callable[..., Iterator[Score]]] = {
+    "rate": _rate, "mean": _mean, "median": _resampled, "quantile": _resampled, "auc": _resampled,
+    "tpr_at": _resampled, "custom": _resampled, "ece": _calibration, "rms_calibration": _calibration,
+    "beyond": _beyond,
+}  # fmt: skip

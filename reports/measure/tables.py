@@ -1,0 +1,205 @@
+"""The other tables of a report as DataFrames: corruptions, curves over the radius, what was not measured, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustsuite.integrity.checks import check_of, level_of
+from robustsuite.records.flat import flat
+from robustsuite.records.labels import AXES
+
+from ..read.runs import Results, radius_of
+from .mce import ALEXNET_EXTRA
+from .scores import average, certified, measured_as, rate
+from .worst import survivals
+
+SYSTEM = ("dataset", "model", "seed", "defense")
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+COST = ("seconds", "forwards", "backwards", "queries", "peak_bytes")
+
+
+def corruption_errors(run: Results) -> pd.DataFrame:
+    """Mean error per corruption over its severities, with bootstrap intervals over images.
+
+    One row per (shift, dataset, model, seed, defense, corruption). `clean_error` is the paired clean set's;
+    `mean` closes each set, without the four extra corruptions.
+    """
+    cells = run.cells[(run.cells["scenario"] == "shift") & run.cells["severity"].notna()]
+    rows: list[dict[str, Any]] = []
+    for key, system in cells.groupby(["shift", *SYSTEM], sort=False):
+        base = dict(zip(("shift", *SYSTEM), key, strict=True))
+        wrong: dict[str, pd.Series] = {}
+        clean: list[float] = []
+        for name, part in system.groupby("corruption", sort=False):
+            errors = [run.examples(c["run_id"]) for c in _measured(run, part)]
+            if len(errors) < len(part):
+                continue  # a corruption with an unmeasured severity has no mean over its severities
+            wrong[str(name)] = _mean_of(
+                [1.0 - rows_["robust"].astype(float).set_axis(rows_["index"]) for rows_ in errors]
+            )
+            clean += [1.0 - float(rows_["clean_ok"].mean()) for rows_ in errors if "clean_ok" in rows_]
+        clean_error = float(np.mean(clean)) if clean else float("nan")
+        meant = [values for name, values in wrong.items() if name not in ALEXNET_EXTRA] or list(wrong.values())
+        entries = [*wrong.items(), ("mean", _mean_of(meant))] if wrong else []
+        for name, values in entries:
+            score = average("mean_error", values)
+            rows.append({**base, "corruption": name, "error": score.value, "lo": score.lo, "hi": score.hi,
+                         "n": score.n, "clean_error": clean_error})  # fmt: skip
+    columns = ["shift", *SYSTEM, "corruption", "error", "lo", "hi", "n", "clean_error"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _mean_of(series: Sequence[pd.Series]) -> pd.Series:
+    return pd.concat(list(series), axis=1, join="inner").mean(axis=1)
+
+
+def _measured(run: Results, part: pd.DataFrame) -> list[Mapping[Any, Any]]:
+    found = [measured_as(cell, run.known) for cell in part.to_dict("records")]
+    return [cell for cell in found if cell is not None]
+
+
+def corruption_grid(run: Results) -> pd.DataFrame:
+    """Accuracy per (shift, dataset, model, seed, defense, corruption, severity); NaN and a status where unmeasured."""
+    cells = run.cells[(run.cells["scenario"] == "shift") & run.cells["severity"].notna()]
+    rows = []
+    for cell in cells.to_dict("records"):
+        source = measured_as(cell, run.known)
+        value = float(run.examples(source["run_id"])["robust"].mean()) if source else float("nan")
+        keep = {name: cell[name] for name in ("shift", *SYSTEM, "corruption", "severity", "status")}
+        rows.append({**keep, "accuracy": value, "struck": cell["grade"] == "INVALID"})
+    return pd.DataFrame(rows, columns=["shift", *SYSTEM, "corruption", "severity", "status", "accuracy", "struck"])
+
+
+def empirical_curves(run: Results) -> pd.DataFrame:
+    """Robust accuracy against the radius, one row per system, norm and radius: an upper bound from attacks.
+
+    Minimum-norm attacks give the whole curve (per image, the smallest distance that fooled it), fixed-radius attacks
+    one point each at their threat's radius; `kind` is `curve` or `point`.
+    """
+    cells = run.cells[run.cells["scenario"] == "evasion"]
+    rows: list[dict[str, Any]] = []
+    for key, part in cells.groupby(["threat", "budget", *SYSTEM], sort=False):
+        threat, budget, *system = key
+        eps, norm = run.budgets[str(budget)]
+        if eps is None:
+            continue
+        reach = [d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None]
+        if reach:
+            nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
+            base = {"threat": threat, "norm": norm, **dict(zip(SYSTEM, system, strict=True))}
+            for radius in np.linspace(0.0, 2 * eps, 41):
+                score = rate("robust_accuracy", nearest > radius)
+                rows.append({**base, "kind": "curve", "radius": radius, "value": score.value, "lo": score.lo,
+                             "hi": score.hi, "n": score.n})  # fmt: skip
+    for survival in survivals(run):
+        threat, budget, _, *system = survival.group
+        eps, norm = run.budgets[str(budget)]
+        if eps is not None:
+            score = rate("robust_accuracy", survival.robust)
+            base = {"threat": threat, "norm": norm}
+            base |= dict(zip(SYSTEM, (*system, survival.defense), strict=True))
+            rows.append({**base, "kind": "point", "radius": eps, "value": score.value, "lo": score.lo, "hi": score.hi,
+                         "n": score.n})  # fmt: skip
+    return pd.DataFrame(rows, columns=["threat", "norm", *SYSTEM, "kind", "radius", "value", "lo", "hi", "n"])
+
+
+def _reach(rows: pd.DataFrame) -> pd.Series | None:
+    """Per image the distance at which it falls: -1 where wrong already, inf where never; None for a fixed radius."""
+    if "fooled" not in rows or "distance" not in rows:
+        return None
+    fooled = rows["fooled"].to_numpy(bool)
+    if not (fooled & ~rows["in_budget"].to_numpy(bool)).any():
+        return None  # only an attack that seeks the nearest error, not the budget, reports errors beyond the budget
+    distance = np.where(fooled, rows["distance"].to_numpy(np.float64), np.inf)
+    return pd.Series(np.where(rows["clean_ok"].to_numpy(bool), distance, -1.0), index=rows["index"])
+
+
+def certified_curves(run: Results) -> pd.DataFrame:
+    """Certified accuracy against the radius, one row per certification cell and radius: a lower bound from proofs."""
+    cells = run.cells[run.cells["scenario"] == "certification"]
+    rows: list[dict[str, Any]] = []
+    for cell in _measured(run, cells):
+        examples = run.examples(cell["run_id"])
+        largest = float(examples["radius"].max())
+        top = max(largest, 2 * (radius_of(cell) or 0.0), 1e-9)
+        base = {"threat": cell["threat"], "norm": cell["norm"], "certifier": cell["attack"],
+                **{name: cell[name] for name in SYSTEM}, "struck": cell["grade"] == "INVALID"}  # fmt: skip
+        for radius in np.linspace(0.0, top, 81):
+            score = rate("certified_accuracy", certified(examples, radius))
+            rows.append({**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n})
+    return pd.DataFrame(rows)
+
+
+def names(run: Results) -> pd.DataFrame:
+    """One row an entry that is not called by its name in full: axis, label, words."""
+    pairs: dict[tuple[str, str], str] = {}
+    for cell in run.known.values():
+        asked = flat(cell["record"])
+        pairs |= {(axis, cell[axis]): asked[axis] for axis in AXES if asked[axis] and asked[axis] != cell[axis]}
+    rows = [{"axis": axis, "label": label, "words": full} for (axis, label), full in pairs.items()]
+    rows.sort(key=lambda row: AXES.index(row["axis"]))
+    return pd.DataFrame(rows, columns=["axis", "label", "words"])
+
+
+def not_measured(run: Results) -> pd.DataFrame:
+    """Every cell without a number of its own: what it is and the sentence that says why."""
+    cells = run.cells[run.cells["status"] != "done"]
+    names = [
+        "status",
+        "threat",
+        "dataset",
+        "model",
+        "seed",
+        "defense",
+        "attack",
+        "shift",
+        "code",
+        "sentence",
+        "same_as",
+    ]
+    return cells[names].reset_index(drop=True)
+
+
+def flagged(run: Results) -> pd.DataFrame:
+    """Every integrity flag: its cell, the check that raised it, its level and its detail."""
+    rows = [
+        {**{name: cell[name] for name in ("threat", "dataset", "model", "seed", "defense", "attack", "shift")},
+         "check": check_of(str(flag.get("name"))), "flag": str(flag.get("name", "flag")), "level": level_of(flag),
+         "detail": str(flag.get("detail") or "")}
+        for cell in run.known.values() for flag in cell["flags"]
+    ]  # fmt: skip
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "threat",
+            "dataset",
+            "model",
+            "seed",
+            "defense",
+            "attack",
+            "shift",
+            "check",
+            "flag",
+            "level",
+            "detail",
+        ],
+    )
+
+
+def costs(run: Results) -> pd.DataFrame:
+    """What every cell took: apart from the scores, because it differs from one run to the next."""
+    names = ["run_id", "threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity",
+             "status", "n", *COST, "device"]  # fmt: skip
+    return run.cells.loc[run.cells["status"].isin(["done", "failed", "timeout"]), names].reset_index(drop=True)
+
+
+def flags_of(cell: Mapping[Any, Any]) -> str:
+    """The flags of a cell with their details, for a footnote."""
+    return "; ".join(f"{flag.get('name', 'flag')}: {flag.get('detail') or ''}".rstrip(": ") for flag in cell["flags"])

@@ -1,0 +1,216 @@
+"""The worst case over attacks, and which defenses really differ.
+
+An example survives a threat when it survives every attack of that threat: an AND over stored per-example rows, never a
+minimum of averages. Two defenses are compared on the same images by the exact McNemar test, Holm-corrected inside one
+table; ranks are ranges, and equal ranges are ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustsuite.maths import stats
+
+from ..read.runs import Results
+from .grades import worst_of
+from .scores import flag_names, measured_as, rate
+
+GROUP = ("threat", "budget", "goal", "dataset", "model", "seed")
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Survival:
+    """One defended model under one threat: what stands after every attack, and what could not be counted."""
+
+    group: tuple[Any, ...]
+    defense: str
+    robust: pd.Series
+    clean: pd.Series
+    alone: Mapping[str, float]
+    missing: Mapping[str, str]
+    flags: Mapping[str, str]
+    inert: bool
+    grade: str = ""
+
+    @property
+    def strongest(self) -> str:
+        """The attack that left least standing by itself; the first of equals."""
+        return min(self.alone, key=lambda attack: self.alone[attack])
+
+    @property
+    def struck(self) -> bool:
+        """Whether the deciding attack, or every attack, failed an integrity check."""
+        return self.grade == "INVALID"
+
+
+def survivals(run: Results) -> list[Survival]:
+    """Every (threat, dataset, model, seed, defense) of the evasion cells that at least one attack has measured."""
+    cells = run.cells[run.cells["scenario"] == "evasion"]
+    found = []
+    for key, part in cells.groupby([*GROUP, "defense"], sort=False):
+        survival = _survival(run, key[:-1], str(key[-1]), part.to_dict("records"))
+        if survival is not None:
+            found.append(survival)
+    return found
+
+
+def _survival(
+    run: Results,
+    group: tuple[Any, ...],
+    defense: str,
+    cells: Sequence[Mapping[Any, Any]],
+) -> Survival | None:
+    robusts, clean, alone, missing, flags, ends = [], [], {}, {}, {}, {}
+    for cell in cells:
+        source = measured_as(cell, run.known)
+        if source is None:
+            missing[cell["attack"]] = cell["status"]
+            continue
+        rows = run.examples(source["run_id"]).set_index("index")
+        robusts.append(rows["robust"].astype(bool))
+        clean.append(rows["clean_ok"].astype(bool))
+        alone[cell["attack"]] = float(rows["robust"].mean())
+        ends[cell["attack"]] = str(cell.get("grade", ""))
+        if cell["flags"]:
+            flags[cell["attack"]] = flag_names(cell)
+    if not robusts:
+        return None
+    robust, right = _all(robusts), _all(clean)
+    if robust.empty:
+        missing |= dict.fromkeys(alone, "no image in common")
+        return None
+    inert = all(cell["status"] == "inert" for cell in cells)
+    white = {cell["attack"] for cell in cells if "gradients" in cell.get("needs", "")} & set(ends)
+    ended = worst_of(ends, min(alone, key=lambda attack: alone[attack]), white)
+    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended)
+
+
+def _all(robusts: Sequence[pd.Series]) -> pd.Series:
+    # The inner join keeps the images every attack has seen: an image one attack never met has no verdict to AND.
+    table = pd.concat(list(robusts), axis=1, join="inner").sort_index()
+    return table.all(axis=1)
+
+
+def worst_case(run: Results) -> pd.DataFrame:
+    """One row per threat, dataset, model, seed and defense: robust accuracy under all attacks at once, and its rank.
+
+    A row is ranked only against rivals that faced the same attacks; one with a failed or unmeasured attack that a rival
+    faced, or with a struck number, would look better than it is and stays unranked, with the reason.
+    """
+    rows: list[dict[str, Any]] = []
+    for members in _by_group(survivals(run)):
+        ranks, reasons = _ranks(members)
+        for member in members:
+            robust, clean = rate("robust_accuracy", member.robust), rate("clean_accuracy", member.clean)
+            first, last = ranks.get(member.defense, (0, 0))
+            rows.append(
+                {
+                    **dict(zip(GROUP, member.group, strict=True)),
+                    "defense": member.defense,
+                    "robust_accuracy": robust.value,
+                    "lo": robust.lo,
+                    "hi": robust.hi,
+                    "k": robust.k,
+                    "n": robust.n,
+                    "clean_accuracy": clean.value,
+                    "clean_lo": clean.lo,
+                    "clean_hi": clean.hi,
+                    "strongest": member.strongest,
+                    "attacks": ";".join(member.alone),
+                    "missing": ";".join(f"{attack}: {why}" for attack, why in member.missing.items()),
+                    "flags": ";".join(f"{attack}: {names}" for attack, names in member.flags.items()),
+                    "grade": member.grade,
+                    "struck": member.struck,
+                    "inert": member.inert,
+                    "rank_first": first,
+                    "rank_last": last,
+                    "unranked": reasons.get(member.defense, ""),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_rank(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one group, the best first, unranked ones last."""
+    table = table.assign(_last=table["rank_first"].replace(0, len(table) + 1))
+    return table.sort_values(["_last", "robust_accuracy"], ascending=[True, False], kind="stable").drop(columns="_last")
+
+
+def paired(run: Results) -> pd.DataFrame:
+    """Every two comparable defenses of a group on the images both met: difference, discordant images, Holm's p."""
+    rows: list[dict[str, Any]] = []
+    for members in _by_group(survivals(run)):
+        for a, b, test, p in tested(comparable(members)[0]):
+            rows.append(
+                {
+                    **dict(zip(GROUP, members[0].group, strict=True)),
+                    "a": a.defense,
+                    "b": b.defense,
+                    "difference": test.difference,
+                    "only_a": test.only_a,
+                    "only_b": test.only_b,
+                    "n": test.n,
+                    "p": test.pvalue,
+                    "p_holm": p,
+                    "different": p < LEVEL,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _by_group(members: Sequence[Survival]) -> Iterator[list[Survival]]:
+    groups: dict[tuple[Any, ...], list[Survival]] = {}
+    for member in members:
+        groups.setdefault(member.group, []).append(member)
+    yield from groups.values()
+
+
+def comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, str]]:
+    """Who may be ranked: faced every attack a rival faced, and has a sound number; and why the others may not."""
+    faced = {attack for member in members for attack in member.alone}
+    reasons = {}
+    for member in members:
+        unmet = [f"{member.missing.get(attack, 'absent')} {attack}" for attack in sorted(faced - set(member.alone))]
+        if unmet:
+            reasons[member.defense] = "not ranked: " + ", ".join(unmet)
+        elif member.struck:
+            reasons[member.defense] = "not ranked: its deciding number failed a check"
+        elif member.grade == "PROVISIONAL":
+            reasons[member.defense] = "not ranked: an upper bound, see its flags"
+    return [m for m in members if m.defense not in reasons], reasons
+
+
+def tested(members: Sequence[Survival]) -> list[tuple[Survival, Survival, stats.Paired, float]]:
+    """Every two members with the exact McNemar test on the images both met, and its p-value by Holm over all pairs."""
+    pairs, tests = [], []
+    for a, b in combinations(members, 2):
+        both = a.robust.index.intersection(b.robust.index)
+        if len(both):
+            pairs.append((a, b))
+            tests.append(stats.mcnemar_exact(a.robust.loc[both].to_numpy(), b.robust.loc[both].to_numpy()))
+    adjusted = stats.holm([test.pvalue for test in tests])
+    return [(a, b, test, float(p)) for (a, b), test, p in zip(pairs, tests, adjusted, strict=True)]
+
+
+def _ranks(members: Sequence[Survival]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    contestants, reasons = comparable(members)
+    return ranked(contestants), reasons
+
+
+def ranked(members: Sequence[Survival]) -> dict[str, tuple[int, int]]:
+    """The rank range of every member by its name: from 1 + the significantly better to k - the significantly worse."""
+    place = {member.defense: i for i, member in enumerate(members)}
+    better = np.zeros((len(place), len(place)), dtype=bool)
+    for a, b, test, p in tested(members):
+        if p < LEVEL:
+            winner, loser = (a, b) if test.difference > 0 else (b, a)
+            better[place[winner.defense], place[loser.defense]] = True
+    ranges = stats.rank_ranges(better.tolist())
+    return {defense: ranges[i] for defense, i in place.items()}

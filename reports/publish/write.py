@@ -1,0 +1,128 @@
+"""One call from run folders to report files: html, markdown, latex and csv, each written aside and then renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from robustsuite.errors import BadOutput, BadValue
+
+from ..measure import tables
+from ..measure.scores import scores as scored
+from ..measure.scores import to_csv
+from ..read.extra import trusted
+from ..read.runs import STATUSES, Results, read
+from ..render import html, latex, markdown
+from ..render.document import Document, Part
+from ..sections.checks_table import integrity_section, to_json
+from ..sections.costs import cost_section, provenance_section
+from ..sections.generic import names_section, other_section, unmeasured_section
+from ..sections.summary import cautions, rankings
+from ..sections.training_findings import artefact_section
+
+FORMATS = ("html", "md", "latex", "csv")
+
+
+def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write the report of one or several run folders into `out`; returns the files written.
+
+    Files about scores hold no time, date or path, so two runs of one sweep give the same bytes; what a run cost stands
+    in costs.csv, costs.md and the html page. Raises BadValue for an unknown format, BadData for an unreadable run,
+    BadOutput where `out` cannot be written.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise BadValue(
+            f"expected formats among {', '.join(FORMATS)}, got {unknown or list(formats)!r}; name one of them"
+        )
+    run = read(runs)
+    table = scored(run)
+    parts = added(run, table)
+    document = build(run, table, parts)
+    render: dict[str, Callable[[], dict[str, str | bytes]]] = {
+        "html": lambda: {"report.html": html.render(document)},
+        "md": lambda: {
+            "report.md": markdown.render(document),
+            "costs.md": markdown.render_costs(document),
+            **_pngs(document),
+        },
+        "latex": lambda: {"report.tex": latex.render(document)},
+        "csv": lambda: csv_files(run, table, parts),
+    }
+    files: dict[str, str | bytes] = {}
+    for name in FORMATS:
+        files |= render[name]() if name in formats else {}
+    return [put(Path(out) / name, content) for name, content in files.items()]
+
+
+def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> Document:
+    """The whole document of a run; `table` is what `scores(run)` returned, `parts` what `added` did."""
+    parts = added(run, table) if parts is None else parts
+    counts = run.cells["status"].value_counts()
+    made = [(name, int(counts.get(name, 0))) for name in STATUSES if counts.get(name, 0)]
+    if run.skipped:
+        made.append(("unreadable", len(run.skipped)))
+    sections = [
+        *(section for part in parts for section in part.sections),
+        other_section(run, table),
+        artefact_section(run.artefacts, run.cells["weights_sha256"]),
+        integrity_section(run),
+        unmeasured_section(run),
+        names_section(run),
+        cost_section(run),
+        provenance_section(run),
+    ]
+    shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.order)
+    said = tuple(answer for part in parts for answer in part.answers)
+    return Document(run.title, run.note, tuple(made), tuple(cautions(run, rankings(run))), said, tuple(shown))
+
+
+def added(run: Results, table: pd.DataFrame) -> list[Part]:
+    """What the scenarios of the run add to its report, in the document's order."""
+    names = dict.fromkeys(cell["record"].scenario.sections for cell in run.known.values())
+    parts: list[Part] = [trusted(name)(run, table) for name in names if name]
+    return sorted(parts, key=lambda part: min((section.order for section in part.sections), default=50))
+
+
+def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> dict[str, str | bytes]:
+    """Every table of numbers as csv, by file name; costs.csv alone differs between two runs of one sweep."""
+    frames = {
+        "scores": table,
+        **{name: frame for part in (added(run, table) if parts is None else parts)
+           for name, frame in part.frames.items()},
+        "names": tables.names(run),
+        "flags": tables.flagged(run),
+        "not_measured": tables.not_measured(run),
+        "costs": tables.costs(run),
+    }  # fmt: skip
+    files = {f"{name}.csv": to_csv(frame) for name, frame in frames.items() if len(frame)}
+    return {**files, "integrity.json": to_json(run)}
+
+
+def _pngs(document: Document) -> dict[str, str | bytes]:
+    return {f"figures/{f.name}.png": f.png for section in document.sections for f in section.figures}
+
+
+def put(file: Path, content: str | bytes) -> Path:
+    """Write one file aside, then rename it; raises BadOutput where that cannot be done."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            Path(aside).chmod(0o644)
+            os.replace(aside, file)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadOutput(
+            f"expected a folder to write into, got {str(file.parent)!r} ({error.strerror}); name another"
+        ) from error
+    return file

@@ -1,0 +1,1 @@
+"""Run folders and what they name, read back. Imports no torch."""

@@ -1,0 +1,116 @@
+"""What a report is before it has a format: sections of tables and figures that html, markdown and latex render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from .draw import Figure
+from .text import interval, percent, plain
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table: text, what it sorts by, why it is struck, a status word's kind, a bar, a link."""
+
+    text: str
+    key: float | str = ""
+    note: str = ""
+    struck: bool = False
+    kind: str = ""
+    bar: tuple[float, float, float] | None = None
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of entries under column names; `caption` says what is constant over the rows."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The short answer for one threat against one model: a few large numbers, a bar per defense, a sentence or three.
+
+    `numbers` are (label, number, interval, good or bad); `bars` are (rank, defense, entry).
+    """
+
+    title: str
+    where: str
+    numbers: tuple[tuple[str, str, str, str], ...]
+    bars: tuple[tuple[str, str, Entry], ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files.
+
+    order: where it stands in the document, the answer first: rankings 10, proofs 20, shifts 30, other scenarios 40 to
+    59, findings 60, comparisons 70, integrity 80, costs 90.
+    """
+
+    name: str
+    title: str
+    lead: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    passing: bool = False
+    order: int = 50
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a scenario adds to a report: sections, short answers for its top, tables for files by their name."""
+
+    sections: tuple[Section, ...]
+    answers: tuple[Answer, ...] = ()
+    frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report: title with its note, counts, cautions, answers, sections."""
+
+    title: str
+    note: str
+    counts: tuple[tuple[str, int], ...]
+    cautions: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    sections: tuple[Section, ...] = field(repr=False)
+
+
+def words(value: object) -> Entry:
+    """A name or sentence as an entry."""
+    return Entry(plain(str(value)), str(value))
+
+
+def counted(value: float, text: str) -> Entry:
+    """A number as an entry: shown as `text`, sorted by value."""
+    return Entry(text, float(value))
+
+
+def accuracy(value: float, lo: float, hi: float, *, note: str = "", struck: bool = False) -> Entry:
+    """A rate with its interval, and the bar that draws both."""
+    return Entry(f"{percent(value)} ({interval(lo, hi)})", float(value), note, struck, bar=(value, lo, hi))
+
+
+def error(value: float, lo: float, hi: float) -> Entry:
+    """An error rate with its interval: longer bars are worse, and coloured so."""
+    return Entry(f"{percent(value)} ({interval(lo, hi)})", float(value), kind="error", bar=(value, lo, hi))
+
+
+def split_constant(frame: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], str]:
+    """Which of the columns vary and deserve a column, and the others as a caption: `model cnn, seed 0`."""
+    varying = [name for name in names if frame[name].nunique() > 1]
+    constant = [
+        name for name in names if name not in varying and len(frame) and str(frame[name].iloc[0]) != ""
+    ]
+    return varying, ", ".join(f"{name} {plain(str(frame[name].iloc[0]))}" for name in constant)

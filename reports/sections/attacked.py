@@ -1,0 +1,147 @@
+"""Evasion in a report: who survives every attack at once, every attack alone, which differences are real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..measure import tables
+from ..measure.grades import shown
+from ..measure.worst import GROUP, by_rank, paired
+from ..read.extra import part as reported
+from ..read.runs import Results
+from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from ..render.draw import Figure
+from ..render.text import number, percent, points, pvalue, ranks
+from . import figures
+from .generic import WHERE, flags_or, groups, why
+from .ordered import ordered, ordered_section
+from .queries import distances, query_section
+from .query_costs import cost_tables, query_costs
+from .summary import attacked, rankings
+
+
+@reported
+def part(run: Results, scores: pd.DataFrame) -> Part:
+    """What evasion adds to a report."""
+    worst = rankings(run)
+    sections = (
+        worst_section(worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
+        query_section(run), ordered_section(run), paired_section(run),
+    )  # fmt: skip
+    frames = {
+        "worst_case": worst, "paired": paired(run), "queries": distances(run).drop(columns="reached"),
+        "query_costs": query_costs(run), "ordered_topk": ordered(run),
+    }  # fmt: skip
+    return Part(sections, tuple(attacked(worst)), frames)
+
+
+def worst_section(worst: pd.DataFrame) -> Section:
+    """The ranking under each threat, worst case over its attacks."""
+    found = []
+    for i, (key, part) in enumerate(groups(worst, GROUP)):
+        rows = tuple(_worst_row(row) for row in by_rank(part).to_dict("records"))
+        title = f"{key[0]}: {key[1]}" if key[1] else str(key[0])
+        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
+        columns = (
+            "rank",
+            "defense",
+            "all attacks at once",
+            "grade",
+            "no attack",
+            "strongest attack",
+            "attacks",
+            "n",
+            "notes",
+        )
+        found.append(Table(f"worst-{i + 1}", title, caption, columns, rows))
+    lead = (
+        "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
+        "exact 95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
+    )
+    said = lead if found else ("No attack was measured.",)
+    return Section("ranking", "Worst case over attacks", said, tuple(found), order=10)
+
+
+def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
+    notes = [row["unranked"], f"without {row['missing'].replace(';', ', ')}" if row["missing"] else "",
+             f"flagged {row['flags'].replace(';', ', ')}" if row["flags"] else "",
+             "inert: same as undefended" if row["inert"] else ""]  # fmt: skip
+    if row["unranked"]:
+        notes[1] = ""
+    faced, absent = len(row["attacks"].split(";")), row["missing"].count(": ")
+    robust = shown(accuracy(row["robust_accuracy"], row["lo"], row["hi"]), row["grade"], row["flags"])
+    if row["missing"] and not row["inert"] and not robust.text.startswith("≤"):
+        robust = Entry(f"≤ {robust.text}", robust.key, "an upper bound: some attacks have no verdict", robust.struck,
+                       bar=robust.bar)  # fmt: skip
+    place = ranks(row["rank_first"], row["rank_last"])
+    return (
+        Entry(place or "–", row["rank_first"] or 10**6), words(row["defense"]), robust,
+        Entry(row["grade"], kind=row["grade"].lower()),
+        counted(row["clean_accuracy"], percent(row["clean_accuracy"])), words(row["strongest"]),
+        counted(faced, f"{faced} of {faced + absent}"), counted(row["n"], number(row["n"])),
+        Entry("; ".join(note for note in notes if note)),
+    )  # fmt: skip
+
+
+def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:
+    """Every attack against every defense."""
+    evasion = scores[scores["scenario"] == "evasion"]
+    clean_rates = evasion[evasion["metric"] == "clean_accuracy"].set_index("run_id")["value"].to_dict()
+    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.known.values()}
+    head = evasion[evasion["metric"] == "robust_accuracy"]
+    names, caption = split_constant(head, ("threat", "budget", *WHERE))
+    rows = []
+    for row in head.to_dict("records"):
+        clean, note = clean_rates.get(row["run_id"], float("nan")), why(row, flags[row["run_id"]])
+        rows.append((*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
+                     *_value(row, flags[row["run_id"]]), counted(_or(clean), percent(clean)),
+                     counted(row["n"], number(row["n"]) if row["n"] else "–"),
+                     Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
+    columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
+    table = Table("attacks", "Every attack, every defense", caption, columns, tuple(rows))
+    lead = (
+        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
+        "cells have no number, and say why below.",
+    )
+    found = (table, *cost_tables(run)) if rows else ()
+    return Section("attacks", "Attacks and defenses", lead, found, tuple(drawn), order=11)
+
+
+def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
+    status = Entry(row["status"], row["status"], row["sentence"], kind=row["status"])
+    if np.isnan(row["value"]):
+        return Entry("–", -1.0, row["sentence"]), status
+    return shown(accuracy(row["value"], row["lo"], row["hi"]), row["grade"], flags), _ended(row, status)
+
+
+def _ended(row: Mapping[Any, Any], status: Entry) -> Entry:
+    """The grade where there is a number, the status where there is none or another cell's."""
+    done = row["status"] == "done" and row["grade"]
+    return Entry(row["grade"], row["grade"], flags_or(row), kind=row["grade"].lower()) if done else status
+
+
+def paired_section(run: Results) -> Section:
+    """Which differences between defenses are real."""
+    pairs = paired(run)
+    found = []
+    for i, (key, part) in enumerate(groups(pairs, GROUP)):
+        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
+        rows = tuple(
+            (words(row["a"]), words(row["b"]), counted(row["difference"], points(row["difference"])),
+             counted(row["only_a"], str(row["only_a"])), counted(row["only_b"], str(row["only_b"])),
+             counted(row["p_holm"], pvalue(row["p_holm"])),
+             Entry("different" if row["different"] else "tie", kind="done" if row["different"] else "tie"))
+            for row in part.to_dict("records")
+        )  # fmt: skip
+        columns = ("a", "b", "a − b", "only a right", "only b right", "p (Holm)", "outcome")
+        found.append(Table(f"paired-{i + 1}", f"{key[0]}: {key[1]}" if key[1] else str(key[0]), caption, columns, rows))
+    lead = ("Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",)
+    return Section("paired", "Which differences are real", lead, tuple(found), order=70)
+
+
+def _or(value: float) -> float:
+    return -1.0 if np.isnan(value) else float(value)

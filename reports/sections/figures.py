@@ -1,0 +1,269 @@
+"""The figures of a report, each drawn once and saved twice: an svg that takes the page's colours and a png on white.
+
+Nothing here measures anything: the numbers come from scores.py, worst.py and tables.py. Orange is bad and blue is good
+(safe for the common kinds of colour blindness), and every cell also carries its number.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
+
+from ..measure.tables import CORRUPTIONS, certified_curves, corruption_grid, empirical_curves
+from ..measure.worst import GROUP, worst_case
+from ..read.runs import Results
+from ..render.draw import (
+    INK,
+    LEGEND,
+    LINES,
+    RULE,
+    SCALE,
+    STYLES,
+    Figure,
+    bare,
+    draw,
+    legend,
+    radius_axes,
+    slug,
+    told_apart,
+    where,
+    wrap,
+)
+from ..render.text import short
+
+
+def figures(run: Results, table: pd.DataFrame) -> list[Figure]:
+    """Every figure the run has rows for; `table` is what `scores(run)` returned."""
+    return [*heatmaps(run, table), *curves(run), *sandwiches(run), *corruption_panels(run)]
+
+
+def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
+    """Attack x defense: robust accuracy with its interval; hatched where there is none, struck where it is flagged."""
+    rows = table[(table["scenario"] == "evasion") & (table["metric"] == "robust_accuracy")]
+    worst = worst_case(run)
+    found = []
+    for key, part in rows.groupby(list(GROUP), sort=False):
+        mine = worst[(worst[list(GROUP)] == list(key)).all(axis=1)] if len(worst) else worst
+        defenses = list(dict.fromkeys(part["defense"]))
+        attacks = list(dict.fromkeys(part["attack"]))
+        caption = f"Robust accuracy in % with its 95 % interval, {where(key)}"
+        size = (2.2 + 1.25 * len(defenses), 1.1 + 0.46 * (len(attacks) + 2))
+        found.append(
+            draw(
+                f"heatmap-{slug(key)}",
+                caption,
+                size,
+                partial(
+                    _heatmap, part=part, worst=mine, defenses=told_apart(defenses, wrap),
+                    attacks=told_apart(attacks, partial(short, width=26)),
+                ),
+            )
+        )
+    return found
+
+
+def _heatmap(
+    canvas: Canvas, part: pd.DataFrame, worst: pd.DataFrame, attacks: dict[str, str], defenses: dict[str, str]
+) -> None:
+    ax = canvas.add_subplot()
+    cells = {(r["attack"], r["defense"]): r for r in part.to_dict("records")}
+    lasts = {r["defense"]: r for r in worst.to_dict("records")}
+    bottom = len(attacks) + 1.25
+    for x, defense in enumerate(defenses):
+        for y, attack in enumerate(attacks):
+            row = cells.get((attack, defense))
+            if row is not None and not np.isnan(row["value"]):
+                below = "inert" if row["status"] == "inert" else _span(row["lo"], row["hi"])
+                _cell(ax, (x, y + 1.125), row["value"], below, struck=row["grade"] == "INVALID")
+            else:
+                _hatch(ax, (x, y + 1.125), "" if row is None else str(row["status"]))
+        if defense in lasts:
+            last = lasts[defense]
+            bound = "≤" if last["unranked"] and last["missing"] else ""
+            _cell(ax, (x, 0), last["clean_accuracy"], _span(last["clean_lo"], last["clean_hi"]))
+            _cell(ax, (x, bottom), last["robust_accuracy"], _span(last["lo"], last["hi"]),
+                  struck=last["struck"], bound=bound)  # fmt: skip
+        else:
+            _hatch(ax, (x, 0), "")
+            _hatch(ax, (x, bottom), "none")
+    ax.set_xlim(-0.5, len(defenses) - 0.5)
+    ax.set_ylim(bottom + 0.55, -0.55)
+    ax.set_xticks(range(len(defenses)), list(defenses.values()))
+    ax.set_yticks(
+        [0, *(y + 1.125 for y in range(len(attacks))), bottom],
+        ["no attack", *attacks.values(), "all attacks"],
+    )
+    ax.get_yticklabels()[-1].set_fontweight("bold")
+    bare(ax)
+
+
+def _span(lo: float, hi: float) -> str:
+    return f"{100 * lo:.0f}–{100 * hi:.0f}"
+
+
+def _hatch(ax: Axes, at: tuple[float, float], word: str) -> None:
+    corner = (at[0] - 0.48, at[1] - 0.46)
+    ax.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="none", edgecolor=RULE, hatch="////", linewidth=0.8))
+    ax.text(*at, word, ha="center", va="center", fontsize=8.5, color=INK, fontstyle="italic")
+
+
+def _tile(ax: Axes, at: tuple[float, float], value: float) -> str:
+    """A coloured tile; returns the text colour that is legible on it."""
+    ax.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.46), 0.96, 0.92, facecolor=SCALE(value), linewidth=0))
+    return "#ffffff" if value < 0.13 or value > 0.83 else "#10202e"
+
+
+def _cell(
+    ax: Axes, at: tuple[float, float], value: float, below: str, *, struck: bool = False, bound: str = ""
+) -> None:
+    x, y = at
+    colour = _tile(ax, at, value)
+    text = f"{bound}{100 * value:.1f}"
+    ax.text(x, y - 0.13, text, ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
+    ax.text(x, y + 0.25, below, ha="center", va="center", fontsize=7.2, color=colour)
+    if struck:
+        ax.plot([x - 0.24, x + 0.24], [y - 0.13, y - 0.13], color=colour, linewidth=1.6)
+
+
+def curves(run: Results) -> list[Figure]:
+    """Robust accuracy against the radius, one line per defense with its pointwise band, from minimum-norm attacks."""
+    table = empirical_curves(run)
+    found = []
+    for key, part in table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False):
+        if (part["kind"] == "curve").any():
+            caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
+            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
+            drawing = partial(_curves, part=part, names=names)
+            found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), drawing))
+    return found
+
+
+def _curves(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
+    ax = canvas.add_subplot()
+    for i, (defense, rows) in enumerate(part.groupby("defense", sort=False)):
+        colour, line = LINES[i % len(LINES)], rows[rows["kind"] == "curve"]
+        ax.plot(line["radius"], 100 * line["value"], color=colour, linestyle=STYLES[i % 4], linewidth=1.8,
+                label=names[str(defense)])  # fmt: skip
+        ax.fill_between(line["radius"], 100 * line["lo"], 100 * line["hi"], color=colour, alpha=0.13, linewidth=0)
+        dot = rows[rows["kind"] == "point"]
+        ax.plot(dot["radius"], 100 * dot["value"], "o", color=colour, markersize=5)
+    radius_axes(ax, str(part["norm"].iloc[0]), "robust accuracy, %", float(part["radius"].max()))
+    legend(canvas)
+
+
+def sandwiches(run: Results) -> list[Figure]:
+    """Proof below, attack above: the truth lies in the shaded gap; a proof above an attack is a contradiction."""
+    proofs, attacked = certified_curves(run), empirical_curves(run)
+    found: list[Figure] = []
+    if not len(proofs):
+        return found
+    for key, part in proofs.groupby(["norm", "dataset", "model", "seed"], sort=False):
+        upper = attacked[(attacked[["norm", "dataset", "model", "seed"]] == list(key)).all(axis=1)]
+        defenses = list(dict.fromkeys(part["defense"]))
+        columns = min(3, len(defenses))
+        rows = -(-len(defenses) // columns)
+        caption = f"Certified (solid) and empirical (dashed, dots) accuracy by radius, {where(key)}"
+        found.append(
+            draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
+                  partial(_sandwich, part=part, upper=upper, shape=(rows, columns),
+                         defenses=told_apart(defenses, partial(short, width=32))))
+        )  # fmt: skip
+    return found
+
+
+def _sandwich(
+    canvas: Canvas, part: pd.DataFrame, upper: pd.DataFrame, defenses: dict[str, str], shape: tuple[int, int]
+) -> None:
+    axes = canvas.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
+    top = float(part["radius"].max())
+    for ax, defense in zip(axes, defenses, strict=False):
+        for i, (certifier, rows) in enumerate(part[part["defense"] == defense].groupby("certifier", sort=False)):
+            ax.plot(rows["radius"], 100 * rows["value"], color=LINES[0], linestyle=("-", "-.", ":")[i % 3],
+                    linewidth=1.8, label=f"proof: {short(str(certifier), 18)}")  # fmt: skip
+            ax.fill_between(rows["radius"], 0, 100 * rows["value"], color=LINES[0], alpha=0.16, linewidth=0)
+        attack = upper[(upper["defense"] == defense) & (upper["radius"] <= top)]
+        line, dot = attack[attack["kind"] == "curve"], attack[attack["kind"] == "point"]
+        if len(line):
+            ax.plot(
+                line["radius"],
+                100 * line["value"],
+                color=LINES[1],
+                linestyle="--",
+                linewidth=1.6,
+                label="attack",
+            )
+        if len(dot):
+            error = [100 * (dot["value"] - dot["lo"]), 100 * (dot["hi"] - dot["value"])]
+            ax.errorbar(
+                dot["radius"],
+                100 * dot["value"],
+                yerr=error,
+                fmt="o",
+                color=LINES[1],
+                markersize=4,
+                capsize=2,
+            )
+        ax.set_title(defenses[defense])
+        radius_axes(ax, str(part["norm"].iloc[0]), "accuracy, %" if ax is axes[0] else "", top)
+    for ax in axes[len(defenses) :]:
+        ax.set_visible(False)
+    axes[0].legend(loc="upper right", fontsize=7.5, labelcolor=INK)
+
+
+def corruption_panels(run: Results) -> list[Figure]:
+    """Accuracy by corruption and severity, one heat map per defense."""
+    grid = corruption_grid(run)
+    found = []
+    for key, part in grid.groupby(["shift", "dataset", "model", "seed"], sort=False):
+        present = list(dict.fromkeys(part["corruption"]))
+        size_of = 4 * max(3, len(set(part["severity"].dropna()))) + 3
+        called = told_apart(list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of))
+        names = [c for c in CORRUPTIONS if c in present] + [c for c in present if c not in CORRUPTIONS]
+        levels = sorted(set(part["severity"].dropna()))
+        defenses = list(dict.fromkeys(part["defense"]))
+        columns = min(4, len(defenses))
+        rows = -(-len(defenses) // columns)
+        size = (1.7 + columns * (0.45 * max(3, len(levels)) + 0.25), rows * (0.32 * len(names) + 0.95) + 0.3)
+        caption = f"Accuracy in % by corruption and severity, {where(key)}"
+        found.append(
+            draw(f"corruptions-{slug(key)}", caption, size,
+                  partial(_panels, part=part, defenses=called, sides=(names, levels), shape=(rows, columns)))
+        )  # fmt: skip
+    return found
+
+
+def _panels(
+    canvas: Canvas,
+    part: pd.DataFrame,
+    defenses: dict[str, str],
+    sides: tuple[list[str], list[float]],
+    shape: tuple[int, int],
+) -> None:
+    names, levels = sides
+    axes = canvas.subplots(*shape, squeeze=False, sharey=True).ravel()
+    for ax, defense in zip(axes, defenses, strict=False):
+        mine = part[part["defense"] == defense].to_dict("records")
+        cells = {(r["corruption"], r["severity"]): (r["accuracy"], r["struck"]) for r in mine}
+        for y, name in enumerate(names):
+            for x, level in enumerate(levels):
+                value, struck = cells.get((name, level), (float("nan"), False))
+                if np.isnan(value):
+                    _hatch(ax, (x, y), "")
+                    continue
+                colour = _tile(ax, (x, y), value)
+                ax.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8.5, color=colour)
+                if struck:
+                    ax.plot([x - 0.25, x + 0.25], [y, y], color=colour, linewidth=1.4)
+        ax.set_xlim(-0.5, len(levels) - 0.5)
+        ax.set_ylim(len(names) - 0.45, -0.55)
+        ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+        ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        ax.set_title(defenses[defense], fontsize=8.5, pad=8)
+        bare(ax)
+    for ax in axes[len(defenses) :]:
+        ax.set_visible(False)

@@ -1,0 +1,94 @@
+"""The sections of every report: scenarios without one of their own, what was not measured; and what tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..measure import tables
+from ..measure.grades import shown
+from ..read.runs import Results
+from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
+from ..render.text import number
+from ..render.text import words as spoken
+
+WHERE = ("dataset", "model", "seed")
+
+
+def unmeasured_section(run: Results) -> Section:
+    """What has no number, and why; what has one that is not to be trusted; what could not be read."""
+    found = []
+    missing, flags = tables.not_measured(run), tables.flagged(run)
+    for name, title, frame in (
+        ("missing", "Cells without a number of their own", missing),
+        ("flags", "Flagged", flags),
+    ):
+        if len(frame):
+            columns = [c for c in frame.columns if c not in ("code", "same_as") and (frame[c].astype(str) != "").any()]
+            rows = tuple(
+                tuple(Entry(str(row[c]), kind=str(row[c])) if c == "status" else words(row[c]) for c in columns)
+                for row in frame.to_dict("records")
+            )
+            found.append(Table(name, title, "", tuple(columns), rows))
+    if run.skipped:
+        rows = tuple(tuple(words(part) for part in line.split(": ", 1)) for line in run.skipped)
+        found.append(Table("skipped", "Unreadable cell folders, left out", "", ("cell", "reason"), rows))
+    return Section("missing", "What was not measured", (), tuple(found), order=81)
+
+
+def names_section(run: Results) -> Section:
+    """What the report calls an entry whose name in full is longer, or another."""
+    frame = tables.names(run)
+    rows = tuple(tuple(words(row[name]) for name in frame.columns) for row in frame.to_dict("records"))
+    found = Table("names", "Names in full", "", ("of the", "called here", "in full"), rows)
+    return Section("names", "Names", (), (found,) if rows else (), order=85)
+
+
+def metric_entry(row: Mapping[Any, Any] | None, flags: str) -> Entry:
+    """A score as a table shows it, with what doubts it."""
+    if row is None or np.isnan(row["value"]):
+        return Entry("–", -1.0, "" if row is None else row["sentence"])
+    if row["k"] >= 0:
+        return shown(accuracy(row["value"], row["lo"], row["hi"]), row["grade"], flags)
+    text = f"{number(row['value'])} ({number(row['lo'])}–{number(row['hi'])})"
+    return Entry(text, float(row["value"]), flags, row["grade"] == "INVALID")
+
+
+def other_section(run: Results, scores: pd.DataFrame) -> Section:
+    """Every scenario whose plugin adds no section: one row per cell and metric."""
+    own = {str(cell["scenario"]) for cell in run.known.values() if cell["record"].scenario.sections}
+    rest = scores[~scores["scenario"].isin(own)]
+    flags = {cell["run_id"]: tables.flags_of(cell) for cell in run.known.values()}
+    found = []
+    for i, ((scenario, threat), part) in enumerate(groups(rest, ("scenario", "threat"))):
+        names, caption = split_constant(part, ("budget", *WHERE))
+        rows = [
+            (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
+             Entry(spoken(row["metric"]) if row["n"] else "–"), metric_entry(row, flags[row["run_id"]]),
+             counted(row["n"], number(row["n"]) if row["n"] else "–"), Entry(row["status"], kind=row["status"]),
+             Entry(why(row, flags[row["run_id"]])))
+            for row in part.to_dict("records")
+        ]  # fmt: skip
+        columns = (*names, "attack", "defense", "measure", "value", "n", "status", "notes")
+        found.append(Table(f"other-{i + 1}", f"{scenario}: {threat}", caption, columns, tuple(rows)))
+    return Section("scenarios", "Other scenarios", (), tuple(found), order=55)
+
+
+def flags_or(row: Mapping[Any, Any]) -> str:
+    """The names of a row's flags, or its sentence."""
+    return str(row["flags"] or row["sentence"])
+
+
+def why(row: Mapping[Any, Any], flags: str) -> str:
+    """What a reader of a row should know."""
+    same = f"the undefended number of {row['same_as'][:8]}" if row["status"] == "inert" and row["same_as"] else ""
+    return "; ".join(part for part in (row["sentence"], same, flags) if part)
+
+
+def groups(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The frame by the values of `names`, in the order they first appear; nothing for an empty one."""
+    if len(frame):
+        yield from frame.groupby(list(names), sort=False)

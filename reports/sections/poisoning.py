@@ -1,0 +1,123 @@
+"""Backdoors and unlearnable data: what the victim still gets right, and what the adversary got for its poison.
+
+Success is counted over triggered pictures the trigger is meant for, never over the target class itself; a rejected
+picture is neither right nor a success. Detectors are read at their own threshold and, by AUROC, at all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from robustsuite.maths import stats
+
+from ..measure.scores import measured_as
+from ..read.extra import part as reported
+from ..read.runs import Results
+from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from ..render.text import number
+
+WHERE = ("threat", "budget", "goal", "dataset", "model", "seed")
+
+
+def backdoors(run: Results) -> pd.DataFrame:
+    """One row a victim: counts clean_ok, hits (of `eligible`), recovered, flagged_clean, flagged (of `eligible`) of n.
+
+    psnr: mean over the eligible, dB. auroc: of the detector's score, clean pictures answered right against triggered
+    ones answered with the target; NaN without a detector or where one of the two is empty.
+    """
+    rows = []
+    for cell in run.known.values():
+        source = measured_as(cell, run.known) if cell["scenario"] == "poisoning" else None
+        if source is not None:
+            examples = run.examples(source["run_id"])
+            base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "defense", "sentence")}
+            rows.append({**base, **_victim(examples)})
+    columns = ["run_id", *WHERE, "attack", "defense", "sentence", "n", "clean_ok", "eligible", "hits", "recovered",
+               "flagged_clean", "flagged", "psnr", "auroc"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _victim(examples: pd.DataFrame) -> dict[str, float]:
+    meant = examples[examples["eligible"].astype(bool)]
+    counts = {name: int(meant[name].sum()) for name in ("recovered", "flagged")}
+    return {
+        "n": len(examples), "clean_ok": int(examples["clean_ok"].sum()), "eligible": len(meant),
+        "hits": int(meant["triggered_as_target"].sum()), "flagged_clean": int(examples["flagged_clean"].sum()),
+        "psnr": float(meant["psnr"].mean()) if len(meant) else np.nan, "auroc": auroc(examples), **counts,
+    }  # fmt: skip
+
+
+def auroc(examples: pd.DataFrame) -> float:
+    """Area under the curve of score_triggered over score_clean; rejected pictures count, mistaken clean ones do not."""
+    if "score_clean" not in examples:
+        return float("nan")
+    clean = examples.loc[examples["clean_ok"] | examples["flagged_clean"], "score_clean"]
+    reached = examples["triggered_as_target"] | examples["flagged"]
+    triggered = examples.loc[examples["eligible"] & reached, "score_triggered"]
+    if not len(clean) or not len(triggered):
+        return float("nan")
+    truth = np.r_[np.zeros(len(clean)), np.ones(len(triggered))]
+    return float(roc_auc_score(truth, np.r_[clean, triggered]))
+
+
+@reported
+def part(run: Results, scores: pd.DataFrame) -> Part:
+    """What backdoors add to a report: a table of victims."""
+    return Part((Section("poisoning", "Poisoned training data", (), _backdoor_tables(run), order=40),))
+
+
+@reported
+def unlearnable_part(run: Results, scores: pd.DataFrame) -> Part:
+    """What unlearnable data adds to a report: what was trained on it."""
+    return Part((Section("unlearnable", "Unlearnable training data", (), _unlearnable_tables(run), order=41),))
+
+
+def _backdoor_tables(run: Results) -> tuple[Table, ...]:
+    found = backdoors(run)
+    if not len(found):
+        return ()
+    names, caption = split_constant(found, WHERE)
+    detected = bool(found["auroc"].notna().any())
+    rows = tuple(
+        (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
+         _rate(row["clean_ok"], row["n"]), _rate(row["hits"], row["eligible"]),
+         _rate(row["recovered"], row["eligible"]),
+         *((_rate(row["flagged_clean"], row["n"]), _rate(row["flagged"], row["eligible"]), _plain(row["auroc"], 3))
+           if detected else ()), _plain(row["psnr"], 1), counted(row["n"], number(row["n"])), Entry(row["sentence"]))
+        for row in found.to_dict("records")
+    )  # fmt: skip
+    columns = (*names, "attack", "defense", "clean accuracy", "attack success", "recovered",
+               *(("clean rejected", "triggered rejected", "AUROC") if detected else ()), "trigger PSNR, dB", "n",
+               "notes")  # fmt: skip
+    return (Table("backdoors", "Backdoors", caption, columns, rows),)
+
+
+def _unlearnable_tables(run: Results) -> tuple[Table, ...]:
+    rows = []
+    for cell in run.known.values():
+        source = measured_as(cell, run.known) if cell["scenario"] == "unlearnable" else None
+        if source is not None:
+            right = run.examples(source["run_id"])["clean_ok"]
+            base = {name: cell[name] for name in (*WHERE, "attack", "defense", "sentence")}
+            rows.append({**base, "k": int(right.sum()), "n": len(right)})
+    if not rows:
+        return ()
+    found = pd.DataFrame(rows)
+    names, caption = split_constant(found, WHERE)
+    shown = tuple(
+        (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]), _rate(row["k"], row["n"]),
+         counted(row["n"], number(row["n"])), Entry(row["sentence"]))
+        for row in found.to_dict("records")
+    )  # fmt: skip
+    columns = (*names, "attack", "defense", "clean accuracy", "n", "notes")
+    return (Table("unlearnable", "Unlearnable data: what can still be learnt", caption, columns, shown),)
+
+
+def _rate(k: float, n: float) -> Entry:
+    return accuracy(k / n, *stats.clopper_pearson(int(k), int(n))) if n else Entry("–", -1.0)
+
+
+def _plain(value: float, digits: int) -> Entry:
+    return Entry("–", -1.0) if np.isnan(value) else counted(value, f"{value:.{digits}f}")

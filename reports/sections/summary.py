@@ -1,0 +1,158 @@
+"""The short answers at the top of a report, and what to know before trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustsuite.integrity.checks import level_of
+
+from ..measure.mce import ALEXNET_EXTRA
+from ..measure.tables import corruption_errors
+from ..measure.worst import GROUP, by_rank, worst_case
+from ..read.runs import Results
+from ..render.document import Answer, Entry, accuracy, error
+from ..render.text import interval, number, percent, plain, ranks
+from .generic import groups
+
+WHERE = ("dataset", "model", "seed")
+PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
+
+
+def attacked(worst: pd.DataFrame) -> Iterator[Answer]:
+    """One short answer a threat, for each dataset, model and seed; `worst` is what `rankings` returned."""
+    for key, part in groups(worst, GROUP):
+        threat, budget, goal, *where = key
+        ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
+        yield Answer(
+            f"{threat}: {budget}" if budget else str(threat), _where(where, str(goal)),
+            tuple(_numbers(ranked.to_dict("records"), part.to_dict("records"), "robust_accuracy", "robust accuracy")),
+            tuple(_bar(row) for row in by_rank(part).to_dict("records")), tuple(_sentences(part, ranked)),
+        )  # fmt: skip
+
+
+def proven(run: Results, scores: pd.DataFrame) -> Iterator[Answer]:
+    """One short answer a certificate's threat."""
+    rows = scores[scores["scenario"] == "certification"]
+    for (threat, budget, *where), whole in groups(rows, ("threat", "budget", *WHERE)):
+        radius = f"certified_accuracy@{run.budgets[str(budget)][0] or 0.0:.6g}"
+        part = whole[whole["metric"] == radius].sort_values("value", ascending=False, kind="stable")
+        records = part.to_dict("records")
+        if records:
+            bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
+                          note=r["flags"], struck=r["grade"] == "INVALID")) for r in records)  # fmt: skip
+            sound = [r for r in records if r["grade"] not in ("INVALID", "PROVISIONAL")]
+            yield Answer(f"{threat}: proven within {budget}", _where(where),
+                         tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
+                         tuple(_proof_sentences(part, whole[whole["n"] == 0])))  # fmt: skip
+
+
+def _proof_sentences(part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
+    yield f"A proof covers every perturbation in the budget; {number(part['n'].min())} images."
+    if len(missing):
+        cells = [f"{plain(row['defense'])} ({row['status']})" for row in missing.to_dict("records")]
+        yield f"No verdict: {_listed(cells)}."
+
+
+def corrupted(run: Results) -> Iterator[Answer]:
+    """One short answer a corruption set."""
+    errors = corruption_errors(run)
+    for (shift, *where), part in groups(errors, ("shift", *WHERE)):
+        means = part[part["corruption"] == "mean"].sort_values("error", kind="stable")
+        records = means.to_dict("records")
+        named = part[part["corruption"] != "mean"]
+        inside = ~named["corruption"].isin(ALEXNET_EXTRA)
+        named = named[inside] if inside.any() else named
+        worst = named.groupby("corruption", sort=False)["error"].mean().idxmax()
+        bars = tuple(("", plain(r["defense"]), error(r["error"], r["lo"], r["hi"])) for r in records)
+        sentence = f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
+        numbers = tuple(_numbers(records[:1], records, "error", "error"))
+        yield Answer(f"{shift}: mean error", _where(where), numbers, bars,
+                     (sentence[0].upper() + sentence[1:],))  # fmt: skip
+
+
+def _where(where: Sequence[Any], goal: str = "") -> str:
+    dataset, model, seed = where
+    return " · ".join(part for part in (goal, str(dataset), str(model), f"seed {seed}" if seed else "") if part)
+
+
+def _numbers(
+    best: Sequence[Mapping[Any, Any]], rows: Sequence[Mapping[Any, Any]], value: str, what: str
+) -> Iterator[tuple[str, str, str, str]]:
+    defended = any(row["defense"] != "none" for row in rows)
+    if best and defended:
+        label = f"best {what}" if best[0]["defense"] != "none" else f"best {what}: undefended"
+        yield label, percent(best[0][value]), interval(best[0]["lo"], best[0]["hi"]), "good"
+        if best[0]["defense"] == "none":
+            return
+    for row in rows:
+        if row["defense"] == "none" and not np.isnan(row[value]):
+            label, ended = "undefended" if defended else what, row.get("grade", "")
+            if ended == "INVALID":
+                yield label, "–", "failed a check", "bad"
+            else:
+                bound = "≤ " if ended == "PROVISIONAL" else ""
+                yield label, bound + percent(row[value]), interval(row["lo"], row["hi"]), "bad"
+            return
+
+
+def _bar(row: Mapping[Any, Any]) -> tuple[str, str, Entry]:
+    entry = accuracy(row["robust_accuracy"], row["lo"], row["hi"], note=row["flags"], struck=row["struck"])
+    if row["unranked"] and not row["struck"]:
+        entry = Entry(f"≤ {entry.text}", entry.key, row["unranked"], entry.struck, bar=entry.bar)
+    return ranks(row["rank_first"], row["rank_last"]) or "–", plain(row["defense"]), entry
+
+
+def _sentences(part: pd.DataFrame, ranked: pd.DataFrame) -> Iterator[str]:
+    rows = ranked.to_dict("records")
+    if rows:
+        first = rows[0]
+        tied = [plain(row["defense"]) for row in rows[1:]]
+        tie = f", statistically tied with {_listed(tied)}" if tied else ""
+        yield (
+            f"{plain(first['defense'])} leads{tie}; {first['strongest']} hurts it most."
+            if len(part) > 1
+            else (f"{first['strongest']} hurts it most.")
+        )
+    faced = part["attacks"].str.split(";").map(len)
+    n = int(part["n"].min())
+    span = str(faced.max()) if faced.min() == faced.max() else f"{faced.min()} to {faced.max()}"
+    yield f"Worst of {span} attack{'s' if faced.max() > 1 else ''} per image, {number(n)} images."
+    left = [plain(row["defense"]) for row in part[part["unranked"] != ""].to_dict("records")]
+    if left:
+        yield f"Not ranked: {_listed(left)}; see the notes."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def cautions(run: Results, worst: pd.DataFrame) -> Iterator[str]:
+    """What a reader must know before trusting the numbers."""
+    for grade, level, words in (
+        ("INVALID", "fail", "failed a check, struck through"),
+        ("PROVISIONAL", "warn", "raised a warning, upper bounds"),
+    ):  # fmt: skip
+        doubted = run.cells[run.cells["grade"] == grade]
+        if len(doubted):
+            names = sorted({f["name"] for row in doubted["flags"] for f in row if level_of(f) == level})
+            yield f"{len(doubted)} of {len(run.cells)} cells {words}: {', '.join(names)}."
+    if len(worst) and worst["n"].min() < PUBLISHED:
+        yield f"A screening: {int(worst['n'].min())} images; publish from {PUBLISHED} on."
+    if run.skipped:
+        yield f"{len(run.skipped)} cell folder{'s were' if len(run.skipped) > 1 else ' was'} unreadable and left out."
+    if run.absent:
+        yield f"Unfinished: {run.absent} of {run.absent + len(run.cells)} planned cells are not there yet."
+    if run.foreign:
+        yield f"{run.foreign} cell(s) of an earlier plan in the same folder were left out."
+    if run.cells["dirty"].map(bool).any():
+        yield "Some cells were measured from a source tree with uncommitted changes."
+
+
+def rankings(run: Results) -> pd.DataFrame:
+    """The worst-case table, with its columns even where no attack was measured."""
+    table = worst_case(run)
+    return table if len(table) else pd.DataFrame(columns=[*GROUP, "defense", "rank_first", "n"])

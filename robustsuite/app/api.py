@@ -1,0 +1,193 @@
+"""The same from Python: run a sweep, or evaluate one network against one attack."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from robustsuite.config.registry import AttackCard, card_of, checked_parameters
+from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.engine.audit import audit
+from robustsuite.engine.execute import Planned, Progress, Runner, execute, ordered
+from robustsuite.engine.plan import decide, plan
+from robustsuite.engine.store import Store
+from robustsuite.engine.sweep import Sweep, read_sweep, sweep_of
+from robustsuite.errors import BadValue
+from robustsuite.integrity.checks import Flag
+from robustsuite.integrity.cross_cell import grades
+from robustsuite.maths import stats
+from robustsuite.maths.numerics import float32
+from robustsuite.records.flat import flat
+from robustsuite.records.schema import CellRecord
+from robustsuite.scenarios.cell import Cell
+from robustsuite.scenarios.context import fitting
+from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, answering, weights_sha256
+
+Watched = Callable[[list[Planned], Store], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished sweep on disk: `Run(Path("runs/demo"))` opens one. A notebook shows its tables.
+
+    planned, computed: of a sweep that was just run, how many cells it has and how many were not there before.
+    """
+
+    folder: Path
+    planned: int = 0
+    computed: int = 0
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row a cell: metric, value, interval, n, status, flags."""
+        from robustsuite.reports.measure.scores import scores
+        from robustsuite.reports.read.runs import read
+
+        return scores(read([self.folder]))
+
+    def _repr_html_(self) -> str:
+        """The tables of the run, as Jupyter shows them."""
+        from robustsuite.reports.publish.notebook import table_html
+
+        return table_html(self.folder)
+
+    def report(self, out: Path | None = None) -> Path:
+        """Write the report (html, md, latex, csv) and return its folder."""
+        from robustsuite.reports import write_report
+
+        out = out or self.folder / "report"
+        write_report([self.folder], out)
+        return out
+
+
+@contextmanager
+def unwatched(cells: list[Planned], store: Store) -> Iterator[Progress]:
+    """Nobody looks on."""
+    yield Progress()
+
+
+def run(
+    sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
+    first: int | None = None, width: int | None = None, audited: bool = False, watched: Watched = unwatched,
+) -> Run:  # fmt: skip
+    """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there.
+
+    first: judge on so many examples of each data set. width: images in flight. audited: also run the checks that cost
+    more than the attacks they doubt. watched: who is told how it goes.
+    """
+    if isinstance(sweep, Mapping):
+        sweep = sweep_of(dict(sweep), "the given sweep")
+    elif not isinstance(sweep, Sweep):
+        sweep = read_sweep(Path(sweep) if sweep is not None else None)
+    folder = Path(out) if out is not None else Path("runs") / sweep.name
+    cells = list(ordered(plan(sweep, device, first)))
+    store = Store(folder)
+    store.describe(description(sweep, cells))
+    with watched(cells, store) as progress:
+        computed = execute(cells, store, progress, width=width)
+        if audited:
+            audit(cells, store, progress, width=width)
+    return Run(folder, len(cells), computed)
+
+
+def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
+    """What sweep.json holds: the axes in the user's order, and the notes a reader must see."""
+    facts = [cell.facts() for cell, _ in cells]
+
+    def axis(key: str) -> list[str]:
+        return list(dict.fromkeys(fact[key] for fact in facts if fact[key] is not None))
+
+    notes = dict.fromkeys(cell.lifecycle.data.note for cell, _ in cells if cell.lifecycle.data.note)
+    threats: dict[str, list[str]] = {}
+    for fact in facts:
+        if fact["threat"] and fact["attack"] not in threats.setdefault(fact["threat"], []):
+            threats[fact["threat"]].append(fact["attack"])
+    return {
+        "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": axis("model"),
+        "data": axis("dataset"), "defenses": axis("defense"), "shifts": axis("shift"), "threats": threats,
+        "names": names_of(cells),
+        "cells": [cell.run_id for cell, _ in cells],
+    }  # fmt: skip
+
+
+def names_of(cells: list[Planned]) -> dict[str, dict[str, str]]:
+    """What `as` calls the entries, by axis and words; raises BadValue for one entry of two names, two of one."""
+    names: dict[str, dict[str, str]] = {}
+    for cell, _ in cells:
+        facts = cell.facts() if any(cell.names.values()) else {}
+        for axis, name in cell.names.items():
+            words = str(facts.get(axis))
+            if name and names.setdefault(axis, {}).setdefault(words, name) != name:
+                raise BadValue(f"expected one name for {words}, got {names[axis][words]!r} and {name!r}; keep one")
+    for axis, found in names.items():
+        if taken := [name for name, times in Counter(found.values()).items() if times > 1]:
+            raise BadValue(f"expected another name for each {axis} after `as`, got {taken[0]!r} for several; mend it")
+    return names
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One network against one attack: accuracies with exact 95 % intervals, one row an example, flags.
+
+    grade: SOUND, PROVISIONAL or INVALID, as a sweep's cell would end.
+    """
+
+    clean: float
+    robust: float
+    interval: tuple[float, float]
+    columns: dict[str, Tensor] = field(repr=False)
+    flags: list[Flag] = field(default_factory=list)
+    grade: str = ""
+
+
+@float32()
+def evaluate(
+    net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
+    access: Access = Access.WHITE_BOX, seed: int = 0, device: str | torch.device | None = None, **parameters: Any,
+) -> Evaluation:  # fmt: skip
+    """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
+
+    attack: a registered name, or a function decorated as one. budget: a ball such as Linf(8/255), the default. device:
+    where to compute; where the network is, if None. The network stays where it is.
+    parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
+    needs more than `access`.
+    """
+    card = card_of("attack", attack) if isinstance(attack, str) else getattr(attack, "card", None)
+    if not isinstance(card, AttackCard):
+        raise BadValue(f"expected a name or a function under @evasion.attack, got {attack!r}; decorate it")
+    split = Split.of(x.cpu(), y.cpu())
+    home = next((p.device for p in net.parameters()), x.device)
+    if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
+        net, home = copy.deepcopy(net).to(there), there
+    net = answering(net, x[:1].to(home))
+    with torch.no_grad():
+        classes = net(x[:1].to(home)).shape[1]
+    channels, height, width = x.shape[1:]
+    space = InputSpace(channels, height, width, classes)
+    dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
+    cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
+    given = tuple(sorted(checked_parameters(card, parameters).items()))
+    threat = Threat("given", card.place, access, budget or Linf(8 / 255))
+    cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)
+    if (found := decide(cell)).status != "run":
+        raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
+    facts, examples = Runner(fitting(cell)).played(cell)
+    record = CellRecord(run_id=cell.run_id, **{**cell.asked(), **facts})
+    standing = grades([flat(record)], lambda _: pd.DataFrame(examples))[cell.run_id]
+    flags = [*(Flag(f.name, f.detail, f.level) for f in record.flags), *standing.flags]
+    columns = {column.name: torch.from_numpy(examples[column.name]) for column in record.columns}
+    right = int(columns["robust"].sum())
+    interval = stats.clopper_pearson(right, len(x))
+    clean = float(columns["clean_ok"].float().mean())
+    return Evaluation(clean, right / len(x), interval, columns, flags, standing.grade)

@@ -1,0 +1,153 @@
+"""The command that looks at data on disk before anything is measured on it: `robustsuite data check SPEC`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+import yaml
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from robustsuite.serve.data import ShiftSet, Split
+
+screen = Console(highlight=False, soft_wrap=True)
+
+CHUNK = 64
+"""Pictures decoded at a time."""
+
+
+class Finding(NamedTuple):
+    """What was found, and whether it is as it should be."""
+
+    good: bool
+    text: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add `data check` to the command line."""
+    group = typer.Typer(no_args_is_help=True, help="Look at data on disk before measuring on it.")
+    group.callback()(_data)
+    group.command()(check)
+    app.add_typer(group, name="data")
+
+
+def _data() -> None:
+    """Look at data on disk before measuring on it."""
+
+
+def check(
+    spec: Annotated[str, typer.Argument(help="A data or shift set, e.g. '{imagenet_r: {root: DIR}}'.")],
+    data: Annotated[str, typer.Option("--data", "-D", help="The data set whose classes a shift set shares.")] = "",
+    sample: Annotated[int, typer.Option(min=0, help="Pictures decoded of each part, spread over it; 0: all.")] = 0,
+) -> None:
+    """What is there, counted against what was published: missing folders, wrong mapping, pictures that do not decode.
+
+    Exit code 1 where anything is amiss.
+    """
+    amiss = 0
+    for finding in findings(_parsed(spec), _parsed(data) if data else None, sample):
+        screen.print("ok   " if finding.good else "amiss", finding.text, markup=False)
+        amiss += not finding.good
+    screen.print("all as it should be" if not amiss else f"{amiss} findings amiss", markup=False)
+    if amiss:
+        raise typer.Exit(1)
+
+
+def _parsed(text: str) -> Any:
+    from robustsuite.errors import BadValue
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadValue(f"expected yaml such as '{{imagenet_r: {{root: DIR}}}}', got {text!r}; mend it") from error
+
+
+def findings(spec: object, data: object = None, sample: int = 0) -> Iterator[Finding]:
+    """What is found of a data set, or of a shift set over the data set `data`.
+
+    Raises UnknownName for a set that is neither, BadValue for a shift set without its data set.
+    """
+    from robustsuite.config.registry import cards
+    from robustsuite.errors import BadData, BadValue, UnknownName
+    from robustsuite.serve.data import load_data, parse_spec
+
+    name, given = parse_spec(spec, "data or shift set")
+    if ("shift", name) in cards():
+        if data is None:
+            raise BadValue(
+                f"expected the data set whose classes {name} shares, got none; add --data '{{imagenet: ...}}'"
+            )
+        yield from _shift_findings(name, given, data, sample)
+        return
+    if ("data", name) not in cards():
+        raise UnknownName("data or shift set", name, [known for kind, known in cards() if kind in ("data", "shift")])
+    try:
+        loaded, _ = load_data(spec)
+    except BadData as error:
+        yield Finding(False, str(error))
+        return
+    for part, split in loaded.splits.items():
+        yield Finding(True, f"{part}: {_counts(split)} of {loaded.space.classes}")
+        yield from _decoded(part, split, sample)
+
+
+def _shift_findings(name: str, given: dict[str, Any], data: object, sample: int) -> Iterator[Finding]:
+    from robustsuite.config.registry import card_of, checked_parameters
+    from robustsuite.errors import BadData
+    from robustsuite.serve.data import load_data
+
+    dataset, clean = load_data(data)
+    card = card_of("shift", name)
+    found: ShiftSet | None = None
+    for parameters in ({}, {"partial": True}) if "partial" in card.parameters else ({},):
+        try:
+            found = card.function(clean, dataset, seed=0, **checked_parameters(card, {**given, **parameters}))
+        except BadData as error:
+            yield Finding(False, str(error))
+        else:
+            break
+    if found is None:
+        return
+    for variant, split in found.variants.items():
+        words = " ".join(str(part) for part in variant if part is not None)
+        yield Finding(True, f"{words}: {_counts(split)}")
+        yield from _decoded(words, split, sample)
+    yield Finding(True, f"head: {found.reading.head_words(dataset.space.classes)}")
+    yield Finding(True, f"read as: {found.reading.transform}")
+
+
+def _counts(split: Split) -> str:
+    return f"{len(split):,} pictures, {len(split.y.unique())} classes"
+
+
+def _decoded(name: str, split: Split, sample: int) -> Iterator[Finding]:
+    """Every picture that does not decode, by name."""
+    import torch
+
+    from robustsuite.errors import BadData
+
+    asked = torch.arange(len(split))
+    if sample and sample < len(split):
+        asked = torch.linspace(0, len(split) - 1, sample).long()
+    bad = 0
+    for positions in asked.split(CHUNK):
+        try:
+            split.images(positions)
+        except BadData as whole:
+            damaged = [sentence for one in positions if (sentence := _damage(split, one[None]))]
+            bad += max(1, len(damaged))
+            yield from (Finding(False, sentence) for sentence in damaged or [str(whole)])
+    if not bad:
+        yield Finding(True, f"{name}: {len(asked):,} of them decoded")
+
+
+def _damage(split: Split, position: Any) -> str:
+    from robustsuite.errors import BadData
+
+    try:
+        split.images(position)
+    except BadData as error:
+        return str(error)
+    return ""

@@ -1,0 +1,96 @@
+"""The yaml keys of a threat. A scenario takes `Spec` as it is, or a subclass with keys of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from robustsuite.config.goals import parse_goal
+from robustsuite.config.threats import BALLS, Threat, parse_access, parse_ball
+from robustsuite.errors import BadValue, UnknownName
+
+LONGEST = 40
+"""Characters of a name that still fits a table's column and a figure's legend."""
+
+
+def named(entry: Any) -> tuple[Any, str]:
+    """An entry without its `as`, and that name, '' without one: {pgd: {steps: 50}, as: PGD-50}.
+
+    A stack of defenses is a list, or {stack: [a, b], as: a name}.
+    """
+    if not isinstance(entry, dict):
+        return entry, ""
+    rest = {key: value for key, value in entry.items() if key != "as"}
+    return rest["stack"] if set(rest) == {"stack"} else rest, entry.get("as", "")
+
+
+def _told_apart(entries: list[Any]) -> list[Any]:
+    names = [name for _, name in map(named, entries) if name != ""]
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not name.isprintable() or name != name.strip() or len(name) > LONGEST:
+            raise ValueError(f"a name of at most {LONGEST} characters after `as`, got {name!r},")
+        if name in names[:i]:
+            raise ValueError(f"another name for each entry after `as`, got {name!r} twice,")
+    return entries
+
+
+Entries = Annotated[
+    list[Any], BeforeValidator(lambda value: value if isinstance(value, list) else [value]), AfterValidator(_told_apart)
+]
+"""One axis of a sweep, or the attacks of a threat: each entry a name with parameters, and what tables shall call it."""
+
+QUERIES = ("queries", "queries_total")
+"""Limits that any scenario's budget may set: answers an image, answers in all."""
+
+
+class Spec(BaseModel):
+    """What every threat says: its scenario, what the adversary sees and may spend, and the attacks it may use.
+
+    `threat` makes the live one; keys that a subclass adds, and what its budget holds besides queries, are its terms.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    scenario: str
+    access: str | list[str] = "white_box"
+    budget: dict[str, Any] = {}
+    attacks: Entries = Field(min_length=1)
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        terms = {k: v for k, v in self.budget.items() if k not in QUERIES}
+        terms |= {k: getattr(self, k) for k in type(self).model_fields if k not in Spec.model_fields}
+        return Threat(name, self.scenario, parse_access(self.access), terms=tuple(terms.items()), **self.limits(name))
+
+    def limits(self, name: str) -> dict[str, Any]:
+        """The limits on queries, checked."""
+        found: dict[str, Any] = {key: self.budget[key] for key in QUERIES if self.budget.get(key) is not None}
+        for key, value in found.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadValue(f"expected a whole number of {key} >= 1 in the budget of {name!r}, got {value!r}")
+        return found
+
+    def only(self, name: str, known: list[str], least: int = 1) -> dict[str, Any]:
+        """The budget, if its keys are known ones; raises UnknownName or BadValue."""
+        for key in self.budget:
+            if key not in known:
+                raise UnknownName(f"budget of the threat {name!r}", key, known)
+        if len(self.budget) < least:
+            raise BadValue(f"expected {' or '.join(known)} in the budget of {name!r}, got none; add it")
+        return self.budget
+
+
+class BallSpec(Spec):
+    """A threat that may move a picture within a ball. goal: what the answer shall become."""
+
+    goal: Any = "untargeted"
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        norms = {k: v for k, v in self.only(name, [*BALLS, *QUERIES], least=0).items() if k not in QUERIES}
+        if len(norms) != 1:
+            raise BadValue(f"expected one of {', '.join(BALLS)} in the budget of {name!r}, got {self.budget!r}")
+        ((norm, eps),) = norms.items()
+        access, ball = parse_access(self.access), parse_ball(norm, eps)
+        return Threat(name, self.scenario, access, ball, goal=parse_goal(self.goal), **self.limits(name))

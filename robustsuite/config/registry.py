@@ -1,0 +1,248 @@
+"""What the planner knows of a plugin without running it, and how plugins are found.
+
+A plugin is a function with a card. Packages name themselves under the entry point group "robustsuite.plugins";
+every module below that name is imported and its functions that carry a card are collected. Our own attacks,
+defenses, shifts, data sets and models come in by the same door.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, Literal, TypeVar, overload
+
+from robustsuite.config.identity import GROUP, distribution_of, source_of
+from robustsuite.config.threats import Access
+from robustsuite.errors import BadValue, UnknownName, UsageError, nearest
+from robustsuite.records.schema import Used, dumped, plain, used_words
+
+KINDS = ("attack", "defense", "shift", "data", "model", "scenario")
+HANDED = ("rng", "targets", "aux")
+"""What a scenario hands to an attack, so that no user may set it."""
+
+PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forwards and backwards an example, at the most."""
+
+    forwards: float = 1.0
+    backwards: float = 0.0
+
+
+@dataclass(frozen=True)
+class Card:
+    """One plugin's facts. `place` is an attack's scenario or a defense's stage."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any] = field(repr=False, compare=False)
+    place: str = ""
+    paper: str = ""
+    differs: tuple[str, ...] = ()
+    requires: str = ""
+    about: str = ""
+
+    @property
+    def summary(self) -> str:
+        """What it is in a line: the docstring's first."""
+        return self.about or (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Keyword parameters a user may set, with their defaults."""
+        signature = inspect.signature(self.function)
+        return {
+            p.name: p.default
+            for p in signature.parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in HANDED
+        }
+
+    @property
+    def origin(self) -> str:
+        """module:function, where to read the method."""
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+
+@dataclass(frozen=True)
+class AttackCard(Card):
+    """An attack's facts.
+
+    goals: what it can work towards; one that can do more than leave the true class is handed `targets`.
+    whole: it wants the misclassified examples too (a peer's, to reproduce its own batches).
+    minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    cost: from the number of classes and every parameter, all as keywords.
+    """
+
+    needs: Access = Access.NONE
+    norms: tuple[str, ...] = ()
+    goals: tuple[str, ...] = ("untargeted",)
+    whole: bool = False
+    minimum_norm: bool = False
+    cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
+
+    def priced(self, classes: int, **given: Any) -> Cost:
+        """What it costs an example, the parameters that are not given at their defaults."""
+        return self.cost(classes=classes, **{**self.parameters, **given})
+
+
+@dataclass(frozen=True)
+class DefenseCard(Card):
+    """A defense's facts.
+
+    eot: gradient draws an attack on a random one averages, where the user does not say.
+    adapts: "stream" where answers depend on what was asked before, or on the batch.
+    learns: a serve-stage one is handed Training besides the network (clean pictures to learn from), a data-stage one a
+    function train set -> network. shape: of the former, the wrapper (net, training, every parameter) before it has
+    learnt: with it, what it learns is kept.
+    """
+
+    hides: Access = Access.NONE
+    stochastic: bool = False
+    eot: int = 1
+    adapts: str = ""
+    learns: bool = False
+    shape: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+
+
+OWN: dict[str, type[Card]] = {"attack": AttackCard, "defense": DefenseCard}
+
+
+def carded(kind: str, place: str = "", **facts: Any) -> Callable[[F], F]:
+    """Give a function its card; the plugin's name is the function's, unless `name` says otherwise.
+
+    Raises UsageError for a fact that plugins of this kind do not have.
+    """
+    made = OWN.get(kind, Card)
+    known = {f.name for f in fields(made)} - {"kind", "function", "place"}
+    if unknown := [fact for fact in facts if fact not in known]:
+        raise UsageError(f"expected a fact of the {kind}'s card, got {unknown[0]!r}; {nearest(unknown[0], known)}")
+
+    def decorate(function: F) -> F:
+        name = facts.pop("name", function.__name__)
+        function.card = made(kind, name, function, place, **facts)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def plugins() -> list[ModuleType]:
+    """Every module of every installed plugin package."""
+    found = []
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.value):
+        try:
+            package = importlib.import_module(point.value)
+        except ImportError as error:
+            raise UsageError(
+                f"expected the plugin package {point.value!r} (entry point {point.name!r}) to import, got {error}; "
+                f"reinstall or uninstall it"
+            ) from error
+        found += list(_modules(package))
+    return found
+
+
+@cache
+def cards() -> dict[tuple[str, str], Card]:
+    """Every installed plugin's card, by (kind, name), in the order of names."""
+    found: dict[tuple[str, str], Card] = {}
+    for module in plugins():
+        for card in _cards_in(module):
+            _add(found, card)
+    return dict(sorted(found.items()))
+
+
+def _modules(package: ModuleType) -> Iterator[ModuleType]:
+    yield package
+    for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
+        if not info.name.rsplit(".", 1)[-1].startswith("_") and ".peers" not in info.name:
+            yield importlib.import_module(info.name)
+
+
+def _cards_in(module: ModuleType) -> Iterator[Card]:
+    for value in vars(module).values():
+        card = getattr(value, "card", None)
+        if isinstance(card, Card) and card.function.__module__ == module.__name__:
+            yield card
+
+
+def _add(found: dict[tuple[str, str], Card], card: Card) -> None:
+    twin = found.get((card.kind, card.name))
+    if twin and twin.origin != card.origin:
+        raise UsageError(
+            f"expected one {card.kind} of the name {card.name!r}, got two: {twin.origin} and {card.origin}; rename one"
+        )
+    found[card.kind, card.name] = card
+
+
+def names(kind: str) -> list[str]:
+    """The registered names of a kind, sorted."""
+    return [name for k, name in cards() if k == kind]
+
+
+@overload
+def card_of(kind: Literal["attack"], name: str) -> AttackCard: ...
+@overload
+def card_of(kind: Literal["defense"], name: str) -> DefenseCard: ...
+@overload
+def card_of(kind: str, name: str) -> Card: ...
+
+
+def card_of(kind: str, name: str) -> Card:
+    """The card of this name; raises UnknownName with the nearest."""
+    if (kind, name) not in cards():
+        raise UnknownName(kind, name, names(kind))
+    return cards()[kind, name]
+
+
+def checked_parameters(card: Card, given: dict[str, Any]) -> dict[str, Any]:
+    """The given parameters, if the plugin has them all and they are of its plain types; raises BadValue.
+
+    A whole number may stand for a float. Annotations other than int, float, str and bool are the plugin's to check.
+    """
+    declared = inspect.signature(card.function).parameters
+    for key, value in given.items():
+        if key not in card.parameters:
+            raise BadValue(f"expected a parameter of {card.name}, got {key!r}; {nearest(key, card.parameters)}")
+        kind = str(getattr(declared[key].annotation, "__name__", declared[key].annotation))
+        if kind in PLAIN and not (isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))):
+            raise BadValue(f"expected {key} of {card.name} as {kind}, got {value!r}; see robustsuite show {card.name}")
+    return given
+
+
+def changed(card: Card, given: dict[str, Any]) -> dict[str, Any]:
+    """What was set to something else than the default, sorted."""
+    return {k: v for k, v in sorted(given.items()) if card.parameters.get(k, inspect.Parameter.empty) != v}
+
+
+def canonical(card: Card, given: dict[str, Any]) -> str:
+    """'pgd(steps=50)': the name with the parameters that differ from their defaults, sorted."""
+    return used_words(card.name, changed(card, given))
+
+
+def used(card: Card, given: dict[str, Any]) -> Used:
+    """A plugin in use as a record holds it: every parameter resolved, its distribution and the hash of its source."""
+    module = card.function.__module__
+    return Used(
+        name=card.name, stage=card.place if card.kind == "defense" else "", given=plain(changed(card, given)),
+        parameters=plain(dict(sorted({**card.parameters, **given}.items()))),
+        needs=card.needs.kinds() if isinstance(card, AttackCard) else (),
+        distribution=distribution_of(module), source=source_of(module),
+    )  # fmt: skip
+
+
+def identity(card: Card, given: dict[str, Any]) -> str:
+    """What tells this use of a plugin from any other, as text: which parameters are defaults is no part of it."""
+    facts = dumped(used(card, given))
+    del facts["given"]
+    return json.dumps(facts, sort_keys=True)

@@ -1,0 +1,1 @@
+"""From a sweep to rows on disk: plan, estimate, execute, audit, store."""

@@ -1,0 +1,277 @@
+"""Checks that cost more than the attack they doubt, for `robustsuite run --audit`: each evasion cell once more.
+
+Sources: Carlini et al., 2019, arXiv:1902.06705 (unbounded attacks, more iterations, random search); Tramer et al.,
+2020, arXiv:2002.08347 (transfer); Croce & Hein, 2020, arXiv:2003.01690 (scaled logits); Pintor et al., 2022,
+arXiv:2106.09947 (unstable predictions). The rules stand in `checks.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from robustsuite.config.threats import Access, parse_ball
+from robustsuite.engine.execute import Progress, play
+from robustsuite.engine.plan import Decision
+from robustsuite.engine.store import Store, writable
+from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag
+from robustsuite.maths.losses import margin
+from robustsuite.maths.numerics import float32
+from robustsuite.maths.randomness import Rng
+from robustsuite.maths.stats import wilson
+from robustsuite.scenarios.cell import Cell
+from robustsuite.scenarios.context import fitting
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.oracle import answer, preserved
+from robustsuite.serve.system import System
+
+UNIFORM, CORNERS = 1000, 100
+"""Points of the random search around each standing image."""
+
+SCALES = (0.01, 100.0)
+"""What the logits are multiplied by."""
+
+POINTS, NEARBY, LOOKED_AT = 100, 1 / 255, 16
+"""Of the landscape: points around each image, how far, and images."""
+
+
+@float32()
+def audit(
+    cells: list[tuple[Cell, Decision]], store: Store, progress: Progress | None = None, *, width: int | None = None
+) -> int:
+    """Audit every measured evasion cell that has no audit yet, and store it beside the cell. Returns how many."""
+    tell = (progress or Progress()).tell
+    waiting = [cell for cell, decision in cells if decision.status == "run" and _waits(cell, store)]
+    for _, group in groupby(waiting, key=lambda cell: id(cell.lifecycle)):
+        members, searched = list(group), {}  # type: ignore[var-annotated]
+        system = members[0].lifecycle.served()
+        for cell in members:
+            tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
+            case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
+            flags = list(_flags(case))
+            _put(
+                store,
+                cell.run_id,
+                {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures},
+            )
+    return len(waiting)
+
+
+def _waits(cell: Cell, store: Store) -> bool:
+    folder = store.cells / cell.run_id
+    measured, audited = ((folder / name).is_file() for name in ("examples.parquet", "audit.json"))
+    return cell.scenario.name == "evasion" and measured and not audited
+
+
+def _robust(cell: Cell, store: Store) -> Tensor:
+    table = pq.read_table(store.cells / cell.run_id / "examples.parquet", columns=["robust"])
+    return torch.tensor(table.column("robust").to_pylist(), dtype=torch.bool)
+
+
+def _put(store: Store, run_id: str, value: dict[str, Any]) -> None:
+    folder = store.cells / run_id
+    with writable(store.folder):
+        (folder / ".audit.json").write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(folder / ".audit.json", folder / "audit.json")
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One cell with its verdicts (N,); `searched` is shared by the cells of one system."""
+
+    cell: Cell
+    system: System
+    robust: Tensor
+    width: int
+    searched: dict[tuple[str, int], bool]
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> Tensor:
+        """Positions of the standing images, AUDITED at the most."""
+        return self.robust.nonzero().flatten()[:AUDITED]
+
+    def again(
+        self, rows: Tensor, *, system: System | None = None, width: int | None = None, eps: float | None = None,
+        **given: Any,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The columns (M,) of the same attack on these images, with what is named changed."""
+        threat = self.cell.threat
+        if threat is not None and threat.budget is not None and eps is not None:
+            threat = replace(threat, budget=parse_ball(threat.budget.norm, eps))
+        changed = tuple(sorted({**dict(self.cell.given), **given}.items()))
+        few = self.cell.subjects.on(self.cell.split.at(rows))
+        cell = replace(self.cell, subjects=few, threat=threat, given=changed)
+        return play(cell, system or self.system, width=width or self.width).columns
+
+
+def _flags(case: _Case) -> Iterator[Flag]:
+    """Every audit that this cell's attack is open to."""
+    card = case.cell.attack
+    if card is None or not len(case.robust):
+        return
+    gradients = Access.GRADIENTS in card.needs
+    if gradients and "steps" in card.parameters and not card.minimum_norm:
+        yield from _unbounded(case)
+    if gradients:  # a black-box attack is held to its own number of queries
+        yield from _converged(case)
+    if gradients and case.cell.threat is not None and case.cell.threat.goal.name == "untargeted":
+        yield from _random_search(case)
+    if Access.SCORES in card.needs:
+        yield from _scaled(case)
+    if gradients:
+        yield from _transfer(case)
+        yield from _landscape(case)
+    yield from _order(case)
+
+
+def _unbounded(case: _Case) -> Iterator[Flag]:
+    """E4: the whole box, and half of it."""
+    space, few = case.system.space, torch.arange(min(AUDITED, len(case.robust)))
+    values = space.channels * space.height * space.width
+    norm = case.cell.threat.budget.norm if case.cell.threat and case.cell.threat.budget else ""
+    whole = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}.get(norm)
+    if whole is None:
+        return
+    n = len(few)
+    left, half = (int(case.again(few, eps=share * whole)["robust"].sum()) for share in (1.0, 0.5))
+    case.figures.update(E4_whole=left / n, E4_half=half / n)
+    if left > max(1, 0.01 * n):
+        yield Flag("unbounded_fails", f"{left} of {n} images stand though any picture is allowed")
+    guess = round(n / space.classes)
+    if half > guess + n * (wilson(guess, n)[1] - guess / n):
+        yield Flag("half_box_fails", f"{half} of {n} images stand though pixels may move half their range")
+
+
+def _converged(case: _Case) -> Iterator[Flag]:
+    """E7: twice the steps, twice the restarts."""
+    card, rows = case.cell.attack, case.standing
+    for name in ("steps", "restarts"):
+        if card is None or name not in card.parameters or not len(rows):
+            continue
+        now = {**card.parameters, **dict(case.cell.given)}[name]
+        fell = int((~case.again(rows, **{name: 2 * now})["robust"]).sum())
+        share = fell / len(rows) * float(case.robust.double().mean())
+        case.figures[f"E7_{name}"] = share
+        if fell > 1 and share > SMALL:
+            level = "fail" if fell > 2 and share > LARGE else "warn"
+            yield Flag("not_converged", f"{name}={2 * now} breaks {fell} of {len(rows)} standing images more", level)
+
+
+def _random_search(case: _Case) -> Iterator[Flag]:
+    """E8: uniform points and corners of the ball; each image once a system and budget."""
+    budget = str(case.cell.threat.budget) if case.cell.threat else ""
+    new = [i for i in case.standing.tolist() if (budget, i) not in case.searched]
+    for i, broken in zip(new, _searched(case, torch.tensor(new, dtype=torch.int64)).tolist(), strict=True):
+        case.searched[budget, i] = broken
+    fell = sum(case.searched[budget, i] for i in case.standing.tolist())
+    case.figures["E8"] = float(fell)
+    if fell:
+        yield Flag("random_search_wins", f"random points break {fell} of {len(case.standing)} standing images")
+
+
+def _searched(case: _Case, rows: Tensor) -> Tensor:
+    """Which images (M,) the judge sees broken at the point, of all drawn, where another class leads most."""
+    threat, system = case.cell.threat, case.system
+    if threat is None or threat.budget is None or not len(rows):
+        return torch.zeros(len(rows), dtype=torch.bool)
+    ball = threat.budget
+    x, y = case.cell.split.images(rows).to(system.device), case.cell.split.y[rows].to(system.device)
+    streams = Rng.of(case.cell.lifecycle.seed, "audit", case.cell.split.ids[rows]).to(system.device)
+    found, best = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
+    corners = CORNERS if ball.norm == "linf" else 0
+    with preserved(system.net), torch.no_grad():
+        for draw in range(UNIFORM + corners):
+            rng = streams.fold(draw)
+            at = ball.sample(x, rng) if draw < UNIFORM else _corner(ball.eps, x, rng)
+            parts = torch.arange(len(x), device=x.device).split(case.width)
+            logits = torch.cat([answer(system.net, at[part], rng[part]) for part in parts]).nan_to_num(nan=-torch.inf)
+            margins = margin(logits, y).nan_to_num(nan=-torch.inf)
+            found, best = torch.where((margins > best).view(-1, 1, 1, 1), at, found), torch.maximum(margins, best)
+    judge = Judge(system.net, stochastic=system.stochastic, width=case.width)
+    return (judge(found, y, streams).wrong & ball.allows(x, found)).cpu()
+
+
+def _corner(eps: float, x: Tensor, rng: Rng) -> Tensor:
+    return (x + eps * (rng.uniform(*x.shape[1:]) - 0.5).sign()).clamp(0, 1)
+
+
+class _Scaled(nn.Module):
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * self.factor  # type: ignore[no-any-return]
+
+
+def _scaled(case: _Case) -> Iterator[Flag]:
+    """E12: the same attack on logits of another scale."""
+    few = torch.arange(min(AUDITED, len(case.robust)))
+    n, left = len(few), int(case.robust[few].sum())
+    for factor in SCALES:
+        stand_in = case.system.surrogate
+        surrogate = None if stand_in is None else _Scaled(stand_in, factor).eval()
+        system = replace(case.system, net=_Scaled(case.system.net, factor).eval(), surrogate=surrogate)
+        fell = left - int(case.again(few, system=system)["robust"].sum())
+        case.figures[f"E12_{factor:g}"] = fell / n
+        if fell > max(2, LARGE * n):
+            level = "fail" if fell > max(3, 0.05 * n) else "warn"
+            yield Flag(
+                "scale_dependent", f"with logits x {factor:g} the attack breaks {fell} of {n} images more", level
+            )
+
+
+def _transfer(case: _Case) -> Iterator[Flag]:
+    """E6: points found on the undefended network, asked of the served one."""
+    rows, n = case.standing, len(case.robust)
+    if not case.cell.lifecycle.defenses or not len(rows):
+        return
+    plain = replace(case.cell.lifecycle, defenses=()).trained()
+    columns = case.again(rows, system=replace(case.system, surrogate=plain))
+    fell = int((~columns.get("robust_surrogate", columns["robust"])).sum())
+    share = fell / len(rows) * float(case.robust.double().mean())
+    case.figures["E6"] = share
+    if fell > 2 and share > SMALL:
+        words = f"points found on the undefended network break {fell} of {len(rows)} standing images of {n}"
+        yield Flag("transfer_wins", words, "fail" if share > 0.02 else "warn")
+
+
+def _landscape(case: _Case) -> Iterator[Flag]:
+    """E17: how much the margin changes within a step too small to see."""
+    net = case.system.surrogate if case.system.hides else case.system.net
+    if net is None or case.system.stochastic:
+        return
+    few = torch.arange(min(LOOKED_AT, len(case.robust)))
+    x, y = case.cell.split.images(few).to(case.system.device), case.cell.split.y[few].to(case.system.device)
+    streams = Rng.of(case.cell.lifecycle.seed, "landscape", case.cell.split.ids[few]).to(x.device)
+    changes = []
+    with preserved(net), torch.no_grad():
+        margins = margin(answer(net, x), y)
+        for draw in range(POINTS):
+            noise = streams.fold(draw).uniform(*x.shape[1:], low=-NEARBY, high=NEARBY)
+            changes.append(((margin(answer(net, x + noise), y) - margins).abs() / margins.abs()).clamp(max=1))
+    change = float(torch.stack(changes).nan_to_num(nan=1.0).mean())
+    case.figures["E17"] = change
+    if change > 0.1:
+        yield Flag("rough_landscape", f"the margin changes by {change:.0%} within 1/255")
+
+
+def _order(case: _Case) -> Iterator[Flag]:
+    """E23: backwards, and with another number of images in flight."""
+    few = torch.arange(min(AUDITED, len(case.robust)))
+    backwards = case.again(few.flip(0))["robust"].flip(0)
+    narrow = case.again(few, width=max(1, min(case.width, len(few)) // 2))["robust"]
+    flips = int(((backwards != case.robust[few]) | (narrow != case.robust[few])).sum())
+    case.figures["E23"] = float(flips)
+    if flips:
+        yield Flag("order_dependent", f"{flips} of {len(few)} verdicts change with the order or the batch")

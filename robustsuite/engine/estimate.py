@@ -1,0 +1,79 @@
+"""What a plan will cost: forwards, backwards, trainings, and seconds from a measured probe of each system."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from robustsuite.engine.plan import Decision
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import as_it_is
+from robustsuite.serve.oracle import answer
+
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds an image: asking the served system, and asking (its surrogate, where it has one) for a gradient."""
+
+    forward: float
+    backward: float
+
+
+def speed(cycle: Lifecycle) -> Speed:
+    """Measure the served but untrained system on blank pictures; its speed does not depend on its weights.
+
+    What a defense would have to learn first is left out.
+    """
+    serving = tuple(d for d in cycle.at("serve") if not d.card.learns)
+    system = replace(cycle, model=replace(cycle.model, fit=as_it_is), defenses=serving).served()
+    x = torch.rand(SAMPLE, *cycle.model.space.shape, generator=torch.Generator().manual_seed(0)).to(cycle.device)
+
+    def seconds(gradient: bool) -> float:
+        net = system.surrogate if gradient and system.surrogate is not None else system.net
+        leaf = x.clone().requires_grad_(gradient)
+        started = time.perf_counter()
+        with torch.set_grad_enabled(gradient):
+            logits = answer(net, leaf)
+            if gradient and logits.requires_grad:
+                torch.autograd.grad(logits.sum(), leaf)
+        if cycle.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return (time.perf_counter() - started) / SAMPLE
+
+    seconds(False), seconds(True)
+    return Speed(min(seconds(False), seconds(False)), min(seconds(True), seconds(True)))
+
+
+def estimate(cells: list[tuple[Cell, Decision]]) -> dict[str, float]:
+    """Seconds by run_id, at the most: attacks stop early on what they break, so a sweep is usually quicker."""
+    speeds: dict[str, Speed] = {}
+    seconds: dict[str, float] = {}
+    for cell, decision in cells:
+        if decision.status == "run":
+            try:
+                seconds[cell.run_id] = _seconds(cell, speeds)
+            except Exception:  # a plugin may raise anything; its cell will say so, an estimate ends no sweep
+                seconds[cell.run_id] = 0.0
+    return seconds
+
+
+def _seconds(cell: Cell, speeds: dict[str, Speed]) -> float:
+    """What one cell costs; `speeds` keeps what was measured."""
+    cycle = cell.lifecycle
+    if cell.scenario.bare:  # a certifier counts forwards of the bare network
+        cycle = replace(cycle, defenses=())
+    key = f"{cycle.model.name}|{'+'.join(map(str, cycle.at('serve')))}|{cycle.data.name}"
+    if key not in speeds:
+        speeds[key] = speed(cycle)
+    cost, pace = cell.cost(), speeds[key]
+    return max(cost.forwards - cost.backwards, 0) * pace.forward + cost.backwards * pace.backward
+
+
+def trainings(cells: list[tuple[Cell, Decision]]) -> int:
+    """How many networks must be trained: each once, whatever number of attacks meets it."""
+    return len({key for cell, decision in cells if decision.status == "run" for key in cell.lifecycle.trainings()})

@@ -1,0 +1,248 @@
+"""Run the planned cells: what shares a training side by side, each stored as it ends, resumed by what is stored."""
+
+from __future__ import annotations
+
+import resource
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustsuite.config.threats import Access
+from robustsuite.engine import provenance
+from robustsuite.engine.plan import Decision
+from robustsuite.engine.store import Store
+from robustsuite.errors import Unsupported, UsageError
+from robustsuite.integrity import probes
+from robustsuite.integrity.checks import Flag, concerns
+from robustsuite.maths.numerics import float32
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
+from robustsuite.scenarios import evasion
+from robustsuite.scenarios.cell import Cell
+from robustsuite.scenarios.context import WIDTH, Context, fitting
+from robustsuite.scenarios.record import Record
+from robustsuite.serve.lifecycle import fingerprint
+from robustsuite.serve.subset import restricted
+from robustsuite.serve.system import System
+from robustsuite.serve.task import TASK
+
+Planned = tuple[Cell, Decision]
+"""A cell with what the plan says of it."""
+
+PROBED = 32
+"""Test pictures the probes look at before a system is attacked."""
+
+
+@dataclass
+class Progress:
+    """What a display is told: the cell that starts, and each cell that ended with its record."""
+
+    starts: Callable[[Cell], None] = field(default=lambda cell: None)
+    ends: Callable[[Cell, CellRecord], None] = field(default=lambda cell, record: None)
+    tell: Callable[[str], None] = field(default=lambda text: None)
+
+
+@float32()
+def execute(
+    cells: list[Planned], store: Store, progress: Progress | None = None, *, width: int | None = None
+) -> int:
+    """Compute every cell the store does not hold yet. Returns how many were computed.
+
+    A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only the user's own input (a
+    picture that cannot be read, a full disk) ends it, with a UsageError, and what is stored stays.
+    """
+    progress = progress or Progress()
+    about = provenance.collect()
+    missing = [(cell, decision) for cell, decision in cells if not store.finished(cell.run_id)]
+    computed = 0
+    for _, group in groupby(missing, key=lambda pair: id(pair[0].lifecycle)):
+        members = list(group)
+        runner = Runner(width or fitting(members[0][0]), progress.tell, store.keep)
+        before = runner.width
+        for cell, decision in members:
+            progress.starts(cell)
+            record, examples = runner.run(cell, decision, about)
+            store.write(record, examples)
+            progress.ends(cell, record)
+            computed += 1
+        width = runner.width if runner.width < before else width
+    return computed
+
+
+@dataclass
+class Runner:
+    """Plays the cells of one lifecycle: it is trained, served and probed once, when the first cell needs it.
+
+    width: images in flight. tell: one line of progress. keep: a finding of a training, by name.
+    """
+
+    width: int
+    tell: Callable[[str], None] = field(default=lambda text: None)
+    keep: Callable[[str, dict[str, Any]], None] = field(default=lambda name, finding: None)
+    system: System | None = None
+    probed: list[Flag] = field(default_factory=list)
+    weights: str = ""
+    right: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, cell: Cell, decision: Decision, about: Made) -> tuple[CellRecord, dict[str, Any] | None]:
+        """The cell's record and its examples, where it has any; what a plugin raises is a status with a sentence."""
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        made = about.model_copy(update={"started": started, "device": cell.lifecycle.device, "dtype": "float32"})
+        stored = CellRecord(
+            run_id=cell.run_id, code=decision.code, sentence=decision.sentence, same_as=decision.same_as, made=made,
+            **{"status": "failed" if decision.status == "run" else decision.status, **cell.asked()},
+        )  # fmt: skip
+        examples, changed = None, dict[str, Any]()
+        if decision.status == "run":
+            try:
+                changed, examples = self.played(cell)
+            except Unsupported as error:
+                changed = {"status": "refused", "code": "unsupported", "sentence": str(error)}
+            except UsageError:
+                raise
+            except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
+                changed = {"status": "failed", "code": type(error).__name__, "traceback": traceback.format_exc(),
+                           "sentence": str(error).split("\n")[0][:300]}  # fmt: skip
+        return stored.model_copy(update=changed), examples
+
+    def played(self, cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the cell's record becomes, and its examples by column; raises what its plugins raise."""
+        system = self._serve(cell)
+        started = time.perf_counter()
+        _reset_peak(cell.lifecycle.device)
+        record = self._play(cell, system)
+        seconds, peak = time.perf_counter() - started, _peak(cell.lifecycle.device)
+        changed, examples = _recorded(cell, record, _noticed(self.probed, cell, system), seconds, peak)
+        return {**changed, "weights_sha256": self.weights}, examples
+
+    def _serve(self, cell: Cell) -> System:
+        """Train, serve and probe the system, once."""
+        if self.system is None:
+            cell.lifecycle.tell = self.tell
+            system = cell.lifecycle.served()
+            self.weights = fingerprint(system.net)
+            facts = cell.facts()
+            about = {k: facts[k] for k in ("model", "defense", "dataset", "seed")}
+            for name, finding in cell.lifecycle.findings.items():
+                self.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
+            known = cell.split if cell.clean is None else cell.clean
+            few = known.at(torch.arange(min(PROBED, len(known))))
+            x, y = few.images(torch.arange(len(few))), few.y
+            x, y = x.to(system.device), y.to(system.device)
+            gradients = system.surrogate if system.hides else system.net
+            if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
+                self.probed = probes.probe(gradients, x, y, system.space, name=cell.lifecycle.model.name)
+            self.system = system
+        return self.system
+
+    def _clean(self, system: System, cell: Cell) -> Tensor | None:
+        """What the system gets right before it is attacked or shifted: asked once for all its cells."""
+        pictures = cell.split if cell.threat else cell.clean if cell.paired else None
+        if pictures is None or system.adapts:
+            return None
+        head = cell.reading.head
+        key = f"{pictures.sha256}/{cell.reading.head_words(system.space.classes)}"
+        if key not in self.right:
+            rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids).to(system.device)
+            if head is not None:
+                system, pictures = restricted(system, pictures, head)
+            self.right[key] = evasion.unattacked(system, pictures, rng, width=self.width)
+        return self.right[key]
+
+    def _play(self, cell: Cell, system: System) -> Record:
+        """The cell's record; out of memory, at half the width."""
+        while True:
+            try:
+                return play(cell, system, width=self.width, unattacked=lambda: self._clean(system, cell))
+            except torch.OutOfMemoryError:
+                if self.width <= 1:
+                    raise
+                self.width //= 2
+                self.tell(f"out of memory; going on with {self.width} images in flight")
+
+
+def play(
+    cell: Cell, system: System, *, width: int = WIDTH, unattacked: Callable[[], Tensor | None] = lambda: None
+) -> Record:
+    """Play one cell's scenario against its served system; unattacked: what (N,) it gets right unattacked, if known."""
+    return cell.scenario.play(Context(cell, system, width, unattacked))
+
+
+def _recorded(
+    cell: Cell, record: Record, flags: list[Flag], seconds: float, peak: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a cell's record says of what was played, and its examples by column; flags: what its system betrayed."""
+    queries = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
+    examples = _examples(cell, record)
+    return {
+        "status": "done", "sentence": record.note, "columns": _declared(cell, record), "rows": len(examples["index"]),
+        "flags": tuple(FlagFacts.model_validate(f.facts()) for f in [*flags, *record.flags]),
+        "cost": Cost(seconds=seconds, peak_bytes=peak, forwards=record.forwards, backwards=record.backwards,
+                     queries=queries),
+    }, examples  # fmt: skip
+
+
+def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
+    """What the probes and the defense's card say about this cell: masked gradients bear on gradient attacks alone."""
+    card, evades = cell.attack, cell.scenario.asks
+    asks = card is not None and Access.GRADIENTS in card.needs
+    bears = {"all": True, "evasion": evades, "gradients": asks}
+    flags = [f for f in probed if bears[concerns(f.name)] and not (f.name == "randomised" and system.stochastic)]
+    loss = {**card.parameters, **dict(cell.given)}.get("loss") if card else None
+    flags = [f._replace(level="warn") if f.name == "loss_vanishes" and loss != "ce" else f for f in flags]
+    if evades and (alone := [d.card.name for d in cell.lifecycle.at("serve") if d.card.surrogate is None]):
+        flags.append(Flag("no_adaptive_attack", f"{', '.join(alone)} brings no surrogate to attack it through"))
+    return flags
+
+
+def _declared(cell: Cell, record: Record) -> tuple[Column, ...]:
+    """What each column means: as the scenario says, or, of those an attack adds, what kind of number it is."""
+    said = {c.name: c for c in (cell.scenario.columns if record.declared is None else record.declared)}
+    order = [*(name for name in said if name in record.columns), *(n for n in record.columns if n not in said)]
+    return tuple(said.get(name) or _undeclared(name, record.columns[name]) for name in order)
+
+
+def _undeclared(name: str, column: Tensor) -> Column:
+    kind = "bool" if column.dtype == torch.bool else "float" if column.is_floating_point() else "int"
+    series, at = getattr(name, "series", ""), getattr(name, "at", None)
+    return Column(name=str(name), dtype=kind, series=series, at=at)  # type: ignore[arg-type]
+
+
+def _examples(cell: Cell, record: Record) -> dict[str, Any]:
+    """The columns as stored: who, then what the scenario recorded."""
+    subjects, rows = cell.subjects, len(next(iter(record.columns.values()), ()))
+    who: dict[str, Any] = {"index": cell.split.ids.numpy()} if len(cell.split) else {"index": np.arange(rows)}
+    if len(cell.split):
+        who |= {name: column.numpy() for name, column in TASK.stored(cell.split).items()}
+    if subjects.member is not None:
+        who["split"] = np.array(subjects.splits)[subjects.member.numpy()]
+    recorded = {str(name): column.numpy() for name, column in record.columns.items()}
+    return {"run_id": [cell.run_id] * len(who["index"])} | who | recorded
+
+
+def _reset_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> int:
+    """Bytes: the device's peak since the reset; on a CPU, the most the process has held so far."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def ordered(cells: list[Planned]) -> Iterator[Planned]:
+    """Each cell once, in the order of the plan."""
+    seen: set[str] = set()
+    for cell, decision in cells:
+        if cell.run_id not in seen:
+            seen.add(cell.run_id)
+            yield cell, decision

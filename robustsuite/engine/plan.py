@@ -1,0 +1,208 @@
+"""Sweep -> cells: the product inside each threat, each with a decision and a sentence, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+import torch
+
+from robustsuite.config.decision import Decision as Decision
+from robustsuite.config.keys import named
+from robustsuite.config.registry import AttackCard, canonical, card_of, checked_parameters
+from robustsuite.config.threats import Access, Threat
+from robustsuite.engine.sweep import Sweep
+from robustsuite.errors import BadValue, UnknownName
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.schema import used_words
+from robustsuite.scenarios import scenario_of
+from robustsuite.scenarios.cell import COMMON, Cell
+from robustsuite.serve.adversary import Poisoner
+from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import load_model
+from robustsuite.serve.stages import Applied, applied
+
+
+def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tuple[Cell, Decision]]:
+    """Every cell of the sweep with its decision, those that share a training side by side.
+
+    first: judge on this many examples of each data set. Raises UsageError for anything that cannot be loaded.
+    """
+    cells: list[tuple[Cell, Decision]] = []
+    defended = [(_defenses(entry), name) for entry, name in map(named, sweep.defenses)]
+    attacks = [
+        (spec.threat(threat), *_attack(entry), _attacked(sweep, threat), name)
+        for threat, spec in sweep.threats.items() for entry, name in map(named, spec.attacks)
+    ]  # fmt: skip
+    for dataset, split, judged, called in _data(sweep):
+        split = split.first(None if first is None else min(first, len(split)))
+        for spec, model_name in map(named, sweep.models):
+            model = load_model(_model(spec), dataset.space)
+            for seed in sweep.seeds:
+                shifted = list(_shifts(sweep, split, dataset, seed))
+                for defenses, name in defended:
+                    cycle = Lifecycle(model, dataset, defenses, seed, device)
+                    names = {"model": model_name, "dataset": called, "defense": name}
+                    bare = Cell(sweep.name, cycle, Subjects(split, (judged,)), names=names)
+                    cells += _cells(sweep, bare, attacks, shifted)
+    return cells
+
+
+def _cells(
+    sweep: Sweep, bare: Cell, attacks: list[Any], shifted: list[dict[str, Any]]
+) -> Iterator[tuple[Cell, Decision]]:
+    """The cells of one system, from one of them without threat or shift."""
+    cycle, judged = bare.lifecycle, bare.subjects
+
+    def asked(subjects: Subjects) -> Subjects:
+        return _streamed(subjects, sweep, cycle) if any(d.card.adapts for d in cycle.defenses) else subjects
+
+    yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
+    for member in shifted:
+        names = {**bare.names, **member["names"]}
+        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), Decision()
+    split = judged.examples
+    for threat, card, given, first, on, name in attacks:
+        played = replace(cycle, poison=Poisoner(card, given, threat), findings={}) if threat.poison else cycle
+        about = judged.on(split.first(min(first, len(split)) if first else None))
+        chosen = scenario_of(threat.scenario).subjects
+        subjects = about if chosen is None else chosen(about.examples, cycle.data, threat)
+        subjects = asked(subjects) if scenario_of(threat.scenario).streams else subjects
+        cell = Cell(sweep.name, played, subjects, threat, card, given, names={**bare.names, "attack": name})
+        yield cell, decide(cell)
+        for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
+            moved = _under_shift(cell, threat, member, first)
+            yield moved, decide(moved)
+
+
+def _streamed(subjects: Subjects, sweep: Sweep, cycle: Lifecycle) -> Subjects:
+    """The examples in the order and batches in which a system that adapts is asked."""
+    stream, examples = sweep.stream, subjects.examples
+    if stream.order == "shuffled":
+        keys = Rng.of(cycle.seed, "stream", examples.ids).uniform(1).flatten()
+        order = keys.argsort(stable=True)
+        member = None if subjects.member is None else subjects.member[order]
+        subjects = replace(subjects, examples=examples.at(order), member=member)
+    return replace(subjects, stream=stream)
+
+
+def _under_shift(cell: Cell, threat: Threat, member: dict[str, Any], first: int | None) -> Cell:
+    """The same attack on a shifted set's pictures: a threat of its own name, so that no ranking mixes the two."""
+    where = " ".join(str(part) for part in (member["shift"], *member["variant"]) if part is not None)
+    about: Subjects = member["subjects"]
+    about = about.on(about.examples.first(min(first, len(about.examples)) if first else None))
+    moved = replace(threat, name=f"{threat.name} on {where}")
+    names = {**cell.names, **member["names"]}
+    return replace(cell, threat=moved, **{**member, "subjects": about, "paired": False, "names": names})
+
+
+def _attacked(sweep: Sweep, name: str) -> list[str]:
+    """The shift sets a threat attacks besides the clean pictures; raises UnknownName."""
+    asked = [str(shift) for shift in getattr(sweep.threats[name], "shifts", [])]
+    known = [parse_spec(entry, "shift set")[0] for entry, _ in map(named, sweep.shifts)]
+    for shift in asked:
+        if shift not in known:
+            raise UnknownName(f"shift set of this sweep in the threat {name!r}", shift, known)
+    return asked
+
+
+def decide(cell: Cell) -> Decision:
+    """Whether the cell can be run, and in a sentence why not."""
+    threat, card, cycle, scenario = cell.threat, cell.attack, cell.lifecycle, cell.scenario
+    if threat is None or card is None:
+        return Decision()
+    if card.place != scenario.name:
+        return Decision("refused", "scenario", f"{card.name} plays {card.place}, the threat is {scenario.name}")
+    if missing := card.needs & ~threat.access:
+        return Decision(
+            "refused", "access",
+            f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
+        )  # fmt: skip
+    if found := scenario.decide(cell):
+        return found
+    if cycle.defenses and all(d.card.place not in scenario.passes for d in cycle.defenses):
+        bare = replace(cell, lifecycle=replace(cycle, defenses=()))
+        return Decision("inert", "stage", f"no stage of it is passed in {scenario.name}", bare.run_id)
+    return _hidden(card, cell)
+
+
+def _hidden(card: AttackCard, cell: Cell) -> Decision:
+    """What the defenses take from the attack: answers that stay, and what it needs where they bring no surrogate."""
+    for d in cell.lifecycle.defenses:
+        if d.card.adapts and not cell.scenario.streams:
+            sentence = f"{d.card.name} adapts to what it is asked, and {cell.scenario.name} asks in no order of its own"
+            return Decision("unmeasured", "adapts", sentence)
+        if (hidden := d.card.hides & card.needs) and d.card.surrogate is None:
+            sentence = f"{d.card.name} hides {hidden.words()} and ships no surrogate to attack through"
+            return Decision("unmeasured", "no_surrogate", sentence)
+    return Decision()
+
+
+def _data(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
+    """Each data set with the split to judge on, that split's name, and what tables call the set.
+
+    Sets that call themselves alike are named with the parameters that tell them apart.
+    """
+    entries = [(parse_spec(entry, "data set")[1], name) for entry, name in map(named, sweep.data)]
+    loaded = [load_data(entry) for entry, _ in map(named, sweep.data)]
+    for (dataset, split), (given, name) in zip(loaded, entries, strict=True):
+        twins = [other for (twin, _), (other, _) in zip(loaded, entries, strict=True) if twin.name == dataset.name]
+        apart = {k: v for k, v in given.items() if any(twin.get(k) != v for twin in twins)}
+        yield replace(dataset, name=used_words(dataset.name, apart)), split, str(given.get("split", "test")), name
+
+
+def _model(entry: object) -> str:
+    """A yaml entry 'recipe:lenet5?epochs=5' or {recipe:lenet5: {epochs: 5}} as the former."""
+    name, given = parse_spec(entry, "model")
+    return f"{name}?{urlencode(given)}" if given else name
+
+
+def _defenses(entry: object) -> tuple[Applied, ...]:
+    """A yaml entry: 'none', a defense, or a list of them in order."""
+    if entry in ("none", {"none": None}):
+        return ()
+    parts = entry if isinstance(entry, list) else [entry]
+    return tuple(applied(*parse_spec(part, "defense")) for part in parts)
+
+
+def _attack(entry: object) -> tuple[AttackCard, tuple[tuple[str, Any], ...], int | None]:
+    """A yaml entry 'pgd' or {pgd: {steps: 50}}: its card, checked parameters, and on how many examples it is played.
+
+    `first` is every attack's: a certifier that takes minutes an image is asked about fewer of them, and its row says n.
+    """
+    name, given = parse_spec(entry, "attack")
+    card = card_of("attack", name)
+    first = given.pop("first", None)
+    if first is not None and (not isinstance(first, int) or first < 1):
+        raise BadValue(f"expected first >= 1 for {name}, got {first!r}; leave it out to play on all examples")
+    common = set(COMMON) if Access.GRADIENTS in card.needs else set()
+    for key in common & set(given) - set(card.parameters):
+        if not isinstance(given[key], int) or given[key] < 1:
+            raise BadValue(f"expected {key} >= 1 for {name}, got {given[key]!r}; leave it out for {COMMON[key]}")
+    checked_parameters(card, {k: v for k, v in given.items() if k not in common - set(card.parameters)})
+    return card, tuple(sorted(given.items())), first
+
+
+def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[dict[str, Any]]:
+    """What the cells of each shift set have of their own; a set with clean pictures of its own has a cell for them.
+
+    A set that is listed twice is named with the parameters that tell the two apart.
+    """
+    entries = [parse_spec(entry, "shift set") for entry, _ in map(named, sweep.shifts)]
+    called = [name for _, name in map(named, sweep.shifts)]
+    for (name, given), alias in zip(entries, called, strict=True):
+        card = card_of("shift", name)
+        found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
+        others = [other for twin, other in entries if twin == name]
+        label = canonical(card, {k: v for k, v in given.items() if any(o.get(k) != v for o in others)})
+        clean = split if found.clean is None else found.clean
+        control = {} if found.clean is None else {Variant(CONTROL): clean}
+        for variant, pictures in {**control, **found.variants}.items():
+            paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
+            yield {
+                "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
+                "paired": paired, "reading": found.reading, "names": {"shift": alias},
+            }  # fmt: skip

@@ -1,0 +1,190 @@
+"""The integrity checks in one table: what each looks at, when it warns, when it fails, and the flags that say so.
+
+Sources: Carlini et al., 2019, arXiv:1902.06705; Athalye et al., 2018, arXiv:1802.00420; Tramer et al., 2020,
+arXiv:2002.08347; Croce & Hein, 2020, arXiv:2003.01690; Pintor et al., 2022, arXiv:2106.09947 (indicators of attack
+failure); Croce et al., 2022, arXiv:2202.13711. `docs/integrity.md` shows this table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+SMALL, LARGE = 0.005, 0.01
+"""Shares of the images: a difference above the first is noticed, one above the second is not forgiven."""
+
+LEVEL = 0.05
+"""Of the one-sided exact McNemar tests."""
+
+TEMPERED = (0.01, 100.0)
+"""Where the median margin of the first logit over the second lies outside, losses have been tampered with."""
+
+BENT, BROKEN = 0.05, 0.2
+"""Median relative error of the gradient against finite differences: above these, a warning and a failure."""
+
+PARITY = 0.05
+"""Queries on standing images that two defenses in one ranking may differ by."""
+
+AUDITED = 64
+"""Images an audit looks at in each cell."""
+
+GRADES = ("CERTIFIED", "SOUND", "PROVISIONAL", "INVALID")
+"""From the best; a cell has the worst that its flags say. Only the first two are ranked."""
+
+
+class Flag(NamedTuple):
+    """What was noticed: the word reports use, the figures in words, a level where the table leaves a choice."""
+
+    name: str
+    detail: str
+    level: str = ""
+
+    def facts(self) -> dict[str, str]:
+        """As stored: name, detail, the check's id and the level."""
+        return {"name": self.name, "detail": self.detail, "check": check_of(self.name), "level": level_of(self)}
+
+
+class Check(NamedTuple):
+    """flags: name -> (level, concerns), where concerns is all cells, evasion, or attacks that ask for gradients."""
+
+    id: str
+    title: str
+    rule: str
+    where: str
+    flags: Mapping[str, tuple[str, str]] = {}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+CHECKS = (
+    Check("E1", "within the threat model", "norm and box read again in float64; any picture outside fails; a warning "
+          "where rounding to 8 bits undoes more than a tenth of the breaks and 2 images", "scenario",
+          {"over_budget": ("fail", "all"), "below_a_bit": ("warn", "all")}),
+    Check("E2", "verified again", "the judge re-reads near ties in float64, a tie is no break; claims it "
+          f"does not share warn, above {_percent(SMALL)} and more than 2 images they fail (a claim on a stand-in or on "
+          "one draw of a random system is none)", "report", {"overturned": ("warn", "all")}),
+    Check("E3", "more budget, fewer survivors", f"same attack, larger eps: a rise above {_percent(SMALL)} and 1 image "
+          f"warns, above {_percent(LARGE)} and 2 images fails", "report", {"not_monotone": ("warn", "all")}),
+    Check("E4", "an unbounded attack wins", f"on {AUDITED} images, the whole box: more than 1 % left standing fails; "
+          "half of it: more than a guess and its Wilson half width warns (iterated gradient attacks)", "audit",
+          {"unbounded_fails": ("fail", "all"), "half_box_fails": ("warn", "all")}),
+    Check("E5", "white box beats black box", "images that only black-box attacks break: any warns; more than 0.2 % of "
+          f"at least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails", "report",
+          {"black_box_wins": ("warn", "all")}),
+    Check("E6", "white box beats transfer", "the surrogate's points, or (audit) an undefended net's, break more than "
+          f"{_percent(SMALL)} and 2 images that the direct attack leaves: a warning, as the row is the least of the "
+          "ways; an undefended net's above 2 % fails", "scenario, audit",
+          {"transfer_beats_direct": ("warn", "all"), "transfer_wins": ("warn", "all")}),
+    Check("E7", "converged", "gradient attacks with twice the steps or restarts, on standing images: a drop "
+          f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails", "audit",
+          {"not_converged": ("warn", "all")}),
+    Check("E8", "random search finds nothing", "gradient attacks: 1000 uniform points and 100 corners around at most "
+          f"{AUDITED} standing images; any break fails", "audit", {"random_search_wins": ("fail", "all")}),
+    Check("E9", "order of attacks", f"FGSM leaves no fewer than PGD, PGD no fewer than APGD: beyond {_percent(SMALL)} "
+          "and 2 images, the first inversion fails, the second warns (random systems: only at McNemar p < "
+          f"{LEVEL:g})", "report", {"weaker_than_simpler": ("warn", "all")}),
+    Check("E10", "gradients tell the truth", "no missing or infinite gradient, none all zero where the answer moves or "
+          "on more than a tenth of the pictures; zeros on "
+          "saturated pixels at most 3 times as frequent as elsewhere; the directional derivative of the margin against "
+          f"central differences (h = 0.001, 8 low-frequency directions): median relative error above {_percent(BENT)} "
+          f"warns, above {_percent(BROKEN)} fails; answers that do not move with the pixels warn", "probe",
+          {"zero_gradients": ("fail", "gradients"), "gradient_mismatch": ("fail", "gradients"),
+           "piecewise_constant": ("warn", "evasion")}),
+    Check("E11", "framework canary", "clamp gradient at the bounds, scripted gradients, repeated convolutions, TF32; "
+          "stored with every row", "provenance"),
+    Check("E12", "no loss starves", "cross entropy gradients that vanish in float32 where the margin's do not, on more "
+          f"than 5 % of images: fails where the attack's only loss is cross entropy, else warns; median margin outside "
+          f"{TEMPERED[0]:g} ... {TEMPERED[1]:g} warns; rounded logits and exact ties warn; audit: logits scaled by "
+          f"0.01 and 100, a drop above {_percent(LARGE)} and 2 images warns, above 5 % and 3 images fails",
+          "probe, audit",
+          {"loss_vanishes": ("fail", "gradients"), "logit_scale": ("warn", "gradients"),
+           "rounded_logits": ("warn", "evasion"), "scale_dependent": ("warn", "all")}),
+    Check("E13", "randomness is averaged", "answers that differ between two calls of a system not declared random, or "
+          "a gradient attack on a random system that averages over no draws, fail; a random system is judged 10 times",
+          "probe, scenario", {"randomised": ("fail", "all")}),
+    Check("E14", "one picture, one answer", "training mode and answers that depend on the batch (beyond 0.0001 of the "
+          "largest logit) fail; parameters, buffers or attributes changed by what was asked fail", "probe",
+          {"training_mode": ("fail", "all"), "batch_dependent": ("fail", "all"), "stateful": ("fail", "all")}),
+    Check("E15", "logits, not probabilities", "rows that sum to 1 within 0.0001 warn", "probe",
+          {"probabilities_not_logits": ("warn", "gradients")}),
+    Check("E16", "no silent success", "an attack returns its best iterate by contract, the judge reads every returned "
+          "picture", "conformance tests"),
+    Check("E17", "a smooth loss", "mean relative change of the margin over 100 points within 1/255 of 16 images above "
+          "10 % warns", "audit", {"rough_landscape": ("warn", "gradients")}),
+    Check("E18", "enough targets", "a targeted attack that says n_targets=k with k below both the other classes and 9 "
+          "warns", "report", {"few_targets": ("warn", "all")}),
+    Check("E19", "adaptive attack declared", "a serve-stage defense without a surrogate warns", "plan",
+          {"no_adaptive_attack": ("warn", "evasion")}),
+    Check("E20", "detectors keep off the test data", "defenses are handed the train and val splits alone; one that "
+          "sets itself by what it is asked is stateful (E14)", "design, probe"),
+    Check("E21", "data hygiene", "no hash of the pictures, repeated images, survivors among misclassified images, or "
+          "verdicts on clean pictures that differ between attacks fail", "report",
+          {"bad_denominator": ("fail", "all")}),
+    Check("E22", "equal budgets", "black-box attacks: median queries on standing images of two defenses differ by more "
+          f"than {_percent(PARITY)}: the cheaper one warns (gradient attacks have equal steps by their name, and end "
+          "early only where they repeat themselves)", "report", {"fewer_queries": ("warn", "all")}),
+    Check("E23", "order and batch do not matter", f"two batch sizes and another order on {AUDITED} images: any verdict "
+          "that flips warns", "audit", {"order_dependent": ("warn", "all")}),
+    Check("E24", "not proven and broken", "a broken image inside its proven radius fails on both sides", "report",
+          {"proof_contradicted": ("fail", "all")}),
+    Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
+          {}),
+    Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",
+          "certifiers' tests"),
+    Check("C3", "preprocessing is bounded too", "normalisation is folded into the bounded network",
+          "certifiers' tests"),
+    Check("C4", "the optimiser moved", "alpha-CROWN's slopes have gradients on this framework", "certifiers' tests"),
+    Check("C5", "sandwich", "as E24, image by image", "report"),
+    Check("S1", "smoothing: confidence", "one-sided Clopper-Pearson, selection on separate votes, an abstention is no "
+          "proof", "certifiers' tests"),
+    Check("S2", "smoothing: many images", "alpha holds an image; the report gives the interval over images",
+          "report"),
+    Check("S3", "smoothing: noise", "one counter-based stream an image, the same for every defense", "design"),
+    Check("S4", "smoothing: prediction", "two-sided binomial test, the abstained share is a column", "design"),
+    Check("S5", "smoothing: sandwich", "images broken inside a radius that votes have proven: more than alpha = 0.001 "
+          "of them and 1 image warns", "report", {"vote_contradicted": ("warn", "all")}),
+    Check("–", "worth asking", "accuracy on clean pictures that a guesser reaches, a trigger without a picture to "
+          "stand on, and reconstructions no nearer to their own originals than to others' fail", "probe, scenario",
+          {"clean_at_chance": ("fail", "all"), "nothing_to_trigger": ("fail", "all"),
+           "control_as_good": ("fail", "all")}),
+)  # fmt: skip
+"""Every check of the battery; an id without flags is kept by construction, where the last column says."""
+
+_FLAGS = {name: (check.id, *facts) for check in CHECKS for name, facts in check.flags.items()}
+
+
+def check_of(name: str) -> str:
+    """The id of the check that raises this flag, '' for one of a plugin's own."""
+    return _FLAGS.get(name, ("", "", ""))[0]
+
+
+def concerns(name: str) -> str:
+    """Which cells the flag bears on: all, evasion or gradients."""
+    return _FLAGS.get(name, ("", "", "all"))[2]
+
+
+def level_of(flag: Flag | Mapping[str, Any]) -> str:
+    """warn or fail; an unknown flag, as in the rows of an older version, fails."""
+    name, level = (flag.name, flag.level) if isinstance(flag, Flag) else (flag.get("name"), flag.get("level"))
+    return str(level or _FLAGS.get(str(name), ("", "fail", ""))[1])
+
+
+def grade(flags: Iterable[Flag | Mapping[str, Any]], *, certified: bool = False) -> str:
+    """INVALID with a failed check, PROVISIONAL with a warning, else CERTIFIED where a proof agrees, else SOUND."""
+    levels = {level_of(flag) for flag in flags}
+    if "fail" in levels:
+        return "INVALID"
+    if levels:
+        return "PROVISIONAL"
+    return "CERTIFIED" if certified else "SOUND"
+
+
+def as_markdown() -> str:
+    """The table as `docs/integrity.md` shows it."""
+    lines = ["| id | check | rule | where | flags |", "|---|---|---|---|---|"]
+    for check in CHECKS:
+        flags = ", ".join(f"`{name}` ({level})" for name, (level, _) in check.flags.items()) or "–"
+        lines.append(f"| {check.id} | {check.title} | {check.rule} | {check.where} | {flags} |")
+    return "\n".join(lines)

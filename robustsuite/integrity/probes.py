@@ -1,0 +1,171 @@
+"""What a model's own answers betray: cheap questions asked before any attack, after section 3 of Croce & Hein.
+
+Sources: Croce & Hein, 2020, "Reliable evaluation of adversarial robustness", arXiv:2003.01690 (randomised, softmax
+outputs); Croce et al., 2022, arXiv:2202.13711 (answers that depend on the batch or on what was asked before);
+`gradient_probes.py` asks for the gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.errors import BadModel
+from robustsuite.integrity import gradient_probes
+from robustsuite.integrity.canaries import canaries as canaries
+from robustsuite.integrity.checks import Flag as Flag
+from robustsuite.integrity.state import kept, state_of
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.oracle import preserved
+from robustsuite.serve.task import TASK
+
+NEARBY = 4e-6
+"""Pixel values apart: too little to see, enough for float32 to answer differently."""
+
+ASKED = 5
+"""Calls on the same pictures that have to agree (Croce & Hein's number)."""
+
+ROUNDED = 1e-3
+"""Logits on a grid at least this wide, in standard deviations, have been rounded."""
+
+
+def fits(net: nn.Module, space: InputSpace, name: str, *, rejects: bool = False) -> None:
+    """Ask one blank picture (1, C, H, W). Raises BadModel unless (1, classes) finite numbers come back.
+
+    rejects: whether a row of NaN will do, by which a system says that it gives no answer.
+    """
+    try:
+        with torch.no_grad():
+            out = net(torch.full((1, *space.shape), 0.5, device=_device(net)))
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        shape = "x".join(map(str, space.shape))
+        raise BadModel(
+            f"expected {name} to take {shape} pictures, got an error: {line}; choose data or model to fit"
+        ) from error
+    TASK.checked(out, space, name, rejects=rejects)
+
+
+def _device(net: nn.Module) -> torch.device:
+    first = next(net.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def probe(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str = "the model") -> list[Flag]:
+    """The flags of a network on clean pictures x (N, C, H, W) with labels y (N,); 32 pictures tell enough.
+
+    Which there are stands in `checks.py`, where a check's place is the probe. The network is left as it was.
+    Raises BadModel where the outputs are no logits of these classes.
+    """
+    x, y = x.to(_device(net)), y.to(_device(net))
+    with preserved(net), kept(net):
+        fits(net, space, name, rejects=True)
+    before = state_of(net)
+    with preserved(net), kept(net), torch.no_grad():
+        logits = TASK.checked(net(x), space, name, rejects=True).detach()
+        after = state_of(net)
+    with preserved(net), kept(net), torch.no_grad():
+        rejected = logits.isnan().all(1)
+        if bool(rejected.all()):
+            raise BadModel(f"expected logits from {name}, got NaN for every picture; check weights and normalisation")
+        answered = x[~rejected]
+        flags = [_training(net), _state(net, x, before, after), _randomised(net, x)]
+        random = flags[-1] is not None
+        logits = logits.nan_to_num(nan=0.0)
+        flags += [_probabilities(logits[~rejected]), _at_chance(logits[~rejected], y[~rejected])]
+        rounded = _rounded(logits[~rejected])
+        still = None if random or rounded else _still(net, x[:8])
+        batch = None if random else _batch(net, x, logits)
+        flags += [rounded, still, batch]
+        moves = not random and rounded is None and still is None and batch is None
+        flags += gradient_probes.gradients(net, answered, logits[~rejected], moves=moves)
+    return [flag for flag in flags if flag is not None]
+
+
+def _training(net: nn.Module) -> Flag | None:
+    modes = [type(m).__name__ for m in net.modules() if m.training and not list(m.children())]
+    return Flag("training_mode", f"{len(modes)} layers in training mode, {modes[0]} first") if modes else None
+
+
+def _state(net: nn.Module, x: Tensor, before: dict[str, object], after: dict[str, object]) -> Flag | None:
+    """Does being asked change the network? What it keeps of any question alike, as a cached constant, is forgiven."""
+    if before == after:
+        return None
+    with preserved(net), kept(net):
+        net(1 - x[: max(1, len(x) // 2)])
+        other = state_of(net)
+    changed = sorted(k for k in after.keys() | other.keys() if after.get(k) != other.get(k))
+    return Flag("stateful", f"answers change {', '.join(changed[:3])}: set by what is asked") if changed else None
+
+
+def _randomised(net: nn.Module, x: Tensor) -> Flag | None:
+    first, *others = (net(x[:8]).detach() for _ in range(ASKED))
+    for again in others:
+        if not torch.equal(first.isnan(), again.isnan()):
+            return Flag("randomised", "two calls on the same pictures reject different ones")
+        if apart := float((first - again).nan_to_num(nan=0.0).abs().max()):
+            return Flag("randomised", f"two calls on the same pictures differ by {apart:.2g}")
+    return None
+
+
+def _probabilities(logits: Tensor) -> Flag | None:
+    sums = logits.sum(1)
+    if bool((logits >= 0).all() and (logits <= 1).all() and ((sums - 1).abs() < 1e-4).all()):
+        return Flag("probabilities_not_logits", "every row lies in [0, 1] and sums to 1; return what softmax is given")
+    return None
+
+
+def _rounded(logits: Tensor) -> Flag | None:
+    """Are the logits multiples of one step, or the first two of a picture exactly equal?"""
+    values = logits.double().flatten().unique()
+    gaps = values.diff()
+    gaps = gaps[gaps > 1e-6 * values.abs().max()]
+    if len(gaps) and float(gaps.min()) >= ROUNDED * float(logits.double().std()):
+        steps = values / gaps.min()
+        if float((steps - steps.round()).abs().max()) < 0.01:
+            return Flag("rounded_logits", f"all logits are multiples of {float(gaps.min()):.2g}")
+    first, second = logits.topk(2, 1).values.unbind(1)
+    if tied := int((first == second).sum()):
+        return Flag("rounded_logits", f"the first two classes tie exactly on {tied} of {len(logits)} pictures")
+    return None
+
+
+def _still(net: nn.Module, x: Tensor) -> Flag | None:
+    """Pictures whose every logit keeps its bits when all pixels move a hair: quantised inputs.
+
+    Both are asked in batches of one size: a kernel for another size answers with other last bits.
+    """
+    hair = NEARBY * gradient_probes.directions(x)[1] * (1 - 2 * x)
+    still, moved = (net(at).nan_to_num(nan=0.0) for at in (x, x + hair))
+    share = float((moved == still).all(1).double().mean())
+    if share <= 0.5:
+        return None
+    words = f"on {share:.0%} of the pictures no logit moves when pixels move by {NEARBY:g}: quantised inputs?"
+    return Flag("piecewise_constant", words)
+
+
+def _at_chance(logits: Tensor, y: Tensor) -> Flag | None:
+    """Accuracy that a guesser reaches once in twenty tries or more, as with another pixel range or class order."""
+    from scipy.stats import binom
+
+    right, n, classes = int((logits.argmax(1) == y).sum()), len(y), logits.shape[1]
+    if binom.sf(right - 1, n, 1 / classes) < 0.05:
+        return None
+    return Flag("clean_at_chance", f"{right} of {n} right among {classes} classes; check pixel range and class order")
+
+
+def _batch(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
+    """Does an answer depend on what else is in the batch? Asked backwards, in halves, among copies, and alone."""
+    half, few = max(1, len(x) // 2), min(4, len(x))
+    scale = logits.abs().amax().clamp_min(1e-12)
+    others = {
+        "reordered": net(x.flip(0)).flip(0),
+        "in halves": torch.cat([net(part) for part in x.split(half)]),
+        "among copies": torch.cat([net(x[i : i + 1].repeat(8, 1, 1, 1))[:1] for i in range(few)]),
+        "alone": torch.cat([net(x[i : i + 1]) for i in range(few)]),
+    }
+    for how, other in others.items():
+        apart = float((other.nan_to_num(nan=0.0) - logits[: len(other)]).abs().max() / scale)
+        if not apart <= 1e-4:
+            return Flag("batch_dependent", f"asked {how}, answers differ by {apart:.2g} of the largest logit")
+    return None

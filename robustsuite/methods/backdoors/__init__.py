@@ -1,0 +1,1 @@
+"""What backdoor attacks and the defenses against them share: triggers, features, input detectors."""

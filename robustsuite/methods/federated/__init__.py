@@ -1,0 +1,1 @@
+"""What gradient inversion is made of: clients' updates, what is observed, matching, priors."""

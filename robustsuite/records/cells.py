@@ -1,0 +1,116 @@
+"""A finished cell's folder, read as untrusted input: every file is held against its schema, a sentence says the rest.
+
+runs/<name>/cells/<run_id>/{run.json, examples.parquet, audit.json}. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from robustsuite.errors import BadData
+from robustsuite.records.schema import VERSION, Audit, CellRecord, SweepFacts
+from robustsuite.records.untrusted import object_of, sentence_of, text_of
+from robustsuite.records.v1 import upgraded
+
+KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float"}
+
+
+def read_cell(folder: Path) -> CellRecord:
+    """The record of a cell whose files all fit. Raises BadData: which file, which field, what was expected."""
+    text = text_of(folder / "run.json")
+    row = object_of(text, "run.json")
+    version = row.get("version", 1)
+    table = read_table(folder) if row.get("status") == "done" else None
+    if version == 1:
+        record = upgraded(row, {} if table is None else _kinds(table))
+    elif version == VERSION:
+        try:
+            record = CellRecord.model_validate_json(text)
+        except ValidationError as error:
+            raise BadData(f"run.json: {sentence_of(error)}") from error
+    else:
+        raise BadData(f"run.json is of version {version!r}, this suite reads 1 and {VERSION}")
+    if record.run_id != folder.name:
+        raise BadData("run.json belongs to another cell")
+    if table is not None:
+        checked(table, record)
+    read_audit(folder)
+    return record
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """The examples as they are stored, without run_id. Raises BadData in a sentence."""
+    file = folder / "examples.parquet"
+    try:
+        table = pq.read_table(file)
+        frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
+    except FileNotFoundError as error:
+        raise BadData("examples.parquet is missing") from error
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise BadData("examples.parquet is cut short or no parquet") from error
+    if len(set(frame.columns)) < frame.shape[1]:
+        raise BadData("examples.parquet names a column twice")
+    return frame
+
+
+def checked(frame: pd.DataFrame, record: CellRecord) -> pd.DataFrame:
+    """The examples, if they are what the record declares, sorted by index. Raises BadData in a sentence."""
+    if not len(frame) or len(frame) != record.rows:
+        raise BadData(f"run.json says {record.rows} examples, examples.parquet holds {len(frame)}")
+    kinds = _kinds(frame)
+    who = ("index", "label") if record.data.n else ("index",)
+    wanted: dict[str, str] = {**dict.fromkeys(who, "int"), **{c.name: c.dtype for c in record.columns}}
+    for name, kind in wanted.items():
+        if name not in kinds:
+            raise BadData(f"examples.parquet has no column {name}")
+        if kinds[name] != kind:
+            raise BadData(f"examples.parquet: expected {name} as {kind}, got {kinds[name]}; nulls or another type")
+    if frame["index"].duplicated().any():
+        raise BadData("examples.parquet: expected each index once, got some again")
+    for scoring in (s for c in record.columns for s in c.scores):
+        if missing := {scoring.by, scoring.where} - {"", *kinds}:
+            raise BadData(f"run.json: the score {scoring.name} is by {', '.join(sorted(missing))}, which no column is")
+    return frame.sort_values("index", kind="stable").reset_index(drop=True)
+
+
+def _kinds(frame: pd.DataFrame) -> dict[str, str]:
+    """bool, int, float or other, by column."""
+    found = {}
+    for name in frame.columns:
+        kind = frame[name].dtype
+        found[str(name)] = KINDS.get(kind.kind, "other") if isinstance(kind, np.dtype) else "other"
+    return found
+
+
+def read_audit(folder: Path) -> Audit | None:
+    """What an audit left in a cell's folder; None where there was none. Raises BadData for a damaged one."""
+    file = folder / "audit.json"
+    if not file.exists():
+        return None
+    try:
+        audit = Audit.model_validate_json(text_of(file))
+    except ValidationError as error:
+        raise BadData(f"audit.json: {sentence_of(error)}") from error
+    if audit.run_id != folder.name:
+        raise BadData("audit.json belongs to another cell")
+    return audit
+
+
+def read_sweep(path: Path) -> SweepFacts:
+    """What was swept in a run's folder. Raises BadData in a sentence."""
+    file = path / "sweep.json"
+    if not file.is_file():
+        raise BadData(f"expected a run folder with sweep.json, got {str(path)!r}; name runs/<name>")
+    try:
+        return SweepFacts.model_validate_json(text_of(file))
+    except (ValidationError, BadData) as error:
+        got = sentence_of(error) if isinstance(error, ValidationError) else error
+        raise BadData(f"expected a sweep's description in {str(file)!r}, got {got}; run the sweep again") from error
+
+

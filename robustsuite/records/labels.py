@@ -1,0 +1,68 @@
+"""What tables and figures call the entries of a sweep: the user's `as`, else the shortest form that tells them apart.
+
+Names are for eyes: they are kept beside the axes in sweep.json, no number and no id depends on them, and `compare`
+matches cells by what was asked. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from robustsuite.records.flat import flat
+from robustsuite.records.schema import CellRecord, Used, used_words
+
+AXES = ("model", "dataset", "defense", "attack", "shift")
+"""Columns of a row that name an entry of a sweep."""
+
+Labels = dict[str, dict[str, str]]
+"""Axis -> the entry's words in full -> its label."""
+
+
+def labels(records: Iterable[CellRecord], named: Mapping[str, Mapping[str, str]]) -> Labels:
+    """The label of every entry of these cells; named: what `as` says, by axis and words."""
+    entries: dict[str, dict[str, tuple[Used, ...]]] = {axis: {} for axis in AXES}
+    for record in records:
+        row = flat(record)
+        parts = {"defense": record.defenses, "attack": (record.attack,) if record.attack else ()}
+        for axis in AXES:
+            if row[axis]:
+                entries[axis].setdefault(row[axis], parts.get(axis, ()))
+    return {axis: _unlike(shortest(found), named.get(axis, {})) for axis, found in entries.items()}
+
+
+def called(row: Mapping[Any, Any], found: Labels) -> dict[str, Any]:
+    """What a row of words is called by, axis by axis; a threat that names the shift it is under does so likewise."""
+    new = {axis: found[axis].get(row[axis], row[axis]) for axis in AXES}
+    under = row["threat"] and row["shift"]
+    moved = str(row["threat"]).replace(f" on {row['shift']}", f" on {new['shift']}") if under else row["threat"]
+    return {**new, "threat": moved}
+
+
+def shortest(entries: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
+    """The shortest words for each entry: of its parameters those that tell it from one of the same plugins."""
+    alike: dict[tuple[str, ...], list[tuple[Used, ...]]] = {}
+    for parts in entries.values():
+        alike.setdefault(tuple(part.name for part in parts), []).append(parts)
+    found = {}
+    for words, parts in entries.items():
+        twins = alike[tuple(part.name for part in parts)]
+        told = []
+        for i, part in enumerate(parts):
+            given = {k: v for k, v in part.given.items() if any(twin[i].given.get(k) != v for twin in twins)}
+            told.append(used_words(part.name, given))
+        found[words] = "+".join(told) or words
+    return found
+
+
+def _unlike(short: Mapping[str, str], named: Mapping[str, str]) -> dict[str, str]:
+    """No two labels alike: a name that is taken stands with what it names, a short form that is taken in full."""
+    wanted = {words: named.get(words) or label for words, label in short.items()}
+    times = Counter(wanted.values())
+    found = {}
+    for words, label in wanted.items():
+        if words in named and (times[label] > 1 or any(label == other != words for other in short)):
+            label = f"{label} = {words}"
+        found[words] = words if words not in named and times[label] > 1 else label
+    return found

@@ -1,0 +1,161 @@
+"""What a scenario is handed to play one cell: what the threat's access grants, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustsuite.config.registry import AttackCard
+from robustsuite.config.threats import Access, Threat
+from robustsuite.errors import AccessRefused
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.federated.fedsgd import Learnt
+from robustsuite.scenarios.cell import COMMON, Cell
+from robustsuite.serve.adversary import Aux, Poisoned
+from robustsuite.serve.data import Reading, Split, Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.oracle import TILE
+from robustsuite.serve.session import Session
+from robustsuite.serve.stages import Applied
+from robustsuite.serve.subset import restricted
+from robustsuite.serve.system import System
+from robustsuite.serve.training import EPOCHS
+
+WIDTH = 256
+"""Images in flight at the most; halved, for the rest of the run, whenever the device is out of memory."""
+
+CPU_VALUES = 1 << 20
+"""Pixel values in flight on a CPU: more only costs memory traffic there (256 pictures at 32 px, 8 at 224 px)."""
+
+LEARNT = Learnt()
+"""What short federated trainings reached, each run once in a process."""
+
+
+def fitting(cell: Cell) -> int:
+    """Images in flight for a cell's pictures and device."""
+    if not cell.lifecycle.device.startswith("cpu"):
+        return WIDTH
+    return max(TILE, min(WIDTH, CPU_VALUES // math.prod(cell.lifecycle.model.space.shape)))
+
+
+class Context:
+    """One cell, ready to be played. rng: a stream an example; width: how many images to keep in flight.
+
+    attack: the function with the user's parameters; common: those that every attack has (draws averaged in a gradient).
+    """
+
+    def __init__(
+        self, cell: Cell, system: System, width: int, unattacked: Callable[[], Tensor | None] = lambda: None
+    ) -> None:
+        self._cell, self._system, self._unattacked, self.width = cell, system, unattacked, width
+        self.rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids).to(cell.lifecycle.device)
+        given = dict(cell.given)
+        own = cell.attack.parameters if cell.attack else {}
+        self.common: dict[str, Any] = {k: given.pop(k) for k in COMMON if k in given and k not in own}
+        self._given = given
+
+    @property
+    def subjects(self) -> Subjects:
+        """The examples the cell is about, and which split each is of."""
+        return self._cell.subjects
+
+    @cached_property
+    def _cut(self) -> tuple[System, Split]:
+        head = self._cell.reading.head
+        whole = self._system, self._cell.split
+        return whole if head is None or self._cell.threat is None else restricted(*whole, head)
+
+    @property
+    def split(self) -> Split:
+        """The examples as pictures and labels; within the head, where an attacked shift set has one."""
+        return self._cut[1]
+
+    def served(self) -> System:
+        """The system as it answers; limits and counts are the oracle's that is put before it."""
+        return self._cut[0]
+
+    def session(self) -> Session:
+        """A system that adapts, in a copy of its own, with nothing asked of it yet."""
+        return Session.of(self.served())
+
+    @property
+    def threat(self) -> Threat:
+        """The adversary. Raises ValueError in a cell that has none."""
+        if self._cell.threat is None:
+            raise ValueError("expected a cell with an adversary, got one without")
+        return self._cell.threat
+
+    @property
+    def card(self) -> AttackCard:
+        """The attack's card. Raises ValueError in a cell that has none."""
+        if self._cell.attack is None:
+            raise ValueError("expected a cell with an attack, got one without")
+        return self._cell.attack
+
+    @property
+    def attack(self) -> Callable[..., Any]:
+        """The attack, its parameters bound."""
+        return partial(self.card.function, **self._given)
+
+    @property
+    def reading(self) -> Reading:
+        """How the pictures are put to the model."""
+        return self._cell.reading
+
+    @property
+    def control(self) -> bool:
+        """Whether these are the clean pictures themselves."""
+        return self._cell.shift == "clean"
+
+    def unattacked(self) -> Tensor | None:
+        """What the system gets right (N,) before it is attacked or shifted; None where that is not known yet."""
+        return self._unattacked()
+
+    def aux(self) -> Aux:
+        """The adversary's own pictures and nets. Needs AUX_DATA."""
+        self._need(Access.AUX_DATA)
+        return self._cycle().adversary()
+
+    def _cycle(self) -> Lifecycle:
+        return self._cell.lifecycle
+
+    @property
+    def poisoned(self) -> Poisoned:
+        """The training set as the adversary left it. Needs TRAIN_SET."""
+        self._need(Access.TRAIN_SET)
+        return self._cycle().poisoned
+
+    def epochs(self) -> list[float]:
+        """The val accuracies that a watched training kept."""
+        kept = self._cycle().findings.get(EPOCHS)
+        return [value for _, value in kept["table"]["rows"]] if kept else []
+
+    def shared(self, trained: bool) -> nn.Module:
+        """The network that clients of a federated training compute on. Needs UPDATE."""
+        self._need(Access.UPDATE)
+        return self._cycle().shared(trained)
+
+    def share(self) -> list[Applied]:
+        """The defenses that change an update on its way. Needs UPDATE."""
+        self._need(Access.UPDATE)
+        return self._cycle().at("share")
+
+    def learnt(self) -> float | None:
+        """What a short federated training under the share-stage defenses reaches, where it can be measured."""
+        return LEARNT(self._cycle(), self._cell.split)
+
+    @property
+    def device(self) -> str:
+        """Where to compute."""
+        return self._cycle().device
+
+    def _need(self, kind: Access) -> None:
+        if kind not in self.threat.access:
+            raise AccessRefused(
+                f"expected a scenario that asks for {self.threat.access.words()} (granted by {self.threat.name!r}), "
+                f"got one that asks for {kind.words()}; grant it in the threat's access"
+            )

@@ -1,0 +1,173 @@
+"""The routes into a defended system: directly, through its surrogate, and directly from the surrogate's point.
+
+Every published break of an aggregating defense went through the network it aggregates, and a gradient that exists may
+still be masked. So whatever the attack, a system with a surrogate or with noise is attacked each route that is open,
+and an example counts as broken if one route breaks it (Zhang et al., 2024, arXiv:2411.14834; Tramer et al., 2020,
+arXiv:2002.08347).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.config.registry import AttackCard
+from robustsuite.config.threats import Access, Ball, Threat
+from robustsuite.errors import Unsupported
+from robustsuite.maths.losses import CONFIDENCE_MARGIN
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.judge import Answers, Judge
+from robustsuite.serve.oracle import Oracle, answer, preserved
+from robustsuite.serve.system import System
+
+NEARBY = 0.5
+"""How far the search around the surrogate's point reaches: its steps and starts in the ball, times this."""
+
+
+@dataclass(frozen=True)
+class AttackContext:
+    """One attack against one system on pictures x (N, C, H, W) with labels y (N,) and targets (N, K).
+
+    meant: which (N,) the goal is about; no other can be broken.
+    """
+
+    system: System
+    attack: Callable[..., Any]
+    threat: Threat
+    ball: Ball
+    card: AttackCard
+    rng: Rng
+    width: int
+    eot: int | None
+    handed: dict[str, Any]
+    x: Tensor
+    y: Tensor
+    targets: Tensor
+    meant: Tensor
+
+    @property
+    def draws(self) -> int:
+        """Gradient draws averaged, as the user says or else as the defense asks."""
+        return self.eot or (self.system.eot if self.system.stochastic else 1)
+
+
+class Try(NamedTuple):
+    """What one route brought: pictures (N, C, H, W), the judge's answers, columns (N,), queries (N,), totals."""
+
+    route: str
+    x_adv: Tensor
+    answers: Answers
+    columns: dict[str, Tensor]
+    queries: Tensor
+    totals: tuple[int, int]
+
+
+def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]:
+    """The attack on `rows` (M,) each route that is open. Raises Unsupported where none is."""
+    system, card = context.system, context.card
+    if not card.needs & (Access.GRADIENTS | Access.WEIGHTS):
+        return [_try("direct", system.net, context, rows, judge)]
+    tries = []
+    if not system.hides & card.needs or _differentiable(system.net, context.x):
+        tries.append(_try("direct", system.net, context, rows, judge))
+    if system.surrogate is not None:
+        tries.append(_try("surrogate", system.surrogate, context, rows, judge))
+    if not tries:
+        raise Unsupported(f"expected a route for {card.name} into a system that hides its gradients, got none")
+    if len(tries) == 2 and not (card.minimum_norm or card.whole or Access.WEIGHTS in card.needs):
+        standing = rows[~broken(tries[1], context)[rows]]
+        tries.append(_try("continued", system.net, context, standing, judge, around=tries[1].x_adv))
+    return tries
+
+
+def least(tries: list[Try], context: AttackContext) -> Try:
+    """The tries joined: each picture from the route that the judge finds wrong most often within the budget.
+
+    Among equals the nearest wrong one, among those the first.
+    """
+    if len(tries) == 1:
+        return tries[0]
+
+    def rank(one: Try) -> Tensor:
+        near = one.answers.wrong / (1 + context.ball.distance(context.x, one.x_adv))  # below one vote of REPEATS
+        return one.answers.share * context.ball.allows(context.x, one.x_adv) + 1e-3 * near
+
+    route = torch.stack([rank(one) for one in tries]).max(0).indices
+    pick = torch.arange(len(route), device=route.device)
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts)[route.to(parts[0].device), pick.to(parts[0].device)]
+
+    answers = Answers(*(joined(list(column)) for column in zip(*(t.answers for t in tries), strict=True)))
+    names = set.intersection(*(set(t.columns) for t in tries))
+    columns = {name: joined([t.columns[name] for t in tries]) for name in tries[0].columns if name in names}
+    x_adv = joined([t.x_adv for t in tries])
+    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0))
+
+
+def broken(one: Try, context: AttackContext) -> Tensor:
+    """Which pictures (N,) this route broke within the budget."""
+    return one.answers.wrong & context.ball.allows(context.x, one.x_adv)
+
+
+def _try(
+    route: str, net: nn.Module, context: AttackContext, rows: Tensor, judge: Judge, *, around: Tensor | None = None
+) -> Try:
+    """Play the attack on `rows` against `net` and have the served system judge what comes back."""
+    system, threat, ball, x = context.system, context.threat, context.ball, context.x
+    oracle = Oracle.over(
+        net, threat.access, context.rng[rows].fold("oracle"), width=context.width, eot=context.draws,
+        confidence_margin=torch.inf if system.stochastic or net is not system.net else CONFIDENCE_MARGIN,
+        queries=threat.queries, queries_total=threat.queries_total, threat=f"the threat {threat.name!r}",
+    )  # fmt: skip
+    home = x[rows]
+    if around is not None:
+        centre = around[rows]
+
+        def recentred(asked: Tensor, u: Tensor) -> Tensor:
+            return ball.project(home[asked], centre[asked] + NEARBY * (u - home[asked]))
+
+        oracle.recentred = recentred
+    x_adv, columns = (x if around is None else around).clone(), {}
+    if len(rows):
+        handed = dict(context.handed)
+        if context.card.goals != ("untargeted",):
+            handed["targets"] = None if threat.goal.name == "untargeted" else context.targets[rows].clone()
+        with preserved(net):
+            found = context.attack(
+                oracle, home.clone(), context.y[rows].clone(), ball, rng=context.rng[rows].fold("attack"), **handed
+            )
+        at, columns = (found.x_adv, found.columns) if hasattr(found, "columns") else (found, {})
+        if at.shape != home.shape:
+            shapes = f"{tuple(home.shape)} from {context.card.name}, got {tuple(at.shape)}"
+            raise ValueError(f"expected pictures of shape {shapes}")
+        at = at.detach().to(x)
+        x_adv[rows] = at if oracle.recentred is None else oracle.recentred(torch.arange(len(rows), device=x.device), at)
+    spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
+    queries = _spread(oracle.counts.billed(), rows, len(x))
+    answers = judge(x_adv, context.targets, context.rng.fold("judge"))
+    answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant)
+    return Try(route, x_adv, answers, spread, queries, oracle.counts.totals())
+
+
+def _differentiable(net: nn.Module, x: Tensor) -> bool:
+    """Whether any gradient passes the served system: votes and thresholds have none."""
+    with preserved(net), torch.enable_grad():
+        leaf = x[:1].clone().requires_grad_()
+        logits = answer(net, leaf)
+        if not logits.requires_grad:
+            return False
+        (grad,) = torch.autograd.grad(logits.nan_to_num(nan=0.0).sum(1).sum(), leaf, allow_unused=True)
+    return grad is not None
+
+
+def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
+    """Values of the attacked rows in a column of all n, on the CPU; elsewhere 0, False, or NaN among floats."""
+    values = values.cpu()
+    column = torch.full((n,), torch.nan, dtype=values.dtype) if values.is_floating_point() else values.new_zeros(n)
+    column[rows.cpu()] = values
+    return column

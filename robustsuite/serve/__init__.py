@@ -1,0 +1,1 @@
+"""What is attacked and how it answers: data, networks, defenses' stages, the lifecycle, the oracle, the judge."""

@@ -1,0 +1,120 @@
+"""Trained weights on disk, each under the key of all that went into them; what is missing or does not fit is made anew.
+
+Written aside, then renamed: a killed run leaves no half file. A full disk only costs the next run its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_dir
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from robustsuite.serve.models import Fit, Training
+
+Weights = dict[str, Tensor]
+
+
+def cache_folder() -> Path:
+    """Where trained weights are kept: $ROBUSTSUITE_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("ROBUSTSUITE_CACHE") or user_cache_dir("robustsuite"))
+
+
+def key_of(facts: list[str]) -> str:
+    """The key under which a training of these facts is kept."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def file_of(key: str) -> Path:
+    """Where the weights of this key are, if they are."""
+    return cache_folder() / "weights" / f"{key}.safetensors"
+
+
+def kept(fit: Fit, key: str, shapes: tuple[Fit, ...] = ()) -> Fit:
+    """The same recipe, its result and findings kept.
+
+    shapes: what turns the network before into the kept one's architecture, in order.
+    """
+
+    def filled(weights: Weights, net: nn.Module, training: Training) -> nn.Module:
+        for shape in shapes:
+            net = shape(net, training)
+        net.load_state_dict(weights)
+        return net.to(memory_format=torch.contiguous_format)  # as `fitted` returns it, for the same bits
+
+    return _kept(fit, key, filled, lambda trained, net: trained.state_dict())
+
+
+def learnt(defense: Fit, key: str, shape: Fit) -> Fit:
+    """A wrapper that learns: what it learnt is kept; the network it wraps is not, and is never written to.
+
+    shape: the wrapper before it has learnt.
+    """
+
+    def filled(weights: Weights, net: nn.Module, training: Training) -> nn.Module:
+        wrapper = shape(net, training).to(training.device)
+        found = _besides(wrapper, net)
+        if found.keys() != weights.keys():
+            raise ValueError(f"expected {sorted(found)}, got {sorted(weights)}")
+        for name, tensor in found.items():
+            tensor.copy_(weights[name])
+        return wrapper.eval().requires_grad_(False)
+
+    return _kept(defense, key, filled, _besides)
+
+
+def _besides(wrapper: nn.Module, net: nn.Module) -> Weights:
+    """The tensors of a wrapper that are not the network's own."""
+    own = {tensor.data_ptr() for tensor in net.state_dict().values()}
+    return {name: tensor for name, tensor in wrapper.state_dict().items() if tensor.data_ptr() not in own}
+
+
+def _kept(
+    fit: Fit, key: str, filled: Callable[[Weights, nn.Module, Training], nn.Module],
+    weights: Callable[[nn.Module, nn.Module], Weights],
+) -> Fit:  # fmt: skip
+    """filled: the trained network from its weights; weights: of a network (trained, before), what is to be kept."""
+
+    def made(net: nn.Module, training: Training) -> nn.Module:
+        file, findings = file_of(key), dict[str, dict[str, Any]]()
+        if file.exists():
+            try:
+                trained = filled(load_file(file), net, training)
+                with safe_open(file, "pt") as opened:
+                    findings = json.loads((opened.metadata() or {}).get("findings", "{}"))
+            except (RuntimeError, SafetensorError, OSError, ValueError):
+                training.tell(f"the kept weights {file.name} do not fit; training again")
+            else:
+                for name, finding in findings.items():
+                    training.keep(name, finding)
+                return trained
+
+        def keep(name: str, finding: dict[str, Any]) -> None:
+            findings[name] = finding
+            training.keep(name, finding)
+
+        trained = fit(net, replace(training, keep=keep))
+        _save(weights(trained, net), file, findings)
+        return trained
+
+    return made
+
+
+def _save(weights: Weights, file: Path, findings: dict[str, dict[str, Any]]) -> None:
+    aside = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+        save_file(tensors, aside, metadata={"findings": json.dumps(findings)})
+        os.replace(aside, file)
+    except (OSError, SafetensorError):
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""From data and recipe to the served network, a defense changing one stage each; training is done once and kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustsuite import __version__
+from robustsuite.config.threats import Access
+from robustsuite.serve.adversary import Aux, Poisoned, Poisoner
+from robustsuite.serve.data import Dataset, Split, parse_spec
+from robustsuite.serve.kept import file_of, kept, key_of, learnt
+from robustsuite.serve.models import Fit, Model, Reshaping, Training, load_model, ready, untrained, weights_sha256
+from robustsuite.serve.stages import Applied, applied
+from robustsuite.serve.system import System
+
+ADVERSARY = 1_000_003
+"""Added to the seed of what the adversary trains: it shares the recipe, never the weights."""
+
+
+@dataclass
+class Lifecycle:
+    """One model under one tuple of defenses, at one seed. findings: what its trainings keep for the report, by name."""
+
+    model: Model
+    data: Dataset
+    defenses: tuple[Applied, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+    tell: Callable[[str], None] = field(default=lambda _: None)
+    poison: Poisoner | None = None
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def at(self, stage: str) -> list[Applied]:
+        """The defenses of one stage, in order."""
+        return [d for d in self.defenses if d.card.place == stage]
+
+    def trainings(self) -> list[str]:
+        """The keys of the trainings this lifecycle needs and the cache does not hold yet."""
+        keys = [key for key, _ in self._fits()[1]]
+        keys += [self._learning(i) for i, d in enumerate(self.at("serve")) if d.card.shape is not None]
+        return [key for key in keys if not file_of(key).exists()]
+
+    def trained_on(self) -> list[str]:
+        """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
+        changed = self.poison or any(
+            d.card.place in ("data", "train", "harden") or d.card.learns for d in self.defenses
+        )
+        if self.model.pretrained and not changed:
+            return []
+        return [self.data.split("train").sha256, self.data.split("val").sha256]
+
+    def trained(self) -> nn.Module:
+        """The network after data, train and harden; a copy, the model's own is not touched."""
+        train = self.poisoned.train if self.poison else self._selection()[0]
+        for defense in self.at("data"):
+            train = defense(train, self._trial) if defense.card.learns else defense(train)
+        training = self._training(train)
+        fit = self._fits()[0]
+        return ready(fit(copy.deepcopy(self.model.net), training), self.device)
+
+    def _trial(self, train: Split) -> nn.Module:
+        """The model's own recipe on this train set: what a filter of training data looks at."""
+        training = self._training(train)
+        facts = [self.model.identity(), train.sha256, training.val.sha256, str(self.seed), __version__, "trial"]
+        return ready(kept(self.model.fit, key_of(facts))(copy.deepcopy(self.model.net), training), self.device)
+
+    @cached_property
+    def poisoned(self) -> Poisoned:
+        """The training set as the adversary leaves it, with its trigger; the same in every process."""
+        if self.poison is None:
+            raise ValueError("expected a poisoning attack on this lifecycle, got none")
+        return self.poison(self.data.split("train"), self.seed, self.adversary)
+
+    def adversary(self) -> Aux:
+        """The adversary's own pictures (the val split where there is one) and nets, trained at a seed of its own."""
+        pictures = self.data.splits.get("val", next(iter(self.data.splits.values())))
+
+        def net(spec: str, *defenses: object) -> nn.Module:
+            model = load_model(spec, self.data.space)
+            used = tuple(applied(*parse_spec(entry, "defense")) for entry in defenses)
+            return Lifecycle(model, self.data, used, self.seed + ADVERSARY, self.device, self.tell).trained()
+
+        return Aux(pictures, net)
+
+    def shared(self, trained: bool) -> nn.Module:
+        """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""
+        return self.trained() if trained else ready(untrained(self.model.net, self.seed), self.device)
+
+    def served(self) -> System:
+        """The system as it answers, with what it hides and its surrogate."""
+        base = net = self.trained()
+        stand_in: nn.Module | None = base
+        hides = Access.NONE
+        for i, defense in enumerate(self.at("serve")):
+            served = self._learner(i)(net, self._training()) if defense.card.learns else defense(net)
+            stand_in = _stand_in(defense, stand_in, net, served)
+            net, hides = served, hides | defense.card.hides
+        surrogate = ready(stand_in, self.device) if stand_in not in (None, net) else None
+        served = ready(net, self.device) if net is not base else base
+        used = [d.card for d in self.defenses]
+        stochastic, adapts = any(card.stochastic for card in used), any(card.adapts for card in used)
+        eot = max([1, *(card.eot for card in used)])
+        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts)
+
+    def _learner(self, i: int) -> Fit:
+        """The i-th serve-stage defense, one that learns, as what wraps a network; kept where its card says how."""
+        defense = self.at("serve")[i]
+        if defense.card.shape is None:
+            return defense
+        shape = partial(defense.card.shape, **{**defense.card.parameters, **dict(defense.given)})
+        return learnt(defense, self._learning(i), shape)
+
+    def _learning(self, i: int) -> str:
+        """The key of what the i-th serve-stage defense learns: all that its network is made of and stands behind."""
+        before = [*self.at("train"), *self.at("harden"), *self.at("serve")[: i + 1]]
+        return key_of([*self._facts(), "serve", *(d.identity() for d in before)])
+
+    def _facts(self) -> list[str]:
+        """What every training depends on."""
+        facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
+        return [*facts, str(self.seed), __version__, *([self.poison.identity()] if self.poison else [])]
+
+    def _training(self, train: Split | None = None) -> Training:
+        """What training and selection may see; the data set's own train split where none is given."""
+        clean, val = self._selection()
+        keep = self.findings.__setitem__
+        watch = self.poison is not None and self.poison.watched
+        return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep, watch)
+
+    def _selection(self) -> tuple[Split, Split]:
+        if not self.trained_on():
+            nothing = next(iter(self.data.splits.values()))
+            return nothing, nothing  # a pretrained net without weight-changing defenses is never trained
+        return self.data.split("train"), self.data.split("val")
+
+    def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
+        """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
+        facts = self._facts()
+        fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Fit]()
+        if not self.model.pretrained:
+            fit = kept(fit, key_of(facts))
+            steps.append((key_of(facts), fit))
+        for defense in (*self.at("train"), *self.at("harden")):
+            facts.append(defense.identity())
+            made = defense(fit) if defense.card.place == "train" else partial(_hardened, defense, fit)
+            if isinstance(made, Reshaping):
+                shapes.append(made.shape)
+            fit = kept(made, key_of(facts), tuple(shapes))
+            steps.append((key_of(facts), fit))
+        return fit, steps
+
+
+def _stand_in(defense: Applied, through: nn.Module | None, net: nn.Module, served: nn.Module) -> nn.Module | None:
+    """What stands in for `served`, which wraps `net`, where an attack needs gradients; `through` stands in for `net`.
+
+    None behind what hides gradients and brings no surrogate; the served one itself where nothing stands in.
+    """
+    card = defense.card
+    if through is None or (card.hides and card.surrogate is None):
+        return None
+    if card.surrogate is not None:
+        found: nn.Module = card.surrogate(through, served)
+    elif through is net:
+        found = served
+    else:
+        found = through if card.learns else defense(through)
+    return found
+
+
+def _hardened(defense: Applied, fit: Fit, net: nn.Module, training: Training) -> nn.Module:
+    hardened: nn.Module = defense(fit(net, training), training)
+    return hardened
+
+
+def fingerprint(net: nn.Module) -> str:
+    """sha256 of the weights a system was judged with."""
+    with torch.no_grad():
+        return weights_sha256(net)

@@ -1,0 +1,195 @@
+"""Classifiers over [0, 1] pictures: normalisation inside, logits out, weights named by their hash."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.config.identity import behaviour_of
+from robustsuite.config.registry import F, card_of, carded, checked_parameters
+from robustsuite.errors import BadModel, BadValue
+from robustsuite.serve.data import InputSpace, Split
+from robustsuite.serve.ensembles import Members
+
+
+class Normalised(nn.Module):
+    """(x - mean) / std channel by channel, then the network, so that attacks work on [0, 1] pixels."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+class Logits(nn.Module):
+    """A network that returns its logits among other things, returning them alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.net(x)
+        logits: Tensor = out.logits if hasattr(out, "logits") else out["logits"] if isinstance(out, Mapping) else out[0]
+        return logits
+
+
+def answering(net: nn.Module, x: Tensor) -> nn.Module:
+    """The network itself where it answers x (1, C, H, W) with a tensor; else what takes its logits from the answer.
+
+    They are the key or attribute `logits` (a mapping, a ModelOutput), or the first of a tuple or list.
+    """
+    try:
+        with torch.no_grad():
+            out = net(x)
+    except Exception:  # anybody's code; whoever asks it next says in a sentence what it does not take
+        return net
+    among = hasattr(out, "logits") or (isinstance(out, Mapping) and "logits" in out)
+    first = isinstance(out, tuple | list) and len(out) > 0 and isinstance(out[0], Tensor)
+    return Logits(net) if not isinstance(out, Tensor) and (among or first) else net
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a recipe may see: the train split, the val split for every choice, a seed. Never the test split.
+
+    tell: one line of progress. keep: a named finding (plain JSON) that a report shows; it is stored with the weights.
+    watch: the val accuracy of every epoch is such a finding.
+    """
+
+    train: Split
+    val: Split
+    seed: int
+    device: str = "cpu"
+    tell: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    keep: Callable[[str, dict[str, Any]], None] = field(default=lambda name, finding: None, repr=False)
+    watch: bool = False
+
+
+Fit = Callable[[nn.Module, Training], nn.Module]
+"""A recipe: an initialised network -> a trained one. A pretrained model's recipe returns the network as it is."""
+
+
+@dataclass(frozen=True)
+class Reshaping:
+    """A recipe that returns another architecture; `shape` makes that, untrained, and leaves what it is given alone."""
+
+    fit: Fit
+    shape: Fit
+
+    def __call__(self, net: nn.Module, training: Training) -> nn.Module:
+        return self.fit(net, training)
+
+
+def as_it_is(net: nn.Module, training: Training) -> nn.Module:
+    """The recipe of a pretrained model."""
+    return net
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training).
+
+    behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
+    """
+
+    name: str
+    net: nn.Module = field(repr=False)
+    space: InputSpace
+    sha256: str
+    fit: Fit = field(default=as_it_is, repr=False)
+    note: str = ""
+    behaviour: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def identity(self) -> str:
+        """What it does, as text: its weights or recipe, and what its answers depend on besides."""
+        return json.dumps([self.sha256, self.behaviour], sort_keys=True)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights are given, not made by the recipe."""
+        return self.fit is as_it_is
+
+
+def weights_sha256(net: nn.Module) -> str:
+    """sha256 over the names and bytes of parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def loader(**facts: Any) -> Callable[[F], F]:
+    """Register a model scheme: a function (name: str, space: InputSpace, *, parameters) -> Model."""
+    return carded("model", **facts)
+
+
+def load_model(spec: str, space: InputSpace) -> Model:
+    """A model from 'scheme:name?key=value', such as 'torchvision:resnet50' or 'checkpoint:f.safetensors?arch=...'.
+
+    'A + B + C' joins pretrained models: the mean of their logits, or what a defense such as crossmax makes of them.
+    space: the data set's input space, against which the model is checked. Raises UnknownName, BadValue, BadModel.
+    """
+    if " + " in spec:
+        return _joined([load_model(part.strip(), space) for part in spec.split(" + ")], space)
+    scheme, colon, rest = spec.partition(":")
+    if not colon:
+        raise BadValue(f"expected a model as scheme:name, got {spec!r}; write for example torchvision:resnet50")
+    card = card_of("model", scheme)
+    name, _, query = rest.partition("?")
+    given = checked_parameters(card, dict(parse_qsl(query, keep_blank_values=True)))
+    model: Model = card.function(name, space, **given)
+    behaviour = behaviour_of(model.net, [card.function.__module__]) | model.behaviour
+    model = replace(model, behaviour=dict(sorted(behaviour.items())))
+    for key, tensor in model.net.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export the model again")
+    return model
+
+
+def _joined(models: list[Model], space: InputSpace) -> Model:
+    """An ensemble under the names and hashes of its members, in their order."""
+    for model in models:
+        if not model.pretrained:
+            raise BadModel(f"expected pretrained models to join, got {model.name}, trained first; leave it out")
+    net = Members([model.net for model in models])
+    note = "; ".join(f"{model.name}: {model.note}" for model in models if model.note)
+    behaviour = {key: value for model in models for key, value in model.behaviour.items()}
+    name = " + ".join(model.name for model in models)
+    return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour)
+
+
+def ready(net: nn.Module, device: str = "cpu") -> nn.Module:
+    """In eval mode, frozen, on the device: only the input's gradient is ever asked."""
+    return net.to(device).eval().requires_grad_(False)
+
+
+def untrained(net: nn.Module, seed: int) -> nn.Module:
+    """A copy with freshly drawn weights, each layer's by its own rule; parameters without one get 0.02 N(0, 1)."""
+    fresh = copy.deepcopy(net)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.copy_(0.02 * torch.randn(parameter.shape))
+    return fresh

@@ -1,0 +1,49 @@
+"""What a served network may be besides a function of pictures: each a protocol that the core asks for by isinstance.
+
+Everything but `rng` is a method: Python looks for a protocol's members without calling a module's __getattr__, and so
+does not find submodules and buffers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from robustsuite.maths.randomness import Rng
+
+
+@runtime_checkable
+class Stochastic(Protocol):
+    """A module that draws noise: from these streams, one an example, which are set before each call."""
+
+    rng: Rng | None
+
+
+@runtime_checkable
+class Detecting(Protocol):
+    """A network that rejects inputs, by a score."""
+
+    def score(self, x: Tensor) -> Tensor:
+        """How suspicious each picture is (N,); larger is worse."""
+        ...
+
+
+@runtime_checkable
+class Smoothed(Protocol):
+    """A network that answers by the vote of another one under Gaussian noise."""
+
+    def under_noise(self) -> tuple[nn.Module, float]:
+        """The network that votes, and the noise's standard deviation in [0, 1] pixels."""
+        ...
+
+
+@runtime_checkable
+class Ensemble(Protocol):
+    """A network whose predictors can be asked one by one; called, it returns the mean of their logits."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def predictors(self, x: Tensor) -> Tensor:
+        """Logits of every predictor, (B, N, K)."""
+        ...

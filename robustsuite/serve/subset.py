@@ -1,0 +1,49 @@
+"""A head cut to the classes a shift set has, before the argmax: what a net says of any other class cannot be right.
+
+(Hendrycks et al., 2021, "The many faces of robustness", arXiv:2006.16241, score ImageNet-R and -A in this way.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.errors import BadData
+from robustsuite.serve.data import Split
+from robustsuite.serve.system import System
+
+
+class Subset(nn.Module):
+    """A network whose logits (N, classes) are cut to some classes (K,), in their order."""
+
+    classes: Tensor
+
+    def __init__(self, net: nn.Module, classes: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("classes", classes.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits.index_select(1, self.classes)
+
+
+def restricted(system: System, split: Split, classes: Tensor) -> tuple[System, Split]:
+    """The system with its head cut to `classes` (K,), and the split with labels that count within them.
+
+    Raises BadData for a label that the head has no place for.
+    """
+    place = torch.full((system.space.classes,), -1)
+    place[classes] = torch.arange(len(classes))
+    y = place[split.y]
+    if bool((y < 0).any()):
+        raise BadData(f"expected labels within the head's classes, got {int(split.y[y < 0][0])}; mend the set")
+
+    def cut(net: nn.Module) -> nn.Module:
+        return Subset(net, classes).to(system.device).eval()
+
+    stand_in = None if system.surrogate is None else cut(system.surrogate)
+    space = replace(system.space, classes=len(classes))
+    return replace(system, net=cut(system.net), surrogate=stand_in, space=space), replace(split, y=y)

@@ -1,0 +1,207 @@
+"""One training loop for every recipe: batches from a split in memory, a learning rate that follows the epochs.
+
+Everything random comes from `Training.seed`; the global random states are left as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustsuite.errors import BadData, BadValue
+from robustsuite.serve.data import Split, in_unit
+from robustsuite.serve.models import Training
+
+Rate = Callable[[float], float]
+"""Learning rate after `epoch` epochs, a fraction such as 2.25 inside the third one."""
+
+Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
+"""(network, x (N, C, H, W), y (N,), generator, epoch as a fraction) -> the pictures to train on."""
+
+
+EPOCHS = "epochs"
+"""The finding that a watched training keeps: its val accuracy after each epoch."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast. crop: pixels of zero padding before a random crop back to size (0: none)."""
+
+    epochs: int
+    rate: Rate
+    batch: int = 128
+    optimiser: str = "sgd"
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    flip: bool = False
+    crop: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise BadValue(f"expected epochs >= 1 and batch >= 1, got {self.epochs!r} and {self.batch!r}; write 10")
+        if self.optimiser not in OPTIMISERS:
+            raise BadValue(f"expected an optimiser of {', '.join(OPTIMISERS)}, got {self.optimiser!r}; use sgd")
+
+
+def _sgd(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+
+
+def _adamw(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=weight_decay)
+
+
+OPTIMISERS = {"sgd": _sgd, "adamw": _adamw}
+
+
+def one_cycle(peak: float, epochs: int, warmup: float = 0.25) -> Rate:
+    """Up linearly for the share `warmup`, then down by a half cosine to 0 (Smith & Topin, 2018, arXiv 1708.07120)."""
+
+    def rate(epoch: float) -> float:
+        t = epoch / epochs
+        return peak * (t / warmup if t < warmup else 0.5 * (1 + math.cos(math.pi * (t - warmup) / (1 - warmup))))
+
+    return rate
+
+
+def fitted(
+    net: nn.Module,
+    training: Training,
+    recipe: Recipe,
+    *,
+    perturb: Perturb | None = None,
+    select: Callable[[nn.Module, Split], float] | None = None,
+) -> nn.Module:
+    """A trained copy of `net`, in eval mode on `training.device`; `net` itself is left alone.
+
+    perturb: changes every batch before the step, and is handed the network in train mode.
+    select: a score of (network in eval mode, training.val); the epoch with the highest is kept, else the last.
+    Cross-entropy. bfloat16 autocast on CUDA only; every other device computes in float32.
+    Raises BadData for an empty train split, BadValue where the loss stops being finite.
+    """
+    if not len(training.train):
+        raise BadData("expected at least one training picture, got an empty train split; choose another split")
+    device = torch.device(training.device)
+    net = _copied(net, device)
+    pictures, y = held(training.train, device)
+    optimiser = OPTIMISERS[recipe.optimiser](net, recipe.weight_decay)
+    # Layers such as dropout draw from the global state: fork it, so that it is seeded inside and untouched outside.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(training.seed)
+        order = torch.Generator().manual_seed(training.seed)
+        noise = torch.Generator(device).manual_seed(training.seed)
+        best: tuple[float, dict[str, Tensor]] | None = None
+        seen: list[float] = []
+        for epoch in range(recipe.epochs):
+            net.train()
+            losses = []
+            for done, x, labels in _shuffled(pictures, y, recipe, order):
+                x = training.train.augment(x, noise) if training.train.augment else x
+                with precision(device):
+                    x = perturb(net, x, labels, noise, epoch + done) if perturb else x
+                    loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
+                _descend(loss, optimiser, recipe.rate(epoch + done))
+                losses.append(loss.detach())
+            mean = _finite(losses, epoch)
+            net.eval()
+            if training.watch:
+                seen.append(accuracy(net, training.val))
+            score = select(net, training.val) if select else None
+            training.tell(_line(epoch, recipe, mean, score))
+            if score is not None and (best is None or score > best[0]):
+                best = score, copy.deepcopy(net.state_dict())
+    if seen:
+        rows = [[epoch + 1, value] for epoch, value in enumerate(seen)]
+        table = {"columns": ["epoch", "val accuracy"], "rows": rows}
+        training.keep(EPOCHS, {"title": "Clean val accuracy, epoch by epoch", "table": table})
+    if best:
+        net.load_state_dict(best[1])
+    # Back from channels last: weights read from a file are not in it, and the same bits have to come out.
+    return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def accuracy(net: nn.Module, split: Split, batch: int = 512) -> float:
+    """Share of right answers in [0, 1], on the network's own device; raises BadData for an empty split."""
+    if not len(split):
+        raise BadData("expected at least one picture to score on, got an empty split; give the data set a val split")
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        right = [(net(x.to(device)).argmax(1).cpu() == y).sum() for _, x, y in split.batches(batch)]
+    return int(torch.stack(right).sum()) / len(split)
+
+
+def held(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """A whole split in memory: pictures (N, C, H, W), as uint8 where that loses nothing, and labels (N,)."""
+    parts = [x for _, x, _ in split.batches(4096)]
+    as_bytes = [(x * 255).round().to(torch.uint8) for x in parts]
+    exact = all(torch.equal(b.float() / 255, x) for b, x in zip(as_bytes, parts, strict=True))
+    return torch.cat(as_bytes if exact else parts).to(device), split.y.to(device)
+
+
+def augmented(x: Tensor, recipe: Recipe, order: torch.Generator) -> Tensor:
+    """Pictures (N, C, H, W) with the recipe's random flips and crops, each picture its own."""
+    n, _, height, width = x.shape
+    if recipe.crop:
+        pad = recipe.crop
+        top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=order).to(x.device)
+        rows = (top + torch.arange(height, device=x.device))[:, :, None]
+        columns = (left + torch.arange(width, device=x.device))[:, None, :]
+        padded = functional.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+        x = padded[torch.arange(n, device=x.device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
+    if recipe.flip:
+        mirrored = torch.randint(2, (n, 1, 1, 1), generator=order).bool().to(x.device)
+        x = torch.where(mirrored, x.flip(3), x)
+    return x
+
+
+def _shuffled(
+    pictures: Tensor, y: Tensor, recipe: Recipe, order: torch.Generator
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(share of the epoch done, x, y) a batch, in a new order."""
+    size = min(recipe.batch, len(y))
+    batches = torch.randperm(len(y), generator=order).split(size)
+    if len(batches[-1]) < size:  # a last batch of one or two would spoil batch norm's statistics
+        batches = batches[:-1]
+    for i, positions in enumerate(batches):
+        rows = positions.to(y.device)
+        x = augmented(in_unit(pictures[rows]), recipe, order).contiguous(memory_format=torch.channels_last)
+        yield i / len(batches), x, y[rows]
+
+
+def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+
+
+def precision(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 autocast on CUDA, nothing elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _copied(net: nn.Module, device: torch.device) -> nn.Module:
+    net = copy.deepcopy(net).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for p in net.parameters():
+        p.requires_grad_(p.is_floating_point())
+    return net
+
+
+def _finite(losses: list[Tensor], epoch: int) -> float:
+    loss = float(torch.stack(losses).mean())
+    if not math.isfinite(loss):
+        raise BadValue(f"expected a finite training loss, got {loss!r} in epoch {epoch + 1}; lower the learning rate")
+    return loss
+
+
+def _line(epoch: int, recipe: Recipe, loss: float, score: float | None) -> str:
+    chosen = "" if score is None else f", val score {score:.4f}"
+    return f"epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}{chosen}"
