@@ -28,8 +28,8 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
   an attack adds need no word. Scores are computed from stored rows by those words, in reports that need no plugin.
 - `headline` names the score that ranks. `joins`: whether an example stands where it stands under "all" attacks (an
   adversary that may choose), under "any" (proofs), or, "", where neither means anything.
-- `sections`, a function under `@robustsuite.reports.read.extra.part` (run, scores) -> `Part`, adds what the generic table does not
-  say.
+- `sections`, a function (run, scores) -> `Part` under `@part` of `robustsuite.reports.read.extra`, adds what the
+  generic table does not say.
 """
 
 from __future__ import annotations
