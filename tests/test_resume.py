@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 import yaml
 from torch import nn
 
+from robustsuite.app.api import run
+from robustsuite.reports.read.runs import read
 from robustsuite.serve.data import Dataset
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, Training
@@ -123,3 +126,20 @@ def test_kept_weights_are_the_trained_ones_to_the_last_bit(tmp_path: Path, monke
     again = cycle.trained().state_dict()
     assert calls == [1, 1], "a damaged file is made again"
     assert all(torch.equal(a, again[name]) for name, a in trained.state_dict().items())
+
+
+def test_a_resumed_run_ends_in_the_same_grades(tmp_path: Path) -> None:
+    """Whichever cell comes first, its system is probed with what the sweep judges on, and not with one picture."""
+    sweep = {
+        "name": "resumed", "models": ["python:tests.nets:wrong_at_first"], "data": [{"digits": {"first": 40}}],
+        "threats": {
+            "linf": {"scenario": "evasion", "budget": {"linf": 0.1}, "attacks": ["noise", {"fgsm": {"first": 1}}]},
+        },
+    }  # fmt: skip
+    folder = run(sweep, out=tmp_path / "run").folder
+    before = {cell["run_id"]: (cell["flags"], cell["grade"]) for cell in read([folder]).known.values()}
+    for lost in before:
+        shutil.rmtree(folder / "cells" / lost)
+        run(sweep, out=folder)
+        after = {cell["run_id"]: (cell["flags"], cell["grade"]) for cell in read([folder]).known.values()}
+        assert after == before

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,10 @@ def test_a_half_written_cell_is_not_there_and_is_swept_away(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         kept.write(ROW, EXAMPLES)
     assert not kept.finished("abc")
-    assert list((tmp_path / "cells").iterdir())
+    (half,) = (tmp_path / "cells").iterdir()
+    Store(tmp_path)
+    assert half.is_dir(), "somebody may still be writing it"
+    os.utime(half, (0, 0))
     Store(tmp_path)
     assert not list((tmp_path / "cells").iterdir())
 
@@ -80,3 +85,26 @@ def test_numbers_that_are_none_are_not_written_as_zero(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"[Oo]ut of range"):
         kept.write(ROW.model_copy(update={"cost": Cost.model_construct(seconds=float("nan"))}))
     assert os.listdir(tmp_path / "cells") != ["abc"]
+
+
+def _writer(folder: Path, own: int) -> None:
+    """Open the store and write cells of its own and those of everybody, again and again."""
+    for i in range(25):
+        kept = Store(folder)
+        kept.describe({"name": "shared"})
+        kept.keep("finding", {"from": i % 3})
+        for name in (f"own{own}-{i}", f"all{i % 5}"):
+            kept.write(ROW.model_copy(update={"run_id": name}), EXAMPLES)
+            kept.amend(name, {"run_id": name}) if own == 0 and name.startswith("own") else None
+            assert kept.finished(name)
+
+
+def test_several_runs_write_into_one_folder(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+        for done in [pool.submit(_writer, tmp_path, own) for own in range(4)]:
+            done.result()
+    names = {f"own{own}-{i}" for own in range(4) for i in range(25)} | {f"all{i}" for i in range(5)}
+    assert {f.name for f in (tmp_path / "cells").iterdir()} == names, "nothing lost, nothing left over"
+    for name in names:
+        cell = tmp_path / "cells" / name
+        assert read_cell(cell).rows == len(pq.read_table(cell / "examples.parquet"))

@@ -7,9 +7,7 @@ arXiv:2106.09947 (unstable predictions). The rules stand in `checks.py`.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from robustsuite.config.threats import Access, parse_ball
 from robustsuite.engine.execute import Progress, play
 from robustsuite.engine.plan import Decision
-from robustsuite.engine.store import Store, writable
+from robustsuite.engine.store import Store
 from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag
 from robustsuite.maths.losses import margin
 from robustsuite.maths.numerics import float32
@@ -58,10 +56,8 @@ def audit(
             tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
             case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
             flags = list(_flags(case))
-            _put(
-                store,
-                cell.run_id,
-                {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures},
+            store.amend(
+                cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
             )
     return len(waiting)
 
@@ -75,13 +71,6 @@ def _waits(cell: Cell, store: Store) -> bool:
 def _robust(cell: Cell, store: Store) -> Tensor:
     table = pq.read_table(store.cells / cell.run_id / "examples.parquet", columns=["robust"])
     return torch.tensor(table.column("robust").to_pylist(), dtype=torch.bool)
-
-
-def _put(store: Store, run_id: str, value: dict[str, Any]) -> None:
-    folder = store.cells / run_id
-    with writable(store.folder):
-        (folder / ".audit.json").write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(folder / ".audit.json", folder / "audit.json")
 
 
 @dataclass(frozen=True)

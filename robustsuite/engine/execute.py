@@ -132,7 +132,7 @@ class Runner:
             about = {k: facts[k] for k in ("model", "defense", "dataset", "seed")}
             for name, finding in cell.lifecycle.findings.items():
                 self.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
-            known = cell.split if cell.clean is None else cell.clean
+            known = cell.split if cell.judged is None else cell.judged
             few = known.at(torch.arange(min(PROBED, len(known))))
             x, y = few.images(torch.arange(len(few))), few.y
             x, y = x.to(system.device), y.to(system.device)

@@ -46,7 +46,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
                 for defenses, name in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
                     names = {"model": model_name, "dataset": called, "defense": name}
-                    bare = Cell(sweep.name, cycle, Subjects(split, (judged,)), names=names)
+                    bare = Cell(sweep.name, cycle, Subjects(split, (judged,)), judged=split, names=names)
                     cells += _cells(sweep, bare, attacks, shifted)
     return cells
 
@@ -71,7 +71,8 @@ def _cells(
         chosen = scenario_of(threat.scenario).subjects
         subjects = about if chosen is None else chosen(about.examples, cycle.data, threat)
         subjects = asked(subjects) if scenario_of(threat.scenario).streams else subjects
-        cell = Cell(sweep.name, played, subjects, threat, card, given, names={**bare.names, "attack": name})
+        names = {**bare.names, "attack": name}
+        cell = Cell(sweep.name, played, subjects, threat, card, given, judged=split, names=names)
         yield cell, decide(cell)
         for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
             moved = _under_shift(cell, threat, member, first)

@@ -2,7 +2,8 @@
 
 What a training found out about its network (a defense's own chart) stands beside them, in artefacts/.
 
-No database, no lock, no pickle. A cell is there whole or not at all, so a killed run resumes by looking.
+No database, no lock, no pickle. A cell is there whole or not at all, so a killed run resumes by looking; several runs
+may write into one folder.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +30,9 @@ from robustsuite.records.schema import CellRecord, dumped
 FINISHED = ("done", "inert", "refused", "unmeasured")
 """Statuses that are not tried again; `failed` and `timeout` are."""
 
+STALE = 24 * 3600.0
+"""Seconds after which what was being written is taken for left over."""
+
 
 class Store:
     """One run's folder."""
@@ -37,10 +43,11 @@ class Store:
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
             for left_over in self.cells.glob(".writing-*"):
-                shutil.rmtree(left_over, ignore_errors=True)
-            probe = self.cells / ".writing-probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+                if _stale(left_over):
+                    shutil.rmtree(left_over, ignore_errors=True)
+            probe = self.cells / _aside("probe")
+            probe.mkdir()
+            probe.rmdir()
 
     def finished(self, run_id: str) -> bool:
         """Whether this cell needs no more work."""
@@ -50,36 +57,69 @@ class Store:
             return False
 
     def write(self, record: CellRecord, examples: dict[str, Any] | None = None) -> None:
-        """Store one cell: its record, and its examples' columns (numpy arrays by name)."""
-        final, aside = self.cells / record.run_id, self.cells / f".writing-{record.run_id}-{os.getpid()}"
+        """Store one cell: its record, and its examples' columns (numpy arrays by name).
+
+        One that another writer has finished meanwhile stays: it holds the same numbers.
+        """
+        final, aside = self.cells / record.run_id, self.cells / _aside(record.run_id)
         with writable(self.folder):
-            aside.mkdir(exist_ok=True)
+            aside.mkdir()
             _dump(aside / "run.json", dumped(record))
             if examples is not None:
                 with open(aside / "examples.parquet", "wb") as file:
-                    pq.write_table(pa.table(examples), file, compression="zstd")
+                    pq.write_table(pa.table(examples), file, compression="zstd", write_page_checksum=True)
                     _sync(file)
-            if final.is_dir():
-                shutil.rmtree(final)
+            if self.finished(record.run_id):
+                shutil.rmtree(aside)
             else:
-                final.unlink(missing_ok=True)
-            os.replace(aside, final)
+                _place(aside, final)
+
+    def amend(self, run_id: str, audit: dict[str, Any]) -> None:
+        """Store what an audit adds to a finished cell, beside it."""
+        self._put(self.cells / run_id / "audit.json", audit)
 
     def keep(self, name: str, artefact: dict[str, Any]) -> None:
         """Store what a training found out about its network, under artefacts/ by its content."""
         digest = hashlib.sha256(json.dumps(artefact, sort_keys=True).encode()).hexdigest()[:16]
-        aside = self.folder / f".writing-{name}-{os.getpid()}.json"
-        with writable(self.folder):
-            (self.folder / "artefacts").mkdir(exist_ok=True)
-            _dump(aside, artefact)
-            os.replace(aside, self.folder / "artefacts" / f"{name}-{digest}.json")
+        self._put(self.folder / "artefacts" / f"{name}-{digest}.json", artefact)
 
     def describe(self, sweep: dict[str, Any]) -> None:
         """Store what was swept, beside the cells."""
-        aside = self.folder / f".writing-sweep-{os.getpid()}.json"
+        self._put(self.folder / "sweep.json", sweep)
+
+    def _put(self, file: Path, value: dict[str, Any]) -> None:
+        aside = self.folder / _aside(file.name)
         with writable(self.folder):
-            _dump(aside, sweep)
-            os.replace(aside, self.folder / "sweep.json")
+            file.parent.mkdir(exist_ok=True)
+            _dump(aside, value)
+            os.replace(aside, file)
+
+
+def _aside(name: str) -> str:
+    """A name that no other writer on this file system has."""
+    return f".writing-{uuid4().hex}-{name}"
+
+
+def _stale(left_over: Path) -> bool:
+    """Whether nobody can be writing this any more; what another process writes is left alone."""
+    try:
+        return time.time() - left_over.stat().st_mtime > STALE
+    except FileNotFoundError:
+        return False
+
+
+def _place(aside: Path, final: Path) -> None:
+    """Rename a whole cell to its name, whatever stands there and whoever does the same: the last one stays."""
+    while True:
+        try:
+            return os.replace(aside, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        gone = aside.with_name(_aside("gone"))
+        with suppress(FileNotFoundError):  # another writer was quicker
+            os.rename(final, gone)
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
 
 
 def _dump(file: Path, value: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     """The examples as they are stored, without run_id. Raises BadData in a sentence."""
     file = folder / "examples.parquet"
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(file, page_checksum_verification=True)
         frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
     except FileNotFoundError as error:
         raise BadData("examples.parquet is missing") from error

@@ -31,8 +31,9 @@ may ask for more where the user says nothing)."""
 class Cell:
     """One number of the cube, with what is needed to compute it.
 
-    subjects: the examples it is about. clean: what a shift's pictures are compared with; paired: they were made from
-    these, one from one. names: what tables call its entries, by axis, where the user says.
+    subjects: the examples it is about. judged: all that the sweep judges its system on, and probes it with, whatever
+    cell comes first. clean: what a shift's pictures are compared with; paired: they were made from these, one from one.
+    names: what tables call its entries, by axis, where the user says.
     """
 
     sweep: str
@@ -43,6 +44,7 @@ class Cell:
     given: tuple[tuple[str, Any], ...] = ()
     shift: str | None = None
     variant: Variant | None = None
+    judged: Split | None = field(default=None, repr=False, compare=False)
     clean: Split | None = field(default=None, repr=False)
     paired: bool = False
     reading: Reading = field(default_factory=Reading)
