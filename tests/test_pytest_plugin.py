@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import robustsuite.app.api  # noqa: F401  pytester forgets what was first imported inside, and torch cannot be imported twice
+from robustsuite.app.pytest_plugin import Baseline
 
 NET = """
 import torch
@@ -155,3 +156,13 @@ def test_pytest_starts_without_torch(package: pytest.Pytester) -> None:
     done = package.runpytest_subprocess("-k", "light")
     assert done.parseoutcomes() == {"passed": 1}
     assert "robustsuite" in done.stdout.str(), "the plugin is loaded"
+
+
+def test_two_sessions_that_update_one_baseline_keep_both(tmp_path: Path) -> None:
+    file = tmp_path / "base.json"
+    entry = {"stands": "01", "data_sha256": "x"}
+    sessions = [Baseline(file, True, {}, {name: entry}) for name in ("first", "second")]  # both began without a file
+    for session in sessions:
+        session.write()
+    assert set(json.loads(file.read_text())["checks"]) == {"first", "second"}
+    assert [f.name for f in tmp_path.iterdir()] == ["base.json"]

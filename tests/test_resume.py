@@ -143,3 +143,37 @@ def test_a_resumed_run_ends_in_the_same_grades(tmp_path: Path) -> None:
         run(sweep, out=folder)
         after = {cell["run_id"]: (cell["flags"], cell["grade"]) for cell in read([folder]).known.values()}
         assert after == before
+
+
+def test_a_scheduler_s_end_is_said_in_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    running = start(tmp_path, seeds=1)
+    while not finished(tmp_path):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert said.decode().strip() == "stopped; the same command goes on where this one ended"
+    kept = finished(tmp_path)
+    assert kept > 0
+    again = start(tmp_path, seeds=1)
+    assert again.wait(timeout=120) == 0
+    assert finished(tmp_path) == CELLS
+
+
+def test_weights_that_cannot_be_kept_only_cost_the_next_run_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "file" / "cache"))
+    sweep = {"name": "uncached", "models": ["recipe:cnn_2c2f?epochs=1"], "data": [{"digits": {"first": 8}}]}
+    assert set(read([run(sweep, out=tmp_path / "run").folder]).cells["status"]) == {"done"}
+
+
+def test_a_run_leaves_the_global_random_states_alone(tmp_path: Path) -> None:
+    threat = {"scenario": "evasion", "budget": {"linf": 0.1}, "attacks": ["torchattacks:PGD"]}
+    sweep = {"name": "quiet", "models": ["python:tests.nets:drawn"], "data": [{"digits": {"first": 8}}],
+             "threats": {"linf": threat}}  # fmt: skip
+    states = random.getstate(), torch.get_rng_state()
+    run(sweep, out=tmp_path / "run")
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])

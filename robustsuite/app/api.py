@@ -26,6 +26,7 @@ from robustsuite.integrity.checks import Flag
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.maths import stats
 from robustsuite.maths.numerics import float32
+from robustsuite.maths.randomness import untouched
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
 from robustsuite.scenarios.cell import Cell
@@ -77,6 +78,7 @@ def unwatched(cells: list[Planned], store: Store) -> Iterator[Progress]:
     yield Progress()
 
 
+@untouched()
 def run(
     sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
     first: int | None = None, width: int | None = None, audited: bool = False, watched: Watched = unwatched,
@@ -151,6 +153,7 @@ class Evaluation:
     grade: str = ""
 
 
+@untouched()
 @float32()
 def evaluate(
     net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from functools import partial
@@ -39,11 +40,15 @@ Many = list[str] | None
 KINDS = {"attacks": "attack", "defenses": "defense", "shifts": "shift", "data": "data", "models": "model",
          "scenarios": "scenario"}  # fmt: skip
 
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of what SIGTERM has ended: a scheduler's or `docker stop`'s way of saying Ctrl-C."""
+
 
 def main() -> None:
     """Entry point of the `robustsuite` command."""
     from robustsuite.errors import UsageError
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if not sys.warnoptions:  # what bears on a number becomes a flag; a library's own warnings would bury it
         warnings.simplefilter("ignore")
     try:
@@ -52,7 +57,7 @@ def main() -> None:
         errors.print("error:", " ".join(str(error).split()), markup=False)
         sys.exit(2)
     except SystemExit as end:
-        if end.code == 130:  # typer has caught the KeyboardInterrupt
+        if end.code in (130, TERMINATED):  # typer has caught the KeyboardInterrupt
             errors.print("stopped; the same command goes on where this one ended")
         raise
     except BrokenPipeError:

@@ -10,7 +10,9 @@ so that a suite that changed nothing fails in at most one run of twenty. Imports
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,12 +40,16 @@ class Baseline:
     fresh: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Put this session's checks into the file, beside those of tests that were not run."""
+        """Put this session's checks into the file, beside those of tests that were not run and of other sessions."""
+        from filelock import FileLock
+
         from robustsuite.reports.publish.write import put
 
         if self.file is not None and self.fresh:
-            checks = dict(sorted({**self.known, **self.fresh}.items()))
-            put(self.file, json.dumps({"robustness_baseline": 1, "checks": checks}, indent=1) + "\n")
+            name = hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()
+            with FileLock(Path(tempfile.gettempdir()) / f"robustness-{name}.lock"):
+                checks = dict(sorted({**_read(self.file, self.update), **self.fresh}.items()))
+                put(self.file, json.dumps({"robustness_baseline": 1, "checks": checks}, indent=1) + "\n")
 
 
 KEY = pytest.StashKey[Baseline]()

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from platformdirs import user_cache_dir
@@ -103,18 +105,20 @@ def _kept(
             training.keep(name, finding)
 
         trained = fit(net, replace(training, keep=keep))
-        _save(weights(trained, net), file, findings)
+        save(weights(trained, net), file, findings)
         return trained
 
     return made
 
 
-def _save(weights: Weights, file: Path, findings: dict[str, dict[str, Any]]) -> None:
-    aside = file.with_suffix(f".{os.getpid()}.tmp")
+def save(weights: Weights, file: Path, findings: dict[str, dict[str, Any]] | None = None) -> None:
+    """Put weights and findings into a file, where that can be done."""
+    aside = file.with_suffix(f".{uuid4().hex}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-        save_file(tensors, aside, metadata={"findings": json.dumps(findings)})
+        save_file(tensors, aside, metadata={"findings": json.dumps(findings or {})})
         os.replace(aside, file)
     except (OSError, SafetensorError):
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

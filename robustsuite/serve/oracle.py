@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustsuite.config.threats import Access
 from robustsuite.errors import AccessRefused, QueriesSpent
 from robustsuite.maths.losses import CONFIDENCE_MARGIN, Loss
-from robustsuite.maths.randomness import Rng
+from robustsuite.maths.randomness import Rng, untouched
 from robustsuite.serve.protocols import Stochastic
 from robustsuite.serve.task import TASK
 
@@ -262,10 +260,9 @@ def preserved(net: nn.Module) -> Iterator[None]:
     params = [(p, p.requires_grad, p.grad) for p in net.parameters()]
     tensors = _kinds([*net.parameters(), *net.buffers()])
     values = [_joined(kind) for kind in tensors]
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
-        yield
+        with untouched():
+            yield
     finally:
         for module, training, hooks in modules:
             module.training = training
@@ -281,11 +278,6 @@ def preserved(net: nn.Module) -> Iterator[None]:
                 if not torch.equal(_joined(kind), value):
                     for tensor, part in zip(kind, value.split([t.numel() for t in kind]), strict=True):
                         tensor.copy_(part.view_as(tensor))
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 def _kinds(tensors: list[Tensor]) -> list[list[Tensor]]:

@@ -8,18 +8,17 @@ has; any other list of blocks serves as well.
 from __future__ import annotations
 
 import hashlib
-import os
 from itertools import pairwise
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.errors import BadData
 from robustsuite.serve.data import Split
-from robustsuite.serve.kept import cache_folder
+from robustsuite.serve.kept import cache_folder, save
 from robustsuite.serve.training import held
 
 VERSION = 1
@@ -94,10 +93,7 @@ def trained_generator(pictures: Split, *, epochs: int = 20, device: str = "cpu")
         made.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError):
         made = _fit(x, shape, epochs, device)
-        aside = file.with_suffix(f".{os.getpid()}.tmp")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.cpu().contiguous() for k, v in made.state_dict().items()}, aside)
-        os.replace(aside, file)
+        save(made.state_dict(), file)
     return made.to(device).eval().requires_grad_(False)
 
 
