@@ -17,7 +17,7 @@ import pandas as pd
 
 from robustsuite.maths import stats
 
-from ..read.runs import Results
+from ..read.runs import Results, once
 from .grades import worst_of
 from .scores import flag_names, measured_as, rate
 
@@ -50,6 +50,7 @@ class Survival:
         return self.grade == "INVALID"
 
 
+@once
 def survivals(run: Results) -> list[Survival]:
     """Every (threat, dataset, model, seed, defense) of the evasion cells that at least one attack has measured."""
     cells = run.cells[run.cells["scenario"] == "evasion"]
@@ -98,6 +99,7 @@ def _all(robusts: Sequence[pd.Series]) -> pd.Series:
     return table.all(axis=1)
 
 
+@once
 def worst_case(run: Results) -> pd.DataFrame:
     """One row per threat, dataset, model, seed and defense: robust accuracy under all attacks at once, and its rank.
 
@@ -143,6 +145,7 @@ def by_rank(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["_last", "robust_accuracy"], ascending=[True, False], kind="stable").drop(columns="_last")
 
 
+@once
 def paired(run: Results) -> pd.DataFrame:
     """Every two comparable defenses of a group on the images both met: difference, discordant images, Holm's p."""
     rows: list[dict[str, Any]] = []

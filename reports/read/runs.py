@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from robustsuite.errors import BadData
 from robustsuite.integrity.cross_cell import grades
-from robustsuite.records.cells import checked, read_audit, read_cell, read_sweep, read_table
+from robustsuite.records.cells import checked, read_sweep, read_table, read_whole
 from robustsuite.records.findings import Artefact
 from robustsuite.records.flat import flat
 from robustsuite.records.labels import called, labels
@@ -25,6 +25,7 @@ from robustsuite.records.schema import CellRecord, SweepFacts
 
 from .artefacts import read_artefacts
 
+T = TypeVar("T")
 AXES = ("threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity")
 _TEXT = (
     "run_id", "sweep", "threat", "scenario", "access", "budget", "goal", "model", "defense", "attack", "dataset",
@@ -32,6 +33,9 @@ _TEXT = (
     "dtype", "weights_sha256", "data_sha256", "started", "needs", "head", "transform", "norm",
 )  # fmt: skip
 _NUMBERS = ("severity", "n", "seed", "seconds", "peak_bytes", "forwards", "backwards", "queries", "eps")
+HOLDS = 2**30
+"""Bytes of examples that a report keeps in memory."""
+
 _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift": "shifts"}
 
 
@@ -51,6 +55,7 @@ class Results:
     foreign: int = 0
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
+    found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @cached_property
     def known(self) -> dict[str, dict[str, Any]]:
@@ -65,6 +70,18 @@ class Results:
     def examples(self, run_id: str) -> pd.DataFrame:
         """The per-example rows of one cell, sorted by the example's `index`."""
         return self.load(run_id)
+
+
+def once(function: Callable[[Results], T]) -> Callable[[Results], T]:
+    """What a function finds in a run, found once: several tables rest on it, none changes it."""
+
+    @wraps(function)
+    def known(run: Results) -> T:
+        if function.__qualname__ not in run.found:
+            run.found[function.__qualname__] = function(run)
+        return run.found[function.__qualname__]  # type: ignore[no-any-return]
+
+    return known
 
 
 def radius_of(cell: Mapping[Any, Any]) -> float | None:
@@ -83,6 +100,7 @@ def read(paths: Sequence[Path]) -> Results:
     sweeps = [read_sweep(Path(path)) for path in paths]
     rows: dict[str, dict[str, Any]] = {}
     files: dict[str, tuple[Path, CellRecord]] = {}
+    held = Held()
     skipped: list[str] = []
     absent = foreign = 0
     for path, sweep in zip(paths, sweeps, strict=True):
@@ -90,7 +108,7 @@ def read(paths: Sequence[Path]) -> Results:
         planned = set(sweep.cells or [folder.name for folder in folders])
         absent += len(planned - {folder.name for folder in folders})
         for folder in folders:
-            row, reason = _read_cell(folder)
+            row, examples, reason = _read_cell(folder)
             # Cells of an earlier plan would be mixed into this one's worst cases, other image counts and all.
             if row is not None and folder.name not in planned:
                 foreign += 1
@@ -99,6 +117,7 @@ def read(paths: Sequence[Path]) -> Results:
             elif row["run_id"] not in rows:
                 rows[row["run_id"]] = row
                 files[row["run_id"]] = folder, row["record"]
+                held.put(row["run_id"], examples)
     if not rows:
         why = f" that can be read ({len(skipped)} cannot: {skipped[0]})" if skipped else ""
         raise BadData(f"expected finished cells{why}, got none in {[str(p) for p in paths]}; run the sweep first")
@@ -113,7 +132,7 @@ def read(paths: Sequence[Path]) -> Results:
         absent=absent,
         foreign=foreign,
         artefacts=tuple(artefacts),
-        load=_loader(files),
+        load=_loader(files, held),
     )
     return _judged(run)
 
@@ -149,14 +168,14 @@ def _aside(name: str) -> bool:
     return name.startswith((".", "_")) or name.endswith((".tmp", ".part"))
 
 
-def _read_cell(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def _read_cell(folder: Path) -> tuple[dict[str, Any] | None, pd.DataFrame | None, str]:
     try:
-        record, audit = read_cell(folder), read_audit(folder)
+        record, examples, audit = read_whole(folder)
     except BadData as error:
-        return None, str(error)
+        return None, None, str(error)
     row = flat(record)
     row["flags"] += [flag.model_dump() for flag in audit.flags] if audit else []
-    return row, ""
+    return row, examples, ""
 
 
 def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
@@ -192,15 +211,29 @@ def _listed(axis: str, sweeps: Sequence[SweepFacts]) -> list[str]:
     return list(found)
 
 
-def _loader(files: Mapping[str, tuple[Path, CellRecord]]) -> Callable[[str], pd.DataFrame]:
+class Held:
+    """Examples that stay in memory once read, up to HOLDS bytes in all: each table of a report asks for them again."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, pd.DataFrame] = {}
+        self.bytes = 0
+
+    def put(self, run_id: str, examples: pd.DataFrame | None) -> None:
+        """Keep these, if there is room."""
+        if examples is not None and self.bytes < HOLDS:
+            self.frames[run_id] = examples
+            self.bytes += int(examples.memory_usage(index=False).sum())
+
+
+def _loader(files: Mapping[str, tuple[Path, CellRecord]], held: Held) -> Callable[[str], pd.DataFrame]:
     @lru_cache(maxsize=2048)
-    def load(run_id: str) -> pd.DataFrame:
+    def again(run_id: str) -> pd.DataFrame:
         if run_id not in files:
             _nothing(run_id)
         folder, record = files[run_id]
         return checked(read_table(folder), record)
 
-    return load
+    return lambda run_id: held.frames[run_id] if run_id in held.frames else again(run_id)
 
 
 def _nothing(run_id: str) -> pd.DataFrame:

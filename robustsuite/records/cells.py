@@ -23,6 +23,11 @@ KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float"}
 
 def read_cell(folder: Path) -> CellRecord:
     """The record of a cell whose files all fit. Raises BadData: which file, which field, what was expected."""
+    return read_whole(folder)[0]
+
+
+def read_whole(folder: Path) -> tuple[CellRecord, pd.DataFrame | None, Audit | None]:
+    """A cell's record, its examples sorted by index where it is done, what an audit added. Raises BadData."""
     text = text_of(folder / "run.json")
     row = object_of(text, "run.json")
     version = row.get("version", 1)
@@ -38,10 +43,7 @@ def read_cell(folder: Path) -> CellRecord:
         raise BadData(f"run.json is of version {version!r}, this suite reads 1 and {VERSION}")
     if record.run_id != folder.name:
         raise BadData("run.json belongs to another cell")
-    if table is not None:
-        checked(table, record)
-    read_audit(folder)
-    return record
+    return record, None if table is None else checked(table, record), read_audit(folder)
 
 
 def read_table(folder: Path) -> pd.DataFrame:
