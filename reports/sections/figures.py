@@ -34,7 +34,10 @@ from ..render.draw import (
     where,
     wrap,
 )
-from ..render.text import short
+from ..render.text import plain, short
+
+TILES, NAMED = 400, 40
+"""Cells of a heat map that can each be read; beyond, colours alone, with so many names at most on each side."""
 
 
 def figures(run: Results, table: pd.DataFrame) -> list[Figure]:
@@ -51,6 +54,12 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
         mine = worst[(worst[list(GROUP)] == list(key)).all(axis=1)] if len(worst) else worst
         defenses = list(dict.fromkeys(part["defense"]))
         attacks = list(dict.fromkeys(part["attack"]))
+        if len(defenses) * len(attacks) > TILES:
+            caption = f"Robust accuracy, attacks down, defenses across (the table has the numbers), {where(key)}"
+            grid = part.pivot_table(index="attack", columns="defense", values="value", sort=False, dropna=False)
+            grid = grid.reindex(index=attacks, columns=defenses)
+            found.append(draw(f"heatmap-{slug(key)}", caption, (10.0, 6.0), partial(_colours, grid=grid)))
+            continue
         caption = f"Robust accuracy in % with its 95 % interval, {where(key)}"
         size = (2.2 + 1.25 * len(defenses), 1.1 + 0.46 * (len(attacks) + 2))
         found.append(
@@ -65,6 +74,18 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
             )
         )
     return found
+
+
+def _colours(canvas: Canvas, grid: pd.DataFrame) -> None:
+    """The whole of a large sweep at a glance: a colour a cell, none where there is no number."""
+    ax = canvas.add_subplot()
+    shown = ax.imshow(grid.to_numpy(float), cmap=SCALE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for axis, names in ((ax.xaxis, grid.columns), (ax.yaxis, grid.index)):
+        some = range(0, len(names), -(-len(names) // NAMED))
+        axis.set_ticks(list(some), [short(plain(str(names[i])), 22) for i in some], fontsize=7)
+    ax.tick_params(axis="x", rotation=90)
+    bare(ax)
+    canvas.colorbar(shown, ax=ax, fraction=0.03, format=lambda value, _: f"{100 * value:.0f} %")
 
 
 def _heatmap(

@@ -249,3 +249,23 @@ def test_a_terminals_table_shows_the_one_system_that_was_measured(tmp_path: Path
     grids, _ = overview([tmp_path / "run"])
     (grid,) = (g for g in grids if "votes" in g.title)
     assert [entry.text for entry in grid.rows[0][1:]] == ["refused", "25.0 (19–32)"]
+
+
+def test_a_large_sweep_is_one_picture_of_colours(tmp_path: Path) -> None:
+    """25 x 20 cells: no tile is drawn for itself, the table has the numbers, and a cell without one stays blank."""
+    from report_store import Store
+
+    from robustsuite.reports.sections.figures import heatmaps
+
+    store = Store(tmp_path / "run")
+    rows = pd.DataFrame({"index": range(4), "label": 0, "clean_ok": True, "robust": [True, False, True, True]})
+    for d in range(25):
+        for a in range(20):
+            lost = d == a == 3
+            facts = {"status": "failed", "sentence": "it raised"} if lost else {}
+            store.add(None if lost else rows, defense=f"d{d}", attack=f"a{a}", n=4, **facts)
+    run = read([tmp_path / "run"])
+    (figure,) = heatmaps(run, scores(run))
+    assert "the table has the numbers" in figure.caption
+    assert figure.svg.count("<path") < 200
+    assert len(figure.svg) < 100_000
