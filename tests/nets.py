@@ -1,7 +1,6 @@
 """Networks that tests name as python:tests.nets:..., made in no time."""
 
 from functools import cache
-from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -47,36 +46,6 @@ def _head(classes: int) -> nn.Linear:
         head.weight.copy_(10 * _targets()[:64, :classes].T)
         head.bias.copy_(10 * _targets()[64, :classes])
     return head
-
-
-class Talkative(nn.Module):
-    """A linear network that returns its logits among other things."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.net, self.form = linear(), form
-
-    def forward(self, x: torch.Tensor) -> object:
-        logits = self.net(x)
-        named = {"logits": logits, "hidden": x}
-        forms = {"tuple": (logits, x), "dict": named, "object": SimpleNamespace(**named), "neither": {"hidden": x}}
-        return forms[self.form]
-
-
-def in_a_tuple() -> nn.Module:
-    return Talkative("tuple")
-
-
-def in_a_dict() -> nn.Module:
-    return Talkative("dict")
-
-
-def in_an_object() -> nn.Module:
-    return Talkative("object")
-
-
-def nowhere() -> nn.Module:
-    return Talkative("neither")
 
 
 class WrongAtFirst(nn.Module):

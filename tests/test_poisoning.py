@@ -158,14 +158,14 @@ def test_yaml_names_rate_and_target() -> None:
     asked = {"scenario": "poisoning", "access": "train_set", "budget": {"poison_rate": 0.003}, "attacks": ["x"]}
     spec = poisoning.PoisoningSpec(**asked, target=1)
     threat = spec.threat("bd")
-    assert threat.budget_words() == "poison_rate(0.003)"
+    assert threat.facts().budget.words() == "poison_rate(0.003)"
     assert str(threat.goal) == "to_class(1)"
     with pytest.raises(BadValue, match="above 0"):
         unlearnable.UnlearnableSpec(scenario="unlearnable", budget={"poison_rate": 0}, attacks=["x"]).threat("u")
     spec = inversion.InversionSpec(
         scenario="inversion", access=["weights", "update"], budget={"batch": 4, "mode": "train"}, attacks=["x"]
     )
-    assert spec.threat("leak").budget_words() == "update(batch=4, mode=train)"
+    assert spec.threat("leak").facts().budget.words() == "update(batch=4, mode=train)"
 
 
 def test_a_watched_training_tells_its_best_and_last_epoch(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

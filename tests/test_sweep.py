@@ -24,7 +24,7 @@ def test_a_sweep_is_read() -> None:
     assert threat.budget == Linf(8 / 255)
     assert threat.queries == 100
     assert threat.access == Access.WHITE_BOX
-    assert threat.budget_words() == "linf(eps=8/255) queries(100)"
+    assert threat.facts().budget.words() == "linf(eps=8/255) queries(100)"
     assert sweep.defenses == ["none"]
 
 

@@ -48,7 +48,7 @@ def checkpoint(
     net = architecture(arch, space, pad_type)
     fill(net, weights, f"{path.name} with arch={arch}", space)
     statistics = statistics_of(mean or metadata.get("mean", ""), std or metadata.get("std", ""), space.channels)
-    note = "" if statistics else "no normalisation given: the network takes pixels in [0, 1] as they are"
+    note = "" if statistics else f"{path.name} without normalisation: it takes pixels in [0, 1] as they are"
     own = arch.removeprefix("python:").partition(":")[0] if arch.startswith("python:") else ""
     return finish(f"checkpoint:{path.stem}", net, space, statistics, note, (own,) if own else ())
 

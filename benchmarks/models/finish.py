@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robustsuite.config.identity import behaviour_of
 from robustsuite.errors import BadModel, BadValue
-from robustsuite.integrity.probes import fits
+from robustsuite.integrity.probes import blank
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, Normalised, answering, weights_sha256
+from robustsuite.serve.task import TASK
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation, a number a channel."""
@@ -23,15 +24,16 @@ def finish(
 ) -> Model:  # fmt: skip
     """A pretrained model. Raises BadModel unless one blank picture (1, C, H, W) gives (1, classes) finite logits.
 
+    They may come among other things (`models.answering`); the hash is that of the network itself all the same.
     made_by: modules whose code decides what the network does, besides those of its layers.
     """
     if statistics is not None:
         net = Normalised(net, *statistics)
     net = net.float().eval()
-    net = answering(net, torch.zeros(1, *space.shape))
-    fits(net, space, name)
+    answers, logits = answering(net, blank(net, space, name), name)
+    TASK.checked(logits, space, name)
     behaviour = behaviour_of(net, made_by)
-    return Model(name, channels_last(net, space), space, weights_sha256(net), note=note, behaviour=behaviour)
+    return Model(name, channels_last(answers, space), space, weights_sha256(net), note=note, behaviour=behaviour)
 
 
 def channels_last(net: nn.Module, space: InputSpace) -> nn.Module:

@@ -14,7 +14,7 @@ from robustsuite.methods.federated.updates import Gradients
 from robustsuite.serve import stages
 
 
-def clipped_again(dummy: Gradients, seen: Gradients, *, bound: float = 4.0) -> Gradients:
+def clipped_again(dummy: Gradients, seen: Gradients, *, bound: float) -> Gradients:
     """One client's dummy update, clipped as the client's was; differentiable."""
     factor = _factor(torch.stack([g.square().sum() for g in dummy.values()]).sum(), bound)
     return {k: g * factor for k, g in dummy.items()}

@@ -10,7 +10,7 @@ from robustsuite.methods.federated.updates import Gradients
 from robustsuite.serve import stages
 
 
-def kept_entries(dummy: Gradients, seen: Gradients, *, share: float = 0.9) -> Gradients:
+def kept_entries(dummy: Gradients, seen: Gradients, *, share: float) -> Gradients:
     """One client's dummy update, cut to the entries that the client shared; differentiable."""
     return {k: torch.where(seen[k] != 0, g, 0.0) for k, g in dummy.items()}
 

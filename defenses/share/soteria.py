@@ -16,7 +16,7 @@ from robustsuite.scenarios.inversion import Owner
 from robustsuite.serve import stages
 
 
-def kept_columns(dummy: Gradients, seen: Gradients, *, share: float = 0.8) -> Gradients:
+def kept_columns(dummy: Gradients, seen: Gradients, *, share: float) -> Gradients:
     """One client's dummy update without the columns that are zero in what was shared; differentiable."""
     return {
         k: torch.where((seen[k] != 0).any(0), g, 0.0) if g.dim() == 2 else g for k, g in dummy.items()

@@ -197,7 +197,7 @@ def costs(run: Results) -> pd.DataFrame:
     """What every cell took: apart from the scores, because it differs from one run to the next."""
     names = ["run_id", "threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity",
              "status", "n", *COST, "device"]  # fmt: skip
-    return run.cells.loc[run.cells["status"].isin(["done", "failed", "timeout"]), names].reset_index(drop=True)
+    return run.cells.loc[run.cells["status"].isin(["done", "failed"]), names].reset_index(drop=True)
 
 
 def flags_of(cell: Mapping[Any, Any]) -> str:

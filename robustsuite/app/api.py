@@ -110,7 +110,8 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     def axis(key: str) -> list[str]:
         return list(dict.fromkeys(fact[key] for fact in facts if fact[key] is not None))
 
-    notes = dict.fromkeys(cell.lifecycle.data.note for cell, _ in cells if cell.lifecycle.data.note)
+    cycles = [cell.lifecycle for cell, _ in cells]
+    notes = dict.fromkeys(note for cycle in cycles for note in (cycle.data.note, cycle.model.note) if note)
     threats: dict[str, list[str]] = {}
     for fact in facts:
         if fact["threat"] and fact["attack"] not in threats.setdefault(fact["threat"], []):
@@ -161,8 +162,9 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
 
-    attack: a registered name, or a function decorated as one. budget: a ball such as Linf(8/255), the default. device:
-    where to compute; where the network is, if None. The network stays where it is.
+    net: it returns logits, alone or as a tuple's first or what is named `logits`. attack: a registered name, or a
+    function decorated as one. budget: a ball such as Linf(8/255), the default. device: where to compute; where the
+    network is, if None. The network stays where it is.
     parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
     needs more than `access`.
     """
@@ -173,13 +175,13 @@ def evaluate(
     home = next((p.device for p in net.parameters()), x.device)
     if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
         net, home = copy.deepcopy(net).to(there), there
-    net = answering(net, x[:1].to(home))
     with torch.no_grad():
-        classes = net(x[:1].to(home)).shape[1]
+        answers, logits = answering(net, net(x[:1].to(home)), "the network")
+    classes = logits.shape[1]
     channels, height, width = x.shape[1:]
     space = InputSpace(channels, height, width, classes)
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
-    cycle = Lifecycle(Model("given", net, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
+    cycle = Lifecycle(Model("given", answers, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
     threat = Threat("given", card.place, access, budget or Linf(8 / 255))
     cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)

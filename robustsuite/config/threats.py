@@ -265,7 +265,3 @@ class Threat:
         )  # fmt: skip
         goal = GoalFacts(name=self.goal.name, terms=dict(vars(self.goal)), words=str(self.goal))
         return ThreatFacts(name=self.name, access=self.access.kinds(), goal=goal, budget=budget)
-
-    def budget_words(self) -> str:
-        """The budget for eyes, '' where the scenario has none."""
-        return self.facts().budget.words()

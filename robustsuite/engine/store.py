@@ -28,7 +28,7 @@ from robustsuite.records.cells import read_cell
 from robustsuite.records.schema import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
-"""Statuses that are not tried again; `failed` and `timeout` are."""
+"""Statuses that are not tried again; `failed` is."""
 
 STALE = 24 * 3600.0
 """Seconds after which what was being written is taken for left over."""

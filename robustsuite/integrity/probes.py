@@ -34,16 +34,20 @@ def fits(net: nn.Module, space: InputSpace, name: str, *, rejects: bool = False)
 
     rejects: whether a row of NaN will do, by which a system says that it gives no answer.
     """
+    TASK.checked(blank(net, space, name), space, name, rejects=rejects)
+
+
+def blank(net: nn.Module, space: InputSpace, name: str) -> object:
+    """What the network returns for one blank picture (1, C, H, W). Raises BadModel where it takes none."""
     try:
         with torch.no_grad():
-            out = net(torch.full((1, *space.shape), 0.5, device=_device(net)))
+            return net(torch.full((1, *space.shape), 0.5, device=_device(net)))
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         shape = "x".join(map(str, space.shape))
         raise BadModel(
             f"expected {name} to take {shape} pictures, got an error: {line}; choose data or model to fit"
         ) from error
-    TASK.checked(out, space, name, rejects=rejects)
 
 
 def _device(net: nn.Module) -> torch.device:

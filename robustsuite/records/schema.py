@@ -10,14 +10,14 @@ fields (`Budget.words`, `Used.words`), never read back. A folder that somebody h
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
 VERSION = 2
 
-STATUSES = ("done", "inert", "refused", "unmeasured", "failed", "timeout")
-Status = Literal["done", "inert", "refused", "unmeasured", "failed", "timeout"]
+Status = Literal["done", "inert", "refused", "unmeasured", "failed"]
+STATUSES: tuple[str, ...] = get_args(Status)
 Better = Literal["more", "less", "neither"]
 
 

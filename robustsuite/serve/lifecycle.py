@@ -114,7 +114,7 @@ class Lifecycle:
         defense = self.at("serve")[i]
         if defense.card.shape is None:
             return defense
-        shape = partial(defense.card.shape, **{**defense.card.parameters, **dict(defense.given)})
+        shape = partial(defense.card.shape, **defense.parameters)
         return learnt(defense, self._learning(i), shape)
 
     def _learning(self, i: int) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter, itemgetter
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -37,31 +38,46 @@ class Normalised(nn.Module):
 
 
 class Logits(nn.Module):
-    """A network that returns its logits among other things, returning them alone."""
+    """A network that returns its logits among other things: `take` picks them out."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, take: Callable[[Any], Tensor]) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.take = net, take
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.net(x)
-        logits: Tensor = out.logits if hasattr(out, "logits") else out["logits"] if isinstance(out, Mapping) else out[0]
-        return logits
+        return self.take(self.net(x))
 
 
-def answering(net: nn.Module, x: Tensor) -> nn.Module:
-    """The network itself where it answers x (1, C, H, W) with a tensor; else what takes its logits from the answer.
+def answering(net: nn.Module, out: Any, name: str) -> tuple[nn.Module, Tensor]:
+    """A network that returned `out`, as one that returns logits (N, K) alone, and those; itself where it does already.
 
-    They are the key or attribute `logits` (a mapping, a ModelOutput), or the first of a tuple or list.
+    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list. Raises BadModel.
     """
-    try:
-        with torch.no_grad():
-            out = net(x)
-    except Exception:  # anybody's code; whoever asks it next says in a sentence what it does not take
-        return net
-    among = hasattr(out, "logits") or (isinstance(out, Mapping) and "logits" in out)
-    first = isinstance(out, tuple | list) and len(out) > 0 and isinstance(out[0], Tensor)
-    return Logits(net) if not isinstance(out, Tensor) and (among or first) else net
+    if isinstance(out, Tensor):
+        return net, out
+    take: Callable[[Any], Tensor] = itemgetter(0)
+    if isinstance(out, Mapping) and "logits" in out:
+        take = itemgetter("logits")
+    elif hasattr(out, "logits"):
+        take = attrgetter("logits")
+    elif not (isinstance(out, tuple | list) and out):
+        raise _no_logits(out, name)
+    found = take(out)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise _no_logits(out, name)
+    return Logits(net, take), found
+
+
+def _no_logits(out: object, name: str) -> BadModel:
+    def words(value: object) -> str:
+        return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+    parts = out.items() if isinstance(out, Mapping) else enumerate(out) if isinstance(out, tuple | list) else ()
+    held = ", ".join(f"{key!r}: {words(value)}" for key, value in parts)
+    got = f"{words(out)} of {held}" if held else words(out)
+    return BadModel(
+        f"expected logits (pictures, classes) from {name}, got {got}; return them alone, first, or named logits"
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,7 @@ def as_it_is(net: nn.Module, training: Training) -> nn.Module:
 class Model:
     """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training).
 
+    note: what a reader of its numbers must see.
     behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
     """
 
@@ -169,7 +186,7 @@ def _joined(models: list[Model], space: InputSpace) -> Model:
         if not model.pretrained:
             raise BadModel(f"expected pretrained models to join, got {model.name}, trained first; leave it out")
     net = Members([model.net for model in models])
-    note = "; ".join(f"{model.name}: {model.note}" for model in models if model.note)
+    note = "; ".join(model.note for model in models if model.note)
     behaviour = {key: value for model in models for key, value in model.behaviour.items()}
     name = " + ".join(model.name for model in models)
     return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour)

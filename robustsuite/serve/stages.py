@@ -23,7 +23,10 @@ U = TypeVar("U", bound=Callable[..., Any])
 
 
 def data(**facts: Any) -> Callable[[D], D]:
-    """A defense that filters or changes the train set: (split, *, rng, ...) -> split."""
+    """A defense that changes the train set: (split, *, ...) -> split; (split, trained, *, ...) -> split if it learns.
+
+    trained: train set -> the network that the model's recipe makes of it.
+    """
     return carded("defense", "data", **facts)
 
 
@@ -38,7 +41,7 @@ def harden(**facts: Any) -> Callable[[N], N]:
 
 
 def serve(**facts: Any) -> Callable[[N], N]:
-    """A defense that wraps the network at test time: (net, *, ...) -> net.
+    """A defense that wraps the network at test time: (net, *, ...) -> net; (net, training, *, ...) -> net if it learns.
 
     hides: what the wrapper takes from a white-box adversary (Access.GRADIENTS). surrogate: a function (base, served) ->
     net, a differentiable stand-in for `served` over `base`, the network below it as an attack can differentiate it.
@@ -48,7 +51,12 @@ def serve(**facts: Any) -> Callable[[N], N]:
 
 
 def share(**facts: Any) -> Callable[[U], U]:
-    """A defense that changes what a federated client sends: (update, *, rng, ...) -> update."""
+    """A defense that changes what a federated client sends: (update, *, ...) -> update.
+
+    `rng` (a stream a client) and `owner` are handed to a function that names them.
+    surrogate(dummy, seen, *, ...) -> update: the same to an observer's own update, read off what was seen; handed every
+    parameter.
+    """
     return carded("defense", "share", **facts)
 
 
@@ -58,6 +66,11 @@ class Applied:
 
     card: DefenseCard
     given: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter, those that are not given at their defaults."""
+        return {**self.card.parameters, **dict(self.given)}
 
     def __str__(self) -> str:
         return canonical(self.card, dict(self.given))

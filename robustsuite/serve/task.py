@@ -26,8 +26,7 @@ class Task:
         if not isinstance(out, Tensor) or out.ndim != 2:
             got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
             raise BadModel(
-                f"expected logits (pictures, classes) from {name}, got {got}; return a tensor of two dimensions, or it "
-                f"under the name logits, or first in a tuple"
+                f"expected logits (pictures, classes) from {name}, got {got}; return one tensor of two dimensions"
             )
         if out.shape[1] != space.classes:
             raise BadModel(

@@ -181,7 +181,7 @@ def build(root: Path) -> Store:
     twin = store.add(_base(8).assign(psnr=np.linspace(8, 30, 8), label_ok=np.arange(8) < 6), **leak, n=8)
     store.add(None, **leak, n=8, defense="crossmax", status="inert", same_as=twin, code="stage_not_passed",
               sentence="crossmax changes the served model; a shared update never passes it")  # fmt: skip
-    store.add(None, **leak, n=8, defense=DEFENSES[1], status="timeout", sentence="stopped after 600 s")
+    store.add(None, **leak, n=8, defense=DEFENSES[1], status="failed", sentence="stopped after 600 s")
     cut = root / "cells" / "cutrunjson"
     cut.mkdir()
     (cut / "run.json").write_text('{"run_id": "cutrunj', "utf-8")

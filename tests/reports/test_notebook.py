@@ -17,7 +17,7 @@ def test_a_run_shows_the_tables_of_the_terminal_escaped(store: Store) -> None:
     assert page.count('class="rate"') > 20
     assert "<script>alert" not in page
     assert "nightly &lt;b&gt;scenes" in page
-    assert len(failed) == page.count("<p>failed:") == 1
+    assert len(failed) == page.count("<p>failed:") == 2
     assert "--v:45.0%" in page, "adversarial_finetuning holds 45 % by construction"
 
 

@@ -44,7 +44,7 @@ def _informed(share: Sequence[Applied]) -> Callable[[Gradients, Gradients], Grad
 
     def informed(dummy: Gradients, seen: Gradients) -> Gradients:
         for defense in known:
-            dummy = defense.card.surrogate(dummy, seen, **dict(defense.given))  # type: ignore[misc]
+            dummy = defense.card.surrogate(dummy, seen, **defense.parameters)  # type: ignore[misc]
         return dummy
 
     return informed

@@ -7,8 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from robustsuite.app.api import description
 from robustsuite.benchmarks.models.checkpoint import read_weights
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
+from robustsuite.engine.plan import plan
+from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadModel, BadValue, UnknownName
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import load_model, ready
@@ -164,3 +167,12 @@ def test_read_weights_keeps_integers(tmp_path):
     read, _ = read_weights(tmp_path / "f.pt")
     assert read["n"].dtype == torch.int64
     assert read["w"].dtype == torch.float32
+
+
+def test_a_reader_of_the_run_is_told_that_no_normalisation_was_given(tmp_path, weights):
+    threats = {"t": {"scenario": "evasion", "budget": {"linf": 0.1}, "attacks": ["fgsm"]}}
+    sweep = {"name": "s", "data": ["scenes"], "threats": threats}
+    for statistics, said in (("", True), ("&mean=0.5&std=0.5", False)):
+        models = [f"checkpoint:{saved(tmp_path, weights)}?arch=resnet2b{statistics}"]
+        chosen = sweep_of({**sweep, "models": models}, "here")
+        assert ("w.safetensors without normalisation" in description(chosen, plan(chosen))["note"]) is said

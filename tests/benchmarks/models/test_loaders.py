@@ -5,14 +5,10 @@ import socket
 import pytest
 import torch
 
-from robustsuite.app.api import evaluate
-from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.benchmarks.datasets.scenes import scenes
-from robustsuite.config.threats import Linf
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName, UsageError
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Training, load_model
-from tests import nets
 
 CIFAR, IMAGENET = InputSpace(3, 32, 32, 10), InputSpace(3, 224, 224, 1000)
 
@@ -102,20 +98,3 @@ def test_a_recipe_trains_the_same_network_twice_and_is_named_by_its_parameters()
 
 def test_every_refusal_is_a_usage_error():
     assert issubclass(BadModel, UsageError)
-
-
-@pytest.mark.parametrize("form", ["in_a_tuple", "in_a_dict", "in_an_object"])
-def test_logits_among_other_things_are_read(form):
-    split = digits().split("test").first(20)
-    x = split.images(torch.arange(20))
-    plain, net = (load_model(f"python:tests.nets:{name}", digits().space).net for name in ("linear", form))
-    assert torch.equal(plain(x), net(x))
-    talkative = getattr(nets, form)()
-    found, expected = (evaluate(n, x, split.y, attack="fgsm", budget=Linf(0.1)) for n in (talkative, plain))
-    assert (found.clean, found.robust) == (expected.clean, expected.robust)
-    assert found.robust < found.clean
-
-
-def test_other_things_without_logits_are_refused():
-    with pytest.raises(BadModel, match="got dict; return a tensor of two dimensions, or it under the name logits"):
-        load_model("python:tests.nets:nowhere", digits().space)
