@@ -42,9 +42,9 @@ class Store:
         self.cells = folder / "cells"
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
-            for left_over in self.cells.glob(".writing-*"):
+            for left_over in (*folder.glob(".writing-*"), *self.cells.glob(".writing-*")):
                 if _stale(left_over):
-                    shutil.rmtree(left_over, ignore_errors=True)
+                    _remove(left_over)
             probe = self.cells / _aside("probe")
             probe.mkdir()
             probe.rmdir()
@@ -119,7 +119,14 @@ def _place(aside: Path, final: Path) -> None:
         gone = aside.with_name(_aside("gone"))
         with suppress(FileNotFoundError):  # another writer was quicker
             os.rename(final, gone)
-            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+            _remove(gone)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _dump(file: Path, value: dict[str, Any]) -> None:
