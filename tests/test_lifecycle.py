@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from robustsuite.config.registry import DefenseCard
 from robustsuite.config.threats import Access
-from robustsuite.methods.backdoors.detection import Detector, undetected
+from robustsuite.defenses.serve.crossmax import CrossMax
+from robustsuite.methods.backdoors.detection import Detector, Undetected, undetected
 from robustsuite.serve.data import Dataset, Split
+from robustsuite.serve.ensembles import Members
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import Fit, Model, Training
-from robustsuite.serve.stages import Applied
+from robustsuite.serve.models import Fit, Model, Training, weights_sha256
+from robustsuite.serve.stages import Applied, applied
 from tests.toys import SPACE, labelled, linear
 
 SEEN: list[int] = []
@@ -101,7 +103,7 @@ class Doubled(Rounded):
 class Never(nn.Module):
     """Nothing is suspicious, and a gradient says so."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, net: nn.Module, x: Tensor) -> Tensor:
         return 0 * x.flatten(1).sum(1)
 
 
@@ -145,8 +147,19 @@ def test_a_stack_is_attacked_through_what_stands_in_for_all_of_it(
 LEARNT: list[float] = []
 
 
+class Weighed(nn.Module):
+    """A suspicion with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Linear(16, 1)
+
+    def forward(self, net: nn.Module, x: Tensor) -> Tensor:
+        return self.weights(x.flatten(1)).squeeze(1)
+
+
 def untaught(net: nn.Module, training: Training, **_: object) -> Detector:
-    return Detector(net, nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0)))
+    return Detector(net, Weighed())
 
 
 def taught(net: nn.Module, training: Training, *, threshold: float = 0.5) -> Detector:
@@ -154,8 +167,8 @@ def taught(net: nn.Module, training: Training, *, threshold: float = 0.5) -> Det
     LEARNT.append(threshold)
     detector = untaught(net, training)
     with torch.no_grad():
-        detector.suspicion[1].weight.copy_(torch.linspace(-1, 1, 16))  # type: ignore[index]
-        detector.suspicion[1].bias.zero_()  # type: ignore[index]
+        detector.suspicion.weights.weight.copy_(torch.linspace(-1, 1, 16))
+        detector.suspicion.weights.bias.zero_()
         detector.threshold.fill_(threshold)
     return detector.eval().requires_grad_(False)
 
@@ -181,10 +194,41 @@ def test_what_a_served_defense_learns_is_kept_without_its_network(
     assert bool(first.isnan().any())
     assert LEARNT == [0.5]
     (alone,) = (f for f in kept if "threshold" in load_file(f))
-    assert set(load_file(alone)) == {"threshold", "spread", "suspicion.1.weight", "suspicion.1.bias"}
+    assert set(load_file(alone)) == {"threshold", "spread", "suspicion.weights.weight", "suspicion.weights.bias"}
     asked(Applied(TAUGHT, (("threshold", -9.0),))), asked(HALVED, Applied(TAUGHT)), asked(LOUDER, Applied(TAUGHT))
     assert LEARNT == [0.5, -9.0, 0.5, 0.5], "another parameter, other data, another network"
     for damage in (alone.read_bytes()[:50], save({"threshold": torch.tensor(1.0)})):
         alone.write_bytes(damage)
         assert torch.equal(first.nan_to_num(7.0), asked(Applied(TAUGHT)).nan_to_num(7.0))
     assert LEARNT == [0.5, -9.0, 0.5, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", ["strip", "scaleup"])
+def test_a_detector_over_crossmax_is_attacked_through_the_mean_logits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    ensemble, split = Members([linear(seed) for seed in range(3)]), labelled(linear(), n=96, wrong=0)
+    data = Dataset("toy", SPACE, ("a", "b", "c"), dict.fromkeys(("train", "val", "test"), split))
+    stack = applied("crossmax", {}), applied(name, {"fpr": 0.1})
+    system = Lifecycle(Model("toy", ensemble, SPACE, weights_sha256(ensemble)), data, stack).served()
+    assert isinstance(system.surrogate, Undetected)
+    assert not [m for m in system.surrogate.modules() if isinstance(m, CrossMax)]
+    x = split.images(torch.arange(24)).requires_grad_()
+    said, mean = system.surrogate(x), ensemble(x)
+    assert torch.equal(said.argmax(1), mean.argmax(1)), "the margin shrinks, the class stays"
+    (grad,) = torch.autograd.grad(said.sum(), x)
+    assert bool((grad != 0).flatten(1).all())
+
+
+def test_weights_of_another_network_do_not_spoil_what_is_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept file that fits in part: nothing of it may stay in the network that the training starts from."""
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    first = cycle(LOUDER).trained().state_dict()
+    for file in tmp_path.rglob("*.safetensors"):
+        wrong = {name: torch.full_like(t, 7.0) for name, t in load_file(file).items()}
+        file.write_bytes(save({**wrong, "1.bias": torch.zeros(99)}))
+    again = cycle(LOUDER).trained().state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)

@@ -21,23 +21,23 @@ from robustsuite.serve.training import Recipe, accuracy, fitted, held
 
 
 class Triangle(nn.Module):
-    """-min(steep v / u, (1 - u) / max(corner - v, 0)); u, v: expert's and auxiliary's confidence in the class said."""
+    """-min(steep v / u, (1 - u) / max(corner - v, 0)); u, v: expert's and auxiliary's confidence in what `net` says."""
 
-    def __init__(self, net: nn.Module, expert: nn.Module, auxiliary: nn.Module, steep: float, corner: float) -> None:
+    def __init__(self, expert: nn.Module, auxiliary: nn.Module, steep: float, corner: float) -> None:
         super().__init__()
-        self.net, self.expert, self.auxiliary = net, expert, auxiliary
+        self.expert, self.auxiliary = expert, auxiliary
         self.steep, self.corner = steep, corner
 
-    def forward(self, x: Tensor) -> Tensor:
-        said = self.net(x).argmax(1, keepdim=True)
-        u, v = (net(x).softmax(1).gather(1, said).squeeze(1) for net in (self.expert, self.auxiliary))
+    def forward(self, net: nn.Module, x: Tensor) -> Tensor:
+        said = net(x).argmax(1, keepdim=True)
+        u, v = (asked(x).softmax(1).gather(1, said).squeeze(1) for asked in (self.expert, self.auxiliary))
         return -torch.minimum(self.steep * v / u.clamp_min(1e-8), (1 - u) / (self.corner - v).clamp_min(1e-8))
 
 
 def untaught(net: nn.Module, training: Training, *, steep: float, corner: float, **_: object) -> Detector:
     """The detector before its nets have learnt."""
     expert, auxiliary = copy.deepcopy(net), copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    return Detector(net, Triangle(net, expert, auxiliary, steep, corner))
+    return Detector(net, Triangle(expert, auxiliary, steep, corner))
 
 
 @stages.serve(
@@ -66,7 +66,7 @@ def badexpert(
     drops = Recipe(auxiliary_epochs, lambda epoch: auxiliary_lr * 0.1 ** int(epoch / fifth), batch=64)
     own = Training(clean, rest, training.seed, training.device)
     auxiliary = fitted(copy.deepcopy(net), own, drops)
-    return Detector(net, Triangle(net, expert, auxiliary, steep, corner)).calibrated(rest, fpr, training.device)
+    return Detector(net, Triangle(expert, auxiliary, steep, corner)).calibrated(rest, fpr, training.device)
 
 
 def forgetful(

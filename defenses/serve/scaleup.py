@@ -15,15 +15,11 @@ FACTORS = (3.0, 5.0, 7.0, 9.0, 11.0)
 class Consistent(nn.Module):
     """The share (N,) of brightened copies answered like the picture itself, ties told apart by mean confidence."""
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        said = self.net(x).argmax(1, keepdim=True)
+    def forward(self, net: nn.Module, x: Tensor) -> Tensor:
+        said = net(x).argmax(1, keepdim=True)
         agree, sure = x.new_zeros(len(x)), x.new_zeros(len(x))
         for factor in FACTORS:
-            p = self.net((factor * x).minimum(torch.ones_like(x))).softmax(1)
+            p = net((factor * x).minimum(torch.ones_like(x))).softmax(1)
             agree = agree + (p.argmax(1, keepdim=True) == said).squeeze(1) / len(FACTORS)
             sure = sure + p.gather(1, said).squeeze(1) / len(FACTORS)
         return agree + 1e-3 * sure
@@ -31,7 +27,7 @@ class Consistent(nn.Module):
 
 def uncalibrated(net: nn.Module, training: Training, **_: object) -> Detector:
     """The detector before its threshold is set."""
-    return Detector(net, Consistent(net))
+    return Detector(net, Consistent())
 
 
 @stages.serve(

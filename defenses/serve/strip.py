@@ -15,15 +15,14 @@ class Steady(nn.Module):
 
     overlays: Tensor
 
-    def __init__(self, net: nn.Module, overlays: Tensor) -> None:
+    def __init__(self, overlays: Tensor) -> None:
         super().__init__()
-        self.net = net
         self.register_buffer("overlays", overlays)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, net: nn.Module, x: Tensor) -> Tensor:
         total = x.new_zeros(len(x))
         for overlay in self.overlays:
-            log_p = self.net(_boxed(x + overlay)).log_softmax(1)
+            log_p = net(_boxed(x + overlay)).log_softmax(1)
             total = total + (log_p.exp() * log_p).sum(1)
         return total / len(self.overlays)
 
@@ -37,7 +36,7 @@ def uncalibrated(net: nn.Module, training: Training, *, overlays: int, **others:
     """The detector before its threshold is set."""
     clean, _ = halves(training)
     rows = torch.randperm(len(clean), generator=torch.Generator().manual_seed(training.seed))[:overlays]
-    return Detector(net, Steady(net, clean.images(rows)))
+    return Detector(net, Steady(clean.images(rows)))
 
 
 @stages.serve(paper="Gao et al., 2019, arXiv:1902.06531", learns=True, shape=uncalibrated, surrogate=undetected)

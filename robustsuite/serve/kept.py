@@ -50,6 +50,7 @@ def kept(fit: Fit, key: str, shapes: tuple[Fit, ...] = ()) -> Fit:
     def filled(weights: Weights, net: nn.Module, training: Training) -> nn.Module:
         for shape in shapes:
             net = shape(net, training)
+        _held_against(weights, net.state_dict())
         net.load_state_dict(weights)
         return net.to(memory_format=torch.contiguous_format)  # as `fitted` returns it, for the same bits
 
@@ -65,13 +66,19 @@ def learnt(defense: Fit, key: str, shape: Fit) -> Fit:
     def filled(weights: Weights, net: nn.Module, training: Training) -> nn.Module:
         wrapper = shape(net, training).to(training.device)
         found = _besides(wrapper, net)
-        if found.keys() != weights.keys():
-            raise ValueError(f"expected {sorted(found)}, got {sorted(weights)}")
+        _held_against(weights, found)
         for name, tensor in found.items():
             tensor.copy_(weights[name])
         return wrapper.eval().requires_grad_(False)
 
     return _kept(defense, key, filled, _besides)
+
+
+def _held_against(weights: Weights, wanted: Weights) -> None:
+    """Raises ValueError before anything is overwritten: what would be trained anew starts from these tensors."""
+    shapes, expected = ({name: tensor.shape for name, tensor in state.items()} for state in (weights, wanted))
+    if shapes != expected:
+        raise ValueError("the kept weights are of another network")
 
 
 def _besides(wrapper: nn.Module, net: nn.Module) -> Weights:

@@ -99,7 +99,7 @@ def test_no_test_label_enters_a_threshold() -> None:
 
 def test_the_threshold_is_the_quantile_of_clean_scores() -> None:
     class Mean(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, net: nn.Module, x: Tensor) -> Tensor:
             return x.mean((1, 2, 3))
 
     clean = pictures(400, 5)
@@ -157,7 +157,7 @@ def test_the_triangle_is_its_formula() -> None:
     x = torch.zeros(1, 1, 2, 2)
     for u, v in ((0.9, 0.2), (0.95, 0.45), (0.6, 0.8)):
         expected = min(2 * v / u, (1 - u) / max(0.5 - v, 1e-8))
-        found = Triangle(Says(0.9), Says(u), Says(v), 2.0, 0.5)(x)
+        found = Triangle(Says(u), Says(v), 2.0, 0.5)(Says(0.9), x)
         assert float(-found[0]) == pytest.approx(expected, rel=1e-4)
 
 
@@ -178,10 +178,10 @@ def test_entropy_and_consistency_by_hand() -> None:
     overlays = pictures(4, 8).images(torch.arange(4))
     with torch.no_grad():
         p = torch.stack([net((x + o).clamp(0, 1)).softmax(1) for o in overlays])
-        assert torch.allclose(Steady(net, overlays)(x), (p * p.log()).sum(2).mean(0), atol=1e-5)
+        assert torch.allclose(Steady(overlays)(net, x), (p * p.log()).sum(2).mean(0), atol=1e-5)
         said = net(x).argmax(1)
         share = torch.stack([net((k * x).clamp(max=1)).argmax(1) == said for k in (3, 5, 7, 9, 11)]).float().mean(0)
-        assert torch.allclose((Consistent(net)(x) * 5).floor() / 5, share, atol=1e-3)
+        assert torch.allclose((Consistent()(net, x) * 5).floor() / 5, share, atol=1e-3)
 
 
 def planted(n: int = 300, poisons: int = 40) -> tuple[Split, nn.Module]:

@@ -14,7 +14,10 @@ CLEAN = 2000
 
 
 class Detector(nn.Module):
-    """Logits (N, K) of `net`; a row of NaN where `suspicion` (N,), larger is worse, exceeds the threshold."""
+    """Logits (N, K) of `net`; a row of NaN where suspicion(net, x) (N,), larger is worse, exceeds the threshold.
+
+    The suspicion is handed the network, so that an attack can ask it of a differentiable stand-in.
+    """
 
     def __init__(self, net: nn.Module, suspicion: nn.Module) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class Detector(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """How suspicious each picture is (N,)."""
         with torch.no_grad():
-            found: Tensor = self.suspicion(x)
+            found: Tensor = self.suspicion(self.net, x)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,25 +61,33 @@ class Detector(nn.Module):
 
 
 class Undetected(nn.Module):
-    """The stand-in to attack a detector through: its network, the margin shrunk smoothly as suspicion passes threshold.
+    """The stand-in to attack a detector through: `net`, the margin shrunk smoothly as its suspicion passes threshold.
+
+    net: what the detector wraps, or that network's own stand-in. Of what a suspicion holds itself (an expert fine-tuned
+    from the wrapped network) there is no stand-in; its gradient passes as it is.
 
     A picture that is wrong and rejected is no success, so the attack gains by staying below (the combined classifier of
     Carlini and Wagner, 2017, arXiv:1705.07263, without its extra class).
     """
 
+    threshold: Tensor
+    spread: Tensor
+
     def __init__(self, net: nn.Module, detector: Detector) -> None:
         super().__init__()
-        self.net, self.detector = net, detector
+        self.net, self.suspicion = net, detector.suspicion
+        self.register_buffer("threshold", detector.threshold)
+        self.register_buffer("spread", detector.spread)
 
     def forward(self, x: Tensor) -> Tensor:
-        over = (self.detector.suspicion(x) - self.detector.threshold) / self.detector.spread
+        over = (self.suspicion(self.net, x) - self.threshold) / self.spread
         shrink = torch.exp(-nn.functional.softplus(over.nan_to_num(nan=0.0)))
         logits: Tensor = self.net(x)
         return logits * shrink[:, None]
 
 
 def undetected(base: nn.Module, served: Detector) -> nn.Module:
-    """The surrogate of a served detector."""
+    """The surrogate of a served detector: what it learnt, asked of `base`."""
     return Undetected(base, served)
 
 
