@@ -38,15 +38,24 @@ threats:
 @pytest.mark.parametrize(
     ("was", "is_", "says"),
     [
-        ("as: MLP", "as: 5", "line 2: expected a name of at most 40 characters after `as`, got 5, in models"),
+        ("as: MLP", "as: 5", "line 2: expected a name of 1 to 40 characters after `as`, got 5, in models"),
         ("as: JPEG-50", "as: filtered", "expected another name for each entry after `as`, got 'filtered' twice"),
-        ("as: JPEG-50", f"as: {'x' * 41}", "at most 40 characters"),
+        ("as: JPEG-50", f"as: {'x' * 41}", "a name of 1 to 40 characters"),
+        ("as: JPEG-50", "as: ''", "a name of 1 to 40 characters after `as`, got '', in defenses"),
+        ("as: JPEG-50", "as: ", "a name of 1 to 40 characters after `as`, got None, in defenses"),
+        ("  - none", "  - {none: , as: bare}", "expected no name for none, which tables call undefended, got 'bare'"),
+        ("[{jpeg: {quality: 50}}, grayscale], as", "[], as", "expected one defense or more in a stack, got none"),
         ("as: two draws", "ass: two draws", "expected a name for the attack, got"),
     ],
 )
 def test_a_bad_name_is_a_sentence(was: str, is_: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(BadValue, match=says):
         rs.run(parse_sweep(SWEEP.replace(was, is_), "s.yaml"), out=tmp_path)
+
+
+def test_an_entry_that_is_repeated_has_the_name_of_either(tmp_path: Path) -> None:
+    sweep = parse_sweep(SWEEP.replace("  - none", "  - none\n  - {jpeg: {quality: 50}}"), "s.yaml")
+    assert "JPEG-50" in set(read([rs.run(sweep, out=tmp_path / "run").folder]).cells["defense"])
 
 
 def test_one_entry_has_one_name_in_all_threats(tmp_path: Path) -> None:

@@ -93,9 +93,10 @@ def run(
     elif not isinstance(sweep, Sweep):
         sweep = read_sweep(Path(sweep) if sweep is not None else None)
     folder = Path(out) if out is not None else Path("runs") / sweep.name
-    cells = list(ordered(plan(sweep, device, first)))
+    planned = plan(sweep, device, first)
+    described, cells = description(sweep, planned), list(ordered(planned))
     store = Store(folder)
-    store.describe(description(sweep, cells))
+    store.describe(described)
     with watched(cells, store) as progress:
         computed = execute(cells, store, progress, width=width)
         if audited:
@@ -104,7 +105,7 @@ def run(
 
 
 def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
-    """What sweep.json holds: the axes in the user's order, and the notes a reader must see."""
+    """What sweep.json holds of these planned cells: the axes in the user's order, and the notes a reader must see."""
     facts = [cell.facts() for cell, _ in cells]
 
     def axis(key: str) -> list[str]:
@@ -120,7 +121,7 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
         "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": axis("model"),
         "data": axis("dataset"), "defenses": axis("defense"), "shifts": axis("shift"), "threats": threats,
         "names": names_of(cells),
-        "cells": [cell.run_id for cell, _ in cells],
+        "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)),
     }  # fmt: skip
 
 

@@ -84,13 +84,12 @@ def run(
 ) -> None:
     """Run a sweep, resume it, and write its report. Flags replace the sweep's own axes."""
     from robustsuite.app import api, display
-    from robustsuite.engine.execute import ordered
     from robustsuite.engine.plan import plan
     from robustsuite.engine.sweep import read_sweep
 
     chosen = _override(read_sweep(sweep), model, data, shift, attack, defense, budget, access, seed)
     if dry_run:
-        _print_plan(list(ordered(plan(chosen, _device(device), n))))
+        _print_plan(plan(chosen, _device(device), n))
         return
     watched = partial(display.progress, screen=screen)
     done = api.run(
@@ -148,15 +147,17 @@ def _device(name: str) -> str:
     return name
 
 
-def _print_plan(cells: list[tuple[Cell, Decision]]) -> None:
+def _print_plan(planned: list[tuple[Cell, Decision]]) -> None:
     """What would be run, what not and why, and the cost, all at the most."""
     from robustsuite.app.api import names_of
     from robustsuite.engine.estimate import estimate, trainings
+    from robustsuite.engine.execute import ordered
     from robustsuite.records.labels import called, labels
 
+    names, cells = names_of(planned), list(ordered(planned))
     seconds = estimate(cells)
     facts = [cell.facts() for cell, _ in cells]
-    found = labels([fact["record"] for fact in facts], names_of(cells))
+    found = labels([fact["record"] for fact in facts], names)
     groups: dict[tuple[str, str, str], list[tuple[Cell, Decision]]] = {}
     for (cell, decision), fact in zip(cells, facts, strict=True):
         said = called(fact, found)

@@ -26,12 +26,21 @@ def named(entry: Any) -> tuple[Any, str]:
 
 
 def _told_apart(entries: list[Any]) -> list[Any]:
-    names = [name for _, name in map(named, entries) if name != ""]
-    for i, name in enumerate(names):
-        if not isinstance(name, str) or not name.isprintable() or name != name.strip() or len(name) > LONGEST:
-            raise ValueError(f"a name of at most {LONGEST} characters after `as`, got {name!r},")
-        if name in names[:i]:
+    names: list[str] = []
+    for entry in entries:
+        rest, name = named(entry)
+        if rest == []:
+            raise ValueError("one defense or more in a stack, got none,")
+        if not isinstance(entry, dict) or "as" not in entry:
+            continue
+        fits = isinstance(name, str) and name.isprintable() and name == name.strip() and 0 < len(name) <= LONGEST
+        if not fits:
+            raise ValueError(f"a name of 1 to {LONGEST} characters after `as`, got {name!r},")
+        if rest == {"none": None}:
+            raise ValueError(f"no name for none, which tables call undefended, got {name!r},")
+        if name in names:
             raise ValueError(f"another name for each entry after `as`, got {name!r} twice,")
+        names.append(name)
     return entries
 
 

@@ -301,7 +301,7 @@ class SweepFacts(BaseModel):
     shifts: tuple[str, ...] = ()
     threats: dict[str, tuple[str, ...]] = {}
     cells: tuple[str, ...] | None = None
-    names: dict[str, dict[str, str]] = {}
+    names: dict[str, dict[str, Annotated[str, Field(min_length=1, max_length=200)]]] = {}
 
 
 def dumped(record: BaseModel) -> dict[str, Any]:
