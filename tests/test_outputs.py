@@ -86,6 +86,8 @@ def test_a_loader_wraps_what_needs_it_and_keeps_the_networks_own_hash() -> None:
         (lambda z: (), "got tuple; return"),
         (lambda z: {"logits": None}, "got dict of 'logits': NoneType"),
         (lambda z: "cat", "got str"),
+        (lambda z: z.argmax(1), "got shape (1,)"),
+        (lambda z: z[None], "got shape (1, 1, 3)"),
     ],
 )
 def test_what_holds_no_logits_is_refused_with_what_came(shape: object, says: str) -> None:

@@ -53,7 +53,7 @@ def answering(net: nn.Module, out: Any, name: str) -> tuple[nn.Module, Tensor]:
 
     Logits are an output's `logits`, by key or attribute, else the first of a tuple or list. Raises BadModel.
     """
-    if isinstance(out, Tensor):
+    if isinstance(out, Tensor) and out.ndim == 2:
         return net, out
     take: Callable[[Any], Tensor] = itemgetter(0)
     if isinstance(out, Mapping) and "logits" in out:
