@@ -106,22 +106,21 @@ def run(
 
 def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     """What sweep.json holds of these planned cells: the axes in the user's order, and the notes a reader must see."""
-    facts = [cell.facts() for cell, _ in cells]
-
-    def axis(key: str) -> list[str]:
-        return list(dict.fromkeys(fact[key] for fact in facts if fact[key] is not None))
-
-    cycles = [cell.lifecycle for cell, _ in cells]
-    notes = dict.fromkeys(note for cycle in cycles for note in (cycle.data.note, cycle.model.note) if note)
-    threats: dict[str, list[str]] = {}
-    for fact in facts:
-        if fact["threat"] and fact["attack"] not in threats.setdefault(fact["threat"], []):
-            threats[fact["threat"]].append(fact["attack"])
+    axes: dict[str, dict[str, None]] = {axis: {} for axis in ("model", "dataset", "defense", "shift")}
+    threats: dict[str, dict[str, None]] = {}
+    notes: dict[str, None] = {}
+    for cell, _ in cells:
+        fact, cycle = cell.facts(), cell.lifecycle
+        for axis in axes:
+            axes[axis] |= {fact[axis]: None} if fact[axis] is not None else {}
+        if fact["threat"]:
+            threats.setdefault(fact["threat"], {})[fact["attack"]] = None
+        notes |= {note: None for note in (cycle.data.note, cycle.model.note) if note}
+    models, data, defenses, shifts = map(list, axes.values())
     return {
-        "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": axis("model"),
-        "data": axis("dataset"), "defenses": axis("defense"), "shifts": axis("shift"), "threats": threats,
-        "names": names_of(cells),
-        "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)),
+        "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": models,
+        "data": data, "defenses": defenses, "shifts": shifts, "threats": {k: list(v) for k, v in threats.items()},
+        "names": names_of(cells), "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)),
     }  # fmt: skip
 
 

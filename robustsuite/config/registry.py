@@ -11,11 +11,11 @@ import importlib
 import inspect
 import json
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal, TypeVar, overload
 
 from robustsuite.config.identity import GROUP, distribution_of, source_of
@@ -58,15 +58,16 @@ class Card:
         """What it is in a line: the docstring's first."""
         return self.about or (inspect.getdoc(self.function) or "").split("\n", 1)[0]
 
-    @property
-    def parameters(self) -> dict[str, Any]:
+    @cached_property
+    def parameters(self) -> Mapping[str, Any]:
         """Keyword parameters a user may set, with their defaults."""
         signature = inspect.signature(self.function)
-        return {
+        found = {
             p.name: p.default
             for p in signature.parameters.values()
             if p.kind is p.KEYWORD_ONLY and p.default is not p.empty and p.name not in HANDED
         }
+        return MappingProxyType(found)
 
     @property
     def origin(self) -> str:
