@@ -72,7 +72,7 @@ class Unsupported(RobustsuiteError):
 def nearest(name: str, options: Iterable[str]) -> str:
     """A hint: the nearest of the options, or all of them where none is near."""
     options = sorted(options)
-    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    close = get_close_matches(str(name), options, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(options[:20]) or 'none'}{' ...' if len(options) > 20 else ''}"

@@ -38,11 +38,14 @@ threats:
 @pytest.mark.parametrize(
     ("was", "is_", "says"),
     [
-        ("as: MLP", "as: 5", "line 2: expected a name of 1 to 40 characters after `as`, got 5, in models"),
+        ("as: MLP", "as: 5", "line 2: expected a name of 1 to 40 characters after `as`.* got 5, in models"),
         ("as: JPEG-50", "as: filtered", "expected another name for each entry after `as`, got 'filtered' twice"),
         ("as: JPEG-50", f"as: {'x' * 41}", "a name of 1 to 40 characters"),
-        ("as: JPEG-50", "as: ''", "a name of 1 to 40 characters after `as`, got '', in defenses"),
-        ("as: JPEG-50", "as: ", "a name of 1 to 40 characters after `as`, got None, in defenses"),
+        ("as: JPEG-50", "as: ''", "a name of 1 to 40 characters after `as`.* got '', in defenses"),
+        ("as: JPEG-50", "as: ", "a name of 1 to 40 characters after `as`.* got None, in defenses"),
+        ("as: JPEG-50", "as: none", "none of a table's own words, got 'none'"),
+        ("as: JPEG-50", "as: a;b", "none of ; and"),
+        ("as: JPEG-50", "as: FILTERED", "another name for each entry"),
         ("  - none", "  - {none: , as: bare}", "expected no name for none, which tables call undefended, got 'bare'"),
         ("[{jpeg: {quality: 50}}, grayscale], as", "[], as", "expected one defense or more in a stack, got none"),
         ("as: two draws", "ass: two draws", "expected a name for the attack, got"),
@@ -103,7 +106,10 @@ VALUES = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2), max_size=3)
 USES = st.lists(st.tuples(st.sampled_from(["p", "q"]), VALUES), min_size=1, max_size=3)
 
 
-@given(st.lists(USES, min_size=1, max_size=8), st.lists(st.sampled_from(["", "p", "p(a=1)", "one", "two"]), min_size=8))
+SAID = st.sampled_from(["", "p", "p(a=1)", "one", "two", "p = p(a=1)"])
+
+
+@given(st.lists(USES, min_size=1, max_size=8), st.lists(SAID, min_size=8, max_size=8))
 def test_no_two_entries_are_called_alike(stacks: list[list[tuple[str, dict[str, int]]]], named: list[str]) -> None:
     records = [
         CellRecord(
@@ -119,3 +125,12 @@ def test_no_two_entries_are_called_alike(stacks: list[list[tuple[str, dict[str, 
     assert len(set(found.values())) == len(found)
     alone = shortest({record.defense_words(): record.defenses for record in records[:1]})
     assert list(alone.values()) == ["+".join(name for name, _ in stacks[0])]
+
+
+def test_models_that_differ_in_parameters_alone_are_two_rows(tmp_path: Path) -> None:
+    net = "python:tests.nets:linear"
+    sweep = {"name": "twins", "models": [{net: {"mean": 0.5, "std": 0.25}, "as": "sharp"}, net, f"{net}?mean=0&std=1"],
+             "data": [{"digits": {"first": 10}}]}  # fmt: skip
+    cells = read([rs.run(sweep, out=tmp_path / "run").folder]).cells
+    assert set(cells["model"]) == {"sharp", net, f"{net}?mean=0&std=1"}
+    assert not any(flag["name"] == "bad_denominator" for flags in cells["flags"] for flag in flags)

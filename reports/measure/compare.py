@@ -162,8 +162,8 @@ def resampled_difference(
 
 def _plugin(cell: Mapping[Any, Any]) -> str:
     """The attack's, corruption's or shift set's own name."""
-    attack = cell["record"].attack
-    return str(attack.name if attack else cell["corruption"] or cell["shift"] or "clean")
+    attack, shift = cell["record"].attack, cell["record"].shift
+    return str(attack.name if attack else cell["corruption"] or (shift and shift.name) or "clean")
 
 
 def defended(cell: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, pd.Series]:

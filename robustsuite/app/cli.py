@@ -103,6 +103,7 @@ def _override(
     seed: list[int] | None,
 ) -> Sweep:  # fmt: skip
     """The sweep with the axes that flags name replaced; --attack stands under a threat of its own."""
+    from robustsuite.config.keys import named
     from robustsuite.config.registry import card_of
     from robustsuite.engine.sweep import sweep_of
     from robustsuite.serve.data import parse_spec
@@ -112,7 +113,7 @@ def _override(
              {"data": data, "shifts": shift, "defenses": defense}.items() if values is not None}  # fmt: skip
     if attack is not None:
         entries = [_entry(a) for a in attack]
-        scenario = card_of("attack", parse_spec(entries[0], "attack")[0]).place
+        scenario = card_of("attack", parse_spec(named(entries[0])[0], "attack")[0]).place
         threat = {"scenario": scenario, "access": access, "budget": _entry(budget), "attacks": entries}
         axes["threats"] = {"cli": threat}
     changed = {k: v for k, v in axes.items() if v is not None}

@@ -9,9 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from robustsuite.config.goals import parse_goal
 from robustsuite.config.threats import BALLS, Threat, parse_access, parse_ball
 from robustsuite.errors import BadValue, UnknownName
-
-LONGEST = 40
-"""Characters of a name that still fits a table's column and a figure's legend."""
+from robustsuite.records.labels import LONGEST, read_as, sayable
 
 
 def named(entry: Any) -> tuple[Any, str]:
@@ -22,7 +20,8 @@ def named(entry: Any) -> tuple[Any, str]:
     if not isinstance(entry, dict):
         return entry, ""
     rest = {key: value for key, value in entry.items() if key != "as"}
-    return rest["stack"] if set(rest) == {"stack"} else rest, entry.get("as", "")
+    stacked = set(rest) == {"stack"} and isinstance(rest["stack"], list)
+    return rest["stack"] if stacked else rest, entry.get("as", "")
 
 
 def _told_apart(entries: list[Any]) -> list[Any]:
@@ -33,12 +32,12 @@ def _told_apart(entries: list[Any]) -> list[Any]:
             raise ValueError("one defense or more in a stack, got none,")
         if not isinstance(entry, dict) or "as" not in entry:
             continue
-        fits = isinstance(name, str) and name.isprintable() and name == name.strip() and 0 < len(name) <= LONGEST
-        if not fits:
-            raise ValueError(f"a name of 1 to {LONGEST} characters after `as`, got {name!r},")
-        if rest == {"none": None}:
+        if not (isinstance(name, str) and sayable(name)):
+            rule = f"a name of 1 to {LONGEST} characters after `as`, none of ; and none of a table's own words"
+            raise ValueError(f"{rule}, got {name!r},")
+        if rest in ({"none": None}, {"none": {}}):
             raise ValueError(f"no name for none, which tables call undefended, got {name!r},")
-        if name in names:
+        if read_as(name) in map(read_as, names):
             raise ValueError(f"another name for each entry after `as`, got {name!r} twice,")
         names.append(name)
     return entries

@@ -22,7 +22,7 @@ from robustsuite.scenarios.cell import COMMON, Cell
 from robustsuite.serve.adversary import Poisoner
 from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import load_model
+from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
 
 
@@ -39,8 +39,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     ]  # fmt: skip
     for dataset, split, judged, called in _data(sweep):
         split = split.first(None if first is None else min(first, len(split)))
-        for spec, model_name in map(named, sweep.models):
-            model = load_model(_model(spec), dataset.space)
+        for model, model_name in _models(sweep, dataset):
             for seed in sweep.seeds:
                 shifted = list(_shifts(sweep, split, dataset, seed))
                 for defenses, name in defended:
@@ -155,6 +154,15 @@ def _data(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
         yield replace(dataset, name=used_words(dataset.name, apart)), split, str(given.get("split", "test")), name
 
 
+def _models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str]]:
+    """Each model with what tables call it; of those that call themselves alike, each under all that was asked for."""
+    specs = [_model(entry) for entry, _ in map(named, sweep.models)]
+    loaded = [load_model(spec, dataset.space) for spec in specs]
+    for model, spec, (_, name) in zip(loaded, specs, map(named, sweep.models), strict=True):
+        alike = {other for twin, other in zip(loaded, specs, strict=True) if twin.name == model.name}
+        yield replace(model, name=spec) if len(alike) > 1 else model, name
+
+
 def _model(entry: object) -> str:
     """A yaml entry 'recipe:lenet5?epochs=5' or {recipe:lenet5: {epochs: 5}} as the former."""
     name, given = parse_spec(entry, "model")
@@ -163,7 +171,7 @@ def _model(entry: object) -> str:
 
 def _defenses(entry: object) -> tuple[Applied, ...]:
     """A yaml entry: 'none', a defense, or a list of them in order."""
-    if entry in ("none", {"none": None}):
+    if entry in ("none", {"none": None}, {"none": {}}):
         return ()
     parts = entry if isinstance(entry, list) else [entry]
     return tuple(applied(*parse_spec(part, "defense")) for part in parts)

@@ -24,7 +24,7 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     title: str = ""
     seeds: list[int] = Field(default=[0], min_length=1)
     models: Entries = Field(min_length=1)

@@ -6,6 +6,7 @@ matches cells by what was asked. Imports no torch.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,8 +17,25 @@ from robustsuite.records.schema import CellRecord, Used, used_words
 AXES = ("model", "dataset", "defense", "attack", "shift")
 """Columns of a row that name an entry of a sweep."""
 
+LONGEST = 40
+"""Characters of a name that still fits a table's column and a figure's legend."""
+
+TAKEN = {"none", "undefended", "clean", "mean", "no attack", "all attacks", "all at once", "index", "label"}
+"""Words that tables and files use for something else."""
+
 Labels = dict[str, dict[str, str]]
 """Axis -> the entry's words in full -> its label."""
+
+
+def sayable(name: str) -> bool:
+    """Whether tables can call an entry by this name: short, printable, on one line, no word of theirs, no list."""
+    plain = name.isprintable() and " ".join(name.split()) == name and not {";"} & set(name) and ": " not in name
+    return plain and 0 < len(name) <= LONGEST and read_as(name) not in TAKEN
+
+
+def read_as(name: str) -> str:
+    """What a reader tells names apart by."""
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def labels(records: Iterable[CellRecord], named: Mapping[str, Mapping[str, str]]) -> Labels:
@@ -35,9 +53,8 @@ def labels(records: Iterable[CellRecord], named: Mapping[str, Mapping[str, str]]
 def called(row: Mapping[Any, Any], found: Labels) -> dict[str, Any]:
     """What a row of words is called by, axis by axis; a threat that names the shift it is under does so likewise."""
     new = {axis: found[axis].get(row[axis], row[axis]) for axis in AXES}
-    under = row["threat"] and row["shift"]
-    moved = str(row["threat"]).replace(f" on {row['shift']}", f" on {new['shift']}") if under else row["threat"]
-    return {**new, "threat": moved}
+    before, on, after = str(row["threat"] or "").rpartition(f" on {row['shift']}")
+    return {**new, "threat": f"{before} on {new['shift']}{after}" if on else row["threat"]}
 
 
 def shortest(entries: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
@@ -58,11 +75,15 @@ def shortest(entries: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
 
 def _unlike(short: Mapping[str, str], named: Mapping[str, str]) -> dict[str, str]:
     """No two labels alike: a name that is taken stands with what it names, a short form that is taken in full."""
+    named = {words: name for words, name in named.items() if sayable(name)}  # anybody may have written sweep.json
     wanted = {words: named.get(words) or label for words, label in short.items()}
     times = Counter(wanted.values())
-    found = {}
+    found: dict[str, str] = {}
     for words, label in wanted.items():
         if words in named and (times[label] > 1 or any(label == other != words for other in short)):
             label = f"{label} = {words}"
-        found[words] = words if words not in named and times[label] > 1 else label
+        label = words if words not in named and times[label] > 1 else label
+        while label in found.values():
+            label += " (another)"
+        found[words] = label
     return found

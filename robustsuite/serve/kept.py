@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import torch
 from platformdirs import user_cache_dir
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from robustsuite.serve.models import Fit, Training
 
 Weights = dict[str, Tensor]
+FINDINGS = TypeAdapter(dict[str, dict[str, Any]])
 
 
 def cache_folder() -> Path:
@@ -77,8 +79,8 @@ def learnt(defense: Fit, key: str, shape: Fit) -> Fit:
 def _held_against(weights: Weights, wanted: Weights) -> None:
     """Raises ValueError before anything is overwritten: what would be trained anew starts from these tensors."""
     shapes, expected = ({name: tensor.shape for name, tensor in state.items()} for state in (weights, wanted))
-    if shapes != expected:
-        raise ValueError("the kept weights are of another network")
+    if shapes != expected or not all(bool(t.isfinite().all()) for t in weights.values() if t.is_floating_point()):
+        raise ValueError("the kept weights are of another network, or damaged")
 
 
 def _besides(wrapper: nn.Module, net: nn.Module) -> Weights:
@@ -97,13 +99,13 @@ def _kept(
         file, findings = file_of(key), dict[str, dict[str, Any]]()
         if file.exists():
             try:
-                trained = filled(load_file(file), net, training)
                 with safe_open(file, "pt") as opened:
-                    findings = json.loads((opened.metadata() or {}).get("findings", "{}"))
+                    known = FINDINGS.validate_json((opened.metadata() or {}).get("findings", "{}"))
+                trained = filled(load_file(file), net, training)
             except (RuntimeError, SafetensorError, OSError, ValueError):
                 training.tell(f"the kept weights {file.name} do not fit; training again")
             else:
-                for name, finding in findings.items():
+                for name, finding in known.items():
                     training.keep(name, finding)
                 return trained
 

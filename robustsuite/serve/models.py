@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from robustsuite.config.identity import behaviour_of
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
-from robustsuite.errors import BadModel, BadValue
+from robustsuite.errors import BadModel, BadValue, UsageError
 from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.ensembles import Members
 
@@ -73,7 +74,7 @@ def _no_logits(out: object, name: str) -> BadModel:
         return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
     parts = out.items() if isinstance(out, Mapping) else enumerate(out) if isinstance(out, tuple | list) else ()
-    held = ", ".join(f"{key!r}: {words(value)}" for key, value in parts)
+    held = ", ".join(f"{key!r}: {words(value)}"[:60] for key, value in islice(parts, 4))
     got = f"{words(out)} of {held}" if held else words(out)
     return BadModel(
         f"expected logits (pictures, classes) from {name}, got {got}; return them alone, first, or named logits"
@@ -171,7 +172,13 @@ def load_model(spec: str, space: InputSpace) -> Model:
     card = card_of("model", scheme)
     name, _, query = rest.partition("?")
     given = checked_parameters(card, dict(parse_qsl(query, keep_blank_values=True)))
-    model: Model = card.function(name, space, **given)
+    try:
+        model: Model = card.function(name, space, **given)
+    except UsageError:
+        raise
+    except Exception as error:  # anybody's code makes the network, and is asked its first picture
+        got = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"
+        raise BadModel(f"expected {spec} to load, got {got}; mend it or leave it out") from error
     behaviour = behaviour_of(model.net, [card.function.__module__]) | model.behaviour
     model = replace(model, behaviour=dict(sorted(behaviour.items())))
     for key, tensor in model.net.state_dict().items():
