@@ -134,3 +134,10 @@ def test_models_that_differ_in_parameters_alone_are_two_rows(tmp_path: Path) -> 
     cells = read([rs.run(sweep, out=tmp_path / "run").folder]).cells
     assert set(cells["model"]) == {"sharp", net, f"{net}?mean=0&std=1"}
     assert not any(flag["name"] == "bad_denominator" for flags in cells["flags"] for flag in flags)
+
+
+def test_rows_that_no_name_could_tell_apart_are_refused(tmp_path: Path) -> None:
+    attacks = "[{noise: {draws: 2}, as: two draws}, {noise: {draws: 3}}, fgsm]"
+    twice = SWEEP.replace(attacks, "[fgsm, {fgsm: {first: 5}}]")
+    with pytest.raises(BadValue, match="expected fgsm once in the threat 'linf', got it with first None and 5"):
+        rs.run(parse_sweep(twice, "s.yaml"), out=tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -37,6 +37,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
         (spec.threat(threat), *_attack(entry), _attacked(sweep, threat), name)
         for threat, spec in sweep.threats.items() for entry, name in map(named, spec.attacks)
     ]  # fmt: skip
+    _once(attacks)
     for dataset, split, judged, called in _data(sweep):
         split = split.first(None if first is None else min(first, len(split)))
         for model, model_name in _models(sweep, dataset):
@@ -48,6 +49,19 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
                     bare = Cell(sweep.name, cycle, Subjects(split, (judged,)), judged=split, names=names)
                     cells += _cells(sweep, bare, attacks, shifted)
     return cells
+
+
+def _once(attacks: list[Any]) -> None:
+    """Raises BadValue for an attack that a threat has twice with different `first`: no table could tell them apart."""
+    asked: dict[tuple[str, str], int | None] = {}
+    for threat, card, given, first, *_ in attacks:
+        words = canonical(card, dict(given))
+        if asked.setdefault((threat.name, words), first) != first:
+            both = f"{asked[threat.name, words]} and {first}"
+            raise BadValue(
+                f"expected {words} once in the threat {threat.name!r}, got it with first {both}; a row is about one "
+                f"set of examples, keep one or play it in a threat of its own"
+            )
 
 
 def _cells(
@@ -74,7 +88,7 @@ def _cells(
         cell = Cell(sweep.name, played, subjects, threat, card, given, judged=split, names=names)
         yield cell, decide(cell)
         for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
-            moved = _under_shift(cell, threat, member, first)
+            moved = _under_shift(cell, threat, member, first, sweep.threats)
             yield moved, decide(moved)
 
 
@@ -89,12 +103,17 @@ def _streamed(subjects: Subjects, sweep: Sweep, cycle: Lifecycle) -> Subjects:
     return replace(subjects, stream=stream)
 
 
-def _under_shift(cell: Cell, threat: Threat, member: dict[str, Any], first: int | None) -> Cell:
+def _under_shift(
+    cell: Cell, threat: Threat, member: dict[str, Any], first: int | None, others: Collection[str]
+) -> Cell:
     """The same attack on a shifted set's pictures: a threat of its own name, so that no ranking mixes the two."""
     where = " ".join(str(part) for part in (member["shift"], *member["variant"]) if part is not None)
     about: Subjects = member["subjects"]
     about = about.on(about.examples.first(min(first, len(about.examples)) if first else None))
-    moved = replace(threat, name=f"{threat.name} on {where}")
+    name = f"{threat.name} on {where}"
+    if name in others:
+        raise BadValue(f"expected another name for the threat {name!r}, got what {threat.name!r} under a shift is")
+    moved = replace(threat, name=name)
     names = {**cell.names, **member["names"]}
     return replace(cell, threat=moved, **{**member, "subjects": about, "paired": False, "names": names})
 

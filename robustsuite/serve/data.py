@@ -265,6 +265,8 @@ def load_data(spec: object) -> tuple[Dataset, Split]:
     split, first = given.pop("split", "test"), given.pop("first", None)
     if first is not None and (not isinstance(first, int) or isinstance(first, bool)):
         raise BadValue(f"expected first of {name} as a number of examples, got {first!r}; write first: 100")
+    if not isinstance(split, str):
+        raise BadValue(f"expected split of {name} as a word, got {split!r}; write split: test")
     card = card_of("data", name)
     loaded: Dataset = card.function(**checked_parameters(card, given))
     judged = loaded.split(split).first(first)
