@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import robustsuite as rs
 from robustsuite.engine.sweep import parse_sweep
 from robustsuite.errors import BadValue
+from robustsuite.records.flat import flat
 from robustsuite.records.labels import labels, shortest
 from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ScenarioFacts, Used
 from robustsuite.reports import write_report
@@ -120,7 +121,7 @@ def test_no_two_entries_are_called_alike(stacks: list[list[tuple[str, dict[str, 
     ]  # fmt: skip
     words = [record.defense_words() for record in records]
     said = {word: name for word, name in zip(words, named, strict=False) if name}
-    found = labels(records, {"defense": said})["defense"]
+    found = labels(map(flat, records), {"defense": said})["defense"]
     assert set(found) == set(words)
     assert len(set(found.values())) == len(found)
     alone = shortest({record.defense_words(): record.defenses for record in records[:1]})

@@ -8,7 +8,7 @@ comparison of twenty, however many cells it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,11 @@ def compare(base: Results, new: Results) -> Comparison:
     unpaired: list[tuple[str, str, str]] = []
     left = _measured(base, new)
     right = _measured(new, base)
+    absent = _absences(new)
     for key, cell in left.items():
         twin = right.get(key)
         if twin is None:
-            unpaired.append((str(cell["run_id"]), title(cell), _absence(cell, new)))
+            unpaired.append((str(cell["run_id"]), title(cell), absent.get(_key(cell, ASKED), "not in the new run")))
             continue
         if twin["grade"] == "INVALID" != cell["grade"]:
             unpaired.append((str(cell["run_id"]), title(cell), f"the new number failed a check: {flags_of(twin)}"))
@@ -99,17 +100,18 @@ def _measured(run: Results, other: Results) -> dict[tuple[Any, ...], Mapping[Any
     return {_key(cell, names): cell for cell in run.known.values() if cell["status"] == "done"}
 
 
-def _key(cell: Mapping[Any, Any], names: list[str]) -> tuple[Any, ...]:
+def _key(cell: Mapping[Any, Any], names: Sequence[str]) -> tuple[Any, ...]:
     asked = flat(cell["record"])  # in full: what a run calls its entries is its own affair
     return tuple("" if asked[name] is None else asked[name] for name in names)
 
 
-def _absence(cell: Mapping[Any, Any], new: Results) -> str:
-    names = [*ASKED]
-    for other in new.known.values():
-        if _key(other, names) == _key(cell, names) and other["status"] != "done":
-            return f"{other['status']} in the new run: {other['sentence'] or 'no sentence'}"
-    return "not in the new run"
+def _absences(new: Results) -> dict[tuple[Any, ...], str]:
+    """Why the new run has no number, by what was asked; of several cells the first says it."""
+    found: dict[tuple[Any, ...], str] = {}
+    for cell in (cell for cell in new.known.values() if cell["status"] != "done"):
+        said = f"{cell['status']} in the new run: {cell['sentence'] or 'no sentence'}"
+        found.setdefault(_key(cell, ASKED), said)
+    return found
 
 
 def _tests(cell: Mapping[Any, Any], twin: Mapping[Any, Any], base: Results, new: Results) -> Iterator[dict[str, Any]]:

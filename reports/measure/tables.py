@@ -12,12 +12,13 @@ from robustsuite.integrity.checks import check_of, level_of
 from robustsuite.records.flat import flat
 from robustsuite.records.labels import AXES
 
-from ..read.runs import Results, radius_of
+from ..read.runs import Results, once, radius_of
 from .mce import ALEXNET_EXTRA
 from .scores import average, certified, measured_as, rate
 from .worst import survivals
 
 SYSTEM = ("dataset", "model", "seed", "defense")
+WHAT = ("threat", *SYSTEM, "attack", "shift")
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
@@ -137,6 +138,7 @@ def certified_curves(run: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@once
 def names(run: Results) -> pd.DataFrame:
     """One row an entry that is not called by its name in full: axis, label, words."""
     pairs: dict[tuple[str, str], str] = {}
@@ -151,52 +153,23 @@ def names(run: Results) -> pd.DataFrame:
 def not_measured(run: Results) -> pd.DataFrame:
     """Every cell without a number of its own: what it is and the sentence that says why."""
     cells = run.cells[run.cells["status"] != "done"]
-    names = [
-        "status",
-        "threat",
-        "dataset",
-        "model",
-        "seed",
-        "defense",
-        "attack",
-        "shift",
-        "code",
-        "sentence",
-        "same_as",
-    ]
-    return cells[names].reset_index(drop=True)
+    return cells[["status", *WHAT, "code", "sentence", "same_as"]].reset_index(drop=True)
 
 
 def flagged(run: Results) -> pd.DataFrame:
     """Every integrity flag: its cell, the check that raised it, its level and its detail."""
     rows = [
-        {**{name: cell[name] for name in ("threat", "dataset", "model", "seed", "defense", "attack", "shift")},
+        {**{name: cell[name] for name in WHAT},
          "check": check_of(str(flag.get("name"))), "flag": str(flag.get("name", "flag")), "level": level_of(flag),
          "detail": str(flag.get("detail") or "")}
         for cell in run.known.values() for flag in cell["flags"]
     ]  # fmt: skip
-    return pd.DataFrame(
-        rows,
-        columns=[
-            "threat",
-            "dataset",
-            "model",
-            "seed",
-            "defense",
-            "attack",
-            "shift",
-            "check",
-            "flag",
-            "level",
-            "detail",
-        ],
-    )
+    return pd.DataFrame(rows, columns=[*WHAT, "check", "flag", "level", "detail"])
 
 
 def costs(run: Results) -> pd.DataFrame:
     """What every cell took: apart from the scores, because it differs from one run to the next."""
-    names = ["run_id", "threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity",
-             "status", "n", *COST, "device"]  # fmt: skip
+    names = ["run_id", *WHAT, "corruption", "severity", "status", "n", *COST, "device"]
     return run.cells.loc[run.cells["status"].isin(["done", "failed"]), names].reset_index(drop=True)
 
 

@@ -153,8 +153,9 @@ def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame
     for sweep in reversed(sweeps):  # of two names for one entry the first run's holds
         for axis, said in sweep.names.items():
             names.setdefault(axis, {}).update(said)
-    found = labels(cells["record"], names)
-    new = pd.DataFrame([called(cell, found) for cell in cells.to_dict("records")], index=cells.index)
+    rows = cells.to_dict("records")
+    found = labels(rows, names)
+    new = pd.DataFrame([called(row, found) for row in rows], index=cells.index)
     return cells.assign(**new)
 
 

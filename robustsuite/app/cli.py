@@ -158,7 +158,7 @@ def _print_plan(planned: list[tuple[Cell, Decision]]) -> None:
     names, cells = names_of(planned), list(ordered(planned))
     seconds = estimate(cells)
     facts = [cell.facts() for cell, _ in cells]
-    found = labels([fact["record"] for fact in facts], names)
+    found = labels(facts, names)
     groups: dict[tuple[str, str, str], list[tuple[Cell, Decision]]] = {}
     for (cell, decision), fact in zip(cells, facts, strict=True):
         said = called(fact, found)

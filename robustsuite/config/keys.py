@@ -15,13 +15,16 @@ from robustsuite.records.labels import LONGEST, read_as, sayable
 def named(entry: Any) -> tuple[Any, str]:
     """An entry without its `as`, and that name, '' without one: {pgd: {steps: 50}, as: PGD-50}.
 
-    A stack of defenses is a list, or {stack: [a, b], as: a name}.
+    A stack of defenses is a list, or {stack: [a, b], as: a name}; {none: } is the word none.
     """
     if not isinstance(entry, dict):
         return entry, ""
-    rest = {key: value for key, value in entry.items() if key != "as"}
-    stacked = set(rest) == {"stack"} and isinstance(rest["stack"], list)
-    return rest["stack"] if stacked else rest, entry.get("as", "")
+    rest: Any = {key: value for key, value in entry.items() if key != "as"}
+    if set(rest) == {"stack"} and isinstance(rest["stack"], list):
+        rest = rest["stack"]
+    elif rest in ({"none": None}, {"none": {}}):
+        rest = "none"
+    return rest, entry.get("as", "")
 
 
 def _told_apart(entries: list[Any]) -> list[Any]:
@@ -35,7 +38,7 @@ def _told_apart(entries: list[Any]) -> list[Any]:
         if not (isinstance(name, str) and sayable(name)):
             rule = f"a name of 1 to {LONGEST} characters after `as`, none of ; and none of a table's own words"
             raise ValueError(f"{rule}, got {name!r},")
-        if rest in ({"none": None}, {"none": {}}):
+        if rest == "none":
             raise ValueError(f"no name for none, which tables call undefended, got {name!r},")
         if read_as(name) in map(read_as, names):
             raise ValueError(f"another name for each entry after `as`, got {name!r} twice,")

@@ -16,6 +16,7 @@ from robustsuite.config.threats import Access, Threat
 from robustsuite.engine.sweep import Sweep
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths.randomness import Rng
+from robustsuite.records.labels import apart
 from robustsuite.records.schema import used_words
 from robustsuite.scenarios import scenario_of
 from robustsuite.scenarios.cell import COMMON, Cell
@@ -84,8 +85,8 @@ def _cells(
         chosen = scenario_of(threat.scenario).subjects
         subjects = about if chosen is None else chosen(about.examples, cycle.data, threat)
         subjects = asked(subjects) if scenario_of(threat.scenario).streams else subjects
-        names = {**bare.names, "attack": name}
-        cell = Cell(sweep.name, played, subjects, threat, card, given, judged=split, names=names)
+        asks = {"threat": threat, "attack": card, "given": given, "names": {**bare.names, "attack": name}}
+        cell = replace(bare, lifecycle=played, subjects=subjects, **asks)
         yield cell, decide(cell)
         for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
             moved = _under_shift(cell, threat, member, first, sweep.threats)
@@ -165,20 +166,20 @@ def _data(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
 
     Sets that call themselves alike are named with the parameters that tell them apart.
     """
-    entries = [(parse_spec(entry, "data set")[1], name) for entry, name in map(named, sweep.data)]
-    loaded = [load_data(entry) for entry, _ in map(named, sweep.data)]
-    for (dataset, split), (given, name) in zip(loaded, entries, strict=True):
-        twins = [other for (twin, _), (other, _) in zip(loaded, entries, strict=True) if twin.name == dataset.name]
-        apart = {k: v for k, v in given.items() if any(twin.get(k) != v for twin in twins)}
-        yield replace(dataset, name=used_words(dataset.name, apart)), split, str(given.get("split", "test")), name
+    loaded = [
+        (*load_data(entry), parse_spec(entry, "data set")[1], name) for entry, name in map(named, sweep.data)
+    ]
+    for dataset, split, given, name in loaded:
+        told = apart(given, (other for twin, _, other, _ in loaded if twin.name == dataset.name))
+        yield replace(dataset, name=used_words(dataset.name, told)), split, str(given.get("split", "test")), name
 
 
 def _models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str]]:
     """Each model with what tables call it; of those that call themselves alike, each under all that was asked for."""
-    specs = [_model(entry) for entry, _ in map(named, sweep.models)]
-    loaded = [load_model(spec, dataset.space) for spec in specs]
-    for model, spec, (_, name) in zip(loaded, specs, map(named, sweep.models), strict=True):
-        alike = {other for twin, other in zip(loaded, specs, strict=True) if twin.name == model.name}
+    specs = [(_model(entry), name) for entry, name in map(named, sweep.models)]
+    loaded = [(load_model(spec, dataset.space), spec, name) for spec, name in specs]
+    for model, spec, name in loaded:
+        alike = {other for twin, other, _ in loaded if twin.name == model.name}
         yield replace(model, name=spec) if len(alike) > 1 else model, name
 
 
@@ -190,7 +191,7 @@ def _model(entry: object) -> str:
 
 def _defenses(entry: object) -> tuple[Applied, ...]:
     """A yaml entry: 'none', a defense, or a list of them in order."""
-    if entry in ("none", {"none": None}, {"none": {}}):
+    if entry == "none":
         return ()
     parts = entry if isinstance(entry, list) else [entry]
     return tuple(applied(*parse_spec(part, "defense")) for part in parts)
@@ -219,13 +220,11 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
 
     A set that is listed twice is named with the parameters that tell the two apart.
     """
-    entries = [parse_spec(entry, "shift set") for entry, _ in map(named, sweep.shifts)]
-    called = [name for _, name in map(named, sweep.shifts)]
-    for (name, given), alias in zip(entries, called, strict=True):
+    entries = [(*parse_spec(entry, "shift set"), alias) for entry, alias in map(named, sweep.shifts)]
+    for name, given, alias in entries:
         card = card_of("shift", name)
         found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
-        others = [other for twin, other in entries if twin == name]
-        label = canonical(card, {k: v for k, v in given.items() if any(o.get(k) != v for o in others)})
+        label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
         clean = split if found.clean is None else found.clean
         control = {} if found.clean is None else {Variant(CONTROL): clean}
         for variant, pictures in {**control, **found.variants}.items():

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord, Used, used_words
 
 AXES = ("model", "dataset", "defense", "attack", "shift")
@@ -29,7 +28,7 @@ Labels = dict[str, dict[str, str]]
 
 def sayable(name: str) -> bool:
     """Whether tables can call an entry by this name: short, printable, on one line, no word of theirs, no list."""
-    plain = name.isprintable() and " ".join(name.split()) == name and not {";"} & set(name) and ": " not in name
+    plain = name.isprintable() and " ".join(name.split()) == name and ";" not in name and ": " not in name
     return plain and 0 < len(name) <= LONGEST and read_as(name) not in TAKEN
 
 
@@ -38,11 +37,11 @@ def read_as(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def labels(records: Iterable[CellRecord], named: Mapping[str, Mapping[str, str]]) -> Labels:
-    """The label of every entry of these cells; named: what `as` says, by axis and words."""
+def labels(rows: Iterable[Mapping[Any, Any]], named: Mapping[str, Mapping[str, str]]) -> Labels:
+    """The label of every entry of these cells, as rows of words with their record; named: what `as` says, by axis."""
     entries: dict[str, dict[str, tuple[Used, ...]]] = {axis: {} for axis in AXES}
-    for record in records:
-        row = flat(record)
+    for row in rows:
+        record: CellRecord = row["record"]
         parts = {"defense": record.defenses, "attack": (record.attack,) if record.attack else ()}
         for axis in AXES:
             if row[axis]:
@@ -57,6 +56,12 @@ def called(row: Mapping[Any, Any], found: Labels) -> dict[str, Any]:
     return {**new, "threat": f"{before} on {new['shift']}{after}" if on else row["threat"]}
 
 
+def apart(given: Mapping[str, Any], twins: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of an entry's parameters those that tell it from its twins, among which it may stand itself."""
+    others = list(twins)
+    return {key: value for key, value in given.items() if any(other.get(key) != value for other in others)}
+
+
 def shortest(entries: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
     """The shortest words for each entry: of its parameters those that tell it from one of the same plugins."""
     alike: dict[tuple[str, ...], list[tuple[Used, ...]]] = {}
@@ -65,10 +70,9 @@ def shortest(entries: Mapping[str, tuple[Used, ...]]) -> dict[str, str]:
     found = {}
     for words, parts in entries.items():
         twins = alike[tuple(part.name for part in parts)]
-        told = []
-        for i, part in enumerate(parts):
-            given = {k: v for k, v in part.given.items() if any(twin[i].given.get(k) != v for twin in twins)}
-            told.append(used_words(part.name, given))
+        told = (
+            used_words(part.name, apart(part.given, (twin[i].given for twin in twins))) for i, part in enumerate(parts)
+        )
         found[words] = "+".join(told) or words
     return found
 

@@ -225,7 +225,7 @@ def test_no_two_columns_of_a_figure_read_alike() -> None:
     names = ["none", stack, f"{stack}+randomized_smoothing(alpha=0.05, n=32, sigma=0.1)",
              f"{stack}+randomized_smoothing(alpha=0.05, n=64, sigma=0.1)", "x" * 60, "x" * 61]  # fmt: skip
     cells = [cell_of("evasion", rows, run_id=f"{i}", defense=name, attack="pgd") for i, name in enumerate(names)]
-    short_form = labels([cell["record"] for cell in cells], {})["defense"]
+    short_form = labels(cells, {})["defense"]
     assert short_form[stack] == "gaussian_augmentation"
     assert short_form[names[2]] == "gaussian_augmentation+randomized_smoothing(n=32)"
     for cut in (wrap, partial(short, width=34)):
