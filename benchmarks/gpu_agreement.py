@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robustsuite.benchmarks.gpu_bench import Bench, Row, Stand, attempt
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import Access, Threat
-from robustsuite.engine.execute import play
+from robustsuite.engine.runner import play
 from robustsuite.maths.numerics import float32
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH

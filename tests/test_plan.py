@@ -255,7 +255,9 @@ def test_out_of_memory_halves_the_width_and_goes_on(tmp_path: Path) -> None:
     assert execute(cells, Store(tmp_path), Progress(tell=told.append), width=64) == 4
     statuses = [json.loads((tmp_path / "cells" / c.run_id / "run.json").read_text())["status"] for c, _ in cells]
     assert statuses == ["done", "done", "done", "failed"]
-    assert [sentence.split()[-4] for sentence in told] == ["32", "16", "8", "4", "2", "1"]
+    widths = [sentence.split()[-4] for sentence in told if "in flight" in sentence]
+    assert widths == ["32", "16", "8", "4", "2", "1"]
+    assert "at a time" in told[-1]  # then in halves, down to one example
 
 
 def test_verdicts_do_not_depend_on_the_batch(tmp_path: Path) -> None:

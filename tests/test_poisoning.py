@@ -1,6 +1,7 @@
 """The lifecycle under a poisoning adversary: what is trained on, what is counted, who is allowed how much."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,9 +118,8 @@ def test_success_is_counted_on_other_classes_and_never_on_what_is_rejected() -> 
 
 def test_unlearnable_is_clean_accuracy() -> None:
     test = split()
-    record = unlearnable.judged(
-        system(linear()), Poisoned(test, torch.arange(3)), test, Rng.of(0, "t", test.ids), width=8
-    )
+    context = SimpleNamespace(served=lambda: system(linear()), split=test, rng=Rng.of(0, "t", test.ids), width=8)
+    record = unlearnable.play(context)  # type: ignore[arg-type]
     with torch.no_grad():
         right = linear()(test.images(torch.arange(40))).argmax(1) == test.y
     assert torch.equal(record.columns["clean_ok"], right)
@@ -182,6 +182,5 @@ def test_a_watched_training_tells_its_best_and_last_epoch(tmp_path, monkeypatch)
         seen = [row[1] for row in once.findings["epochs"]["table"]["rows"]]
         assert len(seen) == 3
         assert seen[-1] == accuracy(net, once.data.split("val"))
-    record = unlearnable.judged(system(net), once.poisoned, split(), Rng.of(0, "t", split().ids), width=8, epochs=seen)
-    assert f"{max(seen):.1%} at best" in record.note
+    assert f"{max(seen):.1%} at best" in unlearnable.told(once.poisoned, seen)
     assert replace(cycle(fit)).findings == {}

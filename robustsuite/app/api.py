@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.audit import audit
-from robustsuite.engine.execute import Planned, Progress, Runner, execute, ordered
+from robustsuite.engine.execute import Planned, Progress, execute, ordered
 from robustsuite.engine.plan import decide, plan
+from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.errors import BadValue
 from robustsuite.integrity.checks import Flag
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.maths import stats
-from robustsuite.maths.numerics import float32
+from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.randomness import untouched
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
@@ -156,6 +157,7 @@ class Evaluation:
 
 @untouched()
 @float32()
+@threads()
 def evaluate(
     net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
     access: Access = Access.WHITE_BOX, seed: int = 0, device: str | torch.device | None = None, **parameters: Any,

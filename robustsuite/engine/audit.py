@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.threats import Access, parse_ball
-from robustsuite.engine.execute import Progress, play
+from robustsuite.engine.execute import Progress
 from robustsuite.engine.plan import Decision
+from robustsuite.engine.runner import play
 from robustsuite.engine.store import Store
 from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag
 from robustsuite.maths.losses import margin
-from robustsuite.maths.numerics import float32
+from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import wilson
 from robustsuite.scenarios.cell import Cell
@@ -43,6 +44,7 @@ POINTS, NEARBY, LOOKED_AT = 100, 1 / 255, 16
 
 
 @float32()
+@threads()
 def audit(
     cells: list[tuple[Cell, Decision]], store: Store, progress: Progress | None = None, *, width: int | None = None
 ) -> int:
@@ -53,12 +55,15 @@ def audit(
         members, searched = list(group), {}  # type: ignore[var-annotated]
         system = members[0].lifecycle.served()
         for cell in members:
-            tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
-            case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
-            flags = list(_flags(case))
-            store.amend(
-                cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
-            )
+            with store.lease(f"audit-{cell.run_id}") as lease:
+                if lease is None or not _waits(cell, store):
+                    continue  # another worker's
+                tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
+                case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
+                flags = list(_flags(case))
+                store.amend(
+                    cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
+                )
     return len(waiting)
 
 

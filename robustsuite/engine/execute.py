@@ -1,43 +1,35 @@
-"""Run the planned cells: what shares a training side by side, each stored as it ends, resumed by what is stored."""
+"""Compute what is missing of the planned cells, beside whoever else does: what shares a training side by side.
+
+Every worker runs this over the whole plan. Cells of one system are a group: a worker is at home in a group that nobody
+else is at home in, and when there is none left it helps where most is to be done. A unit is a part of a cell; a lease
+keeps two workers from the same one. Each is stored as it ends, so that nothing but the units in hand is ever lost.
+"""
 
 from __future__ import annotations
 
-import resource
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from robustsuite.config.threats import Access
 from robustsuite.engine import provenance
+from robustsuite.engine.parts import Played, divided
 from robustsuite.engine.plan import Decision
+from robustsuite.engine.runner import Done, Runner, recorded
 from robustsuite.engine.store import Store
-from robustsuite.errors import Unsupported, UsageError
-from robustsuite.integrity import probes
-from robustsuite.integrity.checks import Flag, concerns
-from robustsuite.maths.numerics import float32
-from robustsuite.maths.randomness import Rng
-from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
-from robustsuite.scenarios import evasion
+from robustsuite.errors import UsageError
+from robustsuite.maths.numerics import float32, threads
+from robustsuite.records.leases import PAUSE, Lease
+from robustsuite.records.schema import CellRecord, Made
 from robustsuite.scenarios.cell import Cell
-from robustsuite.scenarios.context import WIDTH, Context, fitting
-from robustsuite.scenarios.record import Record
-from robustsuite.serve.lifecycle import fingerprint
-from robustsuite.serve.subset import restricted
-from robustsuite.serve.system import System
-from robustsuite.serve.task import TASK
+from robustsuite.scenarios.context import fitting
+from robustsuite.serve.kept import wanted
 
 Planned = tuple[Cell, Decision]
 """A cell with what the plan says of it."""
 
-PROBED = 32
-"""Test pictures the probes look at before a system is attacked."""
+DEATHS = 3
+"""Processes of one run that may die over a unit before its cell has failed."""
 
 
 @dataclass
@@ -50,193 +42,137 @@ class Progress:
 
 
 @float32()
-def execute(
-    cells: list[Planned], store: Store, progress: Progress | None = None, *, width: int | None = None
-) -> int:
-    """Compute every cell the store does not hold yet. Returns how many were computed.
+@threads()
+def execute(cells: list[Planned], store: Store, progress: Progress | None = None, *, width: int | None = None) -> int:
+    """Compute every cell the store does not hold yet, and wait for those that others compute. Returns how many it did.
 
     A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only the user's own input (a
     picture that cannot be read, a full disk) ends it, with a UsageError, and what is stored stays.
     """
-    progress = progress or Progress()
-    about = provenance.collect()
-    missing = [(cell, decision) for cell, decision in cells if not store.finished(cell.run_id)]
-    computed = 0
-    for _, group in groupby(missing, key=lambda pair: id(pair[0].lifecycle)):
-        members = list(group)
-        runner = Runner(width or fitting(members[0][0]), progress.tell, store.keep)
-        before = runner.width
-        for cell, decision in members:
-            progress.starts(cell)
-            record, examples = runner.run(cell, decision, about)
-            store.write(record, examples)
-            progress.ends(cell, record)
-            computed += 1
-        width = runner.width if runner.width < before else width
-    return computed
+    worker = _Worker(store, progress or Progress(), width)
+    groups = [list(members) for _, members in groupby(cells, key=lambda pair: id(pair[0].lifecycle))]
+    names = {id(members): f"home-{members[0][0].run_id}" for members in groups}
+    while groups := worker.unfinished(groups):
+        before = worker.units
+        for group in _first_free(groups):
+            with store.lease(names[id(group)]) as home:
+                if home is not None:
+                    worker.serve(group)
+        for group in sorted(worker.unfinished(groups), key=len, reverse=True):
+            if not group[0][0].lifecycle.trainings():  # whoever is at home there is training
+                worker.serve(group)
+        if worker.units == before:
+            time.sleep(PAUSE)
+    return worker.computed
+
+
+def _first_free(groups: list[list[Planned]]) -> Iterator[list[Planned]]:
+    """Each group once, first those that wait for no training which another process is at."""
+    later = []
+    for group in groups:
+        if any(map(wanted, group[0][0].lifecycle.trainings())):
+            later.append(group)
+        else:
+            yield group
+    yield from later
 
 
 @dataclass
-class Runner:
-    """Plays the cells of one lifecycle: it is trained, served and probed once, when the first cell needs it.
+class _Worker:
+    """One process at work on the store. units: what it has computed, parts and cells; width: images in flight."""
 
-    width: images in flight. tell: one line of progress. keep: a finding of a training, by name.
-    """
+    store: Store
+    progress: Progress
+    width: int | None
+    about: Made = field(default_factory=provenance.collect)
+    ended: set[str] = field(default_factory=set)
+    units: int = 0
+    computed: int = 0
 
-    width: int
-    tell: Callable[[str], None] = field(default=lambda text: None)
-    keep: Callable[[str, dict[str, Any]], None] = field(default=lambda name, finding: None)
-    system: System | None = None
-    probed: list[Flag] = field(default_factory=list)
-    weights: str = ""
-    right: dict[str, Tensor] = field(default_factory=dict)
+    def unfinished(self, groups: Iterable[list[Planned]]) -> list[list[Planned]]:
+        """The groups that have a cell to be computed."""
+        for group in groups:
+            group[:] = [pair for pair in group if not self._done(pair[0])]
+        return [group for group in groups if group]
 
-    def run(self, cell: Cell, decision: Decision, about: Made) -> tuple[CellRecord, dict[str, Any] | None]:
-        """The cell's record and its examples, where it has any; what a plugin raises is a status with a sentence."""
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made = about.model_copy(update={"started": started, "device": cell.lifecycle.device, "dtype": "float32"})
-        stored = CellRecord(
-            run_id=cell.run_id, code=decision.code, sentence=decision.sentence, same_as=decision.same_as, made=made,
-            **{"status": "failed" if decision.status == "run" else decision.status, **cell.asked()},
-        )  # fmt: skip
-        examples, changed = None, dict[str, Any]()
-        if decision.status == "run":
-            try:
-                changed, examples = self.played(cell)
-            except Unsupported as error:
-                changed = {"status": "refused", "code": "unsupported", "sentence": str(error)}
-            except UsageError:
-                raise
-            except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
-                changed = {"status": "failed", "code": type(error).__name__, "traceback": traceback.format_exc(),
-                           "sentence": str(error).split("\n")[0][:300]}  # fmt: skip
-        return stored.model_copy(update=changed), examples
+    def serve(self, group: list[Planned]) -> None:
+        """Compute what is free of these cells of one system."""
+        runner: Runner | None = None
+        for cell, decision in list(group):
+            if self._done(cell):
+                continue
+            runner = runner or Runner(self.width or fitting(cell), self.progress.tell, self.store.keep)
+            before = runner.width
+            if decision.status == "run":
+                self._play(cell, decision, runner)
+            else:
+                self._end(cell, decision, _nothing)
+            self.width = runner.width if runner.width < before else self.width
 
-    def played(self, cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the cell's record becomes, and its examples by column; raises what its plugins raise."""
-        system = self._serve(cell)
-        started = time.perf_counter()
-        _reset_peak(cell.lifecycle.device)
-        record = self._play(cell, system)
-        seconds, peak = time.perf_counter() - started, _peak(cell.lifecycle.device)
-        changed, examples = _recorded(cell, record, _noticed(self.probed, cell, system), seconds, peak)
-        return {**changed, "weights_sha256": self.weights}, examples
-
-    def _serve(self, cell: Cell) -> System:
-        """Train, serve and probe the system, once."""
-        if self.system is None:
-            cell.lifecycle.tell = self.tell
-            system = cell.lifecycle.served()
-            self.weights = fingerprint(system.net)
-            facts = cell.facts()
-            about = {k: facts[k] for k in ("model", "defense", "dataset", "seed")}
-            for name, finding in cell.lifecycle.findings.items():
-                self.keep(name, {**about, "weights_sha256": self.weights, "name": name, "finding": finding})
-            known = cell.split if cell.judged is None else cell.judged
-            few = known.at(torch.arange(min(PROBED, len(known))))
-            x, y = few.images(torch.arange(len(few))), few.y
-            x, y = x.to(system.device), y.to(system.device)
-            gradients = system.surrogate if system.hides else system.net
-            if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
-                self.probed = probes.probe(gradients, x, y, system.space, name=cell.lifecycle.model.name)
-            self.system = system
-        return self.system
-
-    def _clean(self, system: System, cell: Cell) -> Tensor | None:
-        """What the system gets right before it is attacked or shifted: asked once for all its cells."""
-        pictures = cell.split if cell.threat else cell.clean if cell.paired else None
-        if pictures is None or system.adapts:
-            return None
-        head = cell.reading.head
-        key = f"{pictures.sha256}/{cell.reading.head_words(system.space.classes)}"
-        if key not in self.right:
-            rng = Rng.of(cell.lifecycle.seed, "clean", pictures.ids).to(system.device)
-            if head is not None:
-                system, pictures = restricted(system, pictures, head)
-            self.right[key] = evasion.unattacked(system, pictures, rng, width=self.width)
-        return self.right[key]
-
-    def _play(self, cell: Cell, system: System) -> Record:
-        """The cell's record; out of memory, at half the width."""
-        while True:
-            try:
-                return play(cell, system, width=self.width, unattacked=lambda: self._clean(system, cell))
-            except torch.OutOfMemoryError:
-                if self.width <= 1:
+    def _play(self, cell: Cell, decision: Decision, runner: Runner) -> None:
+        """The cell's free parts, and the cell from its parts where the last one is there; one part needs no file."""
+        rows, parts, name = divided(cell), self.store.parts(cell.run_id), cell.run_id
+        for part in rows if len(rows) > 1 else ():
+            if parts.there(part):
+                continue
+            with self.store.lease(f"{name}-{part.start}") as lease:
+                if lease is None or parts.there(part) or self._done(cell):
+                    continue
+                self.progress.starts(cell)
+                try:
+                    parts.write(part, _part(runner, cell, part, lease))
+                except UsageError:
                     raise
-                self.width //= 2
-                self.tell(f"out of memory; going on with {self.width} images in flight")
+                except Exception as error:  # the whole cell has failed; its other parts stay for the next run
+                    self._end(cell, decision, _raiser(error))
+                    break
+                self.units += 1
+        with self.store.lease(name) as lease:
+            if lease is None or self._done(cell):
+                return
+            if len(rows) == 1:
+                self.progress.starts(cell)
+                self._end(cell, decision, lambda: runner.joined(cell, [_part(runner, cell, rows[0], lease)]))
+            elif all(map(parts.there, rows)):
+                found = [part for part in map(parts.read, rows) if part is not None]
+                if len(found) == len(rows):  # else one was damaged, and is played again
+                    self._end(cell, decision, lambda: runner.joined(cell, found))
+
+    def _end(self, cell: Cell, decision: Decision, made: Callable[[], Done]) -> None:
+        """Store the cell as `made` says it ended."""
+        record, examples = recorded(cell, decision, self.about, made)
+        self.store.write(record, examples)
+        self._ends(cell, record)
+        self.units += 1
+        self.computed += 1
+
+    def _done(self, cell: Cell) -> bool:
+        """Whether the cell needs no more work in this run, whoever did it."""
+        if cell.run_id not in self.ended and (record := self.store.ended(cell.run_id)) is not None:
+            self._ends(cell, record)
+        return cell.run_id in self.ended
+
+    def _ends(self, cell: Cell, record: CellRecord) -> None:
+        self.ended.add(cell.run_id)
+        self.progress.ends(cell, record)
 
 
-def play(
-    cell: Cell, system: System, *, width: int = WIDTH, unattacked: Callable[[], Tensor | None] = lambda: None
-) -> Record:
-    """Play one cell's scenario against its served system; unattacked: what (N,) it gets right unattacked, if known."""
-    return cell.scenario.play(Context(cell, system, width, unattacked))
+def _part(runner: Runner, cell: Cell, rows: range, lease: Lease) -> Played:
+    """A part; raises RuntimeError where it has killed one process after the other."""
+    if lease.died >= DEATHS:
+        raise RuntimeError(f"expected the process that plays it to live, got {lease.died} that died; out of memory?")
+    return runner.part(cell, rows)
 
 
-def _recorded(
-    cell: Cell, record: Record, flags: list[Flag], seconds: float, peak: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a cell's record says of what was played, and its examples by column; flags: what its system betrayed."""
-    queries = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
-    examples = _examples(cell, record)
-    return {
-        "status": "done", "sentence": record.note, "columns": _declared(cell, record), "rows": len(examples["index"]),
-        "flags": tuple(FlagFacts.model_validate(f.facts()) for f in [*flags, *record.flags]),
-        "cost": Cost(seconds=seconds, peak_bytes=peak, forwards=record.forwards, backwards=record.backwards,
-                     queries=queries),
-    }, examples  # fmt: skip
+def _nothing() -> Done:
+    return {}, None
 
 
-def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
-    """What the probes and the defense's card say about this cell: masked gradients bear on gradient attacks alone."""
-    card, evades = cell.attack, cell.scenario.asks
-    asks = card is not None and Access.GRADIENTS in card.needs
-    bears = {"all": True, "evasion": evades, "gradients": asks}
-    flags = [f for f in probed if bears[concerns(f.name)] and not (f.name == "randomised" and system.stochastic)]
-    loss = {**card.parameters, **dict(cell.given)}.get("loss") if card else None
-    flags = [f._replace(level="warn") if f.name == "loss_vanishes" and loss != "ce" else f for f in flags]
-    if evades and (alone := [d.card.name for d in cell.lifecycle.at("serve") if d.card.surrogate is None]):
-        flags.append(Flag("no_adaptive_attack", f"{', '.join(alone)} brings no surrogate to attack it through"))
-    return flags
+def _raiser(error: Exception) -> Callable[[], Done]:
+    def made() -> Done:
+        raise error
 
-
-def _declared(cell: Cell, record: Record) -> tuple[Column, ...]:
-    """What each column means: as the scenario says, or, of those an attack adds, what kind of number it is."""
-    said = {c.name: c for c in (cell.scenario.columns if record.declared is None else record.declared)}
-    order = [*(name for name in said if name in record.columns), *(n for n in record.columns if n not in said)]
-    return tuple(said.get(name) or _undeclared(name, record.columns[name]) for name in order)
-
-
-def _undeclared(name: str, column: Tensor) -> Column:
-    kind = "bool" if column.dtype == torch.bool else "float" if column.is_floating_point() else "int"
-    series, at = getattr(name, "series", ""), getattr(name, "at", None)
-    return Column(name=str(name), dtype=kind, series=series, at=at)  # type: ignore[arg-type]
-
-
-def _examples(cell: Cell, record: Record) -> dict[str, Any]:
-    """The columns as stored: who, then what the scenario recorded."""
-    subjects, rows = cell.subjects, len(next(iter(record.columns.values()), ()))
-    who: dict[str, Any] = {"index": cell.split.ids.numpy()} if len(cell.split) else {"index": np.arange(rows)}
-    if len(cell.split):
-        who |= {name: column.numpy() for name, column in TASK.stored(cell.split).items()}
-    if subjects.member is not None:
-        who["split"] = np.array(subjects.splits)[subjects.member.numpy()]
-    recorded = {str(name): column.numpy() for name, column in record.columns.items()}
-    return {"run_id": [cell.run_id] * len(who["index"])} | who | recorded
-
-
-def _reset_peak(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak(device: str) -> int:
-    """Bytes: the device's peak since the reset; on a CPU, the most the process has held so far."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return made
 
 
 def ordered(cells: list[Planned]) -> Iterator[Planned]:

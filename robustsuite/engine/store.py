@@ -3,7 +3,8 @@
 What a training found out about its network (a defense's own chart) stands beside them, in artefacts/.
 
 No database, no lock, no pickle. A cell is there whole or not at all, so a killed run resumes by looking; several runs
-may write into one folder.
+may write into one folder. A long cell's parts stand in parts/<run_id>/ until the last one is there, and leases/ says
+who works on what; neither is needed once the run has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,8 +25,10 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustsuite.engine.parts import Played, read_part, write_part
 from robustsuite.errors import BadData, BadOutput
 from robustsuite.records.cells import read_cell
+from robustsuite.records.leases import Lease, held, leased
 from robustsuite.records.schema import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
@@ -35,10 +39,10 @@ STALE = 24 * 3600.0
 
 
 class Store:
-    """One run's folder."""
+    """One run's folder. run: the run that looks at it now, the same for all its workers."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: str = "") -> None:
+        self.folder, self.run = folder, run or uuid4().hex
         self.cells = folder / "cells"
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
@@ -55,6 +59,38 @@ class Store:
             return read_cell(self.cells / run_id).status in FINISHED
         except BadData:
             return False
+
+    def ended(self, run_id: str) -> CellRecord | None:
+        """The record of a cell that needs no more work in this run: finished, or failed in this very run."""
+        try:
+            record = read_cell(self.cells / run_id)
+        except BadData:
+            return None
+        return record if record.status in FINISHED or self._failed(run_id).exists() else None
+
+    def lease(self, name: str) -> AbstractContextManager[Lease | None]:
+        """Hold what has this name while it lasts; None where another live process does."""
+        return leased(self.folder / "leases" / name, self.run)
+
+    def parts(self, run_id: str) -> Parts:
+        """The parts of a cell."""
+        return Parts(self.folder, run_id)
+
+    def tidy(self) -> None:
+        """Remove what only a run at work needs, where no other is at work."""
+        for left_over in (self.folder / "leases").glob("*"):
+            if left_over.name.startswith(f"failed-{self.run}-") or not held(left_over):
+                left_over.unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.folder / "leases").rmdir()
+        for parts in (self.folder / "parts").glob("*"):
+            if self.finished(parts.name):
+                _remove(parts)
+        with suppress(OSError):
+            (self.folder / "parts").rmdir()
+
+    def _failed(self, run_id: str) -> Path:
+        return self.folder / "leases" / f"failed-{self.run}-{run_id}"
 
     def write(self, record: CellRecord, examples: dict[str, Any] | None = None) -> None:
         """Store one cell: its record, and its examples' columns (numpy arrays by name).
@@ -73,6 +109,11 @@ class Store:
                 shutil.rmtree(aside)
             else:
                 _place(aside, final)
+            if record.status == "failed":
+                self._failed(record.run_id).parent.mkdir(exist_ok=True)
+                self._failed(record.run_id).touch()
+            else:
+                _remove(self.folder / "parts" / record.run_id)
 
     def amend(self, run_id: str, audit: dict[str, Any]) -> None:
         """Store what an audit adds to a finished cell, beside it."""
@@ -93,6 +134,37 @@ class Store:
             file.parent.mkdir(exist_ok=True)
             _dump(aside, value)
             os.replace(aside, file)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one cell that are stored; each is there whole or not at all."""
+
+    folder: Path
+    run_id: str
+
+    def there(self, rows: range) -> bool:
+        """Whether somebody has stored this part."""
+        return self._file(rows).exists()
+
+    def write(self, rows: range, part: Played) -> None:
+        """Store a part."""
+        file = self._file(rows)
+        with writable(self.folder):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            aside = self.folder / _aside(file.name)
+            write_part(aside, part)
+            os.replace(aside, file)
+
+    def read(self, rows: range) -> Played | None:
+        """A part; None, and the file removed, where it is damaged: it is played again."""
+        part = read_part(self._file(rows), len(rows))
+        if part is None:
+            self._file(rows).unlink(missing_ok=True)
+        return part
+
+    def _file(self, rows: range) -> Path:
+        return self.folder / "parts" / self.run_id / f"{rows.start}-{rows.stop}.parquet"
 
 
 def _aside(name: str) -> str:

@@ -1,12 +1,28 @@
-"""What float32 means on a GPU."""
+"""What float32 means on a GPU, and on how many threads of a CPU."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+THREADS = int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS", "").isdigit() else 1
+"""Threads of one process: sums in float32 end in other bits when others share them, so their number never follows the
+machine. More cores are for more workers."""
+
+
+@contextmanager
+def threads() -> Iterator[None]:
+    """THREADS while it lasts, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -24,6 +24,10 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
   unique over the data set, `Subjects.none()` for none, the judged split where it is not given.
 - `decide` is asked for what cannot be played, in a sentence.
 - `play` is handed a `Context`: what the threat's access grants and nothing else; columns (N,) come back.
+- `together` says how many examples are looked at together (1, or a client's batch): a cell is then played in parts of
+  any multiple, so that memory does not grow with the cell, several workers share it and a killed one loses a part.
+  Without it a cell is played as a whole. What is to be said of all examples, flags and a note, is then said by
+  `conclude(context, record) -> Record`, once, from the joined columns.
 - `columns` says what each column means and which scores come of it (`robustsuite.records.schema.Scoring`); columns that
   an attack adds need no word. Scores are computed from stored rows by those words, in reports that need no plugin.
 - `headline` names the score that ranks. `joins`: whether an example stands where it stands under "all" attacks (an
@@ -48,6 +52,7 @@ from robustsuite.scenarios.record import Record
 if TYPE_CHECKING:
     from robustsuite.config.decision import Decision
     from robustsuite.config.threats import Threat
+    from robustsuite.scenarios.cell import Cell
     from robustsuite.serve.data import Dataset, Split, Subjects
 
 ANSWERED = ("data", "train", "harden", "serve")
@@ -58,7 +63,7 @@ ANSWERED = ("data", "train", "harden", "serve")
 class Scenario:
     """One protocol as a plugin; the module's docstring says what each part is for.
 
-    play takes a `context.Context`, decide a `cell.Cell`; both stand above this file and are not named here.
+    play and conclude take a `context.Context`, decide and together a `cell.Cell`; both stand above this file.
     asks: its attacks put questions to the served system, so that what hides answers or gradients bears on them.
     streams: a system that adapts to what it is asked can be played, in the order of the subjects.
     bare: an attack's forwards, in its cost, are of the network behind the serve stage.
@@ -74,6 +79,8 @@ class Scenario:
     passes: tuple[str, ...] = ANSWERED
     subjects: Callable[[Split, Dataset, Threat], Subjects] | None = None
     decide: Callable[..., Decision | None] = field(default=lambda cell: None, repr=False)
+    together: Callable[[Cell], int] = field(default=lambda cell: len(cell.split), repr=False)
+    conclude: Callable[..., Record] = field(default=lambda context, record: record, repr=False)
     joins: Literal["all", "any", ""] = ""
     sections: Callable[..., Any] | str = ""
     asks: bool = False

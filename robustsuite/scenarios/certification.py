@@ -12,7 +12,7 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.keys import BallSpec
 from robustsuite.config.registry import carded
-from robustsuite.config.threats import Access, Threat
+from robustsuite.config.threats import Access
 from robustsuite.integrity.probes import Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
@@ -50,22 +50,18 @@ def certifier(**facts: Any) -> Callable[[C], C]:
 
 
 def play(context: Context) -> Record:
-    """Certify every example of the cell."""
-    return judged(context.served(), context.attack, context.split, context.threat, context.rng, width=context.width)
+    """Certify every example of the part; a radius counts where the prediction is right and no sample contradicts it.
 
-
-def judged(
-    system: System, attack: Callable[..., Certificates], split: Split, threat: Threat, rng: Rng, *, width: int
-) -> Record:
-    """Certify every example; a radius counts only where the prediction is right and no sample contradicts it.
-
-    Columns: clean_ok, robust (radius >= eps), radius, abstained, prediction.
+    Columns: clean_ok, robust (radius >= eps), radius, abstained, prediction, and contradicted where the system draws no
+    noise: a point sampled in the proven ball breaks the example.
     """
+    system, split, threat, rng = context.served(), context.split, context.threat, context.rng
+    attack: Callable[..., Certificates] = context.attack
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the certification threat {threat.name!r}, got none")
     predictions, radii = [], []
-    for positions, x, y in split.batches(width):
+    for positions, x, y in split.batches(context.width):
         x, y = x.to(system.device), y.to(system.device)
         extra = {"rng": rng[positions]} if "rng" in inspect.signature(attack).parameters else {}
         found = attack(system.net, x, y, ball, **extra)
@@ -74,10 +70,9 @@ def judged(
     prediction, claimed = torch.cat(predictions), torch.cat(radii)
     clean_ok = prediction == split.y
     radius = torch.where(clean_ok & (claimed > 0), claimed, 0.0)
-    flags = []
-    if not system.stochastic and bool((contradicted := _contradicted(system, split, ball, radius, rng)).any()):
+    contradicted = None if system.stochastic else _contradicted(system, split, ball, radius, rng)
+    if contradicted is not None:
         radius[contradicted] = 0.0
-        flags.append(Flag("proof_contradicted", f"a sampled point breaks {int(contradicted.sum())} proven examples"))
     columns = {
         "clean_ok": clean_ok,
         "robust": clean_ok & (radius >= ball.eps * (1 - 1e-6)),  # a bound may store its radius in float32
@@ -85,7 +80,15 @@ def judged(
         "abstained": prediction < 0,
         "prediction": prediction,
     }
-    return Record(columns, flags, forwards=len(split), backwards=0)
+    columns |= {} if contradicted is None else {"contradicted": contradicted}
+    return Record(columns, [], forwards=len(split), backwards=0)
+
+
+def conclude(context: Context, record: Record) -> Record:
+    """A broken proof is a flag."""
+    broken = int(record.columns["contradicted"].sum()) if "contradicted" in record.columns else 0
+    flag = Flag("proof_contradicted", f"a sampled point breaks {broken} proven examples")
+    return record._replace(flags=[flag]) if broken else record
 
 
 def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: Rng) -> Tensor:
@@ -129,7 +132,9 @@ scenario = Scenario(
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
         Column(name="robust", better="more"),
         Column(name="prediction", dtype="int", unit="class"),
+        Column(name="contradicted", better="less"),
     ),
     headline="certified_accuracy", paper="Wong and Kolter, 2018, arXiv:1711.00851",
-    spec=BallSpec, decide=decide, joins="any", sections="robustsuite.reports.sections.certified:part", bare=True,
+    spec=BallSpec, decide=decide, together=lambda cell: 1, conclude=conclude, joins="any",
+    sections="robustsuite.reports.sections.certified:part", bare=True,
 )  # fmt: skip

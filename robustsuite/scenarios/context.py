@@ -16,7 +16,7 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.fedsgd import Learnt
 from robustsuite.scenarios.cell import COMMON, Cell
 from robustsuite.serve.adversary import Aux, Poisoned
-from robustsuite.serve.data import Reading, Split, Subjects
+from robustsuite.serve.data import Reading, Split
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.oracle import TILE
 from robustsuite.serve.session import Session
@@ -43,30 +43,34 @@ def fitting(cell: Cell) -> int:
 
 
 class Context:
-    """One cell, ready to be played. rng: a stream an example; width: how many images to keep in flight.
+    """A cell or a part of it, ready to be played. rng: a stream an example; width: how many images to keep in flight.
 
-    attack: the function with the user's parameters; common: those that every attack has (draws averaged in a gradient).
+    rows: which of the cell's examples, all of them for None. attack: the function with the user's parameters; common:
+    those that every attack has (draws averaged in a gradient).
     """
 
     def __init__(
-        self, cell: Cell, system: System, width: int, unattacked: Callable[[], Tensor | None] = lambda: None
-    ) -> None:
+        self, cell: Cell, system: System, width: int, unattacked: Callable[[], Tensor | None] = lambda: None,
+        rows: range | None = None,
+    ) -> None:  # fmt: skip
         self._cell, self._system, self._unattacked, self.width = cell, system, unattacked, width
-        self.rng = Rng.of(cell.lifecycle.seed, cell.name, cell.split.ids).to(cell.lifecycle.device)
+        self.rows = range(len(cell.split)) if rows is None else rows
+        self.subjects = cell.subjects.part(self.rows)
+        self.rng = Rng.of(cell.lifecycle.seed, cell.name, self.subjects.examples.ids).to(cell.lifecycle.device)
         given = dict(cell.given)
         own = cell.attack.parameters if cell.attack else {}
         self.common: dict[str, Any] = {k: given.pop(k) for k in COMMON if k in given and k not in own}
         self._given = given
 
     @property
-    def subjects(self) -> Subjects:
-        """The examples the cell is about, and which split each is of."""
-        return self._cell.subjects
+    def everyone(self) -> Split:
+        """All examples of the cell, whichever part of it is played."""
+        return self._cell.split
 
     @cached_property
     def _cut(self) -> tuple[System, Split]:
         head = self._cell.reading.head
-        whole = self._system, self._cell.split
+        whole = self._system, self.subjects.examples
         return whole if head is None or self._cell.threat is None else restricted(*whole, head)
 
     @property

@@ -20,7 +20,7 @@ from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.routes import AttackContext, Try, broken, every_route, least
+from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import REPEATS, Judge
@@ -72,15 +72,36 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 
 def play(context: Context) -> Record:
-    """Attack every correctly classified example of the cell, and judge what comes back."""
+    """Attack every correctly classified example of the part, and judge what comes back."""
     card, common = context.card, context.common
-    return judged(
+    return attacked(
         context.served(), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
         clean_ok=context.unattacked(), aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
     )  # fmt: skip
 
 
+def conclude(context: Context, record: Record) -> Record:
+    """What the columns of all examples say of the number."""
+    return concluded(record, context.served(), context.card, **context.common)
+
+
+def together(cell: Cell) -> int:
+    """A peer's own batches, and a limit on the questions about all pictures, are of the whole cell; else one by one."""
+    card, threat = cell.attack, cell.threat
+    one = card is not None and not card.whole and threat is not None and threat.queries_total is None
+    return 1 if one else len(cell.split)
+
+
 def judged(
+    system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
+    card: AttackCard, eot: int | None = None, **more: Any,
+) -> Record:  # fmt: skip
+    """Both at once, for a system that is no cell's; `attacked` says what is recorded, and takes the same."""
+    return concluded(attacked(system, attack, split, threat, rng, width=width, card=card, eot=eot, **more),
+                     system, card, eot)  # fmt: skip
+
+
+def attacked(
     system: System, attack: Callable[..., Tensor | Found], split: Split, threat: Threat, rng: Rng, *, width: int,
     card: AttackCard, eot: int | None = None, clean_ok: Tensor | None = None, aux: Aux | None = None,
 ) -> Record:  # fmt: skip
@@ -101,12 +122,12 @@ def judged(
     targets = threat.goal.targets(y, system.space.classes, rng.fold("targets"))
     # a picture that is of the class to reach cannot be brought there
     meant = torch.ones_like(clean_ok) if threat.goal.name == "untargeted" else (targets != y[:, None]).all(1)
-    attacked = torch.arange(len(x), device=x.device) if card.whole else (clean_ok & meant).nonzero().flatten()
+    rows = torch.arange(len(x), device=x.device) if card.whole else (clean_ok & meant).nonzero().flatten()
     judge.margin = threat.goal.margin
 
     handed: dict[str, Any] = {"aux": aux} if Access.AUX_DATA in card.needs else {}
     context = AttackContext(system, attack, threat, ball, card, rng, width, eot, handed, x, y, targets, meant)
-    tries = every_route(context, attacked, judge)
+    tries = every_route(context, rows, judge)
     best = least(tries, context)
     answers, x_adv = best.answers, best.x_adv
 
@@ -136,9 +157,14 @@ def judged(
         columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
         columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
-    flags = _flags(columns, system, card, context.draws)
     forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
-    return Record(columns, flags, forwards, backwards, _note(columns, system, tries))
+    return Record(columns, [], forwards, backwards)
+
+
+def concluded(record: Record, system: System, card: AttackCard, eot: int | None = None) -> Record:
+    """The record with the flags and the note that its columns lead to."""
+    flags = _flags(record.columns, system, card, draws(system, eot))
+    return record._replace(flags=flags, note=_note(record.columns, system, card))
 
 
 def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
@@ -153,7 +179,7 @@ def _right(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
     return ~answers.wrong & ~answers.rejected
 
 
-def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, draws: int) -> list[Flag]:
+def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: int) -> list[Flag]:
     """What casts doubt on the number itself."""
     n, flags = len(columns["robust"]), []
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
@@ -163,7 +189,7 @@ def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, draws: 
         back, fell = int(columns["below_a_bit"].sum()), int((columns["clean_ok"] & ~columns["robust"]).sum())
         if back > max(2, BELOW_A_BIT * fell):
             flags.append(Flag("below_a_bit", f"{back} of {fell} broken pictures are right again in 8 bits"))
-    averaged = draws > 1 or system.surrogate is not None
+    averaged = drawn > 1 or system.surrogate is not None
     if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
     if {"robust_direct", "robust_surrogate"} <= set(columns):
@@ -175,13 +201,14 @@ def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, draws: 
     return flags
 
 
-def _note(columns: dict[str, Tensor], system: System, tries: list[Try]) -> str:
+def _note(columns: dict[str, Tensor], system: System, card: AttackCard) -> str:
     """What a reader of the number should know."""
     notes, n = [], len(columns["robust"])
-    if len(tries) > 1:
-        each = ", ".join(f"{t.route} {float(columns[f'robust_{t.route}'].float().mean()):.1%}" for t in tries)
-        notes.append(f"attacked {len(tries)} ways: {each}; the row is their minimum")
-    elif tries[0].route == "surrogate":
+    routes = [route for route in ROUTES if f"robust_{route}" in columns]
+    if routes:
+        each = ", ".join(f"{route} {float(columns[f'robust_{route}'].float().mean()):.1%}" for route in routes)
+        notes.append(f"attacked {len(routes)} ways: {each}; the row is their minimum")
+    elif system.surrogate is not None and card.needs & (Access.GRADIENTS | Access.WEIGHTS):
         notes.append("no gradient passes the served system: attacked through the defense's surrogate alone")
     if system.stochastic:
         mean = float((columns["clean_ok"] * (1 - columns["wrong_share"])).sum()) / max(n, 1)
@@ -223,5 +250,6 @@ scenario = Scenario(
         Column(name="overturned", scores=(Scoring(name="overturned_rate", sparse=True),)),
     ),
     headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",
-    spec=EvasionSpec, decide=decide, joins="all", sections="robustsuite.reports.sections.attacked:part", asks=True,
+    spec=EvasionSpec, decide=decide, together=together, conclude=conclude, joins="all",
+    sections="robustsuite.reports.sections.attacked:part", asks=True,
 )  # fmt: skip

@@ -31,7 +31,11 @@ from robustsuite.serve.data import Split
 from robustsuite.serve.stages import Applied
 
 if TYPE_CHECKING:
+    from robustsuite.scenarios.cell import Cell
     from robustsuite.scenarios.context import Context
+
+POOL = 64
+"""Originals at once that a reconstruction is compared with."""
 
 
 class Attack(Protocol):
@@ -56,42 +60,72 @@ def play(context: Context) -> Record:
     threat, card = context.threat, context.card
     if threat.update is None:
         raise ValueError(f"expected an update in the inversion threat {threat.name!r}, got none")
-    return judged(
-        context.shared(threat.update.trained), context.attack, context.split, threat, context.rng, card=card,
-        share=context.share(), aux=context.aux() if Access.AUX_DATA in card.needs else None, learnt=context.learnt(),
-        device=context.device,
+    return reconstructed(
+        context.shared(threat.update.trained), context.attack, context.everyone, threat, context.rng, card=card,
+        share=context.share(), aux=context.aux() if Access.AUX_DATA in card.needs else None, device=context.device,
+        rows=context.rows,
     )  # fmt: skip
 
 
-def judged(
-    net: nn.Module, attack: Callable[..., Recovered], split: Split, threat: Threat, rng: Rng, *, card: AttackCard,
-    share: Sequence[Applied] = (), aux: Aux | None = None, learnt: float | None = None, device: str = "cpu",
-) -> Record:  # fmt: skip
-    """Let clients share updates of the split's examples, batch by batch, and score what the observer makes of them.
+def conclude(context: Context, record: Record) -> Record:
+    """What the reconstructions show beside another client's pictures, and what a training reaches at all."""
+    columns, learnt = record.columns, context.learnt()
+    if learnt is not None:
+        columns = {**columns, "federated_accuracy": torch.full((len(context.split),), learnt)}
+    return concluded(record._replace(columns=columns), context.threat)
 
-    net: the network of the round. share: what changes the updates on their way. learnt: the accuracy of a federated
-    training under these defenses, where it was measured. Columns: mse, psnr (dB), ssim, label_ok (the matched
-    reconstruction's class), label_found (counted without order), failed (nothing finite came back; scored as mid-grey),
-    identified (nearer to its own original than to any other of the split), control_psnr (against another client's
-    originals), federated_accuracy.
+
+def together(cell: Cell) -> int:
+    """The examples of one client."""
+    return cell.threat.update.batch if cell.threat is not None and cell.threat.update is not None else 1
+
+
+def judged(
+    net: nn.Module, attack: Callable[..., Recovered], split: Split, threat: Threat, rng: Rng, *, card: AttackCard
+) -> Record:
+    """Both at once, for a network that is no cell's."""
+    return concluded(reconstructed(net, attack, split, threat, rng, card=card), threat)
+
+
+def reconstructed(
+    net: nn.Module, attack: Callable[..., Recovered], split: Split, threat: Threat, rng: Rng, *, card: AttackCard,
+    share: Sequence[Applied] = (), aux: Aux | None = None, device: str = "cpu", rows: range | None = None,
+) -> Record:  # fmt: skip
+    """Let clients share updates of the examples at `rows`, batch by batch, and score what the observer makes of them.
+
+    net: the network of the round. split: all originals. share: what changes the updates on their way. rng: a stream for
+    each of `rows`. Columns: mse, psnr (dB), ssim, label_ok (the matched reconstruction's class), label_found (counted
+    without order), failed (nothing finite came back; scored as mid-grey), identified (nearer to its own original than
+    to any other of the split), control_psnr (against the originals of the client before).
     """
     if threat.update is None:
         raise ValueError(f"expected an update in the inversion threat {threat.name!r}, got none")
     terms, handed = threat.update, {"aux": aux} if Access.AUX_DATA in card.needs else {}
     client = Client(net.to(device), terms)
-    x, y = split.images(torch.arange(len(split))).to(device), split.y.to(device)
+    rows, whole = rows or range(len(split)), len(split) - len(split) % terms.batch
     parts, evaluations = [], 0
-    for rows in _clients(len(split), terms.batch, client, device):
-        streams = rng[rows[:, 0]]
-        batch, labels = x[rows], y[rows]
+    for local in _clients(len(rows), terms.batch, client, device):
+        clients, streams = local + rows.start, rng[local[:, 0]]
+        batch, labels = _pictures(split, clients).to(device), split.y[clients].to(device)
         seen = observed(client, batch, labels, share, streams, labels_known=terms.labels)
         found = attack(seen, rng=streams.fold("attack"), **handed)
-        parts.append(_judged(batch, labels, found, x, rows))
-        evaluations += found.evaluations * rows.numel() * terms.local_steps
+        # a last smaller client has no other of its size
+        others = (clients - terms.batch) % whole if whole > terms.batch == clients.shape[1] else None
+        parts.append(_judged(batch, labels, found, split, clients, others))
+        evaluations += found.evaluations * clients.numel() * terms.local_steps
     columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    if learnt is not None:
-        columns["federated_accuracy"] = torch.full((len(split),), learnt)
-    return Record(columns, _flags(columns), 2 * evaluations, 3 * evaluations, _note(columns, terms, learnt))
+    return Record(columns, [], 2 * evaluations, 3 * evaluations)
+
+
+def concluded(record: Record, threat: Threat) -> Record:
+    """The record with the flags and the note that its columns lead to."""
+    return record._replace(flags=_flags(record.columns), note=_note(record.columns, threat.update))
+
+
+def _pictures(split: Split, rows: Tensor) -> Tensor:
+    """The originals (T, B, C, H, W) at the positions `rows` (T, B)."""
+    x = split.images(rows.flatten())
+    return x.view(*rows.shape, *x.shape[1:])
 
 
 def _clients(n: int, batch: int, client: Client, device: str) -> list[Tensor]:
@@ -102,18 +136,20 @@ def _clients(n: int, batch: int, client: Client, device: str) -> list[Tensor]:
     return [*(rows for rows in whole.split(most) if len(rows)), *([rest] if rest.numel() else [])]
 
 
-def _judged(x: Tensor, y: Tensor, found: Recovered, pool: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    """Columns of the examples in `rows` (T, B), in order; pool (N, C, H, W): every original."""
+def _judged(
+    x: Tensor, y: Tensor, found: Recovered, split: Split, rows: Tensor, others: Tensor | None
+) -> dict[str, Tensor]:
+    """Columns of the examples at `rows` (T, B) of the split, in order; others (T, B): the client before each."""
     failed = ~torch.isfinite(found.x).flatten(2).all(2)
     x_hat = torch.where(failed[..., None, None, None], 0.5, found.x.nan_to_num()).clamp(0, 1)
     order = matched(x, x_hat)
     clients = torch.arange(len(x), device=x.device)[:, None]
     x_hat, y_hat, failed = x_hat[clients, order], found.y[clients, order], failed[clients, order]
-    others = x.roll(1, 0)
-    other_order = matched(others, x_hat)
+    control = torch.full((rows.numel(),), torch.nan, device=x.device)
+    if others is not None:
+        theirs = _pictures(split, others).to(x)
+        control = psnr(theirs.flatten(0, 1), x_hat[clients, matched(theirs, x_hat)].flatten(0, 1)).float()
     a, b = x.flatten(0, 1), x_hat.flatten(0, 1)
-    nearest = torch.cdist(b.flatten(1), pool.flatten(1)).argmin(1)
-    control = psnr(others.flatten(0, 1), x_hat[clients, other_order].flatten(0, 1))
     return {
         "mse": mse(a, b).float(),
         "psnr": psnr(a, b).float(),
@@ -121,9 +157,21 @@ def _judged(x: Tensor, y: Tensor, found: Recovered, pool: Tensor, rows: Tensor) 
         "label_ok": (y_hat == y).flatten(),
         "label_found": _counted_right(y, found.y).flatten(),
         "failed": failed.flatten(),
-        "identified": nearest == rows.flatten().to(nearest),
-        "control_psnr": (control if len(x) > 1 else torch.full_like(control, torch.nan)).float(),
+        "identified": _nearest(b, split) == rows.flatten().to(b.device),
+        "control_psnr": control,
     }
+
+
+def _nearest(x: Tensor, split: Split) -> Tensor:
+    """The position (M,) in the split of the original nearest to each picture (M, C, H, W), the first of equals."""
+    least, position = torch.full((len(x),), torch.inf, device=x.device), torch.zeros(len(x), device=x.device).long()
+    for positions, originals, _ in split.batches(POOL, str(x.device)):
+        apart = torch.cdist(x.flatten(1), originals.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        here, index = apart.min(1)
+        nearer = here < least
+        least = torch.where(nearer, here, least)
+        position = torch.where(nearer, index + positions[0].to(x.device), position)
+    return position
 
 
 def _counted_right(y: Tensor, y_hat: Tensor) -> Tensor:
@@ -140,15 +188,15 @@ def _flags(columns: dict[str, Tensor]) -> list[Flag]:
     return flags if float(gain) <= 0 else []
 
 
-def _note(columns: dict[str, Tensor], terms: Update, learnt: float | None) -> str:
+def _note(columns: dict[str, Tensor], terms: Update | None) -> str:
     """What a reader of the number should know."""
     gain = float((columns["psnr"] - columns["control_psnr"]).nanmean())
     notes = [f"PSNR {gain:+.1f} dB beside another client's pictures"] if gain == gain else []
     if failed := int(columns["failed"].sum()):
         notes.append(f"{failed} failed and count as mid-grey")
-    if learnt is not None:
-        notes.append(f"a short federated training reaches {learnt:.1%}")
-    return "; ".join([*notes, *(["labels known: worst case"] if terms.labels else [])])
+    if "federated_accuracy" in columns:
+        notes.append(f"a short federated training reaches {float(columns['federated_accuracy'][0]):.1%}")
+    return "; ".join([*notes, *(["labels known: worst case"] if terms and terms.labels else [])])
 
 
 class InversionSpec(Spec):
@@ -178,6 +226,6 @@ scenario = Scenario(
         Column(name="control_psnr", dtype="float", unit="dB"),
     ),
     headline="mean_psnr", paper="Zhu et al., 2019, arXiv:1906.08935; Geiping et al., 2020, arXiv:2003.14053",
-    spec=InversionSpec, passes=("data", "train", "harden", "share"),
+    spec=InversionSpec, passes=("data", "train", "harden", "share"), together=together, conclude=conclude,
     sections="robustsuite.reports.sections.reconstructions:part",
 )  # fmt: skip

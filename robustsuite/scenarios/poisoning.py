@@ -55,12 +55,22 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 
 def play(context: Context) -> Record:
-    """Ask the victim about the cell's pictures, clean and triggered."""
+    """Ask the victim about the part's pictures, clean and triggered."""
     poisoned, split = context.poisoned, context.split
-    return judged(context.served(), poisoned, split, context.threat, context.rng, width=context.width)
+    return asked(context.served(), poisoned, split, context.threat, context.rng, width=context.width)
+
+
+def conclude(context: Context, record: Record) -> Record:
+    """How many examples were poisoned, and whether the trigger works on an answer to it."""
+    return concluded(record, context.poisoned)
 
 
 def judged(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: Rng, *, width: int) -> Record:
+    """Both at once, for a victim that is no cell's."""
+    return concluded(asked(system, poisoned, split, threat, rng, width=width), poisoned)
+
+
+def asked(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng: Rng, *, width: int) -> Record:
     """Ask the victim about clean and triggered test pictures.
 
     Columns: clean_ok (right and not rejected), flagged_clean, eligible (the trigger is meant for it, and it is not of
@@ -88,6 +98,12 @@ def judged(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng
             columns.setdefault(name, []).append(column.detach().cpu())
     found = {name: torch.cat(parts) for name, parts in columns.items()} | {"eligible": eligible}
     found["triggered_as_target"] &= eligible
+    return Record(found, [], forwards=2 * len(split), backwards=0)
+
+
+def concluded(record: Record, poisoned: Poisoned) -> Record:
+    """The record with the flags and the note that its columns lead to."""
+    found, eligible = record.columns, record.columns["eligible"]
     rate = float(found["triggered_as_target"][eligible].float().mean()) if bool(eligible.any()) else float("nan")
     note = f"{len(poisoned.indices)} training examples poisoned"
     note += f", {len(poisoned.covers)} covers" if len(poisoned.covers) else ""
@@ -96,7 +112,7 @@ def judged(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng
         flags.append(Flag("nothing_to_trigger", "no test picture is of a class the trigger is meant for"))
     elif rate < WORKED:
         note += f"; {rate:.1%} of the triggered pictures are answered with the target"
-    return Record(found, flags, forwards=2 * len(split), backwards=0, note=note)
+    return record._replace(flags=flags, note=note)
 
 
 def _answers(system: System, x: Tensor, rng: Rng) -> Tensor:
@@ -135,5 +151,6 @@ scenario = Scenario(
         Column(name="score_triggered", dtype="float"),
     ),
     headline="attack_success_rate", paper="Gu et al., 2017, arXiv:1708.06733",
-    spec=PoisoningSpec, decide=trained_already, sections="robustsuite.reports.sections.poisoning:part",
+    spec=PoisoningSpec, decide=trained_already, together=lambda cell: 1, conclude=conclude,
+    sections="robustsuite.reports.sections.poisoning:part",
 )  # fmt: skip

@@ -1,7 +1,11 @@
-"""What playing one cell yields: columns an example, flags, and what it cost."""
+"""What playing a cell, or a part of it, yields: columns an example, flags, and what it cost."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from robustsuite.integrity.probes import Flag
@@ -20,3 +24,25 @@ class Record(NamedTuple):
     backwards: int
     note: str = ""
     declared: tuple[Column, ...] | None = None
+
+
+def joined(parts: Sequence[Record]) -> Record:
+    """One record of the parts in their order; what their scenario concludes from all columns is still to come.
+
+    A column that a part lacks, since its attack had nothing to do there, is blank in it.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    kinds = {name: column.dtype for part in reversed(parts) for name, column in part.columns.items()}
+    names = max((part.columns for part in parts), key=len)  # the names that know their series, in the attack's order
+    sizes = [len(next(iter(part.columns.values()))) for part in parts]
+    columns = {
+        name: torch.cat([part.columns.get(name, blank(n, kinds[name])) for part, n in zip(parts, sizes, strict=True)])
+        for name in [*names, *(name for name in kinds if name not in names)]
+    }
+    return Record(columns, [], sum(part.forwards for part in parts), sum(part.backwards for part in parts))
+
+
+def blank(n: int, dtype: torch.dtype) -> Tensor:
+    """What stands (N,) for examples that an attack was not played on: NaN among floats, else 0 or False."""
+    return torch.full((n,), torch.nan if dtype.is_floating_point else 0, dtype=dtype)

@@ -20,9 +20,13 @@ from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import Unsupported
 from robustsuite.maths.losses import CONFIDENCE_MARGIN
 from robustsuite.maths.randomness import Rng
+from robustsuite.scenarios.record import blank
 from robustsuite.serve.judge import Answers, Judge
 from robustsuite.serve.oracle import Oracle, answer, preserved
 from robustsuite.serve.system import System
+
+ROUTES = ("direct", "surrogate", "continued")
+"""In the order in which they are tried."""
 
 NEARBY = 0.5
 """How far the search around the surrogate's point reaches: its steps and starts in the ball, times this."""
@@ -51,8 +55,13 @@ class AttackContext:
 
     @property
     def draws(self) -> int:
-        """Gradient draws averaged, as the user says or else as the defense asks."""
-        return self.eot or (self.system.eot if self.system.stochastic else 1)
+        """Gradient draws averaged."""
+        return draws(self.system, self.eot)
+
+
+def draws(system: System, eot: int | None) -> int:
+    """Gradient draws averaged, as the user says or else as the defense asks."""
+    return eot or (system.eot if system.stochastic else 1)
 
 
 class Try(NamedTuple):
@@ -72,7 +81,7 @@ def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]
     if not card.needs & (Access.GRADIENTS | Access.WEIGHTS):
         return [_try("direct", system.net, context, rows, judge)]
     tries = []
-    if not system.hides & card.needs or _differentiable(system.net, context.x):
+    if not system.hides & card.needs or _differentiable(system):
         tries.append(_try("direct", system.net, context, rows, judge))
     if system.surrogate is not None:
         tries.append(_try("surrogate", system.surrogate, context, rows, judge))
@@ -103,8 +112,12 @@ def least(tries: list[Try], context: AttackContext) -> Try:
         return torch.stack(parts)[route.to(parts[0].device), pick.to(parts[0].device)]
 
     answers = Answers(*(joined(list(column)) for column in zip(*(t.answers for t in tries), strict=True)))
-    names = set.intersection(*(set(t.columns) for t in tries))
-    columns = {name: joined([t.columns[name] for t in tries]) for name in tries[0].columns if name in names}
+    told = [t.columns for t in tries if t.columns]  # a route that had nothing left to attack tells of none
+    first, names = (told[0], set.intersection(*map(set, told))) if told else ({}, set())
+    columns = {
+        name: joined([t.columns.get(name, blank(len(pick), first[name].dtype)) for t in tries])
+        for name in first if name in names
+    }  # fmt: skip
     x_adv = joined([t.x_adv for t in tries])
     return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0))
 
@@ -154,10 +167,11 @@ def _try(
     return Try(route, x_adv, answers, spread, queries, oracle.counts.totals())
 
 
-def _differentiable(net: nn.Module, x: Tensor) -> bool:
-    """Whether any gradient passes the served system: votes and thresholds have none."""
+def _differentiable(system: System) -> bool:
+    """Whether any gradient passes the served system, whatever the picture: votes and thresholds have none."""
+    net = system.net
     with preserved(net), torch.enable_grad():
-        leaf = x[:1].clone().requires_grad_()
+        leaf = torch.full((1, *system.space.shape), 0.5, device=system.device, requires_grad=True)
         logits = answer(net, leaf)
         if not logits.requires_grad:
             return False
@@ -168,6 +182,6 @@ def _differentiable(net: nn.Module, x: Tensor) -> bool:
 def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
     """Values of the attacked rows in a column of all n, on the CPU; elsewhere 0, False, or NaN among floats."""
     values = values.cpu()
-    column = torch.full((n,), torch.nan, dtype=values.dtype) if values.is_floating_point() else values.new_zeros(n)
+    column = blank(n, values.dtype)
     column[rows.cpu()] = values
     return column

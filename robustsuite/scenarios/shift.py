@@ -20,6 +20,7 @@ from robustsuite.serve.subset import restricted
 from robustsuite.serve.system import System
 
 if TYPE_CHECKING:
+    from robustsuite.scenarios.cell import Cell
     from robustsuite.scenarios.context import Context
 
 FEW = 20
@@ -27,13 +28,26 @@ FEW = 20
 
 
 def play(context: Context) -> Record:
-    """Ask the served model about every shifted picture of the cell."""
+    """Ask the served model about every shifted picture of the part."""
     system, split, stream = context.served(), context.split, context.subjects.stream
     if stream is not None:
         return streamed(context, stream)
     clean_ok = None if context.control else context.unattacked()
-    record = judged(system, split, context.rng, width=context.width, clean_ok=clean_ok, reading=context.reading)
+    return asked(system, split, context.rng, width=context.width, clean_ok=clean_ok, reading=context.reading)
+
+
+def conclude(context: Context, record: Record) -> Record:
+    """Whether the answers are a guesser's, and how the pictures were put to the model."""
+    record = concluded(record, context.served().space.classes, context.reading)
+    if (stream := context.subjects.stream) is not None:
+        note = "; ".join(filter(None, (record.note, NOTE.format(order=stream.order, batch=stream.batch))))
+        record = record._replace(note=note)
     return record._replace(declared=CONTROL) if context.control else record
+
+
+def together(cell: Cell) -> int:
+    """One by one; a system that adapts sees its whole stream."""
+    return 1 if cell.subjects.stream is None else len(cell.split)
 
 
 def streamed(context: Context, stream: Stream) -> Record:
@@ -45,24 +59,29 @@ def streamed(context: Context, stream: Stream) -> Record:
     parts = []
     for positions, x, y in split.batches(stream.batch, context.served().device):
         parts.append(judge.read(session.answer(x, context.rng[positions]), y))
-    record = _recorded(parts, torch.arange(context.served().space.classes), reading, None)
-    note = "; ".join(filter(None, (record.note, NOTE.format(order=stream.order, batch=stream.batch))))
-    return record._replace(note=note, declared=CONTROL if context.control else None)
+    return _recorded(parts, torch.arange(context.served().space.classes), reading, None)
 
 
 def judged(
     system: System, shifted: Split, rng: Rng, *, width: int, clean_ok: Tensor | None = None,
     reading: Reading | None = None,
 ) -> Record:  # fmt: skip
+    """Both at once, for a system that is no cell's."""
+    reading = reading or Reading()
+    record = asked(system, shifted, rng, width=width, clean_ok=clean_ok, reading=reading)
+    return concluded(record, system.space.classes, reading)
+
+
+def asked(
+    system: System, shifted: Split, rng: Rng, *, width: int, clean_ok: Tensor | None, reading: Reading
+) -> Record:
     """Ask the served model about every shifted picture.
 
     clean_ok: the verdicts (N,) on the pictures the shifted ones were made from, None where there is no pairing.
     reading: the head to cut to and the class to watch. Columns: robust (right on the shifted picture; a tie is not),
     rejected, prediction (a class of the data set), confidence (softmax within the head), watched (the watched class's
-    probability) and clean_ok where there are such. Flag clean_at_chance: no better than guessing, on a set that is not
-    hard by its making.
+    probability) and clean_ok where there are such.
     """
-    reading = reading or Reading()
     classes, head = torch.arange(system.space.classes), reading.head
     if head is not None:
         system, shifted, classes = *restricted(system, shifted, head), head
@@ -83,8 +102,17 @@ def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok:
         columns["watched"] = watched
     if clean_ok is not None:
         columns["clean_ok"] = clean_ok
-    flags = [] if reading.hard else _at_chance(columns["robust"], len(classes))
-    return Record(columns, flags, len(wrong), 0, reading.note)
+    return Record(columns, [], len(wrong), 0)
+
+
+def concluded(record: Record, classes: int, reading: Reading) -> Record:
+    """The record with its note; flag clean_at_chance: no better than guessing, on a set not hard by its making.
+
+    classes: of the whole head.
+    """
+    classes = classes if reading.head is None else len(reading.head)
+    flags = [] if reading.hard else _at_chance(record.columns["robust"], classes)
+    return record._replace(flags=flags, note=reading.note)
 
 
 def _at_chance(right: Tensor, classes: int) -> list[Flag]:
@@ -117,5 +145,5 @@ scenario = Scenario(
         Column(name="watched", dtype="float", unit="probability"),
     ),
     headline="accuracy", paper="Hendrycks and Dietterich, 2019, arXiv:1903.12261",
-    sections="robustsuite.reports.sections.shifts:part", streams=True,
+    sections="robustsuite.reports.sections.shifts:part", streams=True, together=together, conclude=conclude,
 )  # fmt: skip

@@ -19,7 +19,6 @@ from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import trained_already
 from robustsuite.serve.adversary import Poisoned
 from robustsuite.serve.data import Split
-from robustsuite.serve.system import System
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.context import Context
@@ -40,24 +39,23 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 
 def play(context: Context) -> Record:
-    """Ask the victim about the cell's clean pictures."""
-    system, poisoned, split = context.served(), context.poisoned, context.split
-    return judged(system, poisoned, split, context.rng, width=context.width, epochs=context.epochs())
+    """Ask the victim about the part's clean pictures. Columns: clean_ok."""
+    right = evasion.unattacked(context.served(), context.split, context.rng, width=context.width)
+    return Record({"clean_ok": right}, [], forwards=len(right), backwards=0)
 
 
-def judged(
-    system: System, poisoned: Poisoned, split: Split, rng: Rng, *, width: int, epochs: Sequence[float] = ()
-) -> Record:
-    """Ask the victim about clean test pictures. Columns: clean_ok.
+def conclude(context: Context, record: Record) -> Record:
+    """How many examples were poisoned, and how the training went."""
+    return record._replace(note=told(context.poisoned, context.epochs()))
 
-    epochs: the clean val accuracy after each epoch of its last training, if watched; the best and the last are told.
-    """
-    right = evasion.unattacked(system, split, rng, width=width)
+
+def told(poisoned: Poisoned, epochs: Sequence[float]) -> str:
+    """epochs: the clean val accuracy after each epoch of the last training, if watched; the best and the last count."""
     note = f"{len(poisoned.indices)} training examples poisoned"
     if epochs:
         best = max(range(len(epochs)), key=epochs.__getitem__)
         note += f"; clean val accuracy {epochs[best]:.1%} at best (epoch {best + 1}), {epochs[-1]:.1%} at last"
-    return Record({"clean_ok": right}, [], forwards=len(split), backwards=0, note=note)
+    return note
 
 
 class UnlearnableSpec(Spec):
@@ -73,5 +71,6 @@ scenario = Scenario(
     "unlearnable", "A training set is changed so that nothing trained on it is of use on clean pictures.", play,
     columns=(Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),),
     headline="clean_accuracy", paper="Huang et al., 2021, arXiv:2101.04898",
-    spec=UnlearnableSpec, decide=trained_already, sections="robustsuite.reports.sections.poisoning:unlearnable_part",
+    spec=UnlearnableSpec, decide=trained_already, together=lambda cell: 1, conclude=conclude,
+    sections="robustsuite.reports.sections.poisoning:unlearnable_part",
 )  # fmt: skip

@@ -182,6 +182,14 @@ class Subjects:
             return torch.full((len(self.examples),), self.splits == (split,))
         return self.member == self.splits.index(split)
 
+    def part(self, rows: range) -> Subjects:
+        """Those at the positions `rows`; the whole where that is all of them."""
+        if len(rows) == len(self.examples):
+            return self
+        picked = torch.arange(rows.start, rows.stop)
+        member = None if self.member is None else self.member[picked]
+        return replace(self, examples=self.examples.at(picked), member=member)
+
     def on(self, examples: Split) -> Subjects:
         """The same about other examples of the same splits, in any number."""
         return replace(self, examples=examples, member=None)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from robustsuite.records.leases import held, waited
 from robustsuite.serve.models import Fit, Training
 
 Weights = dict[str, Tensor]
@@ -41,6 +42,15 @@ def key_of(facts: list[str]) -> str:
 def file_of(key: str) -> Path:
     """Where the weights of this key are, if they are."""
     return cache_folder() / "weights" / f"{key}.safetensors"
+
+
+def wanted(key: str) -> bool:
+    """Whether another process is training it now."""
+    return held(_lease(key))
+
+
+def _lease(key: str) -> Path:
+    return file_of(key).with_suffix(".lease")
 
 
 def kept(fit: Fit, key: str, shapes: tuple[Fit, ...] = ()) -> Fit:
@@ -96,6 +106,10 @@ def _kept(
     """filled: the trained network from its weights; weights: of a network (trained, before), what is to be kept."""
 
     def made(net: nn.Module, training: Training) -> nn.Module:
+        with waited(_lease(key)):  # of several processes one trains, the others wait and read
+            return once(net, training)
+
+    def once(net: nn.Module, training: Training) -> nn.Module:
         file, findings = file_of(key), dict[str, dict[str, Any]]()
         if file.exists():
             try:
