@@ -7,7 +7,8 @@ RobustsuiteError
 │   ├── BadData           a missing folder, a truncated image, labels that do not fit
 │   ├── BadModel          weights, architecture, class count or outputs that do not fit
 │   ├── MissingPackage    an optional package, with the line that installs it
-│   └── BadOutput         a folder that cannot be written, a full disk
+│   ├── BadOutput         a folder that cannot be written, a full disk
+│   └── Lost              workers that died, or ended and left cells
 ├── AccessRefused         an attack asked the oracle for more than its threat grants
 ├── QueriesSpent          an attack asked for more queries than its threat grants
 └── Unsupported           a plugin cannot work on this network; the cell becomes `refused`
@@ -39,6 +40,10 @@ class BadModel(UsageError):
 
 class BadOutput(UsageError):
     """A folder that cannot be written, a full disk."""
+
+
+class Lost(UsageError):
+    """Workers died one after the other, or ended and left cells uncomputed."""
 
 
 class MissingPackage(UsageError):

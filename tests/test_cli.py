@@ -281,7 +281,7 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evasion, "judged", stop)
+    monkeypatch.setattr(evasion, "attacked", stop)
     code, _, err = command(capsys, "run", sweep(), "--n", "10")
     assert (code, err) == (130, "stopped; the same command goes on where this one ended\n")
     assert list(cells().values()) == ["done"], "the cell before is kept"

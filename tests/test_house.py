@@ -88,7 +88,7 @@ def test_files_and_functions_stay_short(file: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno <= (80 if peers else 62), node.name
-            if file.name != "cli.py":  # there a parameter is a flag
+            if not file.name.startswith("commands_"):  # there a parameter is a flag
                 assert len(node.args.args) <= 9, node.name
 
 

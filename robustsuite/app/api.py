@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.audit import audit
+from robustsuite.engine.estimate import crew
 from robustsuite.engine.execute import Planned, Progress, execute, ordered
+from robustsuite.engine.executors import spread
 from robustsuite.engine.plan import decide, plan
 from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import Sweep, read_sweep, sweep_of
-from robustsuite.errors import BadValue
+from robustsuite.engine.work import Job, Shard, follower
+from robustsuite.errors import BadValue, Lost
 from robustsuite.integrity.checks import Flag
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.maths import stats
@@ -83,11 +87,13 @@ def unwatched(cells: list[Planned], store: Store) -> Iterator[Progress]:
 def run(
     sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
     first: int | None = None, width: int | None = None, audited: bool = False, watched: Watched = unwatched,
+    by: Workers | None = None, shard: str | None = None,
 ) -> Run:  # fmt: skip
     """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there.
 
     first: judge on so many examples of each data set. width: images in flight. audited: also run the checks that cost
-    more than the attacks they doubt. watched: who is told how it goes.
+    more than the attacks they doubt. watched: who is told how it goes. by: who computes; this process for None, and
+    the rows are the same whoever does. shard: '2/3' for the second of three shares, which `merge` puts together.
     """
     if isinstance(sweep, Mapping):
         sweep = sweep_of(dict(sweep), "the given sweep")
@@ -96,13 +102,41 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / sweep.name
     planned = plan(sweep, device, first)
     described, cells = description(sweep, planned), list(ordered(planned))
+    share = Shard.of(shard) if shard else None
+    cells = share.cells(cells) if share else cells
     store = Store(folder)
     store.describe(described)
     with watched(cells, store) as progress:
-        computed = execute(cells, store, progress, width=width)
-        if audited:
-            audit(cells, store, progress, width=width)
+        count = None if by is None else by.count or (crew(cells, store, device) if by.executor == "local" else None)
+        if by is None or (by.executor == "local" and count == 1):
+            computed = execute(cells, store, progress, width=width)
+            if audited:
+                audit(cells, store, progress, width=width)
+        else:
+            look = follower(cells, store, progress)
+            missing = look()
+            place, path = str(Path.cwd()), tuple(sys.path)
+            asked, where = sweep.model_dump(mode="json"), str(folder.resolve())
+            job = Job(asked, where, store.run, device, first, width, audited, share, place, path)
+            spread(by.executor, dict(by.options), job, count, look, progress.tell)
+            if left := look():
+                raise Lost(f"expected all cells from {by.executor}, {left} are missing; run the same command again")
+            computed = missing
+    store.tidy()
     return Run(folder, len(cells), computed)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who computes a sweep. executor: local (processes of this machine), ray or slurm.
+
+    count: how many; None for one a GPU, or one a core where the sweep is worth it; of Ray, one for all that it has.
+    options: of ray the address of a cluster, of slurm partition, time, parallel, cpus, more and cluster.
+    """
+
+    count: int | None = None
+    executor: str = "local"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 
+import joblib
 import torch
 
-from robustsuite.engine.plan import Decision
+from robustsuite.engine.execute import Planned
+from robustsuite.engine.store import Store
+from robustsuite.maths.numerics import threads
 from robustsuite.scenarios.cell import Cell
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import as_it_is
 from robustsuite.serve.oracle import answer
 
 SAMPLE = 64
+
+ROOM = 2 << 30
+"""Bytes of memory that a worker on a CPU is given."""
+
+WORTH = 60.0
+"""Seconds of work at the most for which another worker is started: it loads torch and plans first."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,20 @@ def speed(cycle: Lifecycle) -> Speed:
     return Speed(min(seconds(False), seconds(False)), min(seconds(True), seconds(True)))
 
 
-def estimate(cells: list[tuple[Cell, Decision]]) -> dict[str, float]:
+def crew(cells: list[Planned], store: Store, device: str) -> int:
+    """How many workers a machine has work and room for: one a card, or one a core where each has some time to do."""
+    if device == "cuda":
+        return torch.cuda.device_count()
+    if device != "cpu":
+        return 1
+    missing = [(cell, decision) for cell, decision in cells if not store.finished(cell.run_id)]
+    room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ROOM if hasattr(os, "sysconf") else 1
+    cores: int = joblib.cpu_count()
+    return max(1, min(cores, room, int(sum(estimate(missing).values()) // WORTH)))
+
+
+@threads()
+def estimate(cells: list[Planned]) -> dict[str, float]:
     """Seconds by run_id, at the most: attacks stop early on what they break, so a sweep is usually quicker."""
     speeds: dict[str, Speed] = {}
     seconds: dict[str, float] = {}
@@ -74,6 +97,6 @@ def _seconds(cell: Cell, speeds: dict[str, Speed]) -> float:
     return max(cost.forwards - cost.backwards, 0) * pace.forward + cost.backwards * pace.backward
 
 
-def trainings(cells: list[tuple[Cell, Decision]]) -> int:
+def trainings(cells: list[Planned]) -> int:
     """How many networks must be trained: each once, whatever number of attacks meets it."""
     return len({key for cell, decision in cells if decision.status == "run" for key in cell.lifecycle.trainings()})

@@ -54,14 +54,14 @@ def divided(cell: Cell) -> list[range]:
     if step >= n:
         return [range(n)]
     bounds = CPU if cell.lifecycle.device.startswith("cpu") else GPU
-    by_work = max(bounds.least, bounds.work * n // max(1, _work(cell)))
+    by_work = max(bounds.least, bounds.work * n // max(1, work_of(cell)))
     most = max(1, min(by_work, bounds.bytes // (4 * math.prod(cell.lifecycle.model.space.shape))))
     step = math.lcm(step, TILE) if math.lcm(step, TILE) <= most else step
     size = math.ceil(math.ceil(n / math.ceil(n / most)) / step) * step
     return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _work(cell: Cell) -> int:
+def work_of(cell: Cell) -> int:
     """Questions that the cell asks at the most; 0 where its plugin cannot say."""
     try:
         cost = cell.cost()

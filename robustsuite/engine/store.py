@@ -66,7 +66,7 @@ class Store:
             record = read_cell(self.cells / run_id)
         except BadData:
             return None
-        return record if record.status in FINISHED or self._failed(run_id).exists() else None
+        return record if record.status in FINISHED or self.failed(run_id) else None
 
     def lease(self, name: str) -> AbstractContextManager[Lease | None]:
         """Hold what has this name while it lasts; None where another live process does."""
@@ -88,6 +88,10 @@ class Store:
                 _remove(parts)
         with suppress(OSError):
             (self.folder / "parts").rmdir()
+
+    def failed(self, run_id: str) -> bool:
+        """Whether the cell has failed in this run."""
+        return self._failed(run_id).exists()
 
     def _failed(self, run_id: str) -> Path:
         return self.folder / "leases" / f"failed-{self.run}-{run_id}"
@@ -127,6 +131,24 @@ class Store:
     def describe(self, sweep: dict[str, Any]) -> None:
         """Store what was swept, beside the cells."""
         self._put(self.folder / "sweep.json", sweep)
+
+    def take(self, folder: Path) -> None:
+        """Copy a whole cell from another run."""
+        aside = self.cells / _aside(folder.name)
+        with writable(self.folder):
+            aside.mkdir()
+            for name in ("run.json", "examples.parquet", "audit.json"):
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, aside / name)
+            _place(aside, self.cells / folder.name)
+
+    def take_artefact(self, file: Path) -> None:
+        """Copy what a training found out from another run."""
+        final, aside = self.folder / "artefacts" / file.name, self.folder / _aside(file.name)
+        with writable(self.folder):
+            final.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, aside)
+            os.replace(aside, final)
 
     def _put(self, file: Path, value: dict[str, Any]) -> None:
         aside = self.folder / _aside(file.name)
