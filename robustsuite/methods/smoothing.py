@@ -19,6 +19,9 @@ from robustsuite.errors import BadValue
 BLOCK = 32
 """Noise samples an image draws at once; a multiple of the oracle's tile, so that forwards are whole tiles."""
 
+VALUES = 1 << 23
+"""Pixel values of noisy copies at once on a CPU: a layer that lays them out anew holds several times their bytes."""
+
 Streams = Sequence[torch.Generator]
 
 
@@ -48,6 +51,8 @@ def votes(base: nn.Module, x: Tensor, streams: Streams, *, sigma: float, n: int,
     if not len(x):
         return _empty(base, x)
     counts: Tensor | None = None
+    if not x.is_cuda:
+        batch_size = max(BLOCK, min(batch_size, VALUES // prod(x.shape[1:])))
     images = max(1, batch_size // (ceil(n / BLOCK) * BLOCK))
     most = max(1, batch_size // BLOCK)
     with torch.inference_mode():
