@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from sys import intern
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -27,6 +28,17 @@ from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
 
 
+class Played(NamedTuple):
+    """An attack of a threat. first: on how many examples; shifts: under which sets besides; names: what `as` says."""
+
+    threat: Threat
+    card: AttackCard
+    given: Given
+    first: int | None
+    shifts: list[str]
+    names: dict[str, str]
+
+
 def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tuple[Cell, Decision]]:
     """Every cell of the sweep with its decision, those that share a training side by side.
 
@@ -47,23 +59,12 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
             names = {"model": model_name, "dataset": called}
             for seed in sweep.seeds:
                 shifted = list(_shifts(sweep, subjects.examples, dataset, seed))
-                for defenses, name in defended:
+                for defenses, alias in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
-                    system = memo.of(_joined, names, name)
+                    system = memo.of(_joined, names, alias)
                     bare = Cell(sweep.name, cycle, subjects, judged=subjects.examples, names=system, memo=memo)
                     cells += _cells(sweep, bare, attacks, shifted)
     return cells
-
-
-class Played(NamedTuple):
-    """An attack of a threat. first: on how many examples; shifts: under which sets besides; names: its `as`, by axis."""
-
-    threat: Threat
-    card: AttackCard
-    given: Given
-    first: int | None
-    shifts: list[str]
-    names: dict[str, str]
 
 
 def _once(attacks: list[Played]) -> None:
@@ -93,23 +94,26 @@ def _cells(
     for member in shifted:
         names = of(_joined, bare.names, member["names"])
         yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), Decision()
-    for threat, card, given, first, on, name in attacks:
+    for threat, card, given, first, on, called in attacks:
         played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
         about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
         subjects = about if scenario.subjects is None else of(scenario.subjects, about.examples, cycle.data, threat)
         subjects = asked(subjects) if scenario.streams else subjects
-        asks = {"threat": threat, "attack": card, "given": given, "names": of(_joined, bare.names, name)}
-        cell = replace(bare, lifecycle=played, subjects=subjects, **asks)
+        cell = replace(
+            bare, lifecycle=played, subjects=subjects, threat=threat, attack=card, given=given,
+            names=of(_joined, bare.names, called),
+        )  # fmt: skip
         yield cell, decide(cell)
         for member in shifted if on else ():
             if member["shift"].partition("(")[0] in on:
-                moved = _under_shift(cell, member, first, sweep.threats)
+                moved = _under_shift(cell, threat, member, first, sweep.threats)
                 yield moved, decide(moved)
 
 
 def _first(subjects: Subjects, first: int | None) -> Subjects:
-    """The same about the first examples, about all of them where there are fewer."""
-    return subjects.on(subjects.examples.first(min(first, len(subjects.examples)) if first else None))
+    """The same about the first examples; itself where there are no more."""
+    examples = subjects.examples
+    return subjects.on(examples.first(first)) if first and first < len(examples) else subjects
 
 
 def _joined(names: Mapping[str, str], more: Mapping[str, str]) -> Mapping[str, str]:
@@ -127,20 +131,23 @@ def _streamed(subjects: Subjects, stream: Stream, seed: int) -> Subjects:
     return replace(subjects, stream=stream)
 
 
-def _under_shift(cell: Cell, member: dict[str, Any], first: int | None, others: Collection[str]) -> Cell:
+def _under_shift(
+    cell: Cell, threat: Threat, member: dict[str, Any], first: int | None, others: Collection[str]
+) -> Cell:
     """The same attack on a shifted set's pictures."""
     of = cell.memo.of
+    where = " ".join(str(part) for part in (member["shift"], *member["variant"]) if part is not None)
     changed = {
-        "threat": of(_moved, cell.threat, member["shift"], member["variant"], others),
+        "threat": of(_moved, threat, intern(where), others),
         "subjects": of(_first, member["subjects"], first), "paired": False,
         "names": of(_joined, cell.names, member["names"]),
     }  # fmt: skip
     return replace(cell, **{**member, **changed})
 
 
-def _moved(threat: Threat, shift: str, variant: Variant, others: Collection[str]) -> Threat:
+def _moved(threat: Threat, where: str, others: Collection[str]) -> Threat:
     """The threat under a shift has a name of its own, so that no ranking mixes the two."""
-    name = f"{threat.name} on {' '.join(str(part) for part in (shift, *variant) if part is not None)}"
+    name = f"{threat.name} on {where}"
     if name in others:
         raise BadValue(f"expected another name for the threat {name!r}, got what {threat.name!r} under a shift is")
     return replace(threat, name=name)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, TypeVarTuple
 
+from pydantic import BaseModel
+
 from robustsuite import __version__
 from robustsuite.config.registry import AttackCard, Cost, canonical, identity, used
 from robustsuite.config.threats import Threat
@@ -120,15 +122,18 @@ class Cell:
         What was asked with every parameter and radius in full, the pictures, the training's pictures, and of the
         suite, each plugin and the network what they do: versions and sources.
         """
-        cycle, of, asked = self.lifecycle, self.memo.of, self.asked()
-        facts = of(dumped, UNPLAYED) | {
-            name: of(dumped, asked[name]) if asked[name] else None for name in ("threat", "model", "data", "shift")
-        } | {
-            "attack": of(_identity, self.attack, self.given) if self.attack else None,
-            "defenses": of(_identities, cycle.defenses), "scenario": of(_protocol, self.scenario),
-            "seed": cycle.seed, "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None,
+        cycle, of = self.lifecycle, self.memo.of
+        facts = _UNPLAYED | {
+            "threat": of(_told, Threat.facts, self.threat) if self.threat else "null",
+            "attack": of(_told, _identity, self.attack, self.given) if self.attack else "null",
+            "defenses": of(_told, _identities, cycle.defenses), "scenario": of(_told, _protocol, self.scenario),
+            "model": of(_told, _model, cycle.model), "data": of(_told, _data, cycle.data, self.subjects),
+            "shift": of(_told, _shift, self.shift, self.variant, self.reading, cycle.model.space)
+            if self.shift else "null",
+            "seed": _json(cycle.seed), "trained_on": _json(cycle.trained_on()),
         }  # fmt: skip
-        return hashlib.sha256(_json(facts).encode()).hexdigest()[:16]
+        text = "{" + ", ".join([f'"{name}": {facts[name]}' for name in sorted(facts)]) + "}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -150,12 +155,21 @@ class Cell:
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
 
 
-_json = json.JSONEncoder(sort_keys=True).encode
-
 UNPLAYED = CellRecord(
     run_id="-", status="done", scenario=ScenarioFacts(name=""), model=ModelFacts(name=""), data=DataFacts(name="", n=0)
 )
-"""What a record holds besides what was asked before the cell is played; the id is of that too."""
+"""What a record holds besides what was asked, before the cell is played."""
+
+_json = json.JSONEncoder(sort_keys=True).encode
+
+_UNPLAYED = {name: _json(value) for name, value in (dumped(UNPLAYED) | {"suite": __version__, "sweep": None}).items()}
+"""The same for the id, which no sweep's name enters: each field as JSON."""
+
+
+def _told(make: Callable[..., Any], *parts: object) -> str:
+    """make(*parts) as JSON. An id is of the JSON of its cell, which is joined from what cells share."""
+    made = make(*parts)
+    return _json(dumped(made) if isinstance(made, BaseModel) else made)
 
 
 def _used(card: AttackCard, given: Given) -> Used:
