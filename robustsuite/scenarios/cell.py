@@ -37,6 +37,17 @@ COMMON = {"eot": 1}
 may ask for more where the user says nothing)."""
 
 
+UNPLAYED = CellRecord(
+    run_id="-", status="done", scenario=ScenarioFacts(name=""), model=ModelFacts(name=""), data=DataFacts(name="", n=0)
+)
+"""What a record holds besides what was asked, before the cell is played."""
+
+_json = json.JSONEncoder(sort_keys=True).encode
+
+_UNPLAYED = {name: _json(value) for name, value in (dumped(UNPLAYED) | {"suite": __version__, "sweep": None}).items()}
+"""The same for the id, which no sweep's name enters: each field as JSON."""
+
+
 class Memo:
     """What was made of which objects, each made once; the cells of a plan share one.
 
@@ -153,17 +164,6 @@ class Cell:
             draws *= ROUTES
         one = self.attack.priced(self.lifecycle.model.space.classes, **given)
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
-
-
-UNPLAYED = CellRecord(
-    run_id="-", status="done", scenario=ScenarioFacts(name=""), model=ModelFacts(name=""), data=DataFacts(name="", n=0)
-)
-"""What a record holds besides what was asked, before the cell is played."""
-
-_json = json.JSONEncoder(sort_keys=True).encode
-
-_UNPLAYED = {name: _json(value) for name, value in (dumped(UNPLAYED) | {"suite": __version__, "sweep": None}).items()}
-"""The same for the id, which no sweep's name enters: each field as JSON."""
 
 
 def _told(make: Callable[..., Any], *parts: object) -> str:
