@@ -92,9 +92,8 @@ def played(kind: str, n: int, most: int | None) -> dict[str, object]:
         if most is not None and parts > most:
             raise KeyboardInterrupt
 
-    with tempfile.TemporaryDirectory() as folder:
-        with suppress(KeyboardInterrupt):
-            execute([(one, Decision())], Store(Path(folder)), Progress(starts=starts))
+    with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
+        execute([(one, Decision())], Store(Path(folder)), Progress(starts=starts))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = round(time.perf_counter() - started, 1)
     return {"kind": kind, "n": n, "parts": len(divided(one)), "peak_mib": round(peak), "seconds": seconds}

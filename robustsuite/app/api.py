@@ -145,11 +145,12 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     threats: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}
     for cell, _ in cells:
-        fact, cycle = cell.facts(), cell.lifecycle
-        for axis in axes:
-            axes[axis] |= {fact[axis]: None} if fact[axis] is not None else {}
-        if fact["threat"]:
-            threats.setdefault(fact["threat"], {})[fact["attack"]] = None
+        words, cycle = cell.words(), cell.lifecycle
+        for axis, found in axes.items():
+            if (entry := words[axis]) is not None:
+                found[entry] = None
+        if words["threat"]:
+            threats.setdefault(words["threat"], {})[str(words["attack"])] = None
         notes |= {note: None for note in (cycle.data.note, cycle.model.note) if note}
     models, data, defenses, shifts = map(list, axes.values())
     return {
@@ -163,11 +164,11 @@ def names_of(cells: list[Planned]) -> dict[str, dict[str, str]]:
     """What `as` calls the entries, by axis and words; raises BadValue for one entry of two names, two of one."""
     names: dict[str, dict[str, str]] = {}
     for cell, _ in cells:
-        facts = cell.facts() if any(cell.names.values()) else {}
+        words = cell.words() if any(cell.names.values()) else {}
         for axis, name in cell.names.items():
-            words = str(facts.get(axis))
-            if name and names.setdefault(axis, {}).setdefault(words, name) != name:
-                raise BadValue(f"expected one name for {words}, got {names[axis][words]!r} and {name!r}; keep one")
+            entry = str(words.get(axis))
+            if name and names.setdefault(axis, {}).setdefault(entry, name) != name:
+                raise BadValue(f"expected one name for {entry}, got {names[axis][entry]!r} and {name!r}; keep one")
     for axis, found in names.items():
         if taken := [name for name, times in Counter(found.values()).items() if times > 1]:
             raise BadValue(f"expected another name for each {axis} after `as`, got {taken[0]!r} for several; mend it")

@@ -136,11 +136,11 @@ def _print_plan(planned: list[tuple[Cell, Decision]]) -> None:
 
     names, cells = names_of(planned), list(ordered(planned))
     seconds = estimate(cells)
-    facts = [cell.facts() for cell, _ in cells]
-    found = labels(facts, names)
+    different = {tuple(cell.words().values()): cell for cell, _ in cells}  # not by seeds, which are called alike
+    found = labels((cell.facts() for cell in different.values()), names)
     groups: dict[tuple[str, str, str], list[tuple[Cell, Decision]]] = {}
-    for (cell, decision), fact in zip(cells, facts, strict=True):
-        said = called(fact, found)
+    for cell, decision in cells:
+        said = called(cell.words(), found)
         key = said["threat"] or "shift", said["attack"] or said["shift"], said["defense"]
         groups.setdefault(key, []).append((cell, decision))
     table = Table(box=None, pad_edge=False)

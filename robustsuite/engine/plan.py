@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from sys import intern
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import torch
@@ -17,14 +18,25 @@ from robustsuite.engine.sweep import Sweep
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.labels import apart
-from robustsuite.records.schema import used_words
+from robustsuite.records.schema import Stream, used_words
 from robustsuite.scenarios import scenario_of
-from robustsuite.scenarios.cell import COMMON, Cell
+from robustsuite.scenarios.cell import COMMON, Cell, Given, Memo
 from robustsuite.serve.adversary import Poisoner
 from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
+
+
+class Played(NamedTuple):
+    """An attack of a threat. first: on how many examples; shifts: under which sets besides; names: what `as` says."""
+
+    threat: Threat
+    card: AttackCard
+    given: Given
+    first: int | None
+    shifts: list[str]
+    names: dict[str, str]
 
 
 def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tuple[Cell, Decision]]:
@@ -33,26 +45,29 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     first: judge on this many examples of each data set. Raises UsageError for anything that cannot be loaded.
     """
     cells: list[tuple[Cell, Decision]] = []
-    defended = [(_defenses(entry), name) for entry, name in map(named, sweep.defenses)]
+    defended = [(_defenses(entry), {"defense": name}) for entry, name in map(named, sweep.defenses)]
+    threats = [(spec.threat(name), spec.attacks, _attacked(sweep, name)) for name, spec in sweep.threats.items()]
     attacks = [
-        (spec.threat(threat), *_attack(entry), _attacked(sweep, threat), name)
-        for threat, spec in sweep.threats.items() for entry, name in map(named, spec.attacks)
+        Played(threat, *_attack(entry), on, {"attack": name})
+        for threat, entries, on in threats for entry, name in map(named, entries)
     ]  # fmt: skip
     _once(attacks)
+    memo = Memo()
     for dataset, split, judged, called in _data(sweep):
-        split = split.first(None if first is None else min(first, len(split)))
+        subjects = Subjects(split.first(None if first is None else min(first, len(split))), (judged,))
         for model, model_name in _models(sweep, dataset):
+            names = {"model": model_name, "dataset": called}
             for seed in sweep.seeds:
-                shifted = list(_shifts(sweep, split, dataset, seed))
-                for defenses, name in defended:
+                shifted = list(_shifts(sweep, subjects.examples, dataset, seed))
+                for defenses, alias in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
-                    names = {"model": model_name, "dataset": called, "defense": name}
-                    bare = Cell(sweep.name, cycle, Subjects(split, (judged,)), judged=split, names=names)
+                    system = memo.of(_joined, names, alias)
+                    bare = Cell(sweep.name, cycle, subjects, judged=subjects.examples, names=system, memo=memo)
                     cells += _cells(sweep, bare, attacks, shifted)
     return cells
 
 
-def _once(attacks: list[Any]) -> None:
+def _once(attacks: list[Played]) -> None:
     """Raises BadValue for an attack that a threat has twice with different `first`: no table could tell them apart."""
     asked: dict[tuple[str, str], int | None] = {}
     for threat, card, given, first, *_ in attacks:
@@ -66,38 +81,50 @@ def _once(attacks: list[Any]) -> None:
 
 
 def _cells(
-    sweep: Sweep, bare: Cell, attacks: list[Any], shifted: list[dict[str, Any]]
+    sweep: Sweep, bare: Cell, attacks: list[Played], shifted: list[dict[str, Any]]
 ) -> Iterator[tuple[Cell, Decision]]:
     """The cells of one system, from one of them without threat or shift."""
-    cycle, judged = bare.lifecycle, bare.subjects
+    cycle, judged, of = bare.lifecycle, bare.subjects, bare.memo.of
+    adapts = any(d.card.adapts for d in cycle.defenses)
 
     def asked(subjects: Subjects) -> Subjects:
-        return _streamed(subjects, sweep, cycle) if any(d.card.adapts for d in cycle.defenses) else subjects
+        return of(_streamed, subjects, sweep.stream, cycle.seed) if adapts else subjects
 
     yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
     for member in shifted:
-        names = {**bare.names, **member["names"]}
+        names = of(_joined, bare.names, member["names"])
         yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), Decision()
-    split = judged.examples
-    for threat, card, given, first, on, name in attacks:
-        played = replace(cycle, poison=Poisoner(card, given, threat), findings={}) if threat.poison else cycle
-        about = judged.on(split.first(min(first, len(split)) if first else None))
-        chosen = scenario_of(threat.scenario).subjects
-        subjects = about if chosen is None else chosen(about.examples, cycle.data, threat)
-        subjects = asked(subjects) if scenario_of(threat.scenario).streams else subjects
-        asks = {"threat": threat, "attack": card, "given": given, "names": {**bare.names, "attack": name}}
-        cell = replace(bare, lifecycle=played, subjects=subjects, **asks)
+    for threat, card, given, first, on, called in attacks:
+        played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
+        about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
+        subjects = about if scenario.subjects is None else of(scenario.subjects, about.examples, cycle.data, threat)
+        subjects = asked(subjects) if scenario.streams else subjects
+        cell = replace(
+            bare, lifecycle=played, subjects=subjects, threat=threat, attack=card, given=given,
+            names=of(_joined, bare.names, called),
+        )  # fmt: skip
         yield cell, decide(cell)
-        for member in (m for m in shifted if m["shift"].partition("(")[0] in on):
-            moved = _under_shift(cell, threat, member, first, sweep.threats)
-            yield moved, decide(moved)
+        for member in shifted if on else ():
+            if member["shift"].partition("(")[0] in on:
+                moved = _under_shift(cell, threat, member, first, sweep.threats)
+                yield moved, decide(moved)
 
 
-def _streamed(subjects: Subjects, sweep: Sweep, cycle: Lifecycle) -> Subjects:
+def _first(subjects: Subjects, first: int | None) -> Subjects:
+    """The same about the first examples; itself where there are no more."""
+    examples = subjects.examples
+    return subjects.on(examples.first(first)) if first and first < len(examples) else subjects
+
+
+def _joined(names: Mapping[str, str], more: Mapping[str, str]) -> Mapping[str, str]:
+    return {**names, **more}
+
+
+def _streamed(subjects: Subjects, stream: Stream, seed: int) -> Subjects:
     """The examples in the order and batches in which a system that adapts is asked."""
-    stream, examples = sweep.stream, subjects.examples
+    examples = subjects.examples
     if stream.order == "shuffled":
-        keys = Rng.of(cycle.seed, "stream", examples.ids).uniform(1).flatten()
+        keys = Rng.of(seed, "stream", examples.ids).uniform(1).flatten()
         order = keys.argsort(stable=True)
         member = None if subjects.member is None else subjects.member[order]
         subjects = replace(subjects, examples=examples.at(order), member=member)
@@ -107,16 +134,23 @@ def _streamed(subjects: Subjects, sweep: Sweep, cycle: Lifecycle) -> Subjects:
 def _under_shift(
     cell: Cell, threat: Threat, member: dict[str, Any], first: int | None, others: Collection[str]
 ) -> Cell:
-    """The same attack on a shifted set's pictures: a threat of its own name, so that no ranking mixes the two."""
+    """The same attack on a shifted set's pictures."""
+    of = cell.memo.of
     where = " ".join(str(part) for part in (member["shift"], *member["variant"]) if part is not None)
-    about: Subjects = member["subjects"]
-    about = about.on(about.examples.first(min(first, len(about.examples)) if first else None))
+    changed = {
+        "threat": of(_moved, threat, intern(where), others),
+        "subjects": of(_first, member["subjects"], first), "paired": False,
+        "names": of(_joined, cell.names, member["names"]),
+    }  # fmt: skip
+    return replace(cell, **{**member, **changed})
+
+
+def _moved(threat: Threat, where: str, others: Collection[str]) -> Threat:
+    """The threat under a shift has a name of its own, so that no ranking mixes the two."""
     name = f"{threat.name} on {where}"
     if name in others:
         raise BadValue(f"expected another name for the threat {name!r}, got what {threat.name!r} under a shift is")
-    moved = replace(threat, name=name)
-    names = {**cell.names, **member["names"]}
-    return replace(cell, threat=moved, **{**member, "subjects": about, "paired": False, "names": names})
+    return replace(threat, name=name)
 
 
 def _attacked(sweep: Sweep, name: str) -> list[str]:
@@ -197,7 +231,7 @@ def _defenses(entry: object) -> tuple[Applied, ...]:
     return tuple(applied(*parse_spec(part, "defense")) for part in parts)
 
 
-def _attack(entry: object) -> tuple[AttackCard, tuple[tuple[str, Any], ...], int | None]:
+def _attack(entry: object) -> tuple[AttackCard, Given, int | None]:
     """A yaml entry 'pgd' or {pgd: {steps: 50}}: its card, checked parameters, and on how many examples it is played.
 
     `first` is every attack's: a certifier that takes minutes an image is asked about fewer of them, and its row says n.
@@ -226,10 +260,11 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
         found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
         label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
         clean = split if found.clean is None else found.clean
+        names = {"shift": alias}
         control = {} if found.clean is None else {Variant(CONTROL): clean}
         for variant, pictures in {**control, **found.variants}.items():
             paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
             yield {
                 "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
-                "paired": paired, "reading": found.reading, "names": {"shift": alias},
+                "paired": paired, "reading": found.reading, "names": names,
             }  # fmt: skip

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
+
+from pydantic import BaseModel
 
 from robustsuite import __version__
 from robustsuite.config.registry import AttackCard, Cost, canonical, identity, used
 from robustsuite.config.threats import Threat
 from robustsuite.records.flat import flat
-from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ShiftFacts, dumped
+from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ScenarioFacts, ShiftFacts, Used, dumped
 from robustsuite.scenarios import Scenario, scenario_of
-from robustsuite.serve.data import Reading, Split, Subjects, Variant
+from robustsuite.serve.data import Dataset, InputSpace, Reading, Split, Subjects, Variant
 from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model
+from robustsuite.serve.stages import Applied
+
+Parts = TypeVarTuple("Parts")
+Made = TypeVar("Made")
+
+Given = tuple[tuple[str, Any], ...]
+"""Parameters as the user set them, sorted by name."""
 
 ROUTES = 3
 """Routes into a system with a surrogate; the third is only played on what the second leaves standing."""
@@ -27,13 +37,43 @@ COMMON = {"eot": 1}
 may ask for more where the user says nothing)."""
 
 
+UNPLAYED = CellRecord(
+    run_id="-", status="done", scenario=ScenarioFacts(name=""), model=ModelFacts(name=""), data=DataFacts(name="", n=0)
+)
+"""What a record holds besides what was asked, before the cell is played."""
+
+_json = json.JSONEncoder(sort_keys=True).encode
+
+_UNPLAYED = {name: _json(value) for name, value in (dumped(UNPLAYED) | {"suite": __version__, "sweep": None}).items()}
+"""The same for the id, which no sweep's name enters: each field as JSON."""
+
+
+class Memo:
+    """What was made of which objects, each made once; the cells of a plan share one.
+
+    Told apart are the objects themselves, never their values: 1, 1.0 and True are equal and yet other parameters.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[object, ...], tuple[Any, object]] = {}
+
+    def of(self, make: Callable[[*Parts], Made], *parts: *Parts) -> Made:
+        """make(*parts), of parts that nobody writes to."""
+        key = (make, *map(id, parts))
+        if key not in self._made:
+            self._made[key] = make(*parts), parts  # the parts are kept, so that their ids stay their own
+        made: Made = self._made[key][0]
+        return made
+
+
 @dataclass(frozen=True)
 class Cell:
     """One number of the cube, with what is needed to compute it.
 
     subjects: the examples it is about. judged: all that the sweep judges its system on, and probes it with, whatever
     cell comes first. clean: what a shift's pictures are compared with; paired: they were made from these, one from one.
-    names: what tables call its entries, by axis, where the user says.
+    names: what tables call its entries, by axis, where the user says. memo: what its parts come to as words, records
+    and hashes, worked out once for all cells that share a part.
     """
 
     sweep: str
@@ -41,7 +81,7 @@ class Cell:
     subjects: Subjects = field(repr=False)
     threat: Threat | None = None
     attack: AttackCard | None = None
-    given: tuple[tuple[str, Any], ...] = ()
+    given: Given = ()
     shift: str | None = None
     variant: Variant | None = None
     judged: Split | None = field(default=None, repr=False, compare=False)
@@ -49,6 +89,7 @@ class Cell:
     paired: bool = False
     reading: Reading = field(default_factory=Reading)
     names: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property
     def split(self) -> Split:
@@ -62,26 +103,28 @@ class Cell:
 
     def asked(self) -> dict[str, Any]:
         """What the cell is, as the fields of its record."""
-        cycle, subjects, shifted = self.lifecycle, self.subjects, self.variant if self.shift != "clean" else None
-        model, data = cycle.model, cycle.data
+        cycle, of = self.lifecycle, self.memo.of
         return {
-            "sweep": self.sweep, "scenario": self.scenario.facts(), "seed": cycle.seed,
-            "threat": self.threat.facts() if self.threat else None,
-            "attack": used(self.attack, dict(self.given)) if self.attack else None,
-            "defenses": tuple(d.facts() for d in cycle.defenses),
-            "model": ModelFacts(name=model.name, sha256=model.sha256, behaviour=model.behaviour),
-            "data": DataFacts(name=data.name, sha256=self.split.sha256, n=len(self.split), splits=subjects.splits,
-                              stream=subjects.stream),
-            "shift": ShiftFacts(
-                name=self.shift, corruption=shifted.corruption if shifted else "",
-                severity=shifted.severity if shifted else None, head=self.reading.head_words(model.space.classes),
-                transform=self.reading.transform,
-            ) if self.shift else None,
+            "sweep": self.sweep, "scenario": of(Scenario.facts, self.scenario), "seed": cycle.seed,
+            "threat": of(Threat.facts, self.threat) if self.threat else None,
+            "attack": of(_used, self.attack, self.given) if self.attack else None,
+            "defenses": of(_stack, cycle.defenses), "model": of(_model, cycle.model),
+            "data": of(_data, cycle.data, self.subjects),
+            "shift": of(_shift, self.shift, self.variant, self.reading, cycle.model.space) if self.shift else None,
         }  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
         """The cell in words, for eyes."""
-        return flat(CellRecord(run_id="-", status="done", **self.asked()))
+        return flat(UNPLAYED.model_copy(update=self.asked()))
+
+    def words(self) -> dict[str, str | None]:
+        """Of these words those that name the entries of its sweep, by axis."""
+        cycle, of = self.lifecycle, self.memo.of
+        return {
+            "model": cycle.model.name, "dataset": cycle.data.name, "defense": of(_words, of(_stack, cycle.defenses)),
+            "shift": self.shift or None, "threat": self.threat.name if self.threat else None,
+            "attack": of(Used.words, of(_used, self.attack, self.given)) if self.attack else None,
+        }  # fmt: skip
 
     @cached_property
     def run_id(self) -> str:
@@ -90,13 +133,18 @@ class Cell:
         What was asked with every parameter and radius in full, the pictures, the training's pictures, and of the
         suite, each plugin and the network what they do: versions and sources.
         """
-        asked, cycle = CellRecord(run_id="-", status="done", **self.asked()), self.lifecycle
-        facts = dumped(asked) | {
-            "attack": identity(self.attack, dict(self.given)) if self.attack else None,
-            "defenses": [d.identity() for d in cycle.defenses], "scenario": identity(self.scenario.card, {}),
-            "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None,
+        cycle, of = self.lifecycle, self.memo.of
+        facts = _UNPLAYED | {
+            "threat": of(_told, Threat.facts, self.threat) if self.threat else "null",
+            "attack": of(_told, _identity, self.attack, self.given) if self.attack else "null",
+            "defenses": of(_told, _identities, cycle.defenses), "scenario": of(_told, _protocol, self.scenario),
+            "model": of(_told, _model, cycle.model), "data": of(_told, _data, cycle.data, self.subjects),
+            "shift": of(_told, _shift, self.shift, self.variant, self.reading, cycle.model.space)
+            if self.shift else "null",
+            "seed": _json(cycle.seed), "trained_on": _json(cycle.trained_on()),
         }  # fmt: skip
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        text = "{" + ", ".join([f'"{name}": {facts[name]}' for name in sorted(facts)]) + "}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -116,3 +164,52 @@ class Cell:
             draws *= ROUTES
         one = self.attack.priced(self.lifecycle.model.space.classes, **given)
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
+
+
+def _told(make: Callable[..., Any], *parts: object) -> str:
+    """make(*parts) as JSON. An id is of the JSON of its cell, which is joined from what cells share."""
+    made = make(*parts)
+    return _json(dumped(made) if isinstance(made, BaseModel) else made)
+
+
+def _used(card: AttackCard, given: Given) -> Used:
+    return used(card, dict(given))
+
+
+def _identity(card: AttackCard, given: Given) -> str:
+    return identity(card, dict(given))
+
+
+def _stack(defenses: tuple[Applied, ...]) -> tuple[Used, ...]:
+    return tuple(d.facts() for d in defenses)
+
+
+def _words(defenses: tuple[Used, ...]) -> str:
+    return "+".join(d.words() for d in defenses) or "none"
+
+
+def _identities(defenses: tuple[Applied, ...]) -> list[str]:
+    return [d.identity() for d in defenses]
+
+
+def _protocol(scenario: Scenario) -> str:
+    return identity(scenario.card, {})
+
+
+def _model(model: Model) -> ModelFacts:
+    return ModelFacts(name=model.name, sha256=model.sha256, behaviour=model.behaviour)
+
+
+def _data(data: Dataset, subjects: Subjects) -> DataFacts:
+    pictures = subjects.examples
+    return DataFacts(
+        name=data.name, sha256=pictures.sha256, n=len(pictures), splits=subjects.splits, stream=subjects.stream
+    )
+
+
+def _shift(shift: str, variant: Variant | None, reading: Reading, space: InputSpace) -> ShiftFacts:
+    shifted = variant if shift != "clean" else None
+    return ShiftFacts(
+        name=shift, corruption=shifted.corruption if shifted else "", severity=shifted.severity if shifted else None,
+        head=reading.head_words(space.classes), transform=reading.transform,
+    )  # fmt: skip

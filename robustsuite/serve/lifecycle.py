@@ -43,9 +43,13 @@ class Lifecycle:
 
     def trainings(self) -> list[str]:
         """The keys of the trainings this lifecycle needs and the cache does not hold yet."""
-        keys = [key for key, _ in self._fits()[1]]
-        keys += [self._learning(i) for i, d in enumerate(self.at("serve")) if d.card.shape is not None]
-        return [key for key in keys if not file_of(key).exists()]
+        return [key for key in self._keys if not file_of(key).exists()]
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """The keys of all its trainings: asked for by each of its cells."""
+        learning = [self._learning(i) for i, d in enumerate(self.at("serve")) if d.card.shape is not None]
+        return [*(key for key, _ in self._fits()[1]), *learning]
 
     def trained_on(self) -> list[str]:
         """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
