@@ -58,11 +58,11 @@ def network() -> nn.Module:
     """A few thousand weights; it says class 0 of every such picture."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Conv2d(4, 8, 4, 4), nn.ReLU(), nn.Flatten(),
-                            nn.Linear(8 * 49, 10))  # fmt: skip
+        net = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Conv2d(4, 8, 4, 4), nn.ReLU(), nn.Flatten())
+        head = nn.Linear(8 * 49, 10)
     with torch.no_grad():
-        net[-1].bias[0] += 1.0
-    return ready(net)
+        head.bias[0] += 1.0
+    return ready(nn.Sequential(net, head))
 
 
 def cell(kind: str, n: int) -> Cell:

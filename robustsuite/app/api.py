@@ -40,7 +40,8 @@ from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, answering, weights_sha256
 
-Watched = Callable[[list[Planned], Store], AbstractContextManager[Progress]]
+Watched = Callable[[list[Planned], Store, int], AbstractContextManager[Progress]]
+"""(the cells, where they are stored, how many compute) -> who is told how it goes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Run:
 
 
 @contextmanager
-def unwatched(cells: list[Planned], store: Store) -> Iterator[Progress]:
+def unwatched(cells: list[Planned], store: Store, workers: int) -> Iterator[Progress]:
     """Nobody looks on."""
     yield Progress()
 
@@ -106,22 +107,21 @@ def run(
     cells = share.cells(cells) if share else cells
     store = Store(folder)
     store.describe(described)
-    with watched(cells, store) as progress:
-        count = None if by is None else by.count or (crew(cells, store, device) if by.executor == "local" else None)
+    count = _count(by, cells, store, device)
+    with watched(cells, store, count or 1) as progress:
         if by is None or (by.executor == "local" and count == 1):
             computed = execute(cells, store, progress, width=width)
             if audited:
                 audit(cells, store, progress, width=width)
         else:
             look = follower(cells, store, progress)
-            missing = look()
-            place, path = str(Path.cwd()), tuple(sys.path)
+            computed = look()
             asked, where = sweep.model_dump(mode="json"), str(folder.resolve())
+            place, path = str(Path.cwd()), tuple(sys.path)
             job = Job(asked, where, store.run, device, first, width, audited, share, place, path)
             spread(by.executor, dict(by.options), job, count, look, progress.tell)
             if left := look():
                 raise Lost(f"expected all cells from {by.executor}, {left} are missing; run the same command again")
-            computed = missing
     store.tidy()
     return Run(folder, len(cells), computed)
 
@@ -137,6 +137,13 @@ class Workers:
     count: int | None = None
     executor: str = "local"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _count(by: Workers | None, cells: list[Planned], store: Store, device: str) -> int | None:
+    """How many compute; None where the executor knows."""
+    if by is None:
+        return 1
+    return by.count or (crew(cells, store, device) if by.executor == "local" else None)
 
 
 def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:

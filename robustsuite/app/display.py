@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,39 +15,86 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from robustsuite.engine.estimate import estimate
-from robustsuite.engine.execute import Progress
-from robustsuite.engine.plan import Decision
+from robustsuite.engine.execute import Planned, Progress
 from robustsuite.engine.store import Store
 from robustsuite.records.schema import CellRecord
 from robustsuite.scenarios.cell import Cell
+
+LOOK = 2.0
+"""Seconds between two looks for what has been trained."""
+
+Kind = tuple[str, ...]
+Kinds = tuple[Kind, ...]
+"""From the nearest to all."""
 
 PLAIN_EVERY = 5.0
 """Seconds between two lines where the output is no terminal."""
 
 
 class Clock:
-    """Remaining time: the work left at the pace of the work done, both from the plan's estimate."""
+    """Remaining time: what is open at the price that cells of its kind turned out to have, trainings at their own.
 
-    def __init__(self, work: dict[str, float]) -> None:
-        self.work, self.done, self.started = work, 0.0, time.monotonic()
-        self.total = sum(work.values())
+    A kind is an attack (or shift set) behind the same serve-stage defenses; one that has not been seen yet goes by its
+    attack alone, then by all. work: estimated seconds by run_id; workers: how many compute, at the least.
+    """
 
-    def finished(self, run_id: str) -> None:
-        self.done += self.work.get(run_id, 0.0)
+    def __init__(self, cells: list[Planned], work: dict[str, float], workers: int = 1) -> None:
+        self.started, self.workers, self.took = time.monotonic(), workers, 0.0
+        self.cells = {cell.run_id: (work[cell.run_id], _kinds(cell)) for cell, _ in cells if cell.run_id in work}
+        self.open: Counter[Kinds] = Counter()
+        for price, kinds in self.cells.values():
+            self.open[kinds] += price  # type: ignore[assignment]
+        self.expected: Counter[Kind] = Counter()
+        self.spent: Counter[Kind] = Counter()
+        self.lives = {id(cell.lifecycle): cell.lifecycle for cell, decision in cells if decision.status == "run"}
+        self.trainings = self.missing = self._missing()
+        self.looked = self.started
+
+    def finished(self, record: CellRecord) -> None:
+        """A cell has ended; what was refused says nothing of its kind."""
+        price, kinds = self.cells.get(record.run_id, (0.0, ()))
+        self.open[kinds] -= price  # type: ignore[assignment]
+        if record.status != "done":
+            return
+        seconds = record.cost.seconds
+        self.took += seconds
+        for kind in kinds:
+            self.expected[kind] += price  # type: ignore[assignment]
+            self.spent[kind] += seconds  # type: ignore[assignment]
 
     def left(self) -> str:
         """'about 2:05 left', empty before there is a pace to go by."""
-        if self.done <= 0.02 * self.total:
+        elapsed = time.monotonic() - self.started
+        if time.monotonic() - self.looked > LOOK:
+            self.looked, self.missing = time.monotonic(), self._missing()
+        done = self.trainings - self.missing
+        if not self.took or (self.trainings and not done):
             return ""
-        seconds = (time.monotonic() - self.started) * (self.total - self.done) / self.done
+        workers = max(self.workers, self.took / elapsed)
+        each = max(0.0, workers * elapsed - self.took) / max(1, done)
+        ahead = sum(price * self._ratio(kinds) for kinds, price in self.open.items())
+        seconds = (ahead + each * self.missing) / workers
         return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+    def _ratio(self, kinds: Kinds) -> float:
+        """Seconds that cells of the nearest kind that was seen took, for one that was expected."""
+        return next((self.spent[kind] / self.expected[kind] for kind in kinds if self.expected[kind] > 0), 1.0)
+
+    def _missing(self) -> int:
+        return len({key for life in self.lives.values() for key in life.trainings()})
+
+
+def _kinds(cell: Cell) -> Kinds:
+    """The kinds that a cell is of."""
+    what = cell.attack.name if cell.attack else str(cell.shift)
+    return (what, "+".join(map(str, cell.lifecycle.at("serve")))), (what,), ()
 
 
 @contextmanager
-def progress(cells: list[tuple[Cell, Decision]], store: Store, screen: Console) -> Iterator[Progress]:
+def progress(cells: list[Planned], store: Store, workers: int, *, screen: Console) -> Iterator[Progress]:
     """A live bar on a terminal, a line every few seconds elsewhere."""
     missing = [(cell, decision) for cell, decision in cells if not store.finished(cell.run_id)]
-    clock = Clock(estimate(missing) if missing else {})
+    clock = Clock(missing, estimate(missing) if missing else {}, workers)
     if screen.is_terminal:
         text = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
         columns = (BarColumn(20), MofNCompleteColumn(), *text)
@@ -54,7 +102,7 @@ def progress(cells: list[tuple[Cell, Decision]], store: Store, screen: Console) 
             task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing), left="")
 
             def ends(cell: Cell, record: CellRecord) -> None:
-                clock.finished(cell.run_id)
+                clock.finished(record)
                 bar.update(task, advance=1, left=clock.left())
 
             yield Progress(
@@ -71,7 +119,7 @@ def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
     def ends(cell: Cell, record: CellRecord) -> None:
         nonlocal count, last
         count += 1
-        clock.finished(cell.run_id)
+        clock.finished(record)
         if time.monotonic() - last > PLAIN_EVERY or count == total:
             last = time.monotonic()
             screen.print(f"{count}/{total} {label(cell)} {record.status} {clock.left()}", markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from robustsuite import __version__
 from robustsuite.config.registry import AttackCard, Cost, canonical, identity, used
-from robustsuite.config.threats import Threat
+from robustsuite.config.threats import Access, Threat
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ScenarioFacts, ShiftFacts, Used, dumped
 from robustsuite.scenarios import Scenario, scenario_of
@@ -159,9 +159,11 @@ class Cell:
             return Cost(len(self.split), 0)
         given = {k: v for k, v in self.given if k not in COMMON}
         used = [d.card for d in self.lifecycle.defenses]
-        draws = dict(self.given).get("eot") or max([1, *(card.eot for card in used)])
-        if any(card.surrogate for card in used):
-            draws *= ROUTES
+        draws = 1
+        if self.attack.needs & (Access.GRADIENTS | Access.WEIGHTS):
+            draws = dict(self.given).get("eot") or max([1, *(card.eot for card in used)])
+            if any(card.surrogate for card in used) and not any(card.hides & self.attack.needs for card in used):
+                draws *= ROUTES  # what hides its gradients has, as a rule, none: its surrogate is the only way in
         one = self.attack.priced(self.lifecycle.model.space.classes, **given)
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
 
