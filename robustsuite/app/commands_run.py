@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 screen = Console(highlight=False)
 
 Many = list[str] | None
+HOUR = 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -160,11 +161,20 @@ def _print_plan(planned: list[tuple[Cell, Decision]]) -> None:
     screen.print(table)
     for sentence in dict.fromkeys(f"{v.status}: {v.sentence}" for _, v in cells if v.status != "run"):
         screen.print(sentence, markup=False)
-    total, runs = sum(seconds.values()), len(seconds)
+    trained, runs, attacked = trainings(cells), len(seconds), sum(seconds.values())
+    total = attacked + sum(trained.values())
     screen.print(
-        f"\n{len(cells)} cells, {runs} to compute, {trainings(cells)} trainings; at most {_duration(total)} "
-        f"besides the trainings (attacks leave what they break)"
+        f"\n{len(cells)} cells, {runs} to compute: at most {_duration(attacked)} (attacks leave what they break), and "
+        f"{len(trained)} trainings: about {_duration(sum(trained.values()))}"
     )
+    if total > 0:
+        bought = min(runs, int(runs * HOUR / total))
+        screen.print(f"one hour of one {_unit(cells)} buys about {bought} of the {runs} cells with their trainings")
+
+
+def _unit(cells: list[tuple[Cell, Decision]]) -> str:
+    device = cells[0][0].lifecycle.device if cells else "cpu"
+    return "CPU core" if device == "cpu" else "GPU"
 
 
 def _duration(seconds: float) -> str:

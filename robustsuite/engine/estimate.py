@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from dataclasses import dataclass, replace
@@ -12,12 +13,16 @@ import torch
 from robustsuite.engine.execute import Planned
 from robustsuite.engine.store import Store
 from robustsuite.maths.numerics import threads
+from robustsuite.maths.randomness import untouched
 from robustsuite.scenarios.cell import Cell
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import as_it_is
+from robustsuite.serve.models import Fit, Training, as_it_is
 from robustsuite.serve.oracle import answer
 
 SAMPLE = 64
+
+TRIAL = 128
+"""Training pictures that a recipe is tried on."""
 
 ROOM = 2 << 30
 """Bytes of memory that a worker on a CPU is given."""
@@ -97,6 +102,39 @@ def _seconds(cell: Cell, speeds: dict[str, Speed]) -> float:
     return max(cost.forwards - cost.backwards, 0) * pace.forward + cost.backwards * pace.backward
 
 
-def trainings(cells: list[Planned]) -> int:
-    """How many networks must be trained: each once, whatever number of attacks meets it."""
-    return len({key for cell, decision in cells if decision.status == "run" for key in cell.lifecycle.trainings()})
+@threads()
+def trainings(cells: list[Planned]) -> dict[str, float]:
+    """Seconds by the key of each network that must be trained, once whatever number of attacks meets it.
+
+    The recipe is run on TRIAL pictures and its time scaled; what a defense learns after it is served counts as 0.
+    """
+    cycles = {id(cell.lifecycle): cell.lifecycle for cell, decision in cells if decision.status == "run"}
+    tried: dict[tuple[str, ...], float] = {}
+    seconds: dict[str, float] = {}
+    for cycle in cycles.values():
+        missing = cycle.trainings()
+        names = [cycle.data.name, cycle.model.name, *map(str, (*cycle.at("train"), *cycle.at("harden")))]
+        recipes = cycle.recipes() if missing else []
+        before, skipped = 0.0, len(names) - len(recipes)
+        for i, (key, fit) in enumerate(recipes):
+            name = tuple(names[: skipped + i + 1])
+            if name not in tried:
+                tried[name] = _tried(fit, cycle)
+            if key in missing:
+                seconds[key] = max(0.0, tried[name] - before)
+            before = tried[name]
+        seconds |= {key: 0.0 for key in missing if key not in seconds}
+    return seconds
+
+
+def _tried(fit: Fit, cycle: Lifecycle) -> float:
+    """Seconds that a recipe would take, from a few pictures; 0 where it does not run on so few."""
+    train, val = cycle.data.split("train"), cycle.data.split("val")
+    few = Training(train.first(min(TRIAL, len(train))), val.first(min(TRIAL, len(val))), cycle.seed, cycle.device)
+    started = time.perf_counter()
+    try:
+        with untouched():
+            fit(copy.deepcopy(cycle.model.net), few)
+    except Exception:  # a plugin may raise anything; its cells will say so
+        return 0.0
+    return (time.perf_counter() - started) * len(train) / len(few.train)

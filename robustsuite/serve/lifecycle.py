@@ -13,6 +13,7 @@ from torch import nn
 
 from robustsuite import __version__
 from robustsuite.config.threats import Access
+from robustsuite.maths.numerics import THREADS
 from robustsuite.serve.adversary import Aux, Poisoned, Poisoner
 from robustsuite.serve.data import Dataset, Split, parse_spec
 from robustsuite.serve.kept import file_of, kept, key_of, learnt
@@ -50,6 +51,10 @@ class Lifecycle:
         """The keys of all its trainings: asked for by each of its cells."""
         learning = [self._learning(i) for i, d in enumerate(self.at("serve")) if d.card.shape is not None]
         return [*(key for key, _ in self._fits()[1]), *learning]
+
+    def recipes(self) -> list[tuple[str, Fit]]:
+        """Each training's key with all that it takes from the first weights on, nothing kept: to be tried on a few."""
+        return self._fits(keep=lambda fit, key, shapes=(): fit)[1]
 
     def trained_on(self) -> list[str]:
         """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
@@ -129,7 +134,8 @@ class Lifecycle:
     def _facts(self) -> list[str]:
         """What every training depends on."""
         facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
-        return [*facts, str(self.seed), __version__, *([self.poison.identity()] if self.poison else [])]
+        poison = [self.poison.identity()] if self.poison else []
+        return [*facts, str(self.seed), __version__, *poison, *_arithmetic(self.device)]
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
@@ -144,19 +150,19 @@ class Lifecycle:
             return nothing, nothing  # a pretrained net without weight-changing defenses is never trained
         return self.data.split("train"), self.data.split("val")
 
-    def _fits(self) -> tuple[Fit, list[tuple[str, Fit]]]:
+    def _fits(self, keep: Callable[..., Fit] = kept) -> tuple[Fit, list[tuple[str, Fit]]]:
         """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
         facts = self._facts()
         fit, steps, shapes = self.model.fit, list[tuple[str, Fit]](), list[Fit]()
         if not self.model.pretrained:
-            fit = kept(fit, key_of(facts))
+            fit = keep(fit, key_of(facts))
             steps.append((key_of(facts), fit))
         for defense in (*self.at("train"), *self.at("harden")):
             facts.append(defense.identity())
             made = defense(fit) if defense.card.place == "train" else partial(_hardened, defense, fit)
             if isinstance(made, Reshaping):
                 shapes.append(made.shape)
-            fit = kept(made, key_of(facts), tuple(shapes))
+            fit = keep(made, key_of(facts), tuple(shapes))
             steps.append((key_of(facts), fit))
         return fit, steps
 
@@ -176,6 +182,12 @@ def _stand_in(defense: Applied, through: nn.Module | None, net: nn.Module, serve
     else:
         found = through if card.learns else defense(through)
     return found
+
+
+def _arithmetic(device: str) -> list[str]:
+    """What moves the bits of a training besides: other hardware, or another number of threads than one."""
+    kind = device.partition(":")[0]
+    return [kind] if kind != "cpu" else [f"{THREADS} threads"] if THREADS != 1 else []
 
 
 def _hardened(defense: Applied, fit: Fit, net: nn.Module, training: Training) -> nn.Module:
