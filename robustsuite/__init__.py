@@ -17,7 +17,7 @@ _LAZY = {
     "Access": "config.threats", "L0": "config.threats", "L1": "config.threats", "L2": "config.threats",
     "Linf": "config.threats", "Threat": "config.threats", "Rng": "maths.randomness", "Oracle": "serve.oracle",
     "Model": "serve.models", "Dataset": "serve.data", "Split": "serve.data", "load_model": "serve.models",
-    "load_data": "serve.data", "evaluate": "app.api", "run": "app.api", "Run": "app.api",
+    "load_data": "serve.data", "evaluate": "app.api", "run": "app.api", "Run": "app.api", "Workers": "app.api",
 }  # fmt: skip
 __all__ = sorted([*_LAZY, "__version__"])
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.markup import escape
@@ -35,11 +36,11 @@ class Clock:
     """Remaining time: what is open at the price that cells of its kind turned out to have, trainings at their own.
 
     A kind is an attack (or shift set) behind the same serve-stage defenses; one that has not been seen yet goes by its
-    attack alone, then by all. work: estimated seconds by run_id; workers: how many compute, at the least.
+    attack alone, then as kinds usually do. work: estimated seconds by run_id; workers: how many compute, at the least.
     """
 
     def __init__(self, cells: list[Planned], work: dict[str, float], workers: int = 1) -> None:
-        self.started, self.workers, self.took = time.monotonic(), workers, 0.0
+        self.started, self.workers, self.took, self.usual = time.monotonic(), workers, 0.0, 1.0
         self.cells = {cell.run_id: (work[cell.run_id], _kinds(cell)) for cell, _ in cells if cell.run_id in work}
         self.open: Counter[Kinds] = Counter()
         for price, kinds in self.cells.values():
@@ -70,6 +71,7 @@ class Clock:
         done = self.trainings - self.missing
         if not self.took or (self.trainings and not done):
             return ""
+        self.usual = median([self.spent[kind] / price for kind, price in self.expected.items() if price > 0] or [1.0])
         workers = max(self.workers, self.took / elapsed)
         each = max(0.0, workers * elapsed - self.took) / max(1, done)
         ahead = sum(price * self._ratio(kinds) for kinds, price in self.open.items())
@@ -78,7 +80,10 @@ class Clock:
 
     def _ratio(self, kinds: Kinds) -> float:
         """Seconds that cells of the nearest kind that was seen took, for one that was expected."""
-        return next((self.spent[kind] / self.expected[kind] for kind in kinds if self.expected[kind] > 0), 1.0)
+        for kind in kinds:
+            if self.expected[kind] > 0:
+                return self.spent[kind] / self.expected[kind]
+        return self.usual
 
     def _missing(self) -> int:
         return len({key for life in self.lives.values() for key in life.trainings()})
@@ -87,7 +92,7 @@ class Clock:
 def _kinds(cell: Cell) -> Kinds:
     """The kinds that a cell is of."""
     what = cell.attack.name if cell.attack else str(cell.shift)
-    return (what, "+".join(map(str, cell.lifecycle.at("serve")))), (what,), ()
+    return (what, "+".join(map(str, cell.lifecycle.at("serve")))), (what,)
 
 
 @contextmanager

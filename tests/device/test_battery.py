@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from robustsuite.config.registry import card_of, cards
+from robustsuite.engine import parts
+from robustsuite.engine.store import Parts
 from tests.device import battery
 from tests.device.pretended import ROOT
 
@@ -56,6 +58,23 @@ def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(weights: Path, tmp_
         assert found[run_id][0]["audit"].keys() == said_there.keys()
         if not battery.REAL:
             assert found[run_id][0]["audit"] == said_there
+
+
+def test_a_cell_in_parts_on_the_device_is_the_cell(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = {"threats": battery.ASKED, "defenses": ["none", [{"randomized_smoothing": {"n": 8}}]]}
+    with battery.cache_at(weights / "cpu"):
+        expected = battery.played(sweep, "cpu", tmp_path / "whole")
+    with battery.cache_at(weights / "device"):
+        monkeypatch.setattr(parts, "GPU", parts.Bounds(1 << 40, 1, 2))
+        sizes, write = list[int](), Parts.write
+        monkeypatch.setattr(Parts, "write", lambda to, rows, part: sizes.append(len(rows)) or write(to, rows, part))
+        found = battery.played(sweep, battery.REAL or "cuda", tmp_path / "parts")
+    assert {row["status"] for row, _ in found.values()} == {"done"}, [said(row) for row, _ in found.values()]
+    assert len(sizes) > len(found)
+    for run_id, (row, columns) in expected.items():
+        agree(row, columns, *found[run_id])
 
 
 def agree(row: dict[str, Any], columns: dict[str, Any], found: dict[str, Any], on_device: dict[str, Any]) -> None:

@@ -1,0 +1,143 @@
+"""A sweep whose workers and heads are killed again and again ends in the rows of one that was left alone.
+
+python benchmarks/kills.py --kills 1000 --out runs/kills
+
+Workers, heads, whoever holds a training, and report writers get a SIGKILL at random moments; when a round has ended its
+rows are compared, and the next begins from nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SWEEP = {
+    "name": "killed", "models": ["recipe:cnn_2c2f?epochs=2"], "data": [{"digits": {"first": 200}}],
+    "seeds": list(range(6)),
+    "defenses": ["none", {"adversarial_finetuning": {"eps": 0.1, "epochs": 2, "steps": 2, "augment": False}}],
+    "threats": {
+        "linf": {
+            "scenario": "evasion", "budget": {"linf": 0.05},
+            "attacks": ["fgsm", {"pgd": {"steps": 40}}, {"pgd": {"steps": 400, "restarts": 2}}],
+        },
+        "scores": {
+            "scenario": "evasion", "access": "scores", "budget": {"linf": 0.05},
+            "attacks": [{"square": {"steps": 400}}],
+        },
+    },
+}  # fmt: skip
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """A command of ours in this folder, with a cache of its own."""
+    environment = {**os.environ, "ROBUSTSUITE_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "robustsuite.app.cli", *command], cwd=folder, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def swept(folder: Path, workers: int) -> subprocess.Popen[bytes]:
+    """The sweep, with its report at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
+    return start(folder, "run", "sweep.yaml", "--out", "run", "--workers", str(workers))
+
+
+def rows(folder: Path) -> dict[str, bytes]:
+    """Every cell's examples, and the report's scores."""
+    cells = (folder / "run" / "cells").glob("[!.]*/examples.parquet")
+    scores = (folder / "run" / "report" / "scores.csv").read_bytes()
+    return {file.parent.name: file.read_bytes() for file in cells} | {"scores.csv": scores}
+
+
+def workers_of(head: int) -> list[int]:
+    """The pids of a head's workers."""
+    with suppress(psutil.Error):
+        children = psutil.Process(head).children(recursive=True)
+        return [p.pid for p in children if "spawn_main" in " ".join(p.cmdline())]
+    return []
+
+
+def training(folder: Path) -> list[int]:
+    """The pids of those that train just now."""
+    found = []
+    for lease in (folder / "cache" / "weights").glob("*.lease"):
+        with suppress(OSError, ValueError, KeyError):
+            found.append(int(json.loads(lease.read_text())["pid"]))
+    return found
+
+
+def killed(head: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> str:
+    """Kill somebody at work; what it was, '' where nobody was."""
+    kind = chance.choices(("worker", "training", "head"), (6, 3, 1))[0]
+    pids = {"worker": workers_of(head.pid), "training": training(folder), "head": [head.pid]}[kind]
+    if not pids or head.poll() is not None:
+        return ""
+    with suppress(ProcessLookupError):
+        os.kill(chance.choice(pids), signal.SIGKILL)
+        return kind
+    return ""
+
+
+def reported(folder: Path, chance: random.Random) -> int:
+    """Kill a report while it is written, three times, then let it be written; how many were still at it."""
+    hit = 0
+    for _ in range(3):
+        writer = start(folder, "report", "run")
+        time.sleep(chance.uniform(1.0, 6.0))
+        hit += writer.poll() is None
+        writer.kill()
+        writer.wait()
+    start(folder, "report", "run").wait()
+    return hit
+
+
+def main() -> None:
+    """How many were killed, and whether a row differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("runs/kills"))
+    asked = parser.parse_args()
+    out, chance, kills = asked.out.resolve(), random.Random(0), Counter[str]()
+    if not (out / "whole" / "run" / "report" / "scores.csv").exists():
+        swept(out / "whole", 1).wait()
+    whole, rounds, different = rows(out / "whole"), 0, 0
+    while kills.total() < asked.kills:
+        shutil.rmtree(out / "killed", ignore_errors=True)
+        ended = False
+        while not ended:
+            head = swept(out / "killed", 2)
+            while head.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    head.wait(chance.uniform(0.2, 4.0))
+                if kind := killed(head, out / "killed", chance):
+                    kills[kind] += 1
+            ended = head.returncode == 0
+        kills["report"] += reported(out / "killed", chance)
+        found, rounds = rows(out / "killed"), rounds + 1
+        different += sum(found.get(name) != whole.get(name) for name in found.keys() | whole.keys())
+        left = [str(p) for p in (out / "killed" / "run").rglob(".writing-*")]
+        sys.stdout.write(
+            f"{rounds} rounds, {kills.total()} kills {dict(kills)}, {len(whole) - 1} cells a round, "
+            f"{different} files different, {len(left)} half-written ones left aside\n"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
