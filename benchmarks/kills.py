@@ -124,7 +124,7 @@ def main() -> None:
             head = swept(out / "killed", 2)
             while head.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
-                    head.wait(chance.uniform(0.2, 4.0))
+                    head.wait(chance.uniform(0.2, 8.0))
                 if kind := killed(head, out / "killed", chance):
                     kills[kind] += 1
             ended = head.returncode == 0
