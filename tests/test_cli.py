@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from robustsuite.app import cli
+from robustsuite.app import cli, commands_run, display
 from tests import nets
 from tests.stored import rows as rows_of
 
@@ -33,7 +35,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test in a folder of its own, with a cache of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cli.screen, "width", 160)
+    for module in (cli, commands_run):
+        monkeypatch.setattr(module.screen, "width", 160)
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -247,7 +250,9 @@ def test_a_dry_run_says_what_it_costs_and_computes_nothing(capsys: pytest.Captur
     file = sweep(models=["recipe:cnn_2c2f?epochs=1"], defenses=["none", tuned])
     code, out, err = command(capsys, "run", file, "--dry-run", "--n", "100")
     assert code == 0, err
-    assert "6 cells, 6 to compute, 2 trainings" in out
+    assert "6 cells, 6 to compute: at most " in out
+    assert "and 2 trainings: about " in " ".join(out.split())
+    assert "one hour of one CPU core buys about 6 of the 6 cells" in out
     (row,) = [line.split() for line in out.splitlines() if "pgd" in line and "none" in line]
     assert row[:3] == ["linf", "pgd", "none"]
     assert int(row[3]) == 1
@@ -273,6 +278,19 @@ def test_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "doctor")
     assert code == 0
     assert torch.__version__ in out
+
+
+def test_a_resumed_run_counts_each_cell_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
+    _, first, _ = command(capsys, "run", sweep(), "--n", "10")
+    said = re.findall(r"^(\d+)/(\d+) ", first, re.MULTILINE)
+    total = len(said)
+    assert said == [(str(i + 1), str(total)) for i in range(total)]
+    shutil.rmtree(next(Path("runs/tiny/cells").iterdir()))
+    _, again, _ = command(capsys, "run", sweep(), "--n", "10")
+    assert re.findall(r"^(\d+)/(\d+) ", again, re.MULTILINE) == [(str(total), str(total))]
 
 
 def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,11 +49,12 @@ def execute(cells: list[Planned], store: Store, progress: Progress | None = None
     A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only the user's own input (a
     picture that cannot be read, a full disk) ends it, with a UsageError, and what is stored stays.
     """
-    worker = _Worker(store, progress or Progress(), width)
+    before = {cell.run_id for cell, _ in cells if store.finished(cell.run_id)}  # of which no display is told again
+    worker = _Worker(store, progress or Progress(), width, ended=before)
     groups = [list(members) for _, members in groupby(cells, key=lambda pair: id(pair[0].lifecycle))]
     names = {id(members): f"home-{members[0][0].run_id}" for members in groups}
     while groups := worker.unfinished(groups):
-        before = worker.units
+        units = worker.units
         for group in _first_free(groups):
             with store.lease(names[id(group)]) as home:
                 if home is not None:
@@ -61,7 +62,7 @@ def execute(cells: list[Planned], store: Store, progress: Progress | None = None
         for group in sorted(worker.unfinished(groups), key=len, reverse=True):
             if not group[0][0].lifecycle.trainings():  # whoever is at home there is training
                 worker.serve(group)
-        if worker.units == before:
+        if worker.units == units:
             time.sleep(PAUSE)
     return worker.computed
 
