@@ -24,6 +24,9 @@ from pathlib import Path
 import psutil
 import yaml
 
+AT_WORK = 0.6
+"""Share of the kills that wait until somebody computes; the others come at any time, also while a worker starts."""
+
 ROOT = Path(__file__).parents[1]
 SWEEP = {
     "name": "killed", "models": ["recipe:cnn_2c2f?epochs=2"], "data": [{"digits": {"first": 200}}],
@@ -94,6 +97,24 @@ def killed(head: subprocess.Popen[bytes], folder: Path, chance: random.Random) -
     return ""
 
 
+def moment(head: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
+    """Wait: for some time, or until there is more work in hand or done than before and a little longer."""
+    before, until = at_work(folder), time.monotonic() + 60
+    if chance.random() < AT_WORK:
+        while head.poll() is None and at_work(folder) == before and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.3))
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            head.wait(chance.uniform(0.2, 5.0))
+
+
+def at_work(folder: Path) -> list[str]:
+    """Cells and leases that are there, of trainings too."""
+    places = folder / "run" / "cells", folder / "run" / "leases", folder / "cache" / "weights"
+    return sorted(name for place in places if place.is_dir() for name in os.listdir(place))
+
+
 def reported(folder: Path, chance: random.Random) -> int:
     """Kill a report while it is written, three times, then let it be written; how many were still at it."""
     hit = 0
@@ -123,8 +144,7 @@ def main() -> None:
         while not ended:
             head = swept(out / "killed", 2)
             while head.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    head.wait(chance.uniform(0.2, 8.0))
+                moment(head, out / "killed", chance)
                 if kind := killed(head, out / "killed", chance):
                     kills[kind] += 1
             ended = head.returncode == 0

@@ -14,6 +14,7 @@ import pytest
 from robustsuite.engine import store
 from robustsuite.engine.store import Store
 from robustsuite.errors import BadOutput
+from robustsuite.records import leases
 from robustsuite.records.cells import read_cell
 from robustsuite.records.schema import CellRecord, Column, Cost, DataFacts, ModelFacts, ScenarioFacts, dumped
 
@@ -50,8 +51,15 @@ def test_a_half_written_cell_is_not_there_and_is_swept_away(tmp_path: Path, monk
     (half,) = (tmp_path / "cells").iterdir()
     Store(tmp_path)
     assert half.is_dir(), "somebody may still be writing it"
-    os.utime(half, (0, 0))
+    foreign = half.rename(half.with_name(half.name.replace(f"-{leases.mark()}-", "-elsewhere.1.2-")))
     Store(tmp_path)
+    assert foreign.is_dir(), "somebody on another machine may still be writing it"
+    os.utime(foreign, (0, 0))
+    Store(tmp_path)
+    assert not list((tmp_path / "cells").iterdir())
+    dead = leases.mark().replace(f".{os.getpid()}.", ".999999999.")
+    (tmp_path / "cells" / f".writing-{dead}-x-abc").mkdir()
+    Store(tmp_path).tidy()
     assert not list((tmp_path / "cells").iterdir())
 
 

@@ -28,14 +28,14 @@ import pyarrow.parquet as pq
 from robustsuite.engine.parts import Played, read_part, write_part
 from robustsuite.errors import BadData, BadOutput
 from robustsuite.records.cells import read_cell
-from robustsuite.records.leases import Lease, held, leased
+from robustsuite.records.leases import Lease, held, leased, left, mark
 from robustsuite.records.schema import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
 """Statuses that are not tried again; `failed` is."""
 
 STALE = 24 * 3600.0
-"""Seconds after which what was being written is taken for left over."""
+"""Seconds after which what another machine was writing is taken for left over."""
 
 
 class Store:
@@ -46,9 +46,7 @@ class Store:
         self.cells = folder / "cells"
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
-            for left_over in (*folder.glob(".writing-*"), *self.cells.glob(".writing-*")):
-                if _stale(left_over):
-                    _remove(left_over)
+            self._sweep()
             probe = self.cells / _aside("probe")
             probe.mkdir()
             probe.rmdir()
@@ -78,6 +76,7 @@ class Store:
 
     def tidy(self) -> None:
         """Remove what only a run at work needs, where no other is at work."""
+        self._sweep()
         for left_over in (self.folder / "leases").glob("*"):
             if left_over.name.startswith(f"failed-{self.run}-") or not held(left_over):
                 left_over.unlink(missing_ok=True)
@@ -88,6 +87,11 @@ class Store:
                 _remove(parts)
         with suppress(OSError):
             (self.folder / "parts").rmdir()
+
+    def _sweep(self) -> None:
+        for left_over in (*self.folder.glob(".writing-*"), *self.cells.glob(".writing-*")):
+            if _stale(left_over):
+                _remove(left_over)
 
     def failed(self, run_id: str) -> bool:
         """Whether the cell has failed in this run."""
@@ -190,12 +194,14 @@ class Parts:
 
 
 def _aside(name: str) -> str:
-    """A name that no other writer on this file system has."""
-    return f".writing-{uuid4().hex}-{name}"
+    """A name that no other writer on this file system has, and that says whose it is."""
+    return f".writing-{mark()}-{uuid4().hex}-{name}"
 
 
 def _stale(left_over: Path) -> bool:
     """Whether nobody can be writing this any more; what another process writes is left alone."""
+    if left(left_over.name.split("-")[1]):
+        return True
     try:
         return time.time() - left_over.stat().st_mtime > STALE
     except FileNotFoundError:

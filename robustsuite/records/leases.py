@@ -8,6 +8,7 @@ by the file system's own clock.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -126,6 +127,23 @@ def _now(folder: Path) -> float:
         return probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)
+
+
+def mark() -> str:
+    """This process in a file's name, so that what it leaves half-written is known for its own."""
+    return f"{_place()}.{os.getpid()}.{_started(os.getpid())}"
+
+
+def left(marked: str) -> bool:
+    """Whether the process of this mark was one of this machine and has ended."""
+    place, _, rest = marked.partition(".")
+    pid, _, started = rest.partition(".")
+    return place == _place() and pid.isdigit() and _started(int(pid)) != started
+
+
+@cache
+def _place() -> str:
+    return hashlib.sha256(_machine().encode()).hexdigest()[:8]
 
 
 def _me() -> dict[str, object]:
