@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from robustsuite.errors import BadData, BadOutput
 from robustsuite.records.cells import read_cell
+from robustsuite.records.packed import CELLS, PACKED, Known, known, stamp_of, table_of
 from robustsuite.records.schema import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
@@ -40,6 +41,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / "cells"
+        self._stamp: tuple[int, int] | None = None
+        self._packed: dict[str, Known] = {}
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
             for left_over in (*folder.glob(".writing-*"), *self.cells.glob(".writing-*")):
@@ -49,12 +52,21 @@ class Store:
             probe.mkdir()
             probe.rmdir()
 
+    @property
+    def packed(self) -> dict[str, Known]:
+        """The cells of the pack by run id, read once and again where another pack has taken its place."""
+        stamp = stamp_of(self.folder / PACKED / CELLS)
+        if stamp != self._stamp:
+            self._stamp, self._packed = stamp, known(self.folder)
+        return self._packed
+
     def finished(self, run_id: str) -> bool:
         """Whether this cell needs no more work."""
         try:
             return read_cell(self.cells / run_id).status in FINISHED
         except BadData:
-            return False
+            kept = self.packed.get(run_id)
+            return kept is not None and kept.status in FINISHED
 
     def write(self, record: CellRecord, examples: dict[str, Any] | None = None) -> None:
         """Store one cell: its record, and its examples' columns (numpy arrays by name).
@@ -74,6 +86,21 @@ class Store:
             else:
                 _place(aside, final)
 
+    def audited(self, run_id: str) -> bool:
+        """Whether an audit of this cell is stored."""
+        kept = self.packed.get(run_id)
+        own = self.cells / run_id
+        return (own / "audit.json").is_file() or (kept is not None and kept.audited and not (own / "run.json").exists())
+
+    def column(self, run_id: str, name: str) -> list[Any] | None:
+        """One column of a cell's examples, in the order in which they were played; None where it has none."""
+        file, kept = self.cells / run_id / "examples.parquet", self.packed.get(run_id)
+        if file.is_file():
+            return pq.read_table(file, columns=[name]).column(name).to_pylist()
+        if kept is None or kept.place is None:
+            return None
+        return table_of(self.folder, kept.place, run_id).column(name).to_pylist()
+
     def amend(self, run_id: str, audit: dict[str, Any]) -> None:
         """Store what an audit adds to a finished cell, beside it."""
         self._put(self.cells / run_id / "audit.json", audit)
@@ -90,9 +117,15 @@ class Store:
     def _put(self, file: Path, value: dict[str, Any]) -> None:
         aside = self.folder / _aside(file.name)
         with writable(self.folder):
-            file.parent.mkdir(exist_ok=True)
             _dump(aside, value)
-            os.replace(aside, file)
+            for last in (False, True):
+                file.parent.mkdir(exist_ok=True)
+                try:
+                    os.replace(aside, file)
+                    break
+                except FileNotFoundError:  # the cell was packed, and its folder removed, between the two
+                    if last:
+                        raise
 
 
 def _aside(name: str) -> str:
