@@ -41,6 +41,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / "cells"
+        self._pack = folder / PACKED / CELLS
         self._stamp: tuple[int, int] | None = None
         self._packed: dict[str, Known] = {}
         with writable(folder):
@@ -55,18 +56,19 @@ class Store:
     @property
     def packed(self) -> dict[str, Known]:
         """The cells of the pack by run id, read once and again where another pack has taken its place."""
-        stamp = stamp_of(self.folder / PACKED / CELLS)
+        stamp = stamp_of(self._pack)
         if stamp != self._stamp:
             self._stamp, self._packed = stamp, known(self.folder)
         return self._packed
 
     def finished(self, run_id: str) -> bool:
         """Whether this cell needs no more work."""
-        try:
-            return read_cell(self.cells / run_id).status in FINISHED
-        except BadData:
-            kept = self.packed.get(run_id)
-            return kept is not None and kept.status in FINISHED
+        own = self.cells / run_id
+        if own.exists():
+            with suppress(BadData):
+                return read_cell(own).status in FINISHED
+        kept = self.packed.get(run_id)
+        return kept is not None and kept.status in FINISHED
 
     def write(self, record: CellRecord, examples: dict[str, Any] | None = None) -> None:
         """Store one cell: its record, and its examples' columns (numpy arrays by name).

@@ -64,22 +64,23 @@ def read_table(folder: Path) -> pd.DataFrame:
 
 def checked(frame: pd.DataFrame, record: CellRecord) -> pd.DataFrame:
     """The examples, if they are what the record declares, sorted by index. Raises BadData in a sentence."""
-    fitting(kinds_of(frame), len(frame), record)
+    counted(len(frame), record)
+    fitting(kinds_of(frame), record)
     if frame["index"].duplicated().any():
         raise BadData("examples.parquet: expected each index once, got some again")
     return frame.sort_values("index", kind="stable").reset_index(drop=True)
 
 
-def fitting(
-    kinds: Mapping[str, str], rows: int, record: CellRecord, files: tuple[str, str] = ("run.json", "examples.parquet")
-) -> None:
-    """Raise BadData in a sentence where columns of these kinds, so many rows of them, are not what the record declares.
-
-    files: what holds the record, and what the rows.
-    """
-    said, held = files
+def counted(rows: int, record: CellRecord, said: str = "run.json", held: str = "examples.parquet") -> None:
+    """Raise BadData where `held` has another number of examples than the record, which stands in `said`, declares."""
     if not rows or rows != record.rows:
         raise BadData(f"{said} says {record.rows} examples, {held} holds {rows}")
+
+
+def fitting(
+    kinds: Mapping[str, str], record: CellRecord, said: str = "run.json", held: str = "examples.parquet"
+) -> None:
+    """Raise BadData where columns of these kinds are not those that the record declares and scores."""
     who = ("index", "label") if record.data.n else ("index",)
     wanted: dict[str, str] = {**dict.fromkeys(who, "int"), **{c.name: c.dtype for c in record.columns}}
     for name, kind in wanted.items():

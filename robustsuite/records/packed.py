@@ -1,7 +1,8 @@
 """Many finished cells in a few files, read as untrusted input: `runs/<name>/packed/{cells, examples-<sha>}.parquet`.
 
-cells.parquet has one row a cell: a column for each field of its record, in JSON, what an audit added, in JSON or null,
-and where its examples stand: the file and its row group. The examples of cells with the same columns stand in one file,
+cells.parquet has one row a cell: a column for each field of its record, in JSON (most cells of a sweep share most of
+them, so each is held against the schema once), what an audit added, in JSON or null, and where its examples stand: the
+file and its row group. The examples of cells with the same columns stand in one file,
 below each other in the order in which they were stored, each cell inside one row group. Pages carry checksums, so what
 a disk changed is found: it costs the cells of its row group and is a sentence. Imports no torch.
 """
@@ -25,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from robustsuite.errors import BadData
-from robustsuite.records.cells import fitting, kinds_of
+from robustsuite.records.cells import counted, fitting, kinds_of
 from robustsuite.records.schema import Audit, CellRecord, dumped
 from robustsuite.records.untrusted import sentence_of
 
@@ -41,9 +42,14 @@ GROUP_CELLS = 1 << 12
 """Rows of cells.parquet in a row group."""
 
 FIELDS = tuple(name for name in CellRecord.model_fields if name != "run_id")
+STARTED = "made.started"
+"""A field that differs from cell to cell inside one that does not stands apart, so that the rest is shared."""
+
 PLACE = ("audit", "file", "row_group")
-SCHEMA = pa.schema([("run_id", pa.string()), *((name, pa.string()) for name in FIELDS), ("audit", pa.string()),
-                    ("file", pa.string()), ("row_group", pa.int32())])  # fmt: skip
+"""Columns that may be null."""
+
+SCHEMA = pa.schema([*((name, pa.string()) for name in ("run_id", *FIELDS, STARTED, "audit", "file")),
+                    ("row_group", pa.int32())])  # fmt: skip
 DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
 """What reading a parquet file that was changed raises."""
 
@@ -80,6 +86,7 @@ class Group:
     frame: pd.DataFrame
     runs: dict[str, slice]
     twice: frozenset[str]
+    fits: dict[tuple[int, ...], CellRecord] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> Columns:
@@ -98,10 +105,15 @@ class Group:
 
     def check(self, record: CellRecord) -> None:
         """Raise BadData in a sentence where the rows are not what the record declares."""
-        rows = self.runs.get(record.run_id, slice(0, 0))
-        fitting(self.kinds, rows.stop - rows.start, record, ("the record", "the pack"))
+        rows, names = self.runs.get(record.run_id, slice(0, 0)), ("the record", "the pack")
+        counted(rows.stop - rows.start, record, *names)
         if record.run_id in self.twice:
             raise BadData("expected each index once, got some again")
+        # Records share their columns (`_part`); the record is kept, so that no other object gets the identity.
+        asked = (record.data.n > 0, *map(id, record.columns))
+        if asked not in self.fits:
+            fitting(self.kinds, record, *names)
+            self.fits[asked] = record
 
 
 @dataclass
@@ -147,7 +159,8 @@ def stamp_of(file: Path) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=256)
 def _opened(file: Path, stamp: tuple[int, int] | None) -> pq.ParquetFile:
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    texts = ["run_id"] if file.name != CELLS else list(SCHEMA.names)
+    return pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=texts)
 
 
 @lru_cache(maxsize=4)
@@ -165,7 +178,7 @@ def table_of(folder: Path, place: Place, run_id: str = "") -> pa.Table:
         if not 0 <= place.row_group < _opened(file, stamp).metadata.num_row_groups:
             raise BadData(f"{place.file} has no row group {place.row_group}")
         table = _table(file, stamp, place.row_group)
-        return table.filter(pc.equal(table["run_id"], run_id)) if run_id else table
+        return table.filter(pc.equal(table["run_id"].cast(pa.string()), run_id)) if run_id else table
     except FileNotFoundError as error:
         raise BadData(f"{place.file} is missing") from error
     except DAMAGED as error:
@@ -175,16 +188,17 @@ def table_of(folder: Path, place: Place, run_id: str = "") -> pa.Table:
 def _decoded(table: pa.Table) -> Group:
     """Each cell's rows sorted by index."""
     try:
-        ids = table["run_id"].combine_chunks().dictionary_encode()
-        codes = ids.indices.to_numpy()
-        names = ids.dictionary.to_pylist()
+        ids = table["run_id"].unify_dictionaries().combine_chunks()
+        codes, names = ids.indices.to_numpy(), ids.dictionary.to_pylist()
         frame: pd.DataFrame = table.drop_columns(["run_id"]).to_pandas()
+        if ids.null_count or len(set(frame.columns)) < frame.shape[1]:
+            raise ValueError("no run_id, or a column twice")
         index = frame["index"].to_numpy(np.int64)
     except DAMAGED as error:
-        raise BadData("expected the columns run_id and index, got another table") from error
+        raise BadData("expected the columns run_id and index, and each once, got another table") from error
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     owners = [names[code] for code in codes[starts]]
-    if len(set(owners)) < len(owners) or len(set(frame.columns)) < frame.shape[1]:
+    if len(set(owners)) < len(owners):
         raise BadData("expected the rows of each cell below each other, got another table")
     same = np.diff(codes) == 0
     if (same & (np.diff(index) <= 0)).any():
@@ -206,12 +220,10 @@ def read_packed(folder: Path, examples: Examples | None = None) -> Iterator[Pack
         if isinstance(rows, Packed):
             yield rows
             continue
-        run_ids = rows.pop("run_id")
         places = zip(*(rows.pop(name) for name in PLACE), strict=True)
-        parts = zip(*rows.values(), strict=True)
-        for run_id, (audit, file, group), values in zip(run_ids, places, parts, strict=True):
+        for values, (audit, file, group) in zip(zip(*rows.values(), strict=True), places, strict=True):
             place = None if file is None or group is None else Place(file, group)
-            yield _cell(run_id, audit, place, zip(rows, values, strict=True), examples)
+            yield _cell(dict(zip(rows, values, strict=True)), audit, place, examples)
 
 
 def set_aside(folder: Path) -> Iterator[Packed]:
@@ -225,7 +237,7 @@ def _rows(folder: Path) -> Iterator[dict[str, list[Any]] | Packed]:
     file, name, seen = folder / PACKED / CELLS, f"{PACKED}/{CELLS}", set[str]()
     try:
         parquet = _opened(file, stamp_of(file))
-        found = {column.name: column.type for column in parquet.schema_arrow}
+        found = {column.name: getattr(column.type, "value_type", column.type) for column in parquet.schema_arrow}
     except FileNotFoundError:
         return
     except DAMAGED:
@@ -238,22 +250,45 @@ def _rows(folder: Path) -> Iterator[dict[str, list[Any]] | Packed]:
     for i in range(parquet.metadata.num_row_groups):
         try:
             table = parquet.read_row_group(i)
-            rows: dict[str, list[Any]] = table.to_pydict()
+            ids = table["run_id"].to_pylist()
+            holes = any(table[column].null_count for column in found if column not in PLACE)
+            if holes or not seen.isdisjoint(ids) or len(set(ids)) < len(ids):
+                raise ValueError("a cell twice, or not whole")
+            rows = {column: _values(column, table[column]) for column in found}
         except DAMAGED:
             yield Packed(name, reason=f"its row group {i} is damaged")
-            continue
-        ids = set(rows["run_id"])
-        holes = any(table[name].null_count for name in table.column_names if name not in PLACE)
-        if holes or seen & ids or len(ids) < len(table):
-            yield Packed(name, reason=f"expected each cell once and whole in its row group {i}, got others")
         else:
-            seen |= ids
+            seen.update(ids)
             yield rows
 
 
-def _cell(run_id: str, audit: str | None, place: Place | None, parts: Any, examples: Examples) -> Packed:
+def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
+    """A column's values, those of a record's field as it holds them; a BadData where one does not fit the schema."""
+    if name not in FIELDS:
+        return column.to_pylist()
+    whole = column.unify_dictionaries().combine_chunks()
+    parts = [_part(name, text) for text in whole.dictionary.to_pylist()]
+    return [parts[code] for code in whole.indices.to_pylist()]
+
+
+@lru_cache(maxsize=4096)
+def _part(name: str, text: str) -> Any:
+    """One field of a record, or the BadData that says what is wrong with it."""
     try:
-        record = _record({"run_id": run_id, **{name: _part(name, text) for name, text in parts}})
+        return _TYPES[name].validate_json(text, strict=True)
+    except ValidationError as error:
+        return BadData(f"{CELLS}: {name}: {sentence_of(error)}")
+
+
+def _cell(values: dict[str, Any], audit: str | None, place: Place | None, examples: Examples) -> Packed:
+    run_id, started = values["run_id"], values.pop(STARTED, None)
+    try:
+        for value in values.values():
+            if isinstance(value, BadData):
+                raise BadData(*value.args)
+        if started is not None and "made" in values:
+            values["made"] = values["made"].model_copy(update={"started": started})
+        record = _record(values)
         if record.status == "done":
             if place is None:
                 raise BadData("its examples are missing")
@@ -270,15 +305,6 @@ def _record(values: dict[str, Any]) -> CellRecord:
         raise BadData(f"{CELLS}: {sentence_of(error)}") from error
 
 
-@lru_cache(maxsize=4096)
-def _part(name: str, text: str) -> Any:
-    """One field of a record; most cells of a sweep share most of them, so these are checked, and held, once."""
-    try:
-        return _TYPES[name].validate_json(text, strict=True)
-    except ValidationError as error:
-        raise BadData(f"{CELLS}: {name}: {sentence_of(error)}") from error
-
-
 def _audit(run_id: str, text: str) -> Audit:
     try:
         audit = Audit.model_validate_json(text)
@@ -292,10 +318,11 @@ def _audit(run_id: str, text: str) -> Audit:
 def row_of(record: CellRecord, audit: Audit | None, place: Place | None) -> dict[str, Any]:
     """A cell as a row of cells.parquet."""
     whole = dumped(record)
+    started = whole["made"].pop("started")
     fields = {name: to_json(whole[name]).decode() for name in FIELDS}
     file, row_group = place or (None, None)
     added = None if audit is None else audit.model_dump_json()
-    return {"run_id": record.run_id, **fields, "audit": added, "file": file, "row_group": row_group}
+    return {"run_id": record.run_id, **fields, STARTED: started, "audit": added, "file": file, "row_group": row_group}
 
 
 class Known(NamedTuple):
