@@ -147,7 +147,7 @@ def read(paths: Sequence[Path]) -> Results:
 
 def _judged(run: Results) -> Results:
     """The run with the flags that its cells raise against one another, and with a grade a cell."""
-    found = grades(run.known.values(), run.examples)
+    found = grades(run.known.values(), run.columns)
     ids = run.cells["run_id"]
     flags = [[*own, *(f.facts() for f in found[i].flags)] for own, i in zip(run.cells["flags"], ids, strict=True)]
     cells = run.cells.copy()
