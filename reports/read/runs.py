@@ -20,6 +20,7 @@ from robustsuite.records.cells import checked, read_sweep, read_table
 from robustsuite.records.findings import Artefact
 from robustsuite.records.flat import flat
 from robustsuite.records.folder import Found, cells_of
+from robustsuite.records.labels import AXES as LABELLED
 from robustsuite.records.labels import called, labels
 from robustsuite.records.packed import Columns, Examples
 from robustsuite.records.schema import STATUSES as STATUSES
@@ -147,12 +148,16 @@ def read(paths: Sequence[Path]) -> Results:
 
 def _judged(run: Results) -> Results:
     """The run with the flags that its cells raise against one another, and with a grade a cell."""
-    found = grades(run.known.values(), run.columns)
-    ids = run.cells["run_id"]
-    flags = [[*own, *(f.facts() for f in found[i].flags)] for own, i in zip(run.cells["flags"], ids, strict=True)]
+    found, known = grades(run.known.values(), run.columns), run.known
+    for run_id, graded in found.items():
+        known[run_id]["flags"] = [*known[run_id]["flags"], *(flag.facts() for flag in graded.flags)]
+        known[run_id]["grade"] = graded.grade
     cells = run.cells.copy()
-    cells["flags"], cells["grade"] = flags, [found[i].grade for i in ids]
-    return replace(run, cells=cells)
+    for name in ("flags", "grade"):
+        cells[name] = pd.Series([cell[name] for cell in known.values()], index=cells.index, dtype=object)
+    judged = replace(run, cells=cells)
+    judged.__dict__["known"] = known  # of very many cells, not made anew
+    return judged
 
 
 def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
@@ -161,10 +166,10 @@ def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame
     for sweep in reversed(sweeps):  # of two names for one entry the first run's holds
         for axis, said in sweep.names.items():
             names.setdefault(axis, {}).update(said)
-    rows = cells.to_dict("records")
+    rows: list[dict[Any, Any]] = cells[[*LABELLED, "threat", "record"]].to_dict("records")
     found = labels(rows, names)
-    new = pd.DataFrame([called(row, found) for row in rows], index=cells.index)
-    return cells.assign(**new)
+    new = [called(row, found) for row in rows]
+    return cells.assign(**{name: [row[name] for row in new] for name in new[0]})
 
 
 def _row(cell: Found) -> dict[str, Any]:
@@ -176,7 +181,8 @@ def _row(cell: Found) -> dict[str, Any]:
 
 def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
     columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty", "record")
-    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=list(columns))
+    known = list(rows)
+    frame = pd.DataFrame({name: pd.Series([row.get(name) for row in known], dtype=object) for name in columns})
     for name in _TEXT:
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str).astype(object)
     for name in _NUMBERS:

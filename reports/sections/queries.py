@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Canvas
 from robustsuite.maths import stats
 
 from ..measure.scores import measured_as
-from ..read.runs import Results
+from ..read.runs import Results, once
 from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
 from ..render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
 from ..render.text import number, short
@@ -32,6 +32,7 @@ SERIES = "l2_at"
 """The distance of the nearest adversarial picture so far, at several numbers of queries."""
 
 
+@once
 def distances(run: Results) -> pd.DataFrame:
     """One row a cell and number of queries: the median l2 (inf where most images have none), n, and `reached`.
 
@@ -40,11 +41,10 @@ def distances(run: Results) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for cell in run.known.values():
         source = measured_as(cell, run.known) if cell["scenario"] == "evasion" else None
-        examples = run.examples(source["run_id"]) if source else pd.DataFrame()
-        for column in source["record"].columns if source else ():
-            if column.series != SERIES or column.at is None:
-                continue
-            reached = examples.loc[examples["clean_ok"].astype(bool), column.name].to_numpy(np.float64)
+        series = [c for c in source["record"].columns if c.series == SERIES and c.at is not None] if source else []
+        examples = run.columns(source["run_id"]) if source and series else {}
+        for column in series:
+            reached = examples[column.name][examples["clean_ok"].astype(bool)].astype(np.float64)
             if np.isfinite(reached).any():
                 reached = np.where(np.isnan(reached), np.inf, reached)
                 base = {name: cell[name] for name in ("run_id", *WHERE, "attack")}

@@ -94,7 +94,7 @@ def _column(examples: Examples, row: Row, name: str) -> Verdicts:
     return Verdicts(np.asarray(table["index"]), np.asarray(table[name], dtype=bool))
 
 
-def _shared(a: Verdicts, b: Verdicts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def shared(a: Verdicts, b: Verdicts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Both verdicts on the images that have both."""
     i, j = _places(a.index, b.index)
     return a.value[i], b.value[j]
@@ -107,7 +107,7 @@ def _places(a: NDArray[Any], b: NDArray[Any]) -> tuple[Any, Any]:
     return np.intersect1d(a, b, assume_unique=True, return_indices=True)[1:]
 
 
-def _standing(columns: Iterable[Verdicts]) -> Verdicts:
+def standing(columns: Iterable[Verdicts]) -> Verdicts:
     """Which images stand in all of these, of those that all have."""
     return reduce(_and, columns)
 
@@ -167,7 +167,7 @@ def _alone(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(rows, *SYSTEM, "data_sha256"):
         first = _column(examples, group[0], "clean_ok")
         for row in group[1:]:
-            a, b = _shared(first, _column(examples, row, "clean_ok"))
+            a, b = shared(first, _column(examples, row, "clean_ok"))
             differ = int((a != b).sum())
             if differ and not _random(examples, row):
                 yield str(row["run_id"]), Flag("bad_denominator", f"{differ} clean verdicts differ between attacks")
@@ -178,7 +178,7 @@ def _monotone(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(rows, *SYSTEM, "access", "goal", "attack", _but_eps):
         known = sorted((row for row in group if _eps(row) is not None), key=lambda row: float(_eps(row) or 0))
         for less, more in pairwise(known):
-            before, after = _shared(_column(examples, less, "robust"), _column(examples, more, "robust"))
+            before, after = shared(_column(examples, less, "robust"), _column(examples, more, "robust"))
             n, rise = len(before), int(after.sum()) - int(before.sum())
             if rise > max(1, SMALL * n):
                 level = "fail" if rise > max(2, LARGE * n) else "warn"
@@ -193,10 +193,10 @@ def _colours(rows: Sequence[Row], examples: Examples) -> Found:
         blacks = [row for row in group if not _white(row)]
         if not white or not blacks:
             continue
-        left = _standing(_column(examples, row, "robust") for row in white)
+        left = standing(_column(examples, row, "robust") for row in white)
         for black in blacks:
-            standing, stands = _shared(left, _column(examples, black, "robust"))
-            extra, fewer, n = int((standing & ~stands).sum()), int((~standing & stands).sum()), len(standing)
+            rest, stands = shared(left, _column(examples, black, "robust"))
+            extra, fewer, n = int((rest & ~stands).sum()), int((~rest & stands).sum()), len(rest)
             surprising = one_sided(extra, fewer) < LEVEL
             if not extra or (_random(examples, black, *white) and not surprising):
                 continue
@@ -212,7 +212,7 @@ def _order(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(known, *SYSTEM, "threat", "budget", "goal"):
         for simple in group:
             for strong in (row for row in group if STRENGTH[_name(row)] == STRENGTH[_name(simple)] + 1):
-                a, b = _shared(_column(examples, simple, "robust"), _column(examples, strong, "robust"))
+                a, b = shared(_column(examples, simple, "robust"), _column(examples, strong, "robust"))
                 more, fewer, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
                 chance = _random(examples, simple, strong) and one_sided(more, fewer) >= LEVEL
                 if more - fewer > max(2, SMALL * n) and not chance:
@@ -232,9 +232,9 @@ def _queries(rows: Sequence[Row], examples: Examples) -> Found:
         asked = {}
         for row in group:
             table = examples(str(row["run_id"]))
-            standing = np.asarray(table["robust"], dtype=bool)
-            if "queries" in table and int(standing.sum()) >= 5:
-                asked[str(row["run_id"])] = _median(np.asarray(table["queries"])[standing])
+            stands = np.asarray(table["robust"], dtype=bool)
+            if "queries" in table and int(stands.sum()) >= 5:
+                asked[str(row["run_id"])] = _median(np.asarray(table["queries"])[stands])
         most = max(asked.values(), default=0.0)
         for run_id, queries in asked.items():
             if queries < (1 - PARITY) * most:
