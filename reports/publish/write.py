@@ -44,7 +44,7 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     parts = added(run, table)
     document = build(run, table, parts)
     render: dict[str, Callable[[], dict[str, str | bytes]]] = {
-        "html": lambda: {"report.html": html.render(document)},
+        "html": lambda: {**html.render(document, csv="csv" in formats)},
         "md": lambda: {
             "report.md": markdown.render(document),
             "costs.md": markdown.render_costs(document),

@@ -30,13 +30,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of entries under column names; `caption` says what is constant over the rows."""
+    """Rows of entries under column names; `caption` says what is constant over the rows, `csv` which file has them."""
 
     name: str
     title: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
+    csv: str = "scores.csv"
 
 
 @dataclass(frozen=True)

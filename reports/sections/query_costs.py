@@ -86,7 +86,7 @@ def cost_tables(run: Results) -> tuple[Table, ...]:
         *(("broken at the start", "mean, others", "median, others") if apart else ()),
         *(("map IoU",) if mapped else ()), "n",
     )  # fmt: skip
-    return (Table("query-costs", "Queries of the broken images", caption, columns, rows),)
+    return (Table("query-costs", "Queries of the broken images", caption, columns, rows, "query_costs.csv"),)
 
 
 def _share(row: Mapping[Any, Any], name: str) -> Entry:
