@@ -15,6 +15,7 @@ from .document import Document
 from .rows import most_shown, script
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_ANSWERS = 40  # of very many groups the first ones have their short answer on the page, the tables have all
 FILTER_FROM = 8  # a shorter table is read faster than it is searched
 
 
@@ -41,7 +42,8 @@ def render(document: Document, *, csv: bool = True) -> dict[str, str]:
     parts = {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in files.items()}
     template, most = environment().get_template("report.html.j2"), most_shown(document)
     page = template.render(
-        document=document, trusted=Markup, filter_from=FILTER_FROM, most=most, csv=csv, **parts
-    )
+        document=document, trusted=Markup, filter_from=FILTER_FROM, most=most, csv=csv, most_answers=MOST_ANSWERS,
+        **parts,
+    )  # fmt: skip
     tables = [table for section in document.sections for table in section.tables if table.name in most]
     return {"report.html": page, **{f"rows/{table.name}.js": script(table) for table in tables}}

@@ -11,18 +11,21 @@ from typing import Any
 
 from .document import Document, Entry, Table
 
-MOST_ROWS, MOST_TOGETHER, FEW_ROWS = 500, 3000, 10
-"""Rows of one table that a page shows at once; of all its tables; and of each table once there are so many."""
+MOST_ROWS, MOST_BYTES, FEW_ROWS = 500, 2 << 20, 10
+"""Rows of one table that a page shows at once; what all its tables may take; rows of each once they take so much."""
+
+TAGS = 120
+"""Bytes of markup around an entry, roughly."""
 
 
 def most_shown(document: Document) -> dict[str, int]:
     """How many rows the page shows of each table that it does not show whole, by the table's name."""
-    found, together = {}, 0
+    found, taken = {}, 0
     for table in (table for section in document.sections for table in section.tables):
-        room = MOST_ROWS if together < MOST_TOGETHER else FEW_ROWS
+        room = MOST_ROWS if taken < MOST_BYTES else FEW_ROWS
         if len(table.rows) > room:
             found[table.name] = room
-        together += min(room, len(table.rows))
+        taken += sum(TAGS + 2 * len(entry.text) + len(entry.note) for row in table.rows[:room] for entry in row)
     return found
 
 
