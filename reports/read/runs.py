@@ -19,12 +19,12 @@ import pandas as pd
 from robustsuite.errors import BadData
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.records.cells import checked, read_sweep, read_table
+from robustsuite.records.examples import Columns, Examples
 from robustsuite.records.findings import Artefact
 from robustsuite.records.flat import flat
 from robustsuite.records.folder import Found, cells_of
 from robustsuite.records.labels import AXES as LABELLED
 from robustsuite.records.labels import called, labels
-from robustsuite.records.packed import Columns, Examples
 from robustsuite.records.schema import STATUSES as STATUSES
 from robustsuite.records.schema import SweepFacts
 

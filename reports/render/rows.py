@@ -11,11 +11,11 @@ from typing import Any
 
 from .document import Document, Entry, Table
 
-MOST_ROWS, MOST_BYTES, FEW_ROWS = 500, 2 << 20, 10
+MOST_ROWS, MOST_BYTES, FEW_ROWS = 500, 1 << 20, 10
 """Rows of one table that a page shows at once; what all its tables may take; rows of each once they take so much."""
 
 TAGS = 120
-"""Bytes of markup around an entry, roughly."""
+"""Bytes of markup around an entry, roughly; its text stands there up to three times, as a key and with its breaks."""
 
 
 def most_shown(document: Document) -> dict[str, int]:
@@ -25,7 +25,7 @@ def most_shown(document: Document) -> dict[str, int]:
         room = MOST_ROWS if taken < MOST_BYTES else FEW_ROWS
         if len(table.rows) > room:
             found[table.name] = room
-        taken += sum(TAGS + 2 * len(entry.text) + len(entry.note) for row in table.rows[:room] for entry in row)
+        taken += sum(TAGS + 3 * len(entry.text) + len(entry.note) for row in table.rows[:room] for entry in row)
     return found
 
 

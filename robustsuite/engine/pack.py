@@ -27,20 +27,9 @@ import pyarrow.parquet as pq
 from robustsuite.engine.store import writable
 from robustsuite.errors import BadData
 from robustsuite.records.cells import read_audit, read_whole
+from robustsuite.records.examples import GROUP_ROWS, PACKED, Place, table_of
 from robustsuite.records.folder import added, loose
-from robustsuite.records.packed import (
-    ASIDE,
-    CELLS,
-    GROUP_CELLS,
-    GROUP_ROWS,
-    PACKED,
-    SCHEMA,
-    Packed,
-    Place,
-    read_packed,
-    row_of,
-    table_of,
-)
+from robustsuite.records.packed import ASIDE, CELLS, GROUP_CELLS, SCHEMA, Packed, read_packed, row_of
 from robustsuite.records.schema import VERSION, Audit
 from robustsuite.records.untrusted import object_of, text_of
 
@@ -48,7 +37,7 @@ ORDER = ("threat", "data", "model", "seed", "defenses", "attack", "shift")
 """Fields that cells stand by in the files, so that what is read together stands together."""
 
 LEAVING = ".packed-"
-"""What a cell's folder is called while it is removed."""
+"""What a cell's folder is called until nobody can have written into it since it was compared."""
 
 
 def pack(folder: Path) -> int:
@@ -83,6 +72,8 @@ def _tidy(folder: Path) -> None:
     """What a packer that was killed left: files that were not whole go, folders on their way out come back."""
     for file in (folder / PACKED).glob(".writing-*"):
         file.unlink()
+    for left in (folder / "cells").glob(".writing-*-gone"):
+        shutil.rmtree(left, ignore_errors=True)
     for leaving in (folder / "cells").glob(f"{LEAVING}*"):
         name = leaving.name.removeprefix(LEAVING).partition("-")[2]
         try:
@@ -133,7 +124,8 @@ def _merge(folder: Path, waiting: list[Path]) -> bool:
         ({**row, "file": writer.name if writer else None} for row, writer in new.values()),
     ))  # fmt: skip
     if damaged:
-        os.link(root / CELLS, root / f"{ASIDE}{uuid4().hex[:8]}-{CELLS}")
+        old = root / CELLS
+        (os.rename if old.is_dir() else shutil.copyfile)(old, root / f"{ASIDE}{uuid4().hex}-{CELLS}")
     _synced(root)
     os.replace(aside, root / CELLS)
     _synced(root)
@@ -193,7 +185,10 @@ class _Writer:
             while block := stream.read(1 << 20):
                 digest.update(block)
         self.name = f"examples-{digest.hexdigest()[:16]}.parquet"
-        os.replace(self.aside, self.root / self.name)
+        final = self.root / self.name
+        if final.is_dir():
+            os.rename(final, self.root / f"{ASIDE}{uuid4().hex}")
+        os.replace(self.aside, final)
 
 
 def _examples(cell: Path) -> pa.Table:
@@ -238,7 +233,9 @@ def _leave(folder: Path, names: Container[str], damaged: bool) -> int:
         with suppress(FileNotFoundError):
             os.rename(own, leaving)
             if _state(leaving) == before:
-                shutil.rmtree(leaving)
+                left = own.with_name(f".writing-{uuid4().hex}-gone")
+                os.rename(leaving, left)
+                shutil.rmtree(left, ignore_errors=True)
                 gone += 1
             else:  # written to since: it stays, and is packed the next time
                 with suppress(OSError):  # unless a third one wrote it once more

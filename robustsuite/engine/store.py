@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from robustsuite.errors import BadData, BadOutput
 from robustsuite.records.cells import read_cell
-from robustsuite.records.packed import CELLS, PACKED, Known, known, stamp_of, table_of
+from robustsuite.records.examples import PACKED, stamp_of, table_of
+from robustsuite.records.packed import CELLS, Known, known
 from robustsuite.records.schema import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")

@@ -14,7 +14,8 @@ import pandas as pd
 
 from robustsuite.errors import BadData
 from robustsuite.records.cells import read_audit, read_whole
-from robustsuite.records.packed import Examples, Packed, Place, read_packed, set_aside
+from robustsuite.records.examples import Examples, Place
+from robustsuite.records.packed import Packed, read_packed, set_aside
 from robustsuite.records.schema import Audit, CellRecord
 
 

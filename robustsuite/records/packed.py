@@ -2,39 +2,27 @@
 
 cells.parquet has one row a cell: a column for each field of its record, in JSON (most cells of a sweep share most of
 them, so each is held against the schema once), what an audit added, in JSON or null, and where its examples stand: the
-file and its row group. The examples of cells with the same columns stand in one file,
-below each other in the order in which they were stored, each cell inside one row group. Pages carry checksums, so what
-a disk changed is found: it costs the cells of its row group and is a sentence. Imports no torch.
+file and its row group (`examples.py`). Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from robustsuite.errors import BadData
-from robustsuite.records.cells import counted, fitting, kinds_of
+from robustsuite.records.examples import DAMAGED, PACKED, Examples, Place, opened, stamp_of
 from robustsuite.records.schema import Audit, CellRecord, dumped
 from robustsuite.records.untrusted import sentence_of
 
-PACKED, CELLS, ASIDE = "packed", "cells.parquet", "damaged-"
+CELLS, ASIDE = "cells.parquet", "damaged-"
 AGAIN = "run the sweep again for what is absent, then delete it"
-GROUP_ROWS = 1 << 16
-"""Rows of examples in a row group, unless one cell has more."""
-
 SOME = 1 << 26
 """Bytes of examples that are held while the cells are read one after another."""
 
@@ -48,22 +36,9 @@ STARTED = "made.started"
 PLACE = ("audit", "file", "row_group")
 """Columns that may be null."""
 
-SCHEMA = pa.schema([*((name, pa.string()) for name in ("run_id", *FIELDS, STARTED, "audit", "file")),
-                    ("row_group", pa.int32())])  # fmt: skip
-DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
-"""What reading a parquet file that was changed raises."""
-
-Columns = dict[str, NDArray[Any]]
-"""A cell's examples sorted by index, by the column's name."""
-
+TEXTS = ("run_id", *FIELDS, STARTED, "audit", "file")
+SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("row_group", pa.int32())])
 _TYPES = {name: TypeAdapter(CellRecord.model_fields[name].annotation) for name in FIELDS}
-
-
-class Place(NamedTuple):
-    """Where the examples of a cell stand: the file's name and its row group."""
-
-    file: str
-    row_group: int
 
 
 class Packed(NamedTuple):
@@ -77,137 +52,6 @@ class Packed(NamedTuple):
     audit: Audit | None = None
     place: Place | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """One row group of examples, decoded: `runs` says which rows are whose, `twice` who has an index twice."""
-
-    frame: pd.DataFrame
-    runs: dict[str, slice]
-    twice: frozenset[str]
-    fits: dict[tuple[int, ...], CellRecord] = field(default_factory=dict)
-
-    @cached_property
-    def columns(self) -> Columns:
-        """The columns as arrays over the whole group."""
-        return {str(name): self.frame[name].to_numpy() for name in self.frame.columns}
-
-    @cached_property
-    def kinds(self) -> dict[str, str]:
-        """bool, int, float or other, by column."""
-        return kinds_of(self.frame)
-
-    @cached_property
-    def bytes(self) -> int:
-        """What it takes in memory."""
-        return int(self.frame.memory_usage(index=False).sum())
-
-    def check(self, record: CellRecord) -> None:
-        """Raise BadData in a sentence where the rows are not what the record declares."""
-        rows, names = self.runs.get(record.run_id, slice(0, 0)), ("the record", "the pack")
-        counted(rows.stop - rows.start, record, *names)
-        if record.run_id in self.twice:
-            raise BadData("expected each index once, got some again")
-        # Records share their columns (`_part`); the record is kept, so that no other object gets the identity.
-        asked = (record.data.n > 0, *map(id, record.columns))
-        if asked not in self.fits:
-            fitting(self.kinds, record, *names)
-            self.fits[asked] = record
-
-
-@dataclass
-class Examples:
-    """The examples of a pack, a row group at a time; those read last stay in memory, up to `most` bytes in all."""
-
-    folder: Path
-    most: int
-    held: OrderedDict[Place, Group] = field(default_factory=OrderedDict)
-    bytes: int = 0
-
-    def group(self, place: Place) -> Group:
-        """A row group, decoded and sorted. Raises BadData where it is missing or damaged."""
-        if place in self.held:
-            self.held.move_to_end(place)
-            return self.held[place]
-        found = _decoded(table_of(self.folder, place))
-        self.held[place], self.bytes = found, self.bytes + found.bytes
-        while self.bytes > self.most and len(self.held) > 1:
-            self.bytes -= self.held.popitem(last=False)[1].bytes
-        return found
-
-    def columns(self, run_id: str, place: Place) -> Columns:
-        """A cell's columns, as views."""
-        group = self.group(place)
-        rows = group.runs[run_id]
-        return {name: column[rows] for name, column in group.columns.items()}
-
-    def frame(self, run_id: str, place: Place) -> pd.DataFrame:
-        """A cell's rows."""
-        group = self.group(place)
-        return group.frame.iloc[group.runs[run_id]].reset_index(drop=True)
-
-
-def stamp_of(file: Path) -> tuple[int, int] | None:
-    """What changes when another file takes the place of this one; None where there is none."""
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
-@lru_cache(maxsize=256)
-def _opened(file: Path, stamp: tuple[int, int] | None) -> pq.ParquetFile:
-    texts = ["run_id"] if file.name != CELLS else list(SCHEMA.names)
-    return pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=texts)
-
-
-@lru_cache(maxsize=4)
-def _table(file: Path, stamp: tuple[int, int] | None, row_group: int) -> pa.Table:
-    return _opened(file, stamp).read_row_group(row_group)
-
-
-def table_of(folder: Path, place: Place, run_id: str = "") -> pa.Table:
-    """The examples of a row group, or of one cell, as they were stored. Raises BadData in a sentence."""
-    file = folder / PACKED / place.file
-    try:
-        if Path(place.file).name != place.file:
-            raise BadData(f"{CELLS} names a file elsewhere")
-        stamp = stamp_of(file)
-        if not 0 <= place.row_group < _opened(file, stamp).metadata.num_row_groups:
-            raise BadData(f"{place.file} has no row group {place.row_group}")
-        table = _table(file, stamp, place.row_group)
-        return table.filter(pc.equal(table["run_id"].cast(pa.string()), run_id)) if run_id else table
-    except FileNotFoundError as error:
-        raise BadData(f"{place.file} is missing") from error
-    except DAMAGED as error:
-        raise BadData(f"{place.file} is damaged in row group {place.row_group}") from error
-
-
-def _decoded(table: pa.Table) -> Group:
-    """Each cell's rows sorted by index."""
-    try:
-        ids = table["run_id"].unify_dictionaries().combine_chunks()
-        codes, names = ids.indices.to_numpy(), ids.dictionary.to_pylist()
-        frame: pd.DataFrame = table.drop_columns(["run_id"]).to_pandas()
-        if ids.null_count or len(set(frame.columns)) < frame.shape[1]:
-            raise ValueError("no run_id, or a column twice")
-        index = frame["index"].to_numpy(np.int64)
-    except DAMAGED as error:
-        raise BadData("expected the columns run_id and index, and each once, got another table") from error
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    owners = [names[code] for code in codes[starts]]
-    if len(set(owners)) < len(owners):
-        raise BadData("expected the rows of each cell below each other, got another table")
-    same = np.diff(codes) == 0
-    if (same & (np.diff(index) <= 0)).any():
-        order = np.lexsort((index, np.repeat(np.arange(len(starts)), np.diff(starts, append=len(codes)))))
-        frame, index = frame.iloc[order].reset_index(drop=True), index[order]
-    twice = frozenset(names[code] for code in np.unique(codes[1:][same & (np.diff(index) == 0)]))
-    runs = {name: slice(*ends) for name, *ends in zip(owners, starts.tolist(), [*starts[1:].tolist(), len(codes)],
-                                                      strict=True)}  # fmt: skip
-    return Group(frame, runs, twice)
 
 
 def read_packed(folder: Path, examples: Examples | None = None) -> Iterator[Packed]:
@@ -236,7 +80,7 @@ def _rows(folder: Path) -> Iterator[dict[str, list[Any]] | Packed]:
     """The columns of cells.parquet as lists, a row group at a time; a damaged one is a Packed that says so."""
     file, name, seen = folder / PACKED / CELLS, f"{PACKED}/{CELLS}", set[str]()
     try:
-        parquet = _opened(file, stamp_of(file))
+        parquet = opened(file, stamp_of(file), TEXTS)
         found = {column.name: getattr(column.type, "value_type", column.type) for column in parquet.schema_arrow}
     except FileNotFoundError:
         return
@@ -250,6 +94,7 @@ def _rows(folder: Path) -> Iterator[dict[str, list[Any]] | Packed]:
     for i in range(parquet.metadata.num_row_groups):
         try:
             table = parquet.read_row_group(i)
+            table.validate(full=True)
             ids = table["run_id"].to_pylist()
             holes = any(table[column].null_count for column in found if column not in PLACE)
             if holes or not seen.isdisjoint(ids) or len(set(ids)) < len(ids):
