@@ -18,6 +18,9 @@ from ..read.runs import radius_of
 from .calibration import expected_calibration_error, rms_calibration_error
 
 SEED = 0
+Rows = Mapping[str, Any] | pd.DataFrame
+"""A cell's examples: columns by name."""
+
 NAN = float("nan")
 
 
@@ -48,22 +51,34 @@ def average(metric: str, values: Any) -> Score:
     return Score(metric, stats.mean(v), lo, hi, -1, int(v.size))
 
 
-def measured(cell: Mapping[Any, Any], rows: pd.DataFrame) -> Iterator[Score]:
+def measured(cell: Mapping[Any, Any], rows: Rows) -> Iterator[Score]:
     """Every score that the record declares and the rows have something for, in its order."""
     for column in cell["record"].columns:
+        if column.name not in rows:
+            continue
         for scoring in column.scores:
-            counted = rows[rows[scoring.where].astype(bool)] if scoring.where else rows
-            if column.name in counted and len(counted) and not counted[column.name].isna().any():
+            counted = _where(rows, scoring, column.name)
+            values = np.asarray(counted[column.name])
+            if len(values) and (values.dtype.kind in "biu" or not pd.isna(values).any()):
                 found = KINDS[scoring.kind](column, scoring, counted, cell)
                 yield from (score for score in found if score.value != 0 or not scoring.sparse)
 
 
-def certified(rows: pd.DataFrame, radius: float, by: str = "clean_ok") -> Any:
+def _where(rows: Rows, scoring: Scoring, name: str) -> Rows:
+    """The rows that count; of a rate's or a mean's, the column alone."""
+    if not scoring.where:
+        return rows
+    mask = np.asarray(rows[scoring.where]).astype(bool)
+    names = [name] if scoring.kind in ("rate", "mean") else [str(each) for each in rows]
+    return {each: np.asarray(rows[each])[mask] for each in names}
+
+
+def certified(rows: Rows, radius: float, by: str = "clean_ok") -> Any:
     """Which examples (N,) are proven right at `radius`; at 0 that is: answered, and answered right."""
     if radius <= 0:
-        return rows[by].to_numpy(bool) & ~rows["abstained"].to_numpy(bool)
+        return np.asarray(rows[by], dtype=bool) & ~np.asarray(rows["abstained"], dtype=bool)
     # A radius equal to the budget is stored in float64 from a float32 bound: a relative hair is not a missed proof.
-    return rows["radius"].to_numpy(np.float64) >= radius * (1 - 1e-6)
+    return np.asarray(rows["radius"], dtype=np.float64) >= radius * (1 - 1e-6)
 
 
 def radii(eps: float | None, largest: float) -> list[float]:
@@ -113,30 +128,30 @@ def tpr_at(score: Any, positive: Any, fpr: float) -> float:
     return float((score[positive] > threshold).mean())
 
 
-def _rate(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
-    yield rate(scoring.name, rows[column.name].astype(bool))
+def _rate(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    yield rate(scoring.name, rows[column.name])
 
 
-def _mean(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
-    if np.isfinite(rows[column.name].to_numpy(np.float64)).all():
+def _mean(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    if np.isfinite(np.asarray(rows[column.name], dtype=np.float64)).all():
         yield average(scoring.name, rows[column.name])
 
 
-def _resampled(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
-    function = statistic(column, scoring)
-    value = function(rows)
+def _resampled(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    function, frame = statistic(column, scoring), pd.DataFrame(rows)
+    value = function(frame)
     if np.isfinite(value):
-        lo, hi = stats.resampled_interval(lambda i: function(rows.iloc[i]), len(rows), SEED)
-        yield Score(scoring.name, value, lo, hi, -1, len(rows))
+        lo, hi = stats.resampled_interval(lambda i: function(frame.iloc[i]), len(frame), SEED)
+        yield Score(scoring.name, value, lo, hi, -1, len(frame))
 
 
-def _calibration(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
-    error = expected_calibration_error if scoring.kind == "ece" else rms_calibration_error
-    yield Score(scoring.name, error(rows[column.name], rows[scoring.by]), NAN, NAN, -1, len(rows))
+def _calibration(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    error, frame = expected_calibration_error if scoring.kind == "ece" else rms_calibration_error, pd.DataFrame(rows)
+    yield Score(scoring.name, error(frame[column.name], frame[scoring.by]), NAN, NAN, -1, len(frame))
 
 
-def _beyond(column: Column, scoring: Scoring, rows: pd.DataFrame, cell: Mapping[Any, Any]) -> Iterator[Score]:
-    largest = float(rows[column.name].to_numpy(np.float64).max(initial=0.0))
+def _beyond(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    largest = float(np.asarray(rows[column.name], dtype=np.float64).max(initial=0.0))
     for radius in radii(radius_of(cell), largest):
         yield rate(f"{scoring.name}@{radius:.6g}", certified(rows, radius, scoring.by))
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..read.runs import Results, radius_of
+from ..read.runs import Results, once, radius_of
+from .kinds import Rows, measured
 from .kinds import Score as Score
 from .kinds import average as average
 from .kinds import certified as certified
-from .kinds import measured
 from .kinds import rate as rate
 
 IDENTITY = (
@@ -38,19 +38,28 @@ COLUMNS = (
     "same_as",
     "flags",
 )
+NUMBERS = ("metric", "value", "lo", "hi", "k", "n")
+FACTS = tuple(name for name in COLUMNS if name not in (*NUMBERS, "flags"))
+
+
+@once
 def scores(run: Results) -> pd.DataFrame:
     """Every cell's scores, tidy: one row a cell and metric; a cell without a measurement keeps one row that says why.
 
     An inert cell repeats the number of the undefended run that `same_as` names.
     """
-    rows: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for cell in run.known.values():
-        base = {name: cell[name] for name in (*IDENTITY, "status", "code", "sentence", "same_as")}
-        base["flags"], base["grade"] = flag_names(cell), cell.get("grade", "")
         source = measured_as(cell, run.known)
-        found = cell_scores(source, run.examples(source["run_id"])) if source else [_unmeasured(cell)]
-        rows += [{**base, **vars(score)} for score in found]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        found = cell_scores(source, run.columns(source["run_id"])) if source else [_unmeasured(cell)]
+        flags = flag_names(cell)
+        for score in found:
+            for name in NUMBERS:
+                columns[name].append(getattr(score, name))
+            for name in FACTS:
+                columns[name].append(cell[name])
+            columns["flags"].append(flags)
+    return pd.DataFrame(columns, columns=list(COLUMNS))
 
 
 def measured_as(cell: Mapping[Any, Any], known: Mapping[Any, Mapping[Any, Any]]) -> Mapping[Any, Any] | None:
@@ -66,7 +75,7 @@ def flag_names(cell: Mapping[Any, Any]) -> str:
     return ";".join(sorted({str(flag.get("name", "flag")) for flag in cell["flags"]}))
 
 
-def cell_scores(cell: Mapping[Any, Any], rows: pd.DataFrame) -> list[Score]:
+def cell_scores(cell: Mapping[Any, Any], rows: Rows) -> list[Score]:
     """The scores of one measured cell, in the order its record declares them."""
     return list(measured(cell, rows))
 

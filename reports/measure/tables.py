@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from robustsuite.integrity.checks import check_of, level_of
 from robustsuite.records.flat import flat
@@ -62,7 +63,7 @@ def _mean_of(series: Sequence[pd.Series]) -> pd.Series:
 
 
 def _measured(run: Results, part: pd.DataFrame) -> list[Mapping[Any, Any]]:
-    found = [measured_as(cell, run.known) for cell in part.to_dict("records")]
+    found = [measured_as(run.known[run_id], run.known) for run_id in part["run_id"]]
     return [cell for cell in found if cell is not None]
 
 
@@ -78,20 +79,21 @@ def corruption_grid(run: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["shift", *SYSTEM, "corruption", "severity", "status", "accuracy", "struck"])
 
 
+@once
 def empirical_curves(run: Results) -> pd.DataFrame:
     """Robust accuracy against the radius, one row per system, norm and radius: an upper bound from attacks.
 
     Minimum-norm attacks give the whole curve (per image, the smallest distance that fooled it), fixed-radius attacks
     one point each at their threat's radius; `kind` is `curve` or `point`.
     """
-    cells = run.cells[run.cells["scenario"] == "evasion"]
+    cells = run.cells.loc[run.cells["scenario"] == "evasion", ["run_id", "threat", "budget", *SYSTEM]]
     rows: list[dict[str, Any]] = []
     for key, part in cells.groupby(["threat", "budget", *SYSTEM], sort=False):
         threat, budget, *system = key
         eps, norm = run.budgets[str(budget)]
         if eps is None:
             continue
-        reach = [d for d in (_reach(run.examples(c["run_id"])) for c in _measured(run, part)) if d is not None]
+        reach = [d for d in (_reach(run.columns(c["run_id"])) for c in _measured(run, part)) if d is not None]
         if reach:
             nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
             base = {"threat": threat, "norm": norm, **dict(zip(SYSTEM, system, strict=True))}
@@ -111,15 +113,15 @@ def empirical_curves(run: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["threat", "norm", *SYSTEM, "kind", "radius", "value", "lo", "hi", "n"])
 
 
-def _reach(rows: pd.DataFrame) -> pd.Series | None:
+def _reach(rows: Mapping[str, NDArray[Any]]) -> pd.Series | None:
     """Per image the distance at which it falls: -1 where wrong already, inf where never; None for a fixed radius."""
     if "fooled" not in rows or "distance" not in rows:
         return None
-    fooled = rows["fooled"].to_numpy(bool)
-    if not (fooled & ~rows["in_budget"].to_numpy(bool)).any():
+    fooled = rows["fooled"].astype(bool)
+    if not (fooled & ~rows["in_budget"].astype(bool)).any():
         return None  # only an attack that seeks the nearest error, not the budget, reports errors beyond the budget
-    distance = np.where(fooled, rows["distance"].to_numpy(np.float64), np.inf)
-    return pd.Series(np.where(rows["clean_ok"].to_numpy(bool), distance, -1.0), index=rows["index"])
+    distance = np.where(fooled, rows["distance"].astype(np.float64), np.inf)
+    return pd.Series(np.where(rows["clean_ok"].astype(bool), distance, -1.0), index=rows["index"])
 
 
 def certified_curves(run: Results) -> pd.DataFrame:

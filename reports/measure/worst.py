@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustsuite.integrity.cross_cell import Verdicts, shared, standing
 from robustsuite.maths import stats
 
 from ..read.runs import Results, once
@@ -53,10 +54,10 @@ class Survival:
 @once
 def survivals(run: Results) -> list[Survival]:
     """Every (threat, dataset, model, seed, defense) of the evasion cells that at least one attack has measured."""
-    cells = run.cells[run.cells["scenario"] == "evasion"]
+    cells = run.cells.loc[run.cells["scenario"] == "evasion", ["run_id", *GROUP, "defense"]]
     found = []
     for key, part in cells.groupby([*GROUP, "defense"], sort=False):
-        survival = _survival(run, key[:-1], str(key[-1]), part.to_dict("records"))
+        survival = _survival(run, key[:-1], str(key[-1]), [run.known[run_id] for run_id in part["run_id"]])
         if survival is not None:
             found.append(survival)
     return found
@@ -74,9 +75,9 @@ def _survival(
         if source is None:
             missing[cell["attack"]] = cell["status"]
             continue
-        rows = run.examples(source["run_id"]).set_index("index")
-        robusts.append(rows["robust"].astype(bool))
-        clean.append(rows["clean_ok"].astype(bool))
+        rows = run.columns(source["run_id"])
+        robusts.append(Verdicts(rows["index"], rows["robust"].astype(bool)))
+        clean.append(Verdicts(rows["index"], rows["clean_ok"].astype(bool)))
         alone[cell["attack"]] = float(rows["robust"].mean())
         ends[cell["attack"]] = str(cell.get("grade", ""))
         if cell["flags"]:
@@ -93,10 +94,10 @@ def _survival(
     return Survival(group, defense, robust, right, alone, missing, flags, inert, ended)
 
 
-def _all(robusts: Sequence[pd.Series]) -> pd.Series:
-    # The inner join keeps the images every attack has seen: an image one attack never met has no verdict to AND.
-    table = pd.concat(list(robusts), axis=1, join="inner").sort_index()
-    return table.all(axis=1)
+def _all(robusts: Sequence[Verdicts]) -> pd.Series:
+    # On the images every attack has seen: an image one attack never met has no verdict to AND.
+    index, value = standing(robusts)
+    return pd.Series(value, index=pd.Index(index, name="index"))
 
 
 @once
@@ -193,11 +194,12 @@ def comparable(members: Sequence[Survival]) -> tuple[list[Survival], dict[str, s
 def tested(members: Sequence[Survival]) -> list[tuple[Survival, Survival, stats.Paired, float]]:
     """Every two members with the exact McNemar test on the images both met, and its p-value by Holm over all pairs."""
     pairs, tests = [], []
-    for a, b in combinations(members, 2):
-        both = a.robust.index.intersection(b.robust.index)
-        if len(both):
+    verdicts = [Verdicts(member.robust.index.to_numpy(), member.robust.to_numpy()) for member in members]
+    for (a, mine), (b, other) in combinations(zip(members, verdicts, strict=True), 2):
+        first, second = shared(mine, other)
+        if len(first):
             pairs.append((a, b))
-            tests.append(stats.mcnemar_exact(a.robust.loc[both].to_numpy(), b.robust.loc[both].to_numpy()))
+            tests.append(stats.mcnemar_exact(first, second))
     adjusted = stats.holm([test.pvalue for test in tests])
     return [(a, b, test, float(p)) for (a, b), test, p in zip(pairs, tests, adjusted, strict=True)]
 

@@ -15,7 +15,7 @@ from ..measure import tables
 from ..measure.scores import scores as scored
 from ..measure.scores import to_csv
 from ..read.extra import trusted
-from ..read.runs import STATUSES, Results, read
+from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
 from ..render.document import Document, Part
 from ..sections.checks_table import integrity_section, to_json
@@ -27,6 +27,7 @@ from ..sections.training_findings import artefact_section
 FORMATS = ("html", "md", "latex", "csv")
 
 
+@uncollected()
 def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write the report of one or several run folders into `out`; returns the files written.
 
@@ -44,7 +45,7 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     parts = added(run, table)
     document = build(run, table, parts)
     render: dict[str, Callable[[], dict[str, str | bytes]]] = {
-        "html": lambda: {"report.html": html.render(document)},
+        "html": lambda: {**html.render(document, csv="csv" in formats)},
         "md": lambda: {
             "report.md": markdown.render(document),
             "costs.md": markdown.render_costs(document),

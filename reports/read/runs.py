@@ -1,4 +1,4 @@
-"""Read finished cells back from the folders a sweep wrote: `runs/<name>/{sweep.json, cells/<run_id>/…}`.
+"""Read finished cells back from what a sweep wrote: `runs/<name>/{sweep.json, cells/<run_id>/…, packed/…}`.
 
 A cell that is unfinished, truncated or contradicts itself is skipped and counted: a report is made from what stands,
 and says what it left out.
@@ -6,7 +6,9 @@ and says what it left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, wraps
 from pathlib import Path
@@ -16,12 +18,15 @@ import pandas as pd
 
 from robustsuite.errors import BadData
 from robustsuite.integrity.cross_cell import grades
-from robustsuite.records.cells import checked, read_sweep, read_table, read_whole
+from robustsuite.records.cells import checked, read_sweep, read_table
+from robustsuite.records.examples import Columns, Examples
 from robustsuite.records.findings import Artefact
 from robustsuite.records.flat import flat
+from robustsuite.records.folder import Found, cells_of
+from robustsuite.records.labels import AXES as LABELLED
 from robustsuite.records.labels import called, labels
 from robustsuite.records.schema import STATUSES as STATUSES
-from robustsuite.records.schema import CellRecord, SweepFacts
+from robustsuite.records.schema import SweepFacts
 
 from .artefacts import read_artefacts
 
@@ -33,8 +38,11 @@ _TEXT = (
     "dtype", "weights_sha256", "data_sha256", "started", "needs", "head", "transform", "norm",
 )  # fmt: skip
 _NUMBERS = ("severity", "n", "seed", "seconds", "peak_bytes", "forwards", "backwards", "queries", "eps")
-HOLDS = 2**30
-"""Bytes of examples that a report keeps in memory."""
+HOLDS = 2**29
+"""Bytes of examples that a report keeps in memory of cells in folders of their own, and as many of packed ones."""
+
+FRAMES = 2048
+"""Cells whose rows stay at hand as a DataFrame."""
 
 _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift": "shifts"}
 
@@ -55,6 +63,7 @@ class Results:
     foreign: int = 0
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
+    arrays: Callable[[str], Columns] | None = field(repr=False, default=None)
     found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @cached_property
@@ -70,6 +79,10 @@ class Results:
     def examples(self, run_id: str) -> pd.DataFrame:
         """The per-example rows of one cell, sorted by the example's `index`."""
         return self.load(run_id)
+
+    def columns(self, run_id: str) -> Columns:
+        """The same as arrays by name: what a table over very many cells asks for."""
+        return _arrays(self.load(run_id)) if self.arrays is None else self.arrays(run_id)
 
 
 def once(function: Callable[[Results], T]) -> Callable[[Results], T]:
@@ -90,6 +103,19 @@ def radius_of(cell: Mapping[Any, Any]) -> float | None:
     return None if eps is None or pd.isna(eps) else float(eps)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector: cells make no cycles, and it would go through millions of them in vain."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@uncollected()
 def read(paths: Sequence[Path]) -> Results:
     """One `Results` from one or several run folders; a cell that stands in several of them is counted once.
 
@@ -99,25 +125,22 @@ def read(paths: Sequence[Path]) -> Results:
         raise BadData("expected at least one run folder, got none; name the folder `robustsuite run` wrote")
     sweeps = [read_sweep(Path(path)) for path in paths]
     rows: dict[str, dict[str, Any]] = {}
-    files: dict[str, tuple[Path, CellRecord]] = {}
     held = Held()
     skipped: list[str] = []
     absent = foreign = 0
-    for path, sweep in zip(paths, sweeps, strict=True):
-        folders = _cell_folders(Path(path))
-        planned = set(sweep.cells or [folder.name for folder in folders])
-        absent += len(planned - {folder.name for folder in folders})
-        for folder in folders:
-            row, examples, reason = _read_cell(folder)
+    for path, sweep in zip(map(Path, paths), sweeps, strict=True):
+        examples, planned, there = Examples(path, HOLDS), set(sweep.cells or ()), set[str]()
+        for cell in cells_of(path, examples):
+            there.add(cell.name)
             # Cells of an earlier plan would be mixed into this one's worst cases, other image counts and all.
-            if row is not None and folder.name not in planned:
+            if cell.record is None:
+                skipped.append(f"{cell.name}: {cell.reason}")
+            elif planned and cell.name not in planned:
                 foreign += 1
-            elif row is None:
-                skipped.append(f"{folder.name}: {reason}")
-            elif row["run_id"] not in rows:
-                rows[row["run_id"]] = row
-                files[row["run_id"]] = folder, row["record"]
-                held.put(row["run_id"], examples)
+            elif cell.name not in rows:
+                rows[cell.name] = _row(cell)
+                held.put(path, cell, examples)
+        absent += len(planned - there)
     if not rows:
         why = f" that can be read ({len(skipped)} cannot: {skipped[0]})" if skipped else ""
         raise BadData(f"expected finished cells{why}, got none in {[str(p) for p in paths]}; run the sweep first")
@@ -132,19 +155,24 @@ def read(paths: Sequence[Path]) -> Results:
         absent=absent,
         foreign=foreign,
         artefacts=tuple(artefacts),
-        load=_loader(files, held),
+        load=held.frame,
+        arrays=held.columns,
     )
     return _judged(run)
 
 
 def _judged(run: Results) -> Results:
     """The run with the flags that its cells raise against one another, and with a grade a cell."""
-    found = grades(run.known.values(), run.examples)
-    ids = run.cells["run_id"]
-    flags = [[*own, *(f.facts() for f in found[i].flags)] for own, i in zip(run.cells["flags"], ids, strict=True)]
+    found, known = grades(run.known.values(), run.columns), run.known
+    for run_id, graded in found.items():
+        known[run_id]["flags"] = [*known[run_id]["flags"], *(flag.facts() for flag in graded.flags)]
+        known[run_id]["grade"] = graded.grade
     cells = run.cells.copy()
-    cells["flags"], cells["grade"] = flags, [found[i].grade for i in ids]
-    return replace(run, cells=cells)
+    for name in ("flags", "grade"):
+        cells[name] = pd.Series([cell[name] for cell in known.values()], index=cells.index, dtype=object)
+    judged = replace(run, cells=cells)
+    judged.__dict__["known"] = known  # of very many cells, not made anew
+    return judged
 
 
 def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
@@ -153,35 +181,23 @@ def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame
     for sweep in reversed(sweeps):  # of two names for one entry the first run's holds
         for axis, said in sweep.names.items():
             names.setdefault(axis, {}).update(said)
-    rows = cells.to_dict("records")
+    rows: list[dict[Any, Any]] = cells[[*LABELLED, "threat", "record"]].to_dict("records")
     found = labels(rows, names)
-    new = pd.DataFrame([called(row, found) for row in rows], index=cells.index)
-    return cells.assign(**new)
+    new = [called(row, found) for row in rows]
+    return cells.assign(**{name: [row[name] for row in new] for name in new[0]})
 
 
-def _cell_folders(path: Path) -> list[Path]:
-    root = path / "cells"
-    # Dotted and .tmp names are what the store is still writing aside; a finished folder has its plain name.
-    return sorted(f for f in root.iterdir() if f.is_dir() and not _aside(f.name)) if root.is_dir() else []
-
-
-def _aside(name: str) -> bool:
-    return name.startswith((".", "_")) or name.endswith((".tmp", ".part"))
-
-
-def _read_cell(folder: Path) -> tuple[dict[str, Any] | None, pd.DataFrame | None, str]:
-    try:
-        record, examples, audit = read_whole(folder)
-    except BadData as error:
-        return None, None, str(error)
-    row = flat(record)
-    row["flags"] += [flag.model_dump() for flag in audit.flags] if audit else []
-    return row, examples, ""
+def _row(cell: Found) -> dict[str, Any]:
+    assert cell.record is not None
+    row = flat(cell.record)
+    row["flags"] += [flag.model_dump() for flag in cell.audit.flags] if cell.audit else []
+    return row
 
 
 def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
     columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty", "record")
-    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=list(columns))
+    known = list(rows)
+    frame = pd.DataFrame({name: pd.Series([row.get(name) for row in known], dtype=object) for name in columns})
     for name in _TEXT:
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str).astype(object)
     for name in _NUMBERS:
@@ -213,29 +229,40 @@ def _listed(axis: str, sweeps: Sequence[SweepFacts]) -> list[str]:
 
 
 class Held:
-    """Examples that stay in memory once read, up to HOLDS bytes in all: each table of a report asks for them again."""
+    """Where the examples of every cell are: in memory, up to HOLDS bytes of each kind, or on disk."""
 
     def __init__(self) -> None:
         self.frames: dict[str, pd.DataFrame] = {}
         self.bytes = 0
+        self.cells: dict[str, tuple[Path, Found, Examples]] = {}
+        self.frame = lru_cache(maxsize=FRAMES)(self._frame)
 
-    def put(self, run_id: str, examples: pd.DataFrame | None) -> None:
-        """Keep these, if there is room."""
-        if examples is not None and self.bytes < HOLDS:
-            self.frames[run_id] = examples
-            self.bytes += int(examples.memory_usage(index=False).sum())
+    def put(self, path: Path, cell: Found, examples: Examples) -> None:
+        """Know where these are, and keep them if there is room."""
+        if cell.frame is not None and self.bytes < HOLDS:
+            self.frames[cell.name] = cell.frame
+            self.bytes += int(cell.frame.memory_usage(index=False).sum())
+        self.cells[cell.name] = path, cell._replace(frame=None), examples
+
+    def _frame(self, run_id: str) -> pd.DataFrame:
+        """A cell's rows, sorted by index."""
+        if run_id in self.frames:
+            return self.frames[run_id]
+        path, cell, examples = self.cells.get(run_id) or _nothing(run_id)
+        if cell.place is not None:
+            return examples.frame(run_id, cell.place)
+        assert cell.record is not None
+        return checked(read_table(path / "cells" / run_id), cell.record)
+
+    def columns(self, run_id: str) -> Columns:
+        """A cell's rows as arrays by name."""
+        _, cell, examples = self.cells.get(run_id) or _nothing(run_id)
+        return _arrays(self.frame(run_id)) if cell.place is None else examples.columns(run_id, cell.place)
 
 
-def _loader(files: Mapping[str, tuple[Path, CellRecord]], held: Held) -> Callable[[str], pd.DataFrame]:
-    @lru_cache(maxsize=2048)
-    def again(run_id: str) -> pd.DataFrame:
-        if run_id not in files:
-            _nothing(run_id)
-        folder, record = files[run_id]
-        return checked(read_table(folder), record)
-
-    return lambda run_id: held.frames[run_id] if run_id in held.frames else again(run_id)
+def _arrays(frame: pd.DataFrame) -> Columns:
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
-def _nothing(run_id: str) -> pd.DataFrame:
+def _nothing(run_id: str) -> Any:
     raise KeyError(f"expected a cell of this run, got {run_id!r}; its folder was not among those read")

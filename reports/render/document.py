@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import pandas as pd
 
 from .draw import Figure
 from .text import interval, percent, plain
 
+SHARED = 1 << 16
+"""Entries that are made once, however many rows say the same."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One cell of a table: text, what it sorts by, why it is struck, a status word's kind, a bar, a link."""
 
@@ -26,13 +30,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of entries under column names; `caption` says what is constant over the rows."""
+    """Rows of entries under column names; `caption` says what is constant over the rows, `csv` which file has them."""
 
     name: str
     title: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
+    csv: str = "scores.csv"
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,19 @@ class Document:
     sections: tuple[Section, ...] = field(repr=False)
 
 
+@lru_cache(maxsize=SHARED, typed=True)
 def words(value: object) -> Entry:
     """A name or sentence as an entry."""
     return Entry(plain(str(value)), str(value))
 
 
+@lru_cache(maxsize=SHARED, typed=True)
 def counted(value: float, text: str) -> Entry:
     """A number as an entry: shown as `text`, sorted by value."""
     return Entry(text, float(value))
 
 
+@lru_cache(maxsize=SHARED, typed=True)
 def accuracy(value: float, lo: float, hi: float, *, note: str = "", struck: bool = False) -> Entry:
     """A rate with its interval, and the bar that draws both."""
     return Entry(f"{percent(value)} ({interval(lo, hi)})", float(value), note, struck, bar=(value, lo, hi))

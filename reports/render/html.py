@@ -1,4 +1,6 @@
-"""The report as one self-contained page: no network, every text escaped, readable on a phone, light and dark."""
+"""The report as one page: no network, every text escaped, readable on a phone, light and dark; self-contained, unless
+a table has so many rows that they stand in a file beside it (`rows.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from .document import Document
+from .rows import most_shown, script
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_ANSWERS = 40  # of very many groups the first ones have their short answer on the page, the tables have all
 FILTER_FROM = 8  # a shorter table is read faster than it is searched
 
 
@@ -32,8 +36,14 @@ def _breakable(name: str) -> Markup:
     return Markup(re.sub(r"(?<=[_+,])(?=\w)|(?<=\w)(?=\()", "<wbr>", str(escape(name))))
 
 
-def render(document: Document) -> str:
-    """The page as text."""
-    parts = {name: Markup((TEMPLATES / f"report.{name}").read_text("utf-8")) for name in ("css", "js")}
-    template = environment().get_template("report.html.j2")
-    return template.render(document=document, trusted=Markup, filter_from=FILTER_FROM, **parts)
+def render(document: Document, *, csv: bool = True) -> dict[str, str]:
+    """The page as text, and the rows of its longest tables in files beside it, by name. csv: whether csv files are."""
+    files = {"css": "report.css", "js": "report.js", "rows_css": "rows.css", "rows_js": "rows.js"}
+    parts = {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in files.items()}
+    template, most = environment().get_template("report.html.j2"), most_shown(document)
+    page = template.render(
+        document=document, trusted=Markup, filter_from=FILTER_FROM, most=most, csv=csv, most_answers=MOST_ANSWERS,
+        **parts,
+    )  # fmt: skip
+    tables = [table for section in document.sections for table in section.tables if table.name in most]
+    return {"report.html": page, **{f"rows/{table.name}.js": script(table) for table in tables}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from .document import Document, Entry, Table
 
@@ -31,6 +32,7 @@ def render(document: Document) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+@lru_cache(maxsize=1 << 16)
 def escape(text: str) -> str:
     """Text that typesets as itself; hyphens kept apart so that two never become a dash."""
     return _PATTERN.sub(lambda found: _SPECIAL[found[0]], re.sub(r"\s+", " ", text)).replace("---", "-{}-{}-")

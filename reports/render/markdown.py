@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from .document import Document, Entry, Section, Table
 
@@ -36,6 +37,7 @@ def render_costs(document: Document) -> str:
     return "\n".join([*lines, ""])
 
 
+@lru_cache(maxsize=1 << 16)
 def escape(text: str) -> str:
     """Text that renders as itself: no markup, no html, no table cell of its own."""
     flat = re.sub(r"\s+", " ", text)

@@ -57,7 +57,7 @@ def worst_section(worst: pd.DataFrame) -> Section:
             "n",
             "notes",
         )
-        found.append(Table(f"worst-{i + 1}", title, caption, columns, rows))
+        found.append(Table(f"worst-{i + 1}", title, caption, columns, rows, "worst_case.csv"))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
         "exact 95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
@@ -138,7 +138,8 @@ def paired_section(run: Results) -> Section:
             for row in part.to_dict("records")
         )  # fmt: skip
         columns = ("a", "b", "a − b", "only a right", "only b right", "p (Holm)", "outcome")
-        found.append(Table(f"paired-{i + 1}", f"{key[0]}: {key[1]}" if key[1] else str(key[0]), caption, columns, rows))
+        title = f"{key[0]}: {key[1]}" if key[1] else str(key[0])
+        found.append(Table(f"paired-{i + 1}", title, caption, columns, rows, "paired.csv"))
     lead = ("Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",)
     return Section("paired", "Which differences are real", lead, tuple(found), order=70)
 

@@ -27,11 +27,11 @@ def integrity_section(run: Results) -> Section:
         (Entry(name, GRADES.index(name), kind=name.lower()), counted(count, str(count)), words(MEANING[name]))
         for name in GRADES if (count := int((grades == name).sum()))
     )  # fmt: skip
-    found = [Table("grades", "Grades", "", ("grade", "cells", "meaning"), rows)]
+    found = [Table("grades", "Grades", "", ("grade", "cells", "meaning"), rows, "")]
     flags = tuple(_flag_rows(run))
     if flags:
         columns = ("check", "flag", "level", "cells", "defenses", "for example")
-        found.append(Table("raised", "Flags", "", columns, flags))
+        found.append(Table("raised", "Flags", "", columns, flags, "flags.csv"))
     lead = ("Each cell is held against the battery of checks in docs/integrity.md; the worst flag is its grade.",)
     return Section("integrity", "Integrity", lead, tuple(found), order=80)
 

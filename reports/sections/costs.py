@@ -40,7 +40,7 @@ def cost_section(run: Results) -> Section:
     columns = ("threat", *names, "attack", "defense", *optional, "n", "time", "per image", "forward", "backward",
                "queries", "peak memory")  # fmt: skip
     total = f"{len(costs)} cells ran for {duration(float(costs['seconds'].sum()))} in all."
-    found = Table("cost", "Cost of every cell", caption, columns, rows)
+    found = Table("cost", "Cost of every cell", caption, columns, rows, "costs.csv")
     return Section("cost", "Cost", (total,), (found,), passing=True, order=90)
 
 
@@ -71,7 +71,7 @@ def provenance_section(run: Results) -> Section:
     if started:
         rows.append((words("first cell started"), Entry(started[0])))
         rows.append((words("last cell started"), Entry(started[-1])))
-    table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows))
+    table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows), "")
     return Section("provenance", "Provenance", (), (table,), passing=True, order=91)
 
 

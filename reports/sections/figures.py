@@ -6,7 +6,9 @@ Nothing here measures anything: the numbers come from scores.py, worst.py and ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,9 @@ from ..render.draw import (
 )
 from ..render.text import plain, short
 
+MOST = 16
+"""Figures of a kind that are drawn; nobody looks through more of them, and each takes the time of a thousand rows."""
+
 TILES, NAMED = 400, 40
 """Cells of a heat map that can each be read; beyond, colours alone, with so many names at most on each side."""
 
@@ -50,17 +55,17 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
     rows = table[(table["scenario"] == "evasion") & (table["metric"] == "robust_accuracy")]
     worst = worst_case(run)
     found = []
-    for key, part in rows.groupby(list(GROUP), sort=False):
+    for key, part, left in drawn(list(rows.groupby(list(GROUP), sort=False))):
         mine = worst[(worst[list(GROUP)] == list(key)).all(axis=1)] if len(worst) else worst
         defenses = list(dict.fromkeys(part["defense"]))
         attacks = list(dict.fromkeys(part["attack"]))
         if len(defenses) * len(attacks) > TILES:
-            caption = f"Robust accuracy, attacks down, defenses across (the table has the numbers), {where(key)}"
+            caption = f"Robust accuracy, attacks down, defenses across (the table has the numbers), {where(key)}{left}"
             grid = part.pivot_table(index="attack", columns="defense", values="value", sort=False, dropna=False)
             grid = grid.reindex(index=attacks, columns=defenses)
             found.append(draw(f"heatmap-{slug(key)}", caption, (10.0, 6.0), partial(_colours, grid=grid)))
             continue
-        caption = f"Robust accuracy in % with its 95 % interval, {where(key)}"
+        caption = f"Robust accuracy in % with its 95 % interval, {where(key)}{left}"
         size = (2.2 + 1.25 * len(defenses), 1.1 + 0.46 * (len(attacks) + 2))
         found.append(
             draw(
@@ -74,6 +79,13 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
             )
         )
     return found
+
+
+def drawn(groups: Sequence[tuple[Any, pd.DataFrame]]) -> Iterator[tuple[Any, pd.DataFrame, str]]:
+    """The groups that get a figure; with the last of them, what its caption says of those that do not."""
+    for i, (key, part) in enumerate(groups[:MOST], 1):
+        left = len(groups) - i if i == MOST else 0
+        yield key, part, f"; {left} more are not drawn, the tables and csv files have them" if left else ""
 
 
 def _colours(canvas: Canvas, grid: pd.DataFrame) -> None:
@@ -155,12 +167,11 @@ def curves(run: Results) -> list[Figure]:
     """Robust accuracy against the radius, one line per defense with its pointwise band, from minimum-norm attacks."""
     table = empirical_curves(run)
     found = []
-    for key, part in table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False):
-        if (part["kind"] == "curve").any():
-            caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}"
-            names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
-            drawing = partial(_curves, part=part, names=names)
-            found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), drawing))
+    groups = table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False)
+    for key, part, left in drawn([(key, part) for key, part in groups if (part["kind"] == "curve").any()]):
+        caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}{left}"
+        names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
+        found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), partial(_curves, part=part, names=names)))
     return found
 
 
@@ -183,12 +194,12 @@ def sandwiches(run: Results) -> list[Figure]:
     found: list[Figure] = []
     if not len(proofs):
         return found
-    for key, part in proofs.groupby(["norm", "dataset", "model", "seed"], sort=False):
+    for key, part, left in drawn(list(proofs.groupby(["norm", "dataset", "model", "seed"], sort=False))):
         upper = attacked[(attacked[["norm", "dataset", "model", "seed"]] == list(key)).all(axis=1)]
         defenses = list(dict.fromkeys(part["defense"]))
         columns = min(3, len(defenses))
         rows = -(-len(defenses) // columns)
-        caption = f"Certified (solid) and empirical (dashed, dots) accuracy by radius, {where(key)}"
+        caption = f"Certified (solid) and empirical (dashed, dots) accuracy by radius, {where(key)}{left}"
         found.append(
             draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
                   partial(_sandwich, part=part, upper=upper, shape=(rows, columns),
@@ -240,7 +251,7 @@ def corruption_panels(run: Results) -> list[Figure]:
     """Accuracy by corruption and severity, one heat map per defense."""
     grid = corruption_grid(run)
     found = []
-    for key, part in grid.groupby(["shift", "dataset", "model", "seed"], sort=False):
+    for key, part, left in drawn(list(grid.groupby(["shift", "dataset", "model", "seed"], sort=False))):
         present = list(dict.fromkeys(part["corruption"]))
         size_of = 4 * max(3, len(set(part["severity"].dropna()))) + 3
         called = told_apart(list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of))
@@ -250,7 +261,7 @@ def corruption_panels(run: Results) -> list[Figure]:
         columns = min(4, len(defenses))
         rows = -(-len(defenses) // columns)
         size = (1.7 + columns * (0.45 * max(3, len(levels)) + 0.25), rows * (0.32 * len(names) + 0.95) + 0.3)
-        caption = f"Accuracy in % by corruption and severity, {where(key)}"
+        caption = f"Accuracy in % by corruption and severity, {where(key)}{left}"
         found.append(
             draw(f"corruptions-{slug(key)}", caption, size,
                   partial(_panels, part=part, defenses=called, sides=(names, levels), shape=(rows, columns)))

@@ -22,9 +22,9 @@ def unmeasured_section(run: Results) -> Section:
     """What has no number, and why; what has one that is not to be trusted; what could not be read."""
     found = []
     missing, flags = tables.not_measured(run), tables.flagged(run)
-    for name, title, frame in (
-        ("missing", "Cells without a number of their own", missing),
-        ("flags", "Flagged", flags),
+    for name, title, frame, file in (
+        ("missing", "Cells without a number of their own", missing, "not_measured.csv"),
+        ("flags", "Flagged", flags, "flags.csv"),
     ):
         if len(frame):
             columns = [c for c in frame.columns if c not in ("code", "same_as") and (frame[c].astype(str) != "").any()]
@@ -32,10 +32,10 @@ def unmeasured_section(run: Results) -> Section:
                 tuple(Entry(str(row[c]), kind=str(row[c])) if c == "status" else words(row[c]) for c in columns)
                 for row in frame.to_dict("records")
             )
-            found.append(Table(name, title, "", tuple(columns), rows))
+            found.append(Table(name, title, "", tuple(columns), rows, file))
     if run.skipped:
         rows = tuple(tuple(words(part) for part in line.split(": ", 1)) for line in run.skipped)
-        found.append(Table("skipped", "Unreadable cell folders, left out", "", ("cell", "reason"), rows))
+        found.append(Table("skipped", "Unreadable cell folders, left out", "", ("cell", "reason"), rows, ""))
     return Section("missing", "What was not measured", (), tuple(found), order=81)
 
 
@@ -43,7 +43,7 @@ def names_section(run: Results) -> Section:
     """What the report calls an entry whose name in full is longer, or another."""
     frame = tables.names(run)
     rows = tuple(tuple(words(row[name]) for name in frame.columns) for row in frame.to_dict("records"))
-    found = Table("names", "Names in full", "", ("of the", "called here", "in full"), rows)
+    found = Table("names", "Names in full", "", ("of the", "called here", "in full"), rows, "names.csv")
     return Section("names", "Names", (), (found,) if rows else (), order=85)
 
 

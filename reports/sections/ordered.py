@@ -93,7 +93,7 @@ def ordered_section(run: Results) -> Section:
         "best, mean and worst are over the draws of lists (the sweep's seeds). Energies are means over an attack's own "
         "successes; 'shared' ones over the images on which all attacks of the threat succeed.",
     )
-    found = Table("ordered", "Lists reached", caption, columns, tuple(rows))
+    found = Table("ordered", "Lists reached", caption, columns, tuple(rows), "ordered_topk.csv")
     return Section("ordered", "Ordered top-K", lead, (found,), order=13)
 
 

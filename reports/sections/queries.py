@@ -17,10 +17,11 @@ from matplotlib.figure import Figure as Canvas
 from robustsuite.maths import stats
 
 from ..measure.scores import measured_as
-from ..read.runs import Results
+from ..read.runs import Results, once
 from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
 from ..render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
 from ..render.text import number, short
+from .figures import drawn
 
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed", "defense")
 THRESHOLDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
@@ -32,6 +33,7 @@ SERIES = "l2_at"
 """The distance of the nearest adversarial picture so far, at several numbers of queries."""
 
 
+@once
 def distances(run: Results) -> pd.DataFrame:
     """One row a cell and number of queries: the median l2 (inf where most images have none), n, and `reached`.
 
@@ -40,11 +42,10 @@ def distances(run: Results) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for cell in run.known.values():
         source = measured_as(cell, run.known) if cell["scenario"] == "evasion" else None
-        examples = run.examples(source["run_id"]) if source else pd.DataFrame()
-        for column in source["record"].columns if source else ():
-            if column.series != SERIES or column.at is None:
-                continue
-            reached = examples.loc[examples["clean_ok"].astype(bool), column.name].to_numpy(np.float64)
+        series = [c for c in source["record"].columns if c.series == SERIES and c.at is not None] if source else []
+        examples = run.columns(source["run_id"]) if source and series else {}
+        for column in series:
+            reached = examples[column.name][examples["clean_ok"].astype(bool)].astype(np.float64)
             if np.isfinite(reached).any():
                 reached = np.where(np.isnan(reached), np.inf, reached)
                 base = {name: cell[name] for name in ("run_id", *WHERE, "attack")}
@@ -57,16 +58,16 @@ def distances(run: Results) -> pd.DataFrame:
 def query_section(run: Results) -> Section:
     """Median distance at equal queries, success at distance thresholds, and the curve of both."""
     table = distances(run)
-    found, drawn = [], []
+    found, figured = [], []
     if len(table):
         names, caption = split_constant(table, WHERE)
         found = [_medians(table, names, caption), *_successes(table, names, caption)]
-        drawn = figures(table)
+        figured = figures(table)
     lead = (
         "The l2 distance of the nearest adversarial image an attack had asked about by then, over the images the "
         "system gets right. Lower is a stronger attack; read columns, not rows: they are at equal queries.",
     )
-    return Section("queries", "Distance against queries", lead if found else (), tuple(found), tuple(drawn), order=12)
+    return Section("queries", "Distance against queries", lead if found else (), tuple(found), tuple(figured), order=12)
 
 
 def _medians(table: pd.DataFrame, names: list[str], caption: str) -> Table:
@@ -77,7 +78,7 @@ def _medians(table: pd.DataFrame, names: list[str], caption: str) -> Table:
         rows.append((*(words(one[name]) for name in names), words(one["attack"]),
                      *(_distance(at.get(mark)) for mark in marks), counted(one["n"], number(one["n"]))))  # fmt: skip
     columns = (*names, "attack", *(f"{number(mark)} queries" for mark in marks), "n")
-    return Table("distance-queries", "Median l2 distance", caption, columns, tuple(rows))
+    return Table("distance-queries", "Median l2 distance", caption, columns, tuple(rows), "queries.csv")
 
 
 def _distance(median: float | None) -> Entry:
@@ -101,7 +102,7 @@ def _successes(table: pd.DataFrame, names: list[str], caption: str) -> list[Tabl
                  for row in last.to_dict("records"))  # fmt: skip
     columns = (*names, "attack", *(f"within {t:g}" for t in telling), "n")
     title = f"Success rate by distance, after {number(max(shared))} queries"
-    return [Table("success-distance", title, caption, columns, rows)]
+    return [Table("success-distance", title, caption, columns, rows, "queries.csv")]
 
 
 def _success(row: Mapping[Any, Any], threshold: float) -> Entry:
@@ -112,11 +113,11 @@ def _success(row: Mapping[Any, Any], threshold: float) -> Entry:
 def figures(table: pd.DataFrame) -> list[Figure]:
     """One drawing a system and threat: median distance against queries, a line an attack."""
     found = []
-    for key, part in table[np.isfinite(table["median"])].groupby(list(WHERE), sort=False):
-        if part["queries"].nunique() > 1:
-            names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=LEGEND))
-            caption = f"Median l2 distance against queries, {where(key)}"
-            found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part, names=names)))
+    groups = table[np.isfinite(table["median"])].groupby(list(WHERE), sort=False)
+    for key, part, left in drawn([(key, part) for key, part in groups if part["queries"].nunique() > 1]):
+        names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=LEGEND))
+        caption = f"Median l2 distance against queries, {where(key)}{left}"
+        found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part, names=names)))
     return found
 
 

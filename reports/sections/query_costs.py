@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from robustsuite.maths import stats
 
 from ..measure.scores import measured_as
-from ..read.runs import Results
+from ..read.runs import Results, once
 from ..render.document import Entry, Table, accuracy, counted, split_constant, words
 from ..render.text import number
 
@@ -23,6 +24,7 @@ WHERE = ("threat", "budget", "goal", "dataset", "model", "seed")
 NUMBERS = ("n", "broken", "mean", "median", "at_init", "searched_mean", "searched_median", "iou")
 
 
+@once
 def query_costs(run: Results) -> pd.DataFrame:
     """One row an attack that asked for no gradient but for several answers an image, and defense.
 
@@ -32,25 +34,37 @@ def query_costs(run: Results) -> pd.DataFrame:
     rows = []
     for cell in run.known.values():
         source = measured_as(cell, run.known) if cell["scenario"] == "evasion" else None
-        examples = run.examples(source["run_id"]) if source and not source["backwards"] else pd.DataFrame()
+        examples = run.columns(source["run_id"]) if source and not source["backwards"] else {}
         if "queries" not in examples or not (examples["queries"] > 1).any():
             continue
         rows.append({**{name: cell[name] for name in ("run_id", *WHERE, "attack", "defense")}, **_spent(examples)})
     return pd.DataFrame(rows, columns=["run_id", *WHERE, "attack", "defense", *NUMBERS])
 
 
-def _spent(examples: pd.DataFrame) -> dict[str, float]:
-    attacked = examples[examples["clean_ok"].astype(bool)]
-    broken = attacked[~attacked["robust"].astype(bool)]
-    apart = "at_init" in broken
-    lucky = broken["at_init"].astype(bool) if apart else pd.Series(False, index=broken.index)
-    searched = broken.loc[~lucky, "queries"] if apart else broken["queries"].iloc[:0]
+def _spent(examples: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    attacked = examples["clean_ok"].astype(bool)
+    broken = attacked & ~examples["robust"].astype(bool)
+    queries, apart = examples["queries"][broken], "at_init" in examples
+    lucky = examples["at_init"][broken].astype(bool) if apart else np.zeros(len(queries), dtype=bool)
+    searched = queries[~lucky] if apart else queries[:0]
     return {
-        "n": len(attacked), "broken": len(broken), "mean": float(broken["queries"].mean()),
-        "median": float(broken["queries"].median()), "at_init": float(lucky.sum()) if apart else np.nan,
-        "searched_mean": float(searched.mean()), "searched_median": float(searched.median()),
-        "iou": float(broken["iou"].mean()) if "iou" in broken else np.nan,
+        "n": int(attacked.sum()), "broken": len(queries), "mean": _mean(queries), "median": _median(queries),
+        "at_init": float(lucky.sum()) if apart else np.nan,
+        "searched_mean": _mean(searched), "searched_median": _median(searched),
+        "iou": _mean(examples["iou"][broken]) if "iou" in examples else np.nan,
     }  # fmt: skip
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """Of those that are no NaN; NaN of none."""
+    whole = len(values) and values.dtype.kind in "iu"
+    return float(np.mean(values) if whole else pd.Series(values, dtype=np.float64).mean())
+
+
+def _median(values: NDArray[Any]) -> float:
+    """Of those that are no NaN; NaN of none."""
+    whole = len(values) and values.dtype.kind in "iu"
+    return float(np.median(values) if whole else pd.Series(values, dtype=np.float64).median())
 
 
 def cost_tables(run: Results) -> tuple[Table, ...]:
@@ -72,7 +86,7 @@ def cost_tables(run: Results) -> tuple[Table, ...]:
         *(("broken at the start", "mean, others", "median, others") if apart else ()),
         *(("map IoU",) if mapped else ()), "n",
     )  # fmt: skip
-    return (Table("query-costs", "Queries of the broken images", caption, columns, rows),)
+    return (Table("query-costs", "Queries of the broken images", caption, columns, rows, "query_costs.csv"),)
 
 
 def _share(row: Mapping[Any, Any], name: str) -> Entry:

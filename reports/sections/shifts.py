@@ -66,7 +66,7 @@ def _corruptions(name: str, titles: tuple[str, str], part: pd.DataFrame, grid: p
     shift, caption = titles
     if against:
         caption += "; mCE in percent of AlexNet's published errors on ImageNet-C"
-    return Table(name, shift, caption, columns, tuple(rows))
+    return Table(name, shift, caption, columns, tuple(rows), "corruptions.csv")
 
 
 def _read_as(run: Results, key: Sequence[Any]) -> str:

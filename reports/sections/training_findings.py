@@ -35,10 +35,10 @@ def artefact_section(artefacts: Iterable[Artefact], weights: Iterable[str]) -> S
             height = 0.75 + 0.21 * len(bars.names)
             figures.append(draw(f"bars-{name}", f"{title}, {about}", (7.2, height), partial(_bars, bars=bars)))
             rows = tuple((words(n), counted(v, number(v))) for n, v in zip(bars.names, bars.values, strict=True))
-            tables.append(Table(f"bars-{name}", title, about, ("part", bars.axis), rows))
+            tables.append(Table(f"bars-{name}", title, about, ("part", bars.axis), rows, ""))
         if listed := finding.table:
             entries = tuple(tuple(_entry(value) for value in row) for row in listed.rows)
-            tables.append(Table(f"table-{name}", title, about, tuple(map(str, listed.columns)), entries))
+            tables.append(Table(f"table-{name}", title, about, tuple(map(str, listed.columns)), entries, ""))
     title = "What defenses found while training"
     return Section("findings", title, tuple(notes), tuple(tables), tuple(figures), order=60)
 

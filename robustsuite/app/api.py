@@ -21,6 +21,7 @@ from robustsuite.engine.audit import audit
 from robustsuite.engine.estimate import crew
 from robustsuite.engine.execute import Planned, Progress, execute, ordered
 from robustsuite.engine.executors import spread
+from robustsuite.engine.pack import pack
 from robustsuite.engine.plan import decide, plan
 from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
@@ -39,6 +40,9 @@ from robustsuite.scenarios.context import fitting
 from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, answering, weights_sha256
+
+PACKED_BEYOND = 4096
+"""Cells in folders of their own, beyond which a run that has ended is packed."""
 
 Watched = Callable[[list[Planned], Store, int], AbstractContextManager[Progress]]
 """(the cells, where they are stored, how many compute) -> who is told how it goes."""
@@ -123,6 +127,8 @@ def run(
             if left := look():
                 raise Lost(f"expected all cells from {by.executor}, {left} are missing; run the same command again")
     store.tidy()
+    if sum(1 for _ in store.cells.iterdir()) > PACKED_BEYOND:
+        pack(folder)
     return Run(folder, len(cells), computed)
 
 

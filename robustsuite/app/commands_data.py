@@ -1,8 +1,9 @@
-"""The command that looks at data on disk before anything is measured on it: `robustsuite data check SPEC`."""
+"""The commands about files: `robustsuite data check SPEC` before anything is measured, `robustsuite pack RUN` after."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -26,11 +27,21 @@ class Finding(NamedTuple):
 
 
 def register(app: typer.Typer) -> None:
-    """Add `data check` to the command line."""
+    """Add `data check` and `pack` to the command line."""
+    app.command()(pack)
     group = typer.Typer(no_args_is_help=True, help="Look at data on disk before measuring on it.")
     group.callback()(_data)
     group.command()(check)
     app.add_typer(group, name="data")
+
+
+def pack(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Move a run's finished cells into a few files: nothing that it says changes, and very many are read in seconds."""
+    from robustsuite.engine.pack import pack as packed
+    from robustsuite.records.cells import read_sweep
+
+    read_sweep(run)
+    screen.print(f"{packed(run)} cells packed in {run}", markup=False)
 
 
 def _data() -> None:

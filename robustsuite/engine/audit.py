@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -68,14 +67,12 @@ def audit(
 
 
 def _waits(cell: Cell, store: Store) -> bool:
-    folder = store.cells / cell.run_id
-    measured, audited = ((folder / name).is_file() for name in ("examples.parquet", "audit.json"))
-    return cell.scenario.name == "evasion" and measured and not audited
+    evades = cell.scenario.name == "evasion"
+    return evades and not store.audited(cell.run_id) and store.column(cell.run_id, "robust") is not None
 
 
 def _robust(cell: Cell, store: Store) -> Tensor:
-    table = pq.read_table(store.cells / cell.run_id / "examples.parquet", columns=["robust"])
-    return torch.tensor(table.column("robust").to_pylist(), dtype=torch.bool)
+    return torch.tensor(store.column(cell.run_id, "robust"), dtype=torch.bool)
 
 
 @dataclass(frozen=True)

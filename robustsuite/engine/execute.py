@@ -149,8 +149,11 @@ class _Worker:
 
     def _done(self, cell: Cell) -> bool:
         """Whether the cell needs no more work in this run, whoever did it."""
-        if cell.run_id not in self.ended and (record := self.store.ended(cell.run_id)) is not None:
-            self._ends(cell, record)
+        if cell.run_id not in self.ended:
+            if (record := self.store.ended(cell.run_id)) is not None:
+                self._ends(cell, record)
+            elif self.store.finished(cell.run_id):  # and packed meanwhile
+                self.ended.add(cell.run_id)
         return cell.run_id in self.ended
 
     def _ends(self, cell: Cell, record: CellRecord) -> None:

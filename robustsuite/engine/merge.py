@@ -14,6 +14,11 @@ from typing import Any
 from robustsuite.engine.store import FINISHED, Store
 from robustsuite.errors import BadData
 from robustsuite.records.cells import read_sweep, read_whole
+from robustsuite.records.examples import Examples, table_of
+from robustsuite.records.folder import Found, cells_of
+
+SOME = 256 << 20
+"""Bytes of a packed run's rows that stay in memory."""
 
 AXES = ("models", "data", "defenses", "shifts")
 
@@ -24,39 +29,51 @@ def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
     Raises BadData where two runs hold other rows for one cell, or call an entry by two names.
     """
     described = _joined([read_sweep(run).model_dump(mode="json") for run in runs])
-    found: dict[str, Path] = {}
-    skipped = []
-    for folder in chain.from_iterable(map(_cells, runs)):
-        try:
-            record, examples, _ = read_whole(folder)
-        except BadData as error:
-            skipped.append(f"{folder}: {error}")
-            continue
-        before = found.get(folder.name)
-        if before is None:
-            found[folder.name] = folder
-            continue
-        twin, rows, _ = read_whole(before)
-        if record.status in FINISHED and twin.status in FINISHED:
-            same = examples is rows is None or (examples is not None and rows is not None and examples.equals(rows))
-            if not same or record.status != twin.status:
+    store, owner, skipped = Store(out), dict[str, Path](), list[str]()
+    for run in runs:
+        examples = Examples(run, SOME)
+        for cell in cells_of(run, examples):
+            if cell.record is None:
+                skipped.append(f"{run} {cell.name}: {cell.reason}")
+            elif cell.name not in owner:
+                owner[cell.name] = run
+                _taken(store, run, cell)
+            elif _differs(store.cells / cell.name, cell, examples):
                 raise BadData(
-                    f"expected the same rows for the cell {folder.name} in {before.parents[1]} as in "
-                    f"{folder.parents[1]}, got others; they differ in what no id holds: packages, threads or machines"
+                    f"expected the same rows for the cell {cell.name} in {owner[cell.name]} as in {run}, got others; "
+                    f"they differ in what no id holds: packages, threads or machines"
                 )
-        found[folder.name] = folder if twin.status not in FINISHED else before
-    store = Store(out)
-    for run_id, folder in found.items():
-        if folder != store.cells / run_id:
-            store.take(folder)
-    for file in chain.from_iterable((run / "artefacts").glob("*.json") for run in runs):
-        store.take_artefact(file)
+            elif not store.finished(cell.name):
+                _taken(store, run, cell)
+        for file in (run / "artefacts").glob("*.json"):
+            store.take_artefact(file)
     store.describe(described)
-    return len(found), skipped
+    return len(owner), skipped
 
 
-def _cells(run: Path) -> list[Path]:
-    return sorted(f for f in (run / "cells").glob("*") if f.is_dir() and not f.name.startswith("."))
+def _taken(store: Store, run: Path, cell: Found) -> None:
+    """Copy a cell, from its folder or from the pack."""
+    if cell.place is None:
+        store.take(run / "cells" / cell.name)
+        return
+    if cell.record is None:
+        return
+    table = table_of(run, cell.place, cell.name)
+    rows = {name: table.column(name) for name in table.column_names if name != "run_id"}
+    store.write(cell.record, {"run_id": [cell.name] * len(table), **rows})
+    if cell.audit is not None:
+        store.amend(cell.name, cell.audit.model_dump(mode="json"))
+
+
+def _differs(before: Path, cell: Found, examples: Examples) -> bool:
+    """Whether both are finished and do not hold the same."""
+    twin, rows, _ = read_whole(before)
+    if cell.record is None or not {twin.status, cell.record.status} <= set(FINISHED):
+        return False
+    found = cell.frame if cell.place is None else examples.frame(cell.name, cell.place)
+    if rows is None or found is None:
+        return twin.status != cell.record.status
+    return not rows.equals(found[list(rows.columns)]) if set(rows.columns) == set(found.columns) else True
 
 
 def _joined(sweeps: Sequence[dict[str, Any]]) -> dict[str, Any]:

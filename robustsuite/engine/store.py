@@ -28,7 +28,9 @@ import pyarrow.parquet as pq
 from robustsuite.engine.parts import Played, read_part, write_part
 from robustsuite.errors import BadData, BadOutput
 from robustsuite.records.cells import read_cell
+from robustsuite.records.examples import PACKED, stamp_of, table_of
 from robustsuite.records.leases import Lease, held, leased, left, mark
+from robustsuite.records.packed import CELLS, Known, known
 from robustsuite.records.schema import CellRecord, dumped
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
@@ -44,6 +46,9 @@ class Store:
     def __init__(self, folder: Path, run: str = "") -> None:
         self.folder, self.run = folder, run or uuid4().hex
         self.cells = folder / "cells"
+        self._pack = folder / PACKED / CELLS
+        self._stamp: tuple[int, int] | None = None
+        self._packed: dict[str, Known] = {}
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -51,12 +56,22 @@ class Store:
             probe.mkdir()
             probe.rmdir()
 
+    @property
+    def packed(self) -> dict[str, Known]:
+        """The cells of the pack by run id, read once and again where another pack has taken its place."""
+        stamp = stamp_of(self._pack)
+        if stamp != self._stamp:
+            self._stamp, self._packed = stamp, known(self.folder)
+        return self._packed
+
     def finished(self, run_id: str) -> bool:
         """Whether this cell needs no more work."""
-        try:
-            return read_cell(self.cells / run_id).status in FINISHED
-        except BadData:
-            return False
+        own = self.cells / run_id
+        if own.exists():
+            with suppress(BadData):
+                return read_cell(own).status in FINISHED
+        kept = self.packed.get(run_id)
+        return kept is not None and kept.status in FINISHED
 
     def ended(self, run_id: str) -> CellRecord | None:
         """The record of a cell that needs no more work in this run: finished, or failed in this very run."""
@@ -123,6 +138,21 @@ class Store:
             else:
                 _remove(self.folder / "parts" / record.run_id)
 
+    def audited(self, run_id: str) -> bool:
+        """Whether an audit of this cell is stored."""
+        kept = self.packed.get(run_id)
+        own = self.cells / run_id
+        return (own / "audit.json").is_file() or (kept is not None and kept.audited and not (own / "run.json").exists())
+
+    def column(self, run_id: str, name: str) -> list[Any] | None:
+        """One column of a cell's examples, in the order in which they were played; None where it has none."""
+        file, kept = self.cells / run_id / "examples.parquet", self.packed.get(run_id)
+        if file.is_file():
+            return pq.read_table(file, columns=[name]).column(name).to_pylist()
+        if kept is None or kept.place is None:
+            return None
+        return table_of(self.folder, kept.place, run_id).column(name).to_pylist()
+
     def amend(self, run_id: str, audit: dict[str, Any]) -> None:
         """Store what an audit adds to a finished cell, beside it."""
         self._put(self.cells / run_id / "audit.json", audit)
@@ -157,9 +187,15 @@ class Store:
     def _put(self, file: Path, value: dict[str, Any]) -> None:
         aside = self.folder / _aside(file.name)
         with writable(self.folder):
-            file.parent.mkdir(exist_ok=True)
             _dump(aside, value)
-            os.replace(aside, file)
+            for last in (False, True):
+                file.parent.mkdir(exist_ok=True)
+                try:
+                    os.replace(aside, file)
+                    break
+                except FileNotFoundError:  # the cell was packed, and its folder removed, between the two
+                    if last:
+                        raise
 
 
 @dataclass(frozen=True)

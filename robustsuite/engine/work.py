@@ -99,6 +99,8 @@ def follower(cells: Iterable[Planned], store: Store, progress: Progress) -> Call
         for run_id in [run_id for run_id in waiting if run_id in there]:
             if (run_id not in failed or store.failed(run_id)) and (record := store.ended(run_id)) is not None:
                 progress.ends(waiting.pop(run_id), record)
+        for run_id in [run_id for run_id in waiting if run_id in store.packed and store.finished(run_id)]:
+            waiting.pop(run_id)  # packed by another command
         return len(waiting)
 
     return look

@@ -7,17 +7,22 @@ stand in `checks.py`. McNemar (1947), Psychometrika 12(2), one-sided and exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import binom
 
 from robustsuite.integrity.checks import LARGE, LEVEL, PARITY, SMALL, Flag, grade
 from robustsuite.maths.stats import clopper_pearson
 
 Row = Mapping[Any, Any]
-Examples = Callable[[str], pd.DataFrame]
+Examples = Callable[[str], Mapping[str, Any] | pd.DataFrame]
+"""A cell's examples by its run id: columns by name."""
+
 Found = Iterator[tuple[str, Flag]]
 
 SYSTEM = ("dataset", "model", "seed", "defense")
@@ -31,6 +36,13 @@ VOTES_WRONG = 0.001
 """alpha: the share of voted certificates that may be wrong."""
 
 
+class Verdicts(NamedTuple):
+    """One bool an image, with the images' indices, sorted."""
+
+    index: NDArray[Any]
+    value: NDArray[np.bool_]
+
+
 class Graded(NamedTuple):
     """A cell's flags from other cells, and its grade with them; '' where it has no number."""
 
@@ -39,7 +51,7 @@ class Graded(NamedTuple):
 
 
 def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
-    """Every cell's flags and grade by run_id. examples(run_id) -> one row an example, sorted by `index`."""
+    """Every cell's flags and grade by run_id. examples(run_id) -> columns, one row an example, sorted by `index`."""
     rows = list(cells)
     done = {str(row["run_id"]): row for row in rows if row["status"] == "done"}
     evasion = [row for row in done.values() if row["scenario"] == "evasion"]
@@ -64,6 +76,7 @@ def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
     return graded
 
 
+@lru_cache(maxsize=1 << 16)
 def one_sided(more: int, fewer: int) -> float:
     """The chance of at least `more` of the discordant pairs on one side if both were as likely."""
     return float(binom.sf(more - 1, more + fewer, 0.5)) if more + fewer else 1.0
@@ -76,13 +89,32 @@ def _groups(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> Iterator[
     yield from found.values()
 
 
-def _column(examples: Examples, row: Row, name: str) -> pd.Series:
+def _column(examples: Examples, row: Row, name: str) -> Verdicts:
     table = examples(str(row["run_id"]))
-    return pd.Series(table[name].to_numpy(bool), index=table["index"].to_numpy())
+    return Verdicts(np.asarray(table["index"]), np.asarray(table[name], dtype=bool))
 
 
-def _joined(columns: Sequence[pd.Series]) -> pd.DataFrame:
-    return pd.concat(list(columns), axis=1, join="inner", keys=range(len(columns)))
+def shared(a: Verdicts, b: Verdicts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Both verdicts on the images that have both."""
+    i, j = _places(a.index, b.index)
+    return a.value[i], b.value[j]
+
+
+def _places(a: NDArray[Any], b: NDArray[Any]) -> tuple[Any, Any]:
+    """Where the indices that stand in both stand in each; most cells of a sweep have the same."""
+    if len(a) == len(b) and (a == b).all():
+        return slice(None), slice(None)
+    return np.intersect1d(a, b, assume_unique=True, return_indices=True)[1:]
+
+
+def standing(columns: Iterable[Verdicts]) -> Verdicts:
+    """Which images stand in all of these, of those that all have."""
+    return reduce(_and, columns)
+
+
+def _and(a: Verdicts, b: Verdicts) -> Verdicts:
+    i, j = _places(a.index, b.index)
+    return Verdicts(a.index[i], a.value[i] & b.value[j])
 
 
 def _random(examples: Examples, *rows: Row) -> bool:
@@ -98,9 +130,8 @@ def _eps(row: Row) -> float | None:
     return None if eps is None or pd.isna(eps) else float(eps)
 
 
-def _but_eps(row: Row) -> str:
-    budget = row["record"].threat.budget
-    return str(budget.model_copy(update={"eps": None}))
+def _but_eps(row: Row) -> tuple[str, ...]:
+    return tuple(repr(value) for name, value in row["record"].threat.budget if name != "eps")
 
 
 def _white(row: Row) -> bool:
@@ -119,14 +150,15 @@ def _alone(rows: Sequence[Row], examples: Examples) -> Found:
     """E2, E18, E21: what a cell's own rows say."""
     for row in rows:
         run_id, table = str(row["run_id"]), examples(str(row["run_id"]))
-        stand_in = {"robust_surrogate", "wrong_share"} & set(table.columns)
-        if "overturned" in table and not stand_in and (claims := int(table["overturned"].sum())):
-            level = "fail" if claims > max(2, SMALL * len(table)) else "warn"
-            yield run_id, Flag("overturned", f"{claims} of {len(table)} claimed breaks are none to the judge", level)
-        if 0 < (targets := _targets(row)) < min(int(table["label"].max()), FEW_TARGETS):
-            yield run_id, Flag("few_targets", f"{targets} targets among {int(table['label'].max()) + 1} classes")
-        survivors = int((table["robust"] & ~table["clean_ok"]).sum())
-        repeated = int(table["index"].duplicated().sum())
+        index, n = np.asarray(table["index"]), len(table["index"])
+        stand_in = "robust_surrogate" in table or "wrong_share" in table
+        if "overturned" in table and not stand_in and (claims := int(np.asarray(table["overturned"]).sum())):
+            level = "fail" if claims > max(2, SMALL * n) else "warn"
+            yield run_id, Flag("overturned", f"{claims} of {n} claimed breaks are none to the judge", level)
+        if 0 < (targets := _targets(row)) < min((most := int(np.max(table["label"]))), FEW_TARGETS):
+            yield run_id, Flag("few_targets", f"{targets} targets among {most + 1} classes")
+        survivors = int((np.asarray(table["robust"], dtype=bool) & ~np.asarray(table["clean_ok"], dtype=bool)).sum())
+        repeated = 0 if (np.diff(index) > 0).all() else n - len(np.unique(index))
         for count, words in ((survivors, "misclassified images count as robust"), (repeated, "images are repeated")):
             if count:
                 yield run_id, Flag("bad_denominator", f"{count} {words}")
@@ -135,8 +167,8 @@ def _alone(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(rows, *SYSTEM, "data_sha256"):
         first = _column(examples, group[0], "clean_ok")
         for row in group[1:]:
-            both = _joined([first, _column(examples, row, "clean_ok")])
-            differ = int((both[0] != both[1]).sum())
+            a, b = shared(first, _column(examples, row, "clean_ok"))
+            differ = int((a != b).sum())
             if differ and not _random(examples, row):
                 yield str(row["run_id"]), Flag("bad_denominator", f"{differ} clean verdicts differ between attacks")
 
@@ -146,8 +178,8 @@ def _monotone(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(rows, *SYSTEM, "access", "goal", "attack", _but_eps):
         known = sorted((row for row in group if _eps(row) is not None), key=lambda row: float(_eps(row) or 0))
         for less, more in pairwise(known):
-            both = _joined([_column(examples, less, "robust"), _column(examples, more, "robust")])
-            n, rise = len(both), int(both[1].sum() - both[0].sum())
+            before, after = shared(_column(examples, less, "robust"), _column(examples, more, "robust"))
+            n, rise = len(before), int(after.sum()) - int(before.sum())
             if rise > max(1, SMALL * n):
                 level = "fail" if rise > max(2, LARGE * n) else "warn"
                 words = f"{rise} of {n} images more stand at {more['budget']} than at {less['budget']}"
@@ -158,12 +190,13 @@ def _colours(rows: Sequence[Row], examples: Examples) -> Found:
     """E5: black-box attacks break what all white-box ones together leave."""
     for group in _groups((row for row in rows if row.get("needs")), *SYSTEM, "goal", _norm, _eps):
         white = [row for row in group if _white(row)]
-        for black in (row for row in group if not _white(row)):
-            if not white:
-                continue
-            both = _joined([_column(examples, row, "robust") for row in (*white, black)])
-            standing, breaks = both.iloc[:, :-1].all(axis=1), ~both.iloc[:, -1]
-            extra, fewer, n = int((standing & breaks).sum()), int((~standing & ~breaks).sum()), len(both)
+        blacks = [row for row in group if not _white(row)]
+        if not white or not blacks:
+            continue
+        left = standing(_column(examples, row, "robust") for row in white)
+        for black in blacks:
+            rest, stands = shared(left, _column(examples, black, "robust"))
+            extra, fewer, n = int((rest & ~stands).sum()), int((~rest & stands).sum()), len(rest)
             surprising = one_sided(extra, fewer) < LEVEL
             if not extra or (_random(examples, black, *white) and not surprising):
                 continue
@@ -179,8 +212,8 @@ def _order(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(known, *SYSTEM, "threat", "budget", "goal"):
         for simple in group:
             for strong in (row for row in group if STRENGTH[_name(row)] == STRENGTH[_name(simple)] + 1):
-                both = _joined([_column(examples, simple, "robust"), _column(examples, strong, "robust")])
-                more, fewer, n = int((~both[0] & both[1]).sum()), int((both[0] & ~both[1]).sum()), len(both)
+                a, b = shared(_column(examples, simple, "robust"), _column(examples, strong, "robust"))
+                more, fewer, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
                 chance = _random(examples, simple, strong) and one_sided(more, fewer) >= LEVEL
                 if more - fewer > max(2, SMALL * n) and not chance:
                     level = "fail" if _name(simple) == "fgsm" else "warn"
@@ -199,9 +232,9 @@ def _queries(rows: Sequence[Row], examples: Examples) -> Found:
         asked = {}
         for row in group:
             table = examples(str(row["run_id"]))
-            standing = table[table["robust"].to_numpy(bool)]
-            if "queries" in table and len(standing) >= 5:
-                asked[str(row["run_id"])] = float(standing["queries"].median())
+            stands = np.asarray(table["robust"], dtype=bool)
+            if "queries" in table and int(stands.sum()) >= 5:
+                asked[str(row["run_id"])] = _median(np.asarray(table["queries"])[stands])
         most = max(asked.values(), default=0.0)
         for run_id, queries in asked.items():
             if queries < (1 - PARITY) * most:
@@ -209,42 +242,54 @@ def _queries(rows: Sequence[Row], examples: Examples) -> Found:
                 yield run_id, Flag("fewer_queries", words)
 
 
-def _same_system(row: Row, others: Sequence[Row]) -> list[Row]:
-    return [o for o in others if all(o[k] == row[k] for k in SYSTEM) and _norm(o) == _norm(row) and o.get("needs")]
+def _median(values: NDArray[Any]) -> float:
+    """Of those that are no NaN."""
+    return float(np.median(values) if values.dtype.kind in "iu" else pd.Series(values).median())
 
 
-def _proven(row: Row, proof: Row, examples: Examples) -> pd.DataFrame:
-    """Both cells' rows on the images they share: radius from the proof, the rest from the attack."""
-    radius = examples(str(proof["run_id"]))[["index", "radius"]]
-    return examples(str(row["run_id"])).merge(radius, on="index", suffixes=("_attack", ""))
+def _against(rows: Sequence[Row], proofs: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Every attack with every proof about the same system in the same norm."""
+    known: dict[tuple[Any, ...], list[Row]] = {}
+    for proof in proofs:
+        if proof.get("needs"):
+            known.setdefault((*(proof[name] for name in SYSTEM), _norm(proof)), []).append(proof)
+    for row in rows:
+        for proof in known.get((*(row[name] for name in SYSTEM), _norm(row)), ()):
+            yield row, proof
+
+
+def _proven(row: Row, proof: Row, examples: Examples) -> dict[str, NDArray[Any]]:
+    """Both cells' columns on the images they share: radius from the proof, the rest from the attack."""
+    attacked, proven = examples(str(row["run_id"])), examples(str(proof["run_id"]))
+    i, j = _places(np.asarray(attacked["index"]), np.asarray(proven["index"]))
+    names = ("index", "fooled", "clean_ok", "distance", "robust")
+    return {name: np.asarray(attacked[name])[i] for name in names} | {"radius": np.asarray(proven["radius"])[j]}
 
 
 def _contradicted(rows: Sequence[Row], proofs: Sequence[Row], examples: Examples) -> Found:
     """E24, C5, S5: an image broken nearer than its proven radius."""
-    for row in rows:
-        for proof in _same_system(row, proofs):
-            both = _proven(row, proof, examples)
-            near = both["fooled"] & both["clean_ok"] & (both["distance"] <= both["radius"] * (1 - 1e-6))
-            broken = both[near & (both["radius"] > 0)]
-            if not len(broken):
-                continue
-            ids = ", ".join(map(str, broken["index"].head(5)))
-            words = f"{len(broken)} images are broken by {row['attack']} and proven by {proof['attack']}: {ids}"
-            if _white(proof):
-                yield str(row["run_id"]), Flag("proof_contradicted", words)
-                yield str(proof["run_id"]), Flag("proof_contradicted", words)
-            elif len(broken) > max(1, VOTES_WRONG * len(both)):
-                yield str(proof["run_id"]), Flag("vote_contradicted", words)
+    for row, proof in _against(rows, proofs):
+        both = _proven(row, proof, examples)
+        near = both["fooled"] & both["clean_ok"] & (both["distance"] <= both["radius"] * (1 - 1e-6))
+        broken = both["index"][near & (both["radius"] > 0)]
+        if not len(broken):
+            continue
+        ids = ", ".join(map(str, broken[:5]))
+        words = f"{len(broken)} images are broken by {row['attack']} and proven by {proof['attack']}: {ids}"
+        if _white(proof):
+            yield str(row["run_id"]), Flag("proof_contradicted", words)
+            yield str(proof["run_id"]), Flag("proof_contradicted", words)
+        elif len(broken) > max(1, VOTES_WRONG * len(both["index"])):
+            yield str(proof["run_id"]), Flag("vote_contradicted", words)
 
 
 def _sandwiched(rows: Sequence[Row], proofs: Sequence[Row], examples: Examples) -> Iterator[str]:
     """Cells whose proven share, at their own radius and on all their images, is not below the number's interval."""
-    for row in rows:
-        eps = _eps(row)
-        for proof in _same_system(row, proofs):
-            both = _proven(row, proof, examples)
-            if eps is None or len(both) < int(row["n"]) or not _white(proof):
-                continue
-            low, _ = clopper_pearson(int(both["robust"].sum()), len(both))
-            if float((both["radius"] >= eps * (1 - 1e-6)).mean()) >= low > 0:
-                yield str(row["run_id"])
+    for row, proof in _against(rows, proofs):
+        eps, both = _eps(row), _proven(row, proof, examples)
+        n = len(both["index"])
+        if eps is None or n < int(row["n"]) or not _white(proof):
+            continue
+        low, _ = clopper_pearson(int(both["robust"].sum()), n)
+        if float((both["radius"] >= eps * (1 - 1e-6)).mean()) >= low > 0:
+            yield str(row["run_id"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +33,7 @@ class Paired:
         return (self.only_a - self.only_b) / self.n
 
 
+@lru_cache(maxsize=1 << 16)
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact two-sided interval (lo, hi) in [0, 1] for k successes in n trials; it never covers too rarely."""
     _check_counts(k, n, confidence)
@@ -63,8 +65,14 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> Paired:
         raise BadValue("expected at least one pair, got none; a test over nothing has no answer")
     only_a, only_b = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_a + only_b
-    pvalue = float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
-    return Paired(only_a, only_b, first.size, pvalue)
+    return Paired(only_a, only_b, first.size, _fair(only_a, discordant) if discordant else 1.0)
+
+
+@lru_cache(maxsize=1 << 16)
+def _fair(k: int, n: int) -> float:
+    """The two-sided p-value of k heads in n throws of a fair coin; the tests of one table ask for few, again and again.
+    """
+    return float(binomtest(k, n, 0.5).pvalue)
 
 
 def holm(pvalues: ArrayLike) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ runs/<name>/cells/<run_id>/{run.json, examples.parquet, audit.json}. Imports no 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_whole(folder: Path) -> tuple[CellRecord, pd.DataFrame | None, Audit | N
     version = row.get("version", 1)
     table = read_table(folder) if row.get("status") == "done" else None
     if version == 1:
-        record = upgraded(row, {} if table is None else _kinds(table))
+        record = upgraded(row, {} if table is None else kinds_of(table))
     elif version == VERSION:
         try:
             record = CellRecord.model_validate_json(text)
@@ -50,7 +51,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     """The examples as they are stored, without run_id. Raises BadData in a sentence."""
     file = folder / "examples.parquet"
     try:
-        table = pq.read_table(file, page_checksum_verification=True)
+        table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
         frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
     except FileNotFoundError as error:
         raise BadData("examples.parquet is missing") from error
@@ -63,25 +64,36 @@ def read_table(folder: Path) -> pd.DataFrame:
 
 def checked(frame: pd.DataFrame, record: CellRecord) -> pd.DataFrame:
     """The examples, if they are what the record declares, sorted by index. Raises BadData in a sentence."""
-    if not len(frame) or len(frame) != record.rows:
-        raise BadData(f"run.json says {record.rows} examples, examples.parquet holds {len(frame)}")
-    kinds = _kinds(frame)
+    counted(len(frame), record)
+    fitting(kinds_of(frame), record)
+    if frame["index"].duplicated().any():
+        raise BadData("examples.parquet: expected each index once, got some again")
+    return frame.sort_values("index", kind="stable").reset_index(drop=True)
+
+
+def counted(rows: int, record: CellRecord, said: str = "run.json", held: str = "examples.parquet") -> None:
+    """Raise BadData where `held` has another number of examples than the record, which stands in `said`, declares."""
+    if not rows or rows != record.rows:
+        raise BadData(f"{said} says {record.rows} examples, {held} holds {rows}")
+
+
+def fitting(
+    kinds: Mapping[str, str], record: CellRecord, said: str = "run.json", held: str = "examples.parquet"
+) -> None:
+    """Raise BadData where columns of these kinds are not those that the record declares and scores."""
     who = ("index", "label") if record.data.n else ("index",)
     wanted: dict[str, str] = {**dict.fromkeys(who, "int"), **{c.name: c.dtype for c in record.columns}}
     for name, kind in wanted.items():
         if name not in kinds:
-            raise BadData(f"examples.parquet has no column {name}")
+            raise BadData(f"{held} has no column {name}")
         if kinds[name] != kind:
-            raise BadData(f"examples.parquet: expected {name} as {kind}, got {kinds[name]}; nulls or another type")
-    if frame["index"].duplicated().any():
-        raise BadData("examples.parquet: expected each index once, got some again")
+            raise BadData(f"{held}: expected {name} as {kind}, got {kinds[name]}; nulls or another type")
     for scoring in (s for c in record.columns for s in c.scores):
         if missing := {scoring.by, scoring.where} - {"", *kinds}:
-            raise BadData(f"run.json: the score {scoring.name} is by {', '.join(sorted(missing))}, which no column is")
-    return frame.sort_values("index", kind="stable").reset_index(drop=True)
+            raise BadData(f"{said}: the score {scoring.name} is by {', '.join(sorted(missing))}, which no column is")
 
 
-def _kinds(frame: pd.DataFrame) -> dict[str, str]:
+def kinds_of(frame: pd.DataFrame) -> dict[str, str]:
     """bool, int, float or other, by column."""
     found = {}
     for name in frame.columns:
