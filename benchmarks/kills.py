@@ -30,7 +30,7 @@ AT_WORK = 0.6
 ROOT = Path(__file__).parents[1]
 SWEEP = {
     "name": "killed", "models": ["recipe:cnn_2c2f?epochs=2"], "data": [{"digits": {"first": 200}}],
-    "seeds": list(range(6)),
+    "seeds": list(range(16)),
     "defenses": ["none", {"adversarial_finetuning": {"eps": 0.1, "epochs": 2, "steps": 2, "augment": False}}],
     "threats": {
         "linf": {
@@ -106,7 +106,7 @@ def moment(head: subprocess.Popen[bytes], folder: Path, chance: random.Random) -
         time.sleep(chance.uniform(0.0, 0.3))
     else:
         with suppress(subprocess.TimeoutExpired):
-            head.wait(chance.uniform(0.2, 5.0))
+            head.wait(chance.uniform(0.1, 2.5))
 
 
 def at_work(folder: Path) -> list[str]:
@@ -142,7 +142,7 @@ def main() -> None:
         shutil.rmtree(out / "killed", ignore_errors=True)
         ended = False
         while not ended:
-            head = swept(out / "killed", 2)
+            head = swept(out / "killed", 3)
             while head.poll() is None:
                 moment(head, out / "killed", chance)
                 if kind := killed(head, out / "killed", chance):

@@ -38,7 +38,9 @@ PLACE = ("audit", "file", "row_group")
 
 TEXTS = ("run_id", *FIELDS, STARTED, "audit", "file")
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("row_group", pa.int32())])
-_TYPES = {name: TypeAdapter(CellRecord.model_fields[name].annotation) for name in FIELDS}
+_TYPES: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter[Any](CellRecord.model_fields[name].annotation or Any) for name in FIELDS
+}
 
 
 class Packed(NamedTuple):
@@ -110,7 +112,7 @@ def _rows(folder: Path) -> Iterator[dict[str, list[Any]] | Packed]:
 def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
     """A column's values, those of a record's field as it holds them; a BadData where one does not fit the schema."""
     if name not in FIELDS:
-        return column.to_pylist()
+        return list(column.to_pylist())
     whole = column.unify_dictionaries().combine_chunks()
     parts = [_part(name, text) for text in whole.dictionary.to_pylist()]
     return [parts[code] for code in whole.indices.to_pylist()]
