@@ -85,7 +85,7 @@ def _tidy(folder: Path) -> None:
 def _packable(cell: Path) -> bool:
     """Whether a folder holds a record of this version, or an audit of a packed cell and nothing else."""
     try:
-        return object_of(text_of(cell / "run.json"), "run.json").get("version", 1) == VERSION
+        return bool(object_of(text_of(cell / "run.json"), "run.json").get("version", 1) == VERSION)
     except BadData:
         return [file.name for file in cell.iterdir()] == ["audit.json"]
 

@@ -99,10 +99,10 @@ class Store:
         """One column of a cell's examples, in the order in which they were played; None where it has none."""
         file, kept = self.cells / run_id / "examples.parquet", self.packed.get(run_id)
         if file.is_file():
-            return pq.read_table(file, columns=[name]).column(name).to_pylist()
+            return list(pq.read_table(file, columns=[name]).column(name).to_pylist())
         if kept is None or kept.place is None:
             return None
-        return table_of(self.folder, kept.place, run_id).column(name).to_pylist()
+        return list(table_of(self.folder, kept.place, run_id).column(name).to_pylist())
 
     def amend(self, run_id: str, audit: dict[str, Any]) -> None:
         """Store what an audit adds to a finished cell, beside it."""

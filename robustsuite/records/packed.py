@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -38,7 +38,7 @@ PLACE = ("audit", "file", "row_group")
 
 TEXTS = ("run_id", *FIELDS, STARTED, "audit", "file")
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("row_group", pa.int32())])
-_TYPES = {name: TypeAdapter(CellRecord.model_fields[name].annotation) for name in FIELDS}
+_TYPES: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(get_type_hints(CellRecord)[name]) for name in FIELDS}
 
 
 class Packed(NamedTuple):
@@ -110,7 +110,7 @@ def _rows(folder: Path) -> Iterator[dict[str, list[Any]] | Packed]:
 def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
     """A column's values, those of a record's field as it holds them; a BadData where one does not fit the schema."""
     if name not in FIELDS:
-        return column.to_pylist()
+        return list(column.to_pylist())
     whole = column.unify_dictionaries().combine_chunks()
     parts = [_part(name, text) for text in whole.dictionary.to_pylist()]
     return [parts[code] for code in whole.indices.to_pylist()]
