@@ -11,7 +11,7 @@ from typing import Any
 
 from .document import Document, Entry, Table
 
-MOST_ROWS, MOST_BYTES, FEW_ROWS = 500, 1 << 20, 10
+MOST_ROWS, MOST_BYTES, FEW_ROWS = 500, 1 << 20, 5
 """Rows of one table that a page shows at once; what all its tables may take; rows of each once they take so much."""
 
 TAGS = 120

@@ -39,7 +39,7 @@ VOTES_WRONG = 0.001
 class Verdicts(NamedTuple):
     """One bool an image, with the images' indices, sorted."""
 
-    ids: NDArray[Any]
+    at: NDArray[Any]
     value: NDArray[np.bool_]
 
 
@@ -96,7 +96,7 @@ def _column(examples: Examples, row: Row, name: str) -> Verdicts:
 
 def shared(a: Verdicts, b: Verdicts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Both verdicts on the images that have both."""
-    i, j = _places(a.ids, b.ids)
+    i, j = _places(a.at, b.at)
     return a.value[i], b.value[j]
 
 
@@ -113,8 +113,8 @@ def standing(columns: Iterable[Verdicts]) -> Verdicts:
 
 
 def _and(a: Verdicts, b: Verdicts) -> Verdicts:
-    i, j = _places(a.ids, b.ids)
-    return Verdicts(a.ids[i], a.value[i] & b.value[j])
+    i, j = _places(a.at, b.at)
+    return Verdicts(a.at[i], a.value[i] & b.value[j])
 
 
 def _random(examples: Examples, *rows: Row) -> bool:

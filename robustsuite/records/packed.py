@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -38,9 +38,7 @@ PLACE = ("audit", "file", "row_group")
 
 TEXTS = ("run_id", *FIELDS, STARTED, "audit", "file")
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("row_group", pa.int32())])
-_TYPES: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter[Any](CellRecord.model_fields[name].annotation or Any) for name in FIELDS
-}
+_TYPES: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(get_type_hints(CellRecord)[name]) for name in FIELDS}
 
 
 class Packed(NamedTuple):
