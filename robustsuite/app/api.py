@@ -89,6 +89,7 @@ def unwatched(cells: list[Planned], store: Store, workers: int) -> Iterator[Prog
 
 
 @untouched()
+@threads()
 def run(
     sweep: str | Path | Mapping[str, Any] | Sweep | None = None, *, out: Path | str | None = None, device: str = "cpu",
     first: int | None = None, width: int | None = None, audited: bool = False, watched: Watched = unwatched,

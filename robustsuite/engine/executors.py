@@ -24,7 +24,10 @@ import torch
 from robustsuite.engine.execute import DEATHS
 from robustsuite.engine.work import Job, told
 from robustsuite.errors import BadValue, Lost, MissingPackage, UsageError, nearest
+from robustsuite.maths.numerics import THREADS
 from robustsuite.records.leases import PAUSE
+
+OMP = "OMP_NUM_THREADS"
 
 Look = Callable[[], int]
 """Tells a display what has ended; returns how many cells are open."""
@@ -53,6 +56,8 @@ def local(job: Job, workers: int, look: Look, tell: Tell) -> None:
         alive[process.sentinel] = process, ours
 
     deaths, left = 0, look()
+    before = os.environ.get(OMP)
+    os.environ[OMP] = str(THREADS)  # what torch is told later does not reach all its threads, and idle ones spin
     try:
         for i in range(workers):
             start(i)
@@ -75,6 +80,7 @@ def local(job: Job, workers: int, look: Look, tell: Tell) -> None:
             if (now := look()) < left:
                 deaths, left = 0, now
     finally:
+        os.environ.pop(OMP) if before is None else os.environ.update({OMP: before})
         _end([process for process, _ in alive.values()])
 
 
@@ -150,7 +156,7 @@ def ray(job: Job, workers: int | None, look: Look, tell: Tell, *, address: str |
         if not there:
             raise BadValue(f"expected a Ray cluster with a {kind}, got none; start one, or choose another --device")
         share = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
-        modules = {"env_vars": {"PYTHONPATH": os.pathsep.join(job.path)}}
+        modules = {"env_vars": {"PYTHONPATH": os.pathsep.join(job.path), OMP: str(THREADS)}}
         task = engine.remote(**share, max_retries=DEATHS * there, runtime_env=modules)(told)
         waiting = [task.remote(job) for _ in range(workers or there)]
         try:

@@ -22,6 +22,7 @@ from robustsuite.engine.plan import plan
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadValue, UsageError
+from robustsuite.maths.numerics import threads
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Job:
     path: tuple[str, ...] = ()
 
 
+@threads()
 def work(job: Job) -> None:
     """Compute what is missing of the job's run, beside its other workers; raises UsageError for the user's input."""
     if job.place and Path(job.place).is_dir():
