@@ -109,8 +109,7 @@ class Split:
         read, finish = self.stages or (self.images, None)
         parts = torch.arange(len(self)).split(size)
         # a new thread would share its sums with every core, whatever the thread that asks for it was told
-        alike = {"initializer": torch.set_num_threads, "initargs": (torch.get_num_threads(),)}
-        with ThreadPoolExecutor(1, thread_name_prefix="read", **alike) as ahead:
+        with ThreadPoolExecutor(1, "read", torch.set_num_threads, (torch.get_num_threads(),)) as ahead:
             coming = deque(ahead.submit(read, part) for part in parts[:AHEAD])
             for i, positions in enumerate(parts):
                 x = coming.popleft().result().to(device)
