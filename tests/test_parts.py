@@ -95,7 +95,7 @@ def test_a_cell_of_forty_parts_killed_at_the_last_computes_two(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         execute([(cell, Decision())], Store(tmp_path))
     assert len(list((tmp_path / "parts" / cell.run_id).iterdir())) == 39
-    (tmp_path / "parts" / cell.run_id / "0-128.parquet").write_bytes(b"damaged")
+    (tmp_path / "parts" / cell.run_id / f"0-{parts.CPU.least}.parquet").write_bytes(b"damaged")
     assert execute([(cell, Decision())], Store(tmp_path)) == 1
     assert len(STEPS) == 40 + 2  # the one that was lost and the one that was damaged
     assert read_cell(tmp_path / "cells" / cell.run_id).rows == 40 * parts.CPU.least
@@ -105,6 +105,7 @@ def test_a_part_is_bounded_in_bytes_and_in_work() -> None:
     assert [len(part) for part in divided(toy(1000, 1))] == [1000]
     sizes = [len(part) for part in divided(toy(1000, 10_000))]
     assert max(sizes) <= parts.CPU.least
+    assert len(sizes) > 1
     assert sum(sizes) == 1000
     assert [part.start for part in divided(toy(1000, 10_000))] == [sum(sizes[:i]) for i in range(len(sizes))]
     big = math.prod((3, 224, 224)) * 4

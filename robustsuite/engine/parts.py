@@ -26,7 +26,7 @@ from robustsuite.serve.oracle import TILE
 class Bounds(NamedTuple):
     """Of a part: its pictures' bytes, its questions (a gradient counts as two more), and examples at the least.
 
-    Attacks hold some eight times their pictures. Fewer examples would end in batches that are mostly padding.
+    Attacks hold some eight times their pictures. Fewer examples would leave batches half empty.
     """
 
     bytes: int
@@ -34,7 +34,7 @@ class Bounds(NamedTuple):
     least: int
 
 
-CPU, GPU = Bounds(96 << 20, 1 << 16, 8 * TILE), Bounds(512 << 20, 1 << 22, 4 * WIDTH)
+CPU, GPU = Bounds(96 << 20, 1 << 16, WIDTH), Bounds(512 << 20, 1 << 22, 4 * WIDTH)
 
 KEY = b"robustsuite"
 """Of a part's file: where its counts stand."""
