@@ -2,8 +2,8 @@
 
 python benchmarks/kills.py --kills 1000 --out runs/kills
 
-Workers, heads, whoever holds a training, and report writers get a SIGKILL at random moments; when a round has ended its
-rows are compared, and the next begins from nothing.
+Workers, heads, whoever holds a training, report writers, and in every fifth round a node of a Ray cluster of two get a
+SIGKILL at random moments; when a round has ended its rows are compared, and the next begins from nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
 
 AT_WORK = 0.6
 """Share of the kills that wait until somebody computes; the others come at any time, also while a worker starts."""
+
+STORE = 80 << 20
+"""Bytes of a Ray node's object store, which nothing of ours needs."""
 
 ROOT = Path(__file__).parents[1]
 SWEEP = {
@@ -54,11 +59,28 @@ def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def swept(folder: Path, workers: int) -> subprocess.Popen[bytes]:
+def swept(folder: Path, *by: str) -> subprocess.Popen[bytes]:
     """The sweep, with its report at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
-    return start(folder, "run", "sweep.yaml", "--out", "run", "--workers", str(workers))
+    return start(folder, "run", "sweep.yaml", "--out", "run", *by)
+
+
+@contextmanager
+def nodes_of_ray(wanted: bool) -> Iterator[Any]:
+    """A Ray cluster of two nodes of one processor each, besides the one that keeps its books; None where not wanted."""
+    if not wanted:
+        yield None
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 def rows(folder: Path) -> dict[str, bytes]:
@@ -68,12 +90,14 @@ def rows(folder: Path) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in cells} | {"scores.csv": scores}
 
 
-def workers_of(head: int) -> list[int]:
-    """The pids of a head's workers."""
-    with suppress(psutil.Error):
-        children = psutil.Process(head).children(recursive=True)
-        return [p.pid for p in children if "spawn_main" in " ".join(p.cmdline())]
-    return []
+def workers() -> list[int]:
+    """The pids of all workers, of Ray those that have a task in hand."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(word in " ".join(process.cmdline()) for word in ("spawn_main", "ray::told")):
+                found.append(process.pid)
+    return found
 
 
 def training(folder: Path) -> list[int]:
@@ -85,10 +109,14 @@ def training(folder: Path) -> list[int]:
     return found
 
 
-def killed(head: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> str:
+def killed(head: subprocess.Popen[bytes], folder: Path, chance: random.Random, cluster: Any) -> str:
     """Kill somebody at work; what it was, '' where nobody was."""
-    kind = chance.choices(("worker", "training", "head"), (6, 3, 1))[0]
-    pids = {"worker": workers_of(head.pid), "training": training(folder), "head": [head.pid]}[kind]
+    kind = chance.choices(("worker", "training", "head", "node"), (6, 3, 1, 6 if cluster else 0))[0]
+    if kind == "node":
+        cluster.remove_node(chance.choice(sorted(cluster.worker_nodes, key=str)), allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        return kind
+    pids = {"worker": workers(), "training": training(folder), "head": [head.pid]}[kind]
     if not pids or head.poll() is not None:
         return ""
     with suppress(ProcessLookupError):
@@ -136,18 +164,20 @@ def main() -> None:
     asked = parser.parse_args()
     out, chance, kills = asked.out.resolve(), random.Random(0), Counter[str]()
     if not (out / "whole" / "run" / "report" / "scores.csv").exists():
-        swept(out / "whole", 1).wait()
+        swept(out / "whole").wait()
     whole, rounds, different = rows(out / "whole"), 0, 0
     while kills.total() < asked.kills:
         shutil.rmtree(out / "killed", ignore_errors=True)
-        ended = False
-        while not ended:
-            head = swept(out / "killed", 3)
-            while head.poll() is None:
-                moment(head, out / "killed", chance)
-                if kind := killed(head, out / "killed", chance):
-                    kills[kind] += 1
-            ended = head.returncode == 0
+        with nodes_of_ray(rounds % 5 == 0) as cluster:
+            by = ("--executor", json.dumps({"ray": {"address": cluster.address}})) if cluster else ("--workers", "3")
+            ended = False
+            while not ended:
+                head = swept(out / "killed", *by)
+                while head.poll() is None:
+                    moment(head, out / "killed", chance)
+                    if kind := killed(head, out / "killed", chance, cluster):
+                        kills[kind] += 1
+                ended = head.returncode == 0
         kills["report"] += reported(out / "killed", chance)
         found, rounds = rows(out / "killed"), rounds + 1
         different += sum(found.get(name) != whole.get(name) for name in found.keys() | whole.keys())

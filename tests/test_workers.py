@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,10 +201,23 @@ def test_two_nodes_of_ray_end_in_the_same_bytes_though_one_dies(
     out = fresh(monkeypatch, tmp_path)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=10**8)
+        node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
+        died: list[int] = []
+
+        def die() -> None:
+            while len(done := list(out.glob("cells/[!.]*"))) < 2:
+                time.sleep(0.05)
+            cluster.remove_node(node, allow_graceful=False)
+            died.append(len(done))
+
+        death = threading.Thread(target=die, daemon=True)
+        death.start()
         run(EVERY, out=out, by=Workers(2, "ray", {"address": cluster.address})).report()
+        death.join(60)
     finally:
         cluster.shutdown()
+    assert len(died) == 1
+    assert died[0] < len(rows_of(alone))
     assert rows(out) == rows(alone / "run")
 
 

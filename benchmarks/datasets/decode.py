@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as pil
 
 from robustsuite.errors import BadData, UnknownName
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
-INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
+INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest-exact")
 THREADS = max(8, os.cpu_count() or 1)
 
 
@@ -72,9 +70,12 @@ def read_pictures(files: Sequence[File], preparation: Preparation | None = None,
 
 def _decoded(file: File, prepare: Preparation, channels: int) -> np.ndarray:
     """uint8 (H, W, C)."""
+    from torchvision.transforms import InterpolationMode  # takes over a second to load
+    from torchvision.transforms import functional as pil
+
     picture = decode(file.read_bytes(), str(file.name), "RGB" if channels == 3 else "L")
     if prepare.resize is not None:
-        picture = pil.resize(picture, prepare.resize, INTERPOLATIONS[prepare.interpolation])
+        picture = pil.resize(picture, prepare.resize, InterpolationMode(prepare.interpolation))
     if prepare.size is not None:
         picture = pil.center_crop(picture, [prepare.size, prepare.size])
     return np.asarray(picture).reshape(picture.height, picture.width, channels)

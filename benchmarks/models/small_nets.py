@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.models.mobilenet import mobilenet_v1
@@ -171,7 +170,9 @@ class LeNet5(nn.Module):
 
 def resnet18_cifar(space: InputSpace) -> nn.Module:
     """torchvision's ResNet-18 with the stem for 32x32 pictures: a 3x3 convolution, no pooling."""
-    net: nn.Module = torchvision.models.resnet18(weights=None, num_classes=space.classes)
+    from torchvision.models import resnet18  # takes over a second to load
+
+    net: nn.Module = resnet18(weights=None, num_classes=space.classes)
     net.conv1 = nn.Conv2d(space.channels, 64, 3, 1, 1, bias=False)
     net.maxpool = nn.Identity()
     return net
