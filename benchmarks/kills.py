@@ -74,7 +74,7 @@ def nodes_of_ray(wanted: bool) -> Iterator[Any]:
         return
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=STORE)
     try:

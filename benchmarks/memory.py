@@ -111,30 +111,33 @@ def main() -> None:
         sys.stdout.write(json.dumps(played(asked.one[0], int(asked.one[1]), int(asked.one[2]) or None)))
         return
     asked.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    file = asked.out / ("planned.csv" if asked.planned else "memory.csv")
+    rows = list(csv.DictReader(file.open(encoding="utf-8"))) if file.exists() else []
     for kind in KINDS:
         for n in [asked.planned] if asked.planned else [n for n in SIZES if n <= asked.most]:
+            if any((row["kind"], row["n"]) == (kind, str(n)) for row in rows):
+                continue
             command = [sys.executable, __file__, "--one", kind, str(n), "3" if asked.planned else "0"]
             said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rows.append(json.loads(said.splitlines()[-1]))
+            rows.append({key: str(value) for key, value in json.loads(said.splitlines()[-1]).items()})
             sys.stdout.write(f"{rows[-1]}\n")
-    name = "planned.csv" if asked.planned else "memory.csv"
-    with open(asked.out / name, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+            sys.stdout.flush()
+            with file.open("w", newline="", encoding="utf-8") as table:  # a run that is stopped goes on
+                writer = csv.DictWriter(table, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
     if not asked.planned:
         draw(rows, asked.out / "memory.png")
 
 
-def draw(rows: list[dict[str, object]], file: Path) -> None:
+def draw(rows: list[dict[str, str]], file: Path) -> None:
     """Peak against n, a line a kind."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for kind in KINDS:
-        points = [(row["n"], row["peak_mib"]) for row in rows if row["kind"] == kind]
+        points = sorted((int(row["n"]), int(row["peak_mib"])) for row in rows if row["kind"] == kind)
         axes.plot(*zip(*points, strict=True), marker="o", label=kind)
     axes.set_xscale("log", base=2)
     axes.set_ylim(0)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.identity import behaviour_of
+from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel, BadValue
 from robustsuite.integrity.probes import blank
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.models import Model, Normalised, answering, weights_sha256
+from robustsuite.serve.models import Model, Normalised, answering, shown, weights_sha256
 from robustsuite.serve.task import TASK
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -30,10 +31,13 @@ def finish(
     if statistics is not None:
         net = Normalised(net, *statistics)
     net = net.float().eval()
-    answers, logits = answering(net, blank(net, space, name), name)
+    answers, logits = answering(net, blank(net, space, name), name, space.classes)
     TASK.checked(logits, space, name)
+    shows = shown(answers, space)
+    if shows == Access.WHITE_BOX:
+        answers = channels_last(answers, space)
     behaviour = behaviour_of(net, made_by)
-    return Model(name, channels_last(answers, space), space, weights_sha256(net), note=note, behaviour=behaviour)
+    return Model(name, answers, space, weights_sha256(net), note=note, behaviour=behaviour, shows=shows)
 
 
 def channels_last(net: nn.Module, space: InputSpace) -> nn.Module:

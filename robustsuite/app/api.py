@@ -39,7 +39,7 @@ from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import Model, answering, weights_sha256
+from robustsuite.serve.models import Model, answering, shown, weights_sha256
 
 PACKED_BEYOND = 4096
 """Cells in folders of their own, beyond which a run that has ended is packed."""
@@ -232,7 +232,8 @@ def evaluate(
     channels, height, width = x.shape[1:]
     space = InputSpace(channels, height, width, classes)
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
-    cycle = Lifecycle(Model("given", answers, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
+    model = Model("given", answers, space, weights_sha256(net), shows=shown(answers, space, home))
+    cycle = Lifecycle(model, dataset, seed=seed, device=str(home))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
     threat = Threat("given", card.place, access, budget or Linf(8 / 255))
     cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)

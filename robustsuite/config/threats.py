@@ -240,6 +240,7 @@ class Update:
 class Threat:
     """One adversary: the protocol it plays (scenario), what it sees, what it may change.
 
+    surrogate: the spec of a network of the adversary's own, which attacks that need gradients are played through.
     terms: what a scenario of somebody's own reads of its yaml besides, by key.
     """
 
@@ -253,11 +254,19 @@ class Threat:
     poison: PoisonRate | None = None
     target: int | None = None
     update: Update | None = None
+    surrogate: str = ""
+    surrogate_sha256: str = ""
     terms: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def lends(self) -> Access:
+        """What the adversary's own network gives away besides: all of itself."""
+        return Access.WHITE_BOX if self.surrogate else Access.NONE
 
     def facts(self) -> ThreatFacts:
         """The same as a record holds it."""
         told = dict(self.terms) | ({"update": self.update.told()} if self.update else {})
+        told |= {k: getattr(self, k) for k in ("surrogate", "surrogate_sha256") if getattr(self, k)}
         budget = Budget(
             norm=self.budget.norm if self.budget else "", eps=self.budget.eps if self.budget else None,
             queries=self.queries, queries_total=self.queries_total,

@@ -54,6 +54,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     _once(attacks)
     memo = Memo()
     for dataset, split, judged, called in _data(sweep):
+        attacks = _lent(attacks, dataset)
         subjects = Subjects(split.first(None if first is None else min(first, len(split))), (judged,))
         for model, model_name in _models(sweep, dataset):
             names = {"model": model_name, "dataset": called}
@@ -65,6 +66,16 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
                     bare = Cell(sweep.name, cycle, subjects, judged=subjects.examples, names=system, memo=memo)
                     cells += _cells(sweep, bare, attacks, shifted)
     return cells
+
+
+def _lent(attacks: list[Played], dataset: Dataset) -> list[Played]:
+    """The same, the adversary's own networks loaded for this data: which they are is part of a threat."""
+    threats = {played.threat.name: played.threat for played in attacks}
+    for name, threat in threats.items():
+        if threat.surrogate:
+            own = load_model(threat.surrogate, dataset.space).sha256
+            threats[name] = replace(threat, surrogate_sha256=own)
+    return [played._replace(threat=threats[played.threat.name]) for played in attacks]
 
 
 def _once(attacks: list[Played]) -> None:
@@ -170,17 +181,31 @@ def decide(cell: Cell) -> Decision:
         return Decision()
     if card.place != scenario.name:
         return Decision("refused", "scenario", f"{card.name} plays {card.place}, the threat is {scenario.name}")
-    if missing := card.needs & ~threat.access:
+    if missing := card.needs & ~(threat.access | threat.lends):
         return Decision(
             "refused", "access",
             f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
         )  # fmt: skip
+    if found := _unseen(card, threat, cycle):
+        return found
     if found := scenario.decide(cell):
         return found
     if cycle.defenses and all(d.card.place not in scenario.passes for d in cycle.defenses):
         bare = replace(cell, lifecycle=replace(cycle, defenses=()))
         return Decision("inert", "stage", f"no stage of it is passed in {scenario.name}", bare.run_id)
     return _hidden(card, cell)
+
+
+def _unseen(card: AttackCard, threat: Threat, cycle: Lifecycle) -> Decision | None:
+    """What nobody can have of the model, whatever the threat grants; None where the attack can do without."""
+    shows, name = cycle.model.shows, cycle.model.name
+    if dark := card.needs & Access.WHITE_BOX & ~(shows | threat.lends):
+        sentence = f"{card.name} needs {dark.words()}; {name} shows {shows.words()} alone, to anybody"
+        return Decision("refused", "model", sentence)
+    if Access.WEIGHTS not in shows and (train := [d for d in cycle.defenses if d.card.place in ("train", "harden")]):
+        sentence = f"{train[0].card.name} trains the network; {name} shows {shows.words()} alone, to anybody"
+        return Decision("refused", "model", sentence)
+    return None
 
 
 def _hidden(card: AttackCard, cell: Cell) -> Decision:

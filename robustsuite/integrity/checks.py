@@ -75,8 +75,10 @@ CHECKS = (
           {"black_box_wins": ("warn", "all")}),
     Check("E6", "white box beats transfer", "the surrogate's points, or (audit) an undefended net's, break more than "
           f"{_percent(SMALL)} and 2 images that the direct attack leaves: a warning, as the row is the least of the "
-          "ways; an undefended net's above 2 % fails", "scenario, audit",
-          {"transfer_beats_direct": ("warn", "all"), "transfer_wins": ("warn", "all")}),
+          "ways; an undefended net's above 2 % fails; an attack played on the adversary's own network alone warns",
+          "scenario, audit",
+          {"transfer_beats_direct": ("warn", "all"), "transfer_wins": ("warn", "all"),
+           "transfer_alone": ("warn", "all")}),
     Check("E7", "converged", "gradient attacks with twice the steps or restarts, on standing images: a drop "
           f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails", "audit",
           {"not_converged": ("warn", "all")}),

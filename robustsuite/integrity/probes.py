@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel
 from robustsuite.integrity import gradient_probes
 from robustsuite.integrity.canaries import canaries as canaries
@@ -55,11 +56,14 @@ def _device(net: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def probe(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str = "the model") -> list[Flag]:
+def probe(
+    net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str = "the model",
+    shows: Access = Access.WHITE_BOX,
+) -> list[Flag]:  # fmt: skip
     """The flags of a network on clean pictures x (N, C, H, W) with labels y (N,); 32 pictures tell enough.
 
-    Which there are stands in `checks.py`, where a check's place is the probe. The network is left as it was.
-    Raises BadModel where the outputs are no logits of these classes.
+    Which there are stands in `checks.py`, where a check's place is the probe; of a model that shows less, those that
+    its answers bear on. The network is left as it was. Raises BadModel where outputs are no logits of these classes.
     """
     x, y = x.to(_device(net)), y.to(_device(net))
     with preserved(net), kept(net):
@@ -76,13 +80,17 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str 
         flags = [_training(net), _state(net, x, before, after), _randomised(net, x)]
         random = flags[-1] is not None
         logits = logits.nan_to_num(nan=0.0)
-        flags += [_probabilities(logits[~rejected]), _at_chance(logits[~rejected], y[~rejected])]
+        flags += [_at_chance(logits[~rejected], y[~rejected])]
+        if Access.SCORES not in shows:
+            return [flag for flag in (*flags, None if random else _batch(net, x, logits)) if flag is not None]
+        flags += [_probabilities(logits[~rejected])]
         rounded = _rounded(logits[~rejected])
         still = None if random or rounded else _still(net, x[:8])
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
         moves = not random and rounded is None and still is None and batch is None
-        flags += gradient_probes.gradients(net, answered, logits[~rejected], moves=moves)
+        if Access.GRADIENTS in shows:
+            flags += gradient_probes.gradients(net, answered, logits[~rejected], moves=moves)
     return [flag for flag in flags if flag is not None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from robustsuite.config.decision import Decision
 from robustsuite.config.keys import BallSpec, Entries
 from robustsuite.config.registry import AttackCard, carded
 from robustsuite.config.threats import Access, Ball, Threat
+from robustsuite.errors import BadValue
 from robustsuite.integrity.probes import Flag
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
@@ -20,7 +22,7 @@ from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least
+from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least, transfers
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import REPEATS, Judge
@@ -75,14 +77,26 @@ def play(context: Context) -> Record:
     """Attack every correctly classified example of the part, and judge what comes back."""
     card, common = context.card, context.common
     return attacked(
-        context.served(), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
+        _met(context), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
         clean_ok=context.unattacked(), aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
     )  # fmt: skip
 
 
 def conclude(context: Context, record: Record) -> Record:
     """What the columns of all examples say of the number."""
-    return concluded(record, context.served(), context.card, **context.common)
+    found = concluded(record, _met(context), context.card, **context.common)
+    if not transfers(context.card, context.threat, context.served()):
+        return found
+    words = f"played on the adversary's own {context.threat.surrogate} alone; nothing was asked of the system"
+    return found._replace(flags=[*found.flags, Flag("transfer_alone", words)], note="")
+
+
+def _met(context: Context) -> System:
+    """The system as this adversary meets it: where it lacks what the attack needs, through a network of its own."""
+    system, threat = context.served(), context.threat
+    if not transfers(context.card, threat, system):
+        return system
+    return replace(system, surrogate=context.aux().net(threat.surrogate))
 
 
 def together(cell: Cell) -> int:
@@ -140,7 +154,7 @@ def attacked(
         "in_budget": in_budget,
         "fooled": fooled,
         "distance": torch.where(clean_ok, distance, 0.0),
-        "queries": sum((t.queries for t in tries), torch.zeros(len(x), dtype=torch.int64)),
+        "queries": sum((t.queries for t in tries if t.route != "own"), torch.zeros(len(x), dtype=torch.int64)),
         "rejected": answers.rejected.cpu(),
         "rechecked": answers.rechecked.cpu(),
     }
@@ -232,9 +246,23 @@ def decide(cell: Cell) -> Decision | None:
 
 
 class EvasionSpec(BallSpec):
-    """shifts: sets of the sweep whose pictures are attacked as well."""
+    """shifts: sets of the sweep whose pictures are attacked as well.
+
+    surrogate: a model of the adversary's own, through which attacks that need more than the threat grants are played.
+    """
 
     shifts: Entries = Field(default_factory=list)
+    surrogate: str = ""
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        threat = replace(super().threat(name), surrogate=self.surrogate)
+        if self.surrogate and Access.AUX_DATA not in threat.access:
+            raise BadValue(
+                f"expected aux_data in the access of {name!r}, whose surrogate is a network of the adversary's own, "
+                f"got {threat.access.words()}; add it, or leave the surrogate out"
+            )
+        return threat
 
 
 scenario = Scenario(

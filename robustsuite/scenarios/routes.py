@@ -26,7 +26,7 @@ from robustsuite.serve.oracle import Oracle, answer, preserved
 from robustsuite.serve.system import System
 
 ROUTES = ("direct", "surrogate", "continued")
-"""In the order in which they are tried."""
+"""In the order in which they are tried. Besides there is 'own': through a network that the adversary brings along."""
 
 NEARBY = 0.5
 """How far the search around the surrogate's point reaches: its steps and starts in the ball, times this."""
@@ -78,6 +78,8 @@ class Try(NamedTuple):
 def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]:
     """The attack on `rows` (M,) each route that is open. Raises Unsupported where none is."""
     system, card = context.system, context.card
+    if transfers(card, context.threat, system) and system.surrogate is not None:
+        return [_try("own", system.surrogate, context, rows, judge)]
     if not card.needs & (Access.GRADIENTS | Access.WEIGHTS):
         return [_try("direct", system.net, context, rows, judge)]
     tries = []
@@ -91,6 +93,11 @@ def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]
         standing = rows[~broken(tries[1], context)[rows]]
         tries.append(_try("continued", system.net, context, standing, judge, around=tries[1].x_adv))
     return tries
+
+
+def transfers(card: AttackCard, threat: Threat, system: System) -> bool:
+    """Whether the adversary must play this attack on a network of its own, and take what it finds to the system."""
+    return bool(threat.surrogate and card.needs & Access.WHITE_BOX & ~(threat.access & system.shows))
 
 
 def least(tries: list[Try], context: AttackContext) -> Try:
@@ -132,10 +139,13 @@ def _try(
 ) -> Try:
     """Play the attack on `rows` against `net` and have the served system judge what comes back."""
     system, threat, ball, x = context.system, context.threat, context.ball, context.x
+    granted, limits = threat.access, {"queries": threat.queries, "queries_total": threat.queries_total}
+    if route == "own":  # nobody counts what an adversary asks of its own network
+        granted, limits = granted | threat.lends, {}
     oracle = Oracle.over(
-        net, threat.access, context.rng[rows].fold("oracle"), width=context.width, eot=context.draws,
+        net, granted, context.rng[rows].fold("oracle"), width=context.width, eot=context.draws,
         confidence_margin=torch.inf if system.stochastic or net is not system.net else CONFIDENCE_MARGIN,
-        queries=threat.queries, queries_total=threat.queries_total, threat=f"the threat {threat.name!r}",
+        threat=f"the threat {threat.name!r}", **limits,
     )  # fmt: skip
     home = x[rows]
     if around is not None:

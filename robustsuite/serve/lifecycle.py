@@ -116,7 +116,8 @@ class Lifecycle:
         used = [d.card for d in self.defenses]
         stochastic, adapts = any(card.stochastic for card in used), any(card.adapts for card in used)
         eot = max([1, *(card.eot for card in used)])
-        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts)
+        shows = self.model.shows
+        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts, shows)
 
     def _learner(self, i: int) -> Fit:
         """The i-th serve-stage defense, one that learns, as what wraps a network; kept where its card says how."""

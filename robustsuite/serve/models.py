@@ -14,12 +14,16 @@ from urllib.parse import parse_qsl
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from robustsuite.config.identity import behaviour_of
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
+from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel, BadValue, UsageError
 from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.ensembles import Members
+
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class Normalised(nn.Module):
@@ -49,13 +53,48 @@ class Logits(nn.Module):
         return self.take(self.net(x))
 
 
-def answering(net: nn.Module, out: Any, name: str) -> tuple[nn.Module, Tensor]:
+class Votes(nn.Module):
+    """A network that returns classes (N,) alone, as one that returns 1 for them and 0 for the others."""
+
+    def __init__(self, net: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.net, self.classes = net, classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return one_hot(self.net(x).long(), self.classes).to(x.dtype)
+
+
+class Box(nn.Module):
+    """What answers without being seen into: `ask` is given float32 pictures on the CPU, and no gradient comes back.
+
+    identity: hex digits of what it is, which become its weights' hash. A copy of it is itself.
+    """
+
+    identity: Tensor
+
+    def __init__(self, ask: Callable[[Tensor], Tensor], identity: str) -> None:
+        super().__init__()
+        self.ask = ask
+        self.register_buffer("identity", torch.frombuffer(bytearray.fromhex(identity), dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.ask(x.detach().float().cpu()).to(x)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Box:
+        return self
+
+
+def answering(net: nn.Module, out: Any, name: str, classes: int | None = None) -> tuple[nn.Module, Tensor]:
     """A network that returned `out`, as one that returns logits (N, K) alone, and those; itself where it does already.
 
-    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list. Raises BadModel.
+    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list; whole numbers (N,) are
+    classes where their number is known. Raises BadModel.
     """
     if isinstance(out, Tensor) and out.ndim == 2:
         return net, out
+    if isinstance(out, Tensor) and out.ndim == 1 and out.dtype in WHOLE and classes is not None:
+        return Votes(net, classes), one_hot(out.long(), classes).float()
     take: Callable[[Any], Tensor] = itemgetter(0)
     if isinstance(out, Mapping) and "logits" in out:
         take = itemgetter("logits")
@@ -124,6 +163,8 @@ class Model:
 
     note: what a reader of its numbers must see.
     behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
+    shows: what anybody can see of it at the most, whatever a threat grants: less than white box where no gradient
+    passes, where nobody sees inside, or where it answers with classes alone.
     """
 
     name: str
@@ -133,15 +174,27 @@ class Model:
     fit: Fit = field(default=as_it_is, repr=False)
     note: str = ""
     behaviour: dict[str, str] = field(default_factory=dict, repr=False)
+    shows: Access = Access.WHITE_BOX
 
     def identity(self) -> str:
         """What it does, as text: its weights or recipe, and what its answers depend on besides."""
-        return json.dumps([self.sha256, self.behaviour], sort_keys=True)
+        shows = [] if self.shows == Access.WHITE_BOX else [self.shows.words()]
+        return json.dumps([self.sha256, self.behaviour, *shows], sort_keys=True)
 
     @property
     def pretrained(self) -> bool:
         """Whether the weights are given, not made by the recipe."""
         return self.fit is as_it_is
+
+
+def shown(net: nn.Module, space: InputSpace, device: torch.device | str = "cpu") -> Access:
+    """What a network shows at the most: classes alone, or scores alone where no gradient leads back into it."""
+    if isinstance(net, Votes):
+        return Access.LABELS
+    leaf = torch.full((1, *space.shape), 0.5, requires_grad=True, device=device)
+    with torch.enable_grad():
+        logits: Tensor = net(leaf)
+    return Access.WHITE_BOX if logits.requires_grad else Access.LABELS | Access.SCORES
 
 
 def weights_sha256(net: nn.Module) -> str:

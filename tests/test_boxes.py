@@ -1,0 +1,137 @@
+"""Models that nobody sees into: numpy, classes alone, no gradient; refused what they cannot give, else the same rows."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import robustsuite as rs
+from robustsuite.engine.plan import plan
+from robustsuite.engine.sweep import sweep_of
+from robustsuite.errors import UsageError
+
+NETS = '''
+from sklearn.datasets import load_digits
+import numpy as np, torch
+from torch import nn
+
+def centroids(half):
+    """Nearest class mean of one half of the digits, a linear layer."""
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x[half::2] / 16).float(), torch.tensor(y[half::2])
+    means = torch.stack([x[y == k].mean(0) for k in range(10)])
+    layer = nn.Linear(64, 10)
+    with torch.no_grad():
+        layer.weight.copy_(2 * means)
+        layer.bias.copy_(-(means**2).sum(1))
+    return nn.Sequential(nn.Flatten(), layer)
+
+def plain():
+    return centroids(0)
+
+class Box(nn.Module):
+    """The same in numpy: no gradient comes back."""
+    def __init__(self):
+        super().__init__()
+        self.inside = plain()
+    def forward(self, x):
+        with torch.no_grad():
+            return torch.from_numpy(self.inside(x.detach()).numpy())
+
+class Votes(Box):
+    def forward(self, x):
+        return super().forward(x).argmax(1)
+
+def own():
+    return centroids(1)
+'''
+
+
+@pytest.fixture(autouse=True)
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "boxed_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
+
+
+def swept(model: str, **threats: Any) -> dict[str, Any]:
+    return {"name": "boxes", "models": [f"python:boxed_nets:{model}"], "data": [{"digits": {"first": 24}}],
+            "threats": threats}  # fmt: skip
+
+
+SCORES = {"scenario": "evasion", "access": "scores", "budget": {"linf": 0.1}, "attacks": [{"square": {"steps": 20}}]}
+LABELS = {"scenario": "evasion", "access": ["labels", "aux_data"], "budget": {"l2": 1.0},
+          "attacks": [{"cgba": {"queries": 60, "n0": 10}}]}  # fmt: skip
+WHITE = {"scenario": "evasion", "budget": {"linf": 0.1}, "attacks": [{"pgd": {"steps": 3}}]}
+
+
+def rows(model: str, out: Path, **threats: Any) -> pd.DataFrame:
+    run = rs.run(swept(model, **threats), out=out)
+    files = sorted(run.folder.glob("cells/*/examples.parquet"))
+    tables = [pd.read_parquet(f).drop(columns="run_id") for f in files]
+    (attacked,) = [table for table in tables if "distance" in table]
+    return attacked
+
+
+def test_a_box_has_the_rows_of_the_network_inside(tmp_path: Path) -> None:
+    want = rows("plain", tmp_path / "plain", scores=SCORES)
+    pd.testing.assert_frame_equal(rows("Box", tmp_path / "box", scores=SCORES), want)
+    want = rows("plain", tmp_path / "plain_labels", labels=LABELS)
+    for name in ("Box", "Votes"):
+        pd.testing.assert_frame_equal(rows(name, tmp_path / f"{name}_labels", labels=LABELS), want)
+    assert 0 < want["clean_ok"].mean() <= 1
+
+
+def test_what_a_box_cannot_give_is_refused_in_a_sentence() -> None:
+    decided = {c.attack.name: d for c, d in plan(sweep_of(swept("Box", white=WHITE, scores=SCORES), "x")) if c.attack}
+    assert decided["pgd"].status == "refused"
+    assert "pgd needs gradients; python:boxed_nets:Box shows labels, scores alone" in decided["pgd"].sentence
+    assert decided["square"].status == "run"
+    decided = {c.attack.name: d for c, d in plan(sweep_of(swept("Votes", scores=SCORES), "x")) if c.attack}
+    assert "square needs scores; python:boxed_nets:Votes shows labels alone" in decided["square"].sentence
+    hardened = {**swept("Box", scores=SCORES), "defenses": [{"adversarial_finetuning": {"epochs": 1}}]}
+    sentences = {d.sentence for c, d in plan(sweep_of(hardened, "x")) if c.attack}
+    assert sentences == {"adversarial_finetuning trains the network; python:boxed_nets:Box shows labels, scores alone, "
+                         "to anybody"}  # fmt: skip
+
+
+def test_votes_are_not_flagged_as_rounded_logits(tmp_path: Path) -> None:
+    run = rs.run(swept("Votes", labels=LABELS), out=tmp_path / "run")
+    assert "rounded_logits" not in " ".join(map(str, run.scores["flags"]))
+
+
+def test_an_attack_that_needs_gradients_is_played_on_the_adversarys_own_network(tmp_path: Path) -> None:
+    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
+    run = rs.run(swept("Box", transfer=own), out=tmp_path / "own")
+    (row,) = run.scores.query("metric == 'robust_accuracy'").to_dict("records")
+    assert "transfer_alone" in str(row["flags"])
+    assert row["grade"] == "PROVISIONAL"
+    own["surrogate"] = "python:boxed_nets:plain"  # the very network: as good as a white box
+    same = rows("Box", tmp_path / "same", transfer=own)
+    white = rows("plain", tmp_path / "white", transfer=WHITE)
+    assert (same["robust"] == white["robust"]).all()
+    assert (same["queries"] == 0).all()
+    with pytest.raises(UsageError, match="expected aux_data in the access of 'transfer'"):
+        sweep_of(swept("Box", transfer={**own, "access": "scores"}), "x")
+    with pytest.raises(UsageError, match="expected missing in the module boxed_nets"):
+        plan(sweep_of(swept("Box", transfer={**own, "surrogate": "python:boxed_nets:missing"}), "x"))
+
+
+def test_another_surrogate_is_another_cell(tmp_path: Path) -> None:
+    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
+
+    def ids() -> set[str]:
+        return {c.run_id for c, _ in plan(sweep_of(swept("Box", transfer=own), "x")) if c.attack}
+
+    before = ids()
+    assert ids() == before
+    text = (tmp_path / "boxed_nets.py").read_text()
+    (tmp_path / "other_nets.py").write_text(text.replace("centroids(1)", "centroids(0)"))
+    own["surrogate"] = "python:other_nets:own"
+    assert not before & ids()
+
+
+def test_a_white_box_is_not_asked_for_more_than_the_threat_grants(tmp_path: Path) -> None:
+    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
+    assert (rows("plain", tmp_path / "own", transfer=own)["queries"] == 0).all()
