@@ -8,7 +8,8 @@ RobustsuiteError
 │   ├── BadModel          weights, architecture, class count or outputs that do not fit
 │   ├── MissingPackage    an optional package, with the line that installs it
 │   ├── BadOutput         a folder that cannot be written, a full disk
-│   └── Lost              workers that died, or ended and left cells
+│   ├── Lost              workers that died, or ended and left cells
+│   └── Stopped           a service that must not, or cannot, be asked any further
 ├── AccessRefused         an attack asked the oracle for more than its threat grants
 ├── QueriesSpent          an attack asked for more queries than its threat grants
 └── Unsupported           a plugin cannot work on this network; the cell becomes `refused`
@@ -44,6 +45,10 @@ class BadOutput(UsageError):
 
 class Lost(UsageError):
     """Workers died one after the other, or ended and left cells uncomputed."""
+
+
+class Stopped(UsageError):
+    """A service that must not be asked any further, or does not answer: the run ends, what was answered is kept."""
 
 
 class MissingPackage(UsageError):

@@ -1,12 +1,14 @@
-"""Models that nobody sees into: numpy, classes alone, no gradient; refused what they cannot give, else the same rows."""
+"""Models that nobody sees into: numpy, classes alone; refused what they cannot give, else the same rows."""
 
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from torch import nn
 
 import robustsuite as rs
+from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import UsageError
@@ -56,7 +58,8 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swept(model: str, **threats: Any) -> dict[str, Any]:
-    return {"name": "boxes", "models": [f"python:boxed_nets:{model}"], "data": [{"digits": {"first": 24}}],
+    model = model if ":" in model else f"python:boxed_nets:{model}"
+    return {"name": "boxes", "models": [model], "data": [{"digits": {"first": 24}}],
             "threats": threats}  # fmt: skip
 
 
@@ -135,3 +138,54 @@ def test_another_surrogate_is_another_cell(tmp_path: Path) -> None:
 def test_a_white_box_is_not_asked_for_more_than_the_threat_grants(tmp_path: Path) -> None:
     own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
     assert (rows("plain", tmp_path / "own", transfer=own)["queries"] == 0).all()
+
+
+def exported(path: Path, net: nn.Module, *, nhwc: bool = False, batch: int | None = None, labels: bool = False) -> None:
+    """An ONNX file of these nodes, written by hand: an exporter would bring a package more."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto
+    layer = net[1]  # type: ignore[index]
+    sizes = [batch or "n", 8, 8, 1] if nhwc else [batch or "n", 1, 8, 8]
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"])]
+    nodes += [helper.make_node("Gemm", ["flat", "w", "b"], ["y"], transB=1)]
+    outputs = [helper.make_tensor_value_info("y", kind.FLOAT, [batch or "n", 10])]
+    if labels:
+        nodes.append(helper.make_node("ArgMax", ["y"], ["k"], axis=1, keepdims=0))
+        outputs = [helper.make_tensor_value_info("k", kind.INT64, [batch or "n"])]
+    weights = [onnx.numpy_helper.from_array(getattr(layer, k).detach().numpy(), v)
+               for k, v in {"weight": "w", "bias": "b"}.items()]  # fmt: skip
+    given = [helper.make_tensor_value_info("x", kind.FLOAT, sizes)]
+    model = helper.make_model(helper.make_graph(nodes, "g", given, outputs, weights),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=9)  # fmt: skip
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("how", [{}, {"nhwc": True}, {"batch": 4}])
+def test_a_graph_in_onnxruntime_has_the_rows_of_the_network(tmp_path: Path, how: dict[str, Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    exported(tmp_path / "net.onnx", call_factory("boxed_nets:plain"), **how)
+    want = rows("plain", tmp_path / "plain", scores=SCORES)
+    got = rows("onnxruntime:net.onnx", tmp_path / "onnx", scores=SCORES)
+    same = ["clean_ok", "robust", "in_budget", "fooled", "distance", "queries"]
+    pd.testing.assert_frame_equal(got[same], want[same])
+
+
+def test_a_graph_that_names_the_class_shows_labels_alone(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    exported(tmp_path / "net.onnx", call_factory("boxed_nets:plain"), labels=True)
+    want = rows("plain", tmp_path / "plain", labels=LABELS)
+    got = rows("onnxruntime:net.onnx", tmp_path / "onnx", labels=LABELS)
+    same = ["clean_ok", "robust", "in_budget", "fooled", "distance", "queries"]
+    pd.testing.assert_frame_equal(got[same], want[same])
+    sentences = {d.sentence for c, d in plan(sweep_of(swept("onnxruntime:net.onnx", scores=SCORES), "x")) if c.attack}
+    assert sentences == {"square needs scores; onnxruntime:net shows labels alone, to anybody"}
+
+
+def test_what_is_no_graph_of_these_pictures_is_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    exported(tmp_path / "net.onnx", call_factory("boxed_nets:plain"))
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:100])
+    for name, data in (("cut", "digits"), ("missing", "digits"), ("net", "scenes")):
+        sweep = {**swept(f"onnxruntime:{name}.onnx", scores=SCORES), "data": [{data: {"first": 8}}]}
+        with pytest.raises(UsageError, match="expected"):
+            plan(sweep_of(sweep, "x"))

@@ -19,7 +19,7 @@ from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.audit import audit
 from robustsuite.engine.estimate import crew
-from robustsuite.engine.execute import Planned, Progress, execute, ordered
+from robustsuite.engine.execute import Planned, Progress, billed, execute, ordered
 from robustsuite.engine.executors import spread
 from robustsuite.engine.pack import pack
 from robustsuite.engine.plan import decide, plan
@@ -118,6 +118,8 @@ def run(
             computed = execute(cells, store, progress, width=width)
             if audited:
                 audit(cells, store, progress, width=width)
+            for service in billed(cells):
+                progress.tell(service.bill())
         else:
             look = follower(cells, store, progress)
             computed = look()
@@ -148,7 +150,10 @@ class Workers:
 
 def _count(by: Workers | None, cells: list[Planned], store: Store, device: str) -> int | None:
     """How many compute; None where the executor knows."""
-    if by is None:
+    services = billed(cells)
+    if services and by is not None and (by.executor != "local" or (by.count or 1) > 1):
+        raise BadValue("expected one worker where a service is asked, got more: rate and bill are one; ask for 1")
+    if by is None or services:
         return 1
     return by.count or (crew(cells, store, device) if by.executor == "local" else None)
 

@@ -16,7 +16,7 @@ from robustsuite.maths.numerics import threads
 from robustsuite.maths.randomness import untouched
 from robustsuite.scenarios.cell import Cell
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import Fit, Training, as_it_is
+from robustsuite.serve.models import Fit, Training, as_it_is, services
 from robustsuite.serve.oracle import answer
 
 SAMPLE = 64
@@ -44,6 +44,9 @@ def speed(cycle: Lifecycle) -> Speed:
 
     What a defense would have to learn first is left out.
     """
+    if asked := services(cycle.model.net):  # each question costs
+        slowest = max(service.seconds() for service in asked)
+        return Speed(slowest, slowest)
     serving = tuple(d for d in cycle.at("serve") if not d.card.learns)
     system = replace(cycle, model=replace(cycle.model, fit=as_it_is), defenses=serving).served()
     x = torch.rand(SAMPLE, *cycle.model.space.shape, generator=torch.Generator().manual_seed(0)).to(cycle.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -17,13 +18,15 @@ from robustsuite.engine.parts import Played, divided
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.runner import Done, Runner, recorded
 from robustsuite.engine.store import Store
-from robustsuite.errors import UsageError
+from robustsuite.errors import BadOutput, UsageError
 from robustsuite.maths.numerics import float32, threads
 from robustsuite.records.leases import PAUSE, Lease
 from robustsuite.records.schema import CellRecord, Made
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.serve.kept import wanted
+from robustsuite.serve.models import services
+from robustsuite.serve.protocols import Billed
 
 Planned = tuple[Cell, Decision]
 """A cell with what the plan says of it."""
@@ -49,8 +52,37 @@ def execute(cells: list[Planned], store: Store, progress: Progress | None = None
     A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only the user's own input (a
     picture that cannot be read, a full disk) ends it, with a UsageError, and what is stored stays.
     """
+    with asking(cells, store):
+        return _execute(cells, store, progress or Progress(), width)
+
+
+def billed(cells: Iterable[Planned]) -> list[Billed]:
+    """The services that these cells' models ask, each once."""
+    nets = {id(cell.lifecycle.model): cell.lifecycle.model.net for cell, _ in cells}
+    return list({id(one): one for net in nets.values() for one in services(net)}.values())
+
+
+@contextmanager
+def asking(cells: list[Planned], store: Store) -> Iterator[None]:
+    """While it lasts, what services answer is kept with the run, and nobody else asks them for it: one bill, one rate.
+
+    Raises BadOutput where another process is at it.
+    """
+    asked = billed(cells)
+    if not asked:
+        yield
+        return
+    with store.lease("services") as lease:
+        if lease is None:
+            raise BadOutput("expected nobody else to ask a service for this run, got another process; wait for it")
+        for service in asked:
+            service.begin(store.folder / "ledger")
+        yield
+
+
+def _execute(cells: list[Planned], store: Store, progress: Progress, width: int | None) -> int:
     before = {cell.run_id for cell, _ in cells if store.finished(cell.run_id)}  # of which no display is told again
-    worker = _Worker(store, progress or Progress(), width, ended=before)
+    worker = _Worker(store, progress, width, ended=before)
     groups = [list(members) for _, members in groupby(cells, key=lambda pair: id(pair[0].lifecycle))]
     names = {id(members): f"home-{members[0][0].run_id}" for members in groups}
     while groups := worker.unfinished(groups):

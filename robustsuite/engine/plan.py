@@ -237,6 +237,10 @@ def _models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str]]:
     """Each model with what tables call it; of those that call themselves alike, each under all that was asked for."""
     specs = [(_model(entry), name) for entry, name in map(named, sweep.models)]
     loaded = [(load_model(spec, dataset.space), spec, name) for spec, name in specs]
+    for model, spec, _ in loaded:
+        if model.host and model.host not in sweep.hosts:
+            known = ", ".join(sweep.hosts) or "none"
+            raise BadValue(f"expected {model.host}, which {spec} asks, among the sweep's hosts, got {known}; allow it")
     for model, spec, name in loaded:
         alike = {other for twin, other, _ in loaded if twin.name == model.name}
         yield replace(model, name=spec) if len(alike) > 1 else model, name

@@ -27,6 +27,7 @@ from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH, Context
 from robustsuite.scenarios.record import Record, joined
 from robustsuite.serve.lifecycle import fingerprint
+from robustsuite.serve.models import services
 from robustsuite.serve.subset import restricted
 from robustsuite.serve.system import System
 from robustsuite.serve.task import TASK
@@ -199,6 +200,7 @@ def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
     flags = [f for f in probed if bears[concerns(f.name)] and not (f.name == "randomised" and system.stochastic)]
     loss = {**card.parameters, **dict(cell.given)}.get("loss") if card else None
     flags = [f._replace(level="warn") if f.name == "loss_vanishes" and loss != "ce" else f for f in flags]
+    flags += [Flag("randomised", words, "fail") for one in services(system.net) for words in one.noticed()]
     if evades and (alone := [d.card.name for d in cell.lifecycle.at("serve") if d.card.surrogate is None]):
         flags.append(Flag("no_adaptive_attack", f"{', '.join(alone)} brings no surrogate to attack it through"))
     return flags

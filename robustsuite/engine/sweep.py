@@ -19,7 +19,8 @@ from robustsuite.scenarios import scenario_of
 class Sweep(BaseModel):
     """Models x data x defenses x (threats' attacks + shifts) x seeds. `as` beside an entry is what tables call it.
 
-    stream: in which order (listed, shuffled) and batches systems that adapt to what they are asked are asked.
+    hosts: those that may be asked, as host:port. stream: in which order (listed, shuffled) and batches systems that
+    adapt to what they are asked are asked.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,6 +33,7 @@ class Sweep(BaseModel):
     shifts: Entries = []
     defenses: Entries = Field(default=["none"], min_length=1)
     threats: dict[str, SerializeAsAny[Spec]] = {}
+    hosts: list[str] = []
     stream: Stream = Stream(order="listed", batch=64)
 
 

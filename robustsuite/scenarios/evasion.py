@@ -22,7 +22,7 @@ from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least, transfers
+from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least, levels, transfers
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import REPEATS, Judge
@@ -131,6 +131,7 @@ def attacked(
     if ball is None:
         raise ValueError(f"expected a budget in the evasion threat {threat.name!r}, got none")
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
+    x = levels(x) if system.grid else x
     judge = Judge(system.net, stochastic=system.stochastic, width=width)
     clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
     targets = threat.goal.targets(y, system.space.classes, rng.fold("targets"))

@@ -129,6 +129,18 @@ def least(tries: list[Try], context: AttackContext) -> Try:
     return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0))
 
 
+def levels(x: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) as 8 bits a value hold them."""
+    return (x * 255).round().clamp(0, 255) / 255
+
+
+def on_grid(home: Tensor, x: Tensor, ball: Ball) -> Tensor:
+    """Pictures as they are sent in 8 bits: the nearest levels, or where those leave the ball, the next ones inwards."""
+    near = levels(x)
+    inwards = (home + ((x - home) * 255).trunc() / 255).clamp(0, 1)
+    return torch.where(ball.allows(home, near)[:, None, None, None], near, levels(inwards))
+
+
 def broken(one: Try, context: AttackContext) -> Tensor:
     """Which pictures (N,) this route broke within the budget."""
     return one.answers.wrong & context.ball.allows(context.x, one.x_adv)
@@ -169,7 +181,8 @@ def _try(
             shapes = f"{tuple(home.shape)} from {context.card.name}, got {tuple(at.shape)}"
             raise ValueError(f"expected pictures of shape {shapes}")
         at = at.detach().to(x)
-        x_adv[rows] = at if oracle.recentred is None else oracle.recentred(torch.arange(len(rows), device=x.device), at)
+        at = at if oracle.recentred is None else oracle.recentred(torch.arange(len(rows), device=x.device), at)
+        x_adv[rows] = on_grid(home, at, ball) if system.grid else at
     spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
     queries = _spread(oracle.counts.billed(), rows, len(x))
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))

@@ -22,6 +22,7 @@ from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel, BadValue, UsageError
 from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.ensembles import Members
+from robustsuite.serve.protocols import Billed
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -79,10 +80,17 @@ class Box(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.ask(x.detach().float().cpu()).to(x)
+            answers = self.ask(x.detach().float().cpu())
+        return answers.to(x) if answers.is_floating_point() else answers.to(x.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Box:
         return self
+
+
+def services(net: nn.Module) -> list[Billed]:
+    """What a network asks that bills its questions, each once."""
+    asked: list[Any] = [module.ask for module in net.modules() if isinstance(module, Box)]
+    return list({id(ask): ask for ask in asked if isinstance(ask, Billed)}.values())
 
 
 def answering(net: nn.Module, out: Any, name: str, classes: int | None = None) -> tuple[nn.Module, Tensor]:
@@ -165,6 +173,7 @@ class Model:
     behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
     shows: what anybody can see of it at the most, whatever a threat grants: less than white box where no gradient
     passes, where nobody sees inside, or where it answers with classes alone.
+    host: whom asking it means to ask, '' for this process; a sweep must name it. grid: pictures reach it in 8 bits.
     """
 
     name: str
@@ -175,6 +184,8 @@ class Model:
     note: str = ""
     behaviour: dict[str, str] = field(default_factory=dict, repr=False)
     shows: Access = Access.WHITE_BOX
+    host: str = ""
+    grid: bool = False
 
     def identity(self) -> str:
         """What it does, as text: its weights or recipe, and what its answers depend on besides."""

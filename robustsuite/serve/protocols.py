@@ -6,6 +6,7 @@ does not find submodules and buffers.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -26,6 +27,27 @@ class Detecting(Protocol):
 
     def score(self, x: Tensor) -> Tensor:
         """How suspicious each picture is (N,); larger is worse."""
+        ...
+
+
+@runtime_checkable
+class Billed(Protocol):
+    """What a `Box` asks, where each question costs: nothing is asked but what a cell needs, every answer is kept."""
+
+    def begin(self, folder: Path | None) -> None:
+        """Keep answers under this folder, and go on from those there; in memory for None."""
+        ...
+
+    def seconds(self) -> float:
+        """How long a picture takes at the least."""
+        ...
+
+    def bill(self) -> str:
+        """What was asked so far, in a sentence."""
+        ...
+
+    def noticed(self) -> list[str]:
+        """What its answers betray, in words: others to the same picture, another model behind the same address."""
         ...
 
 

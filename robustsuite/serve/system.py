@@ -13,7 +13,7 @@ class System:
     """The served network; what it hides from a white-box adversary, and the stand-in to attack through as well.
 
     eot: gradient draws an attack averages over where the user does not say. adapts: it changes with what it is asked.
-    shows: what the model gives anybody at the most.
+    shows: what the model gives anybody at the most. grid: pictures reach it in 8 bits a value.
     """
 
     net: nn.Module = field(repr=False)
@@ -25,3 +25,4 @@ class System:
     eot: int = 1
     adapts: bool = False
     shows: Access = Access.WHITE_BOX
+    grid: bool = False

@@ -1,0 +1,241 @@
+"""A classifier behind HTTP has the rows of the same network in this process, whatever happens on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+import robustsuite as rs
+from robustsuite.app.api import Workers
+from robustsuite.benchmarks.models.endpoint import read_endpoint
+from robustsuite.benchmarks.models.factories import call_factory
+from robustsuite.engine.plan import plan
+from robustsuite.engine.sweep import sweep_of
+from robustsuite.errors import BadModel, BadValue, Stopped, UsageError
+from tests.services import Served, serving
+
+NET = '''
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+
+class Levels(nn.Module):
+    """Pictures as 8 bits hold them."""
+
+    def forward(self, x):
+        return (x * 255).round() / 255
+
+
+def net():
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x / 16).float(), torch.tensor(y)
+    means = torch.stack([x[y == k].mean(0) for k in range(10)])
+    layer = nn.Linear(64, 10)
+    with torch.no_grad():
+        layer.weight.copy_(2 * means)
+        layer.bias.copy_(-(means**2).sum(1))
+    return nn.Sequential(nn.Flatten(), layer)
+'''
+SCORES = {"scenario": "evasion", "access": "scores", "budget": {"linf": "64/255"},
+          "attacks": [{"square": {"steps": 20}}]}  # fmt: skip
+LABELS = {"scenario": "evasion", "access": ["labels", "aux_data"], "budget": {"l2": 1.0},
+          "attacks": [{"cgba": {"queries": 40, "n0": 10}}]}  # fmt: skip
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "served_net.py").write_text(NET)
+    return call_factory("served_net:net")
+
+
+def sweep(model: str, host: str = "", threat: dict[str, Any] = SCORES, n: int = 12) -> dict[str, Any]:
+    return {"name": "service", "models": [model], "data": [{"digits": {"first": n}}], "threats": {"t": threat},
+            "hosts": [host] if host else []}  # fmt: skip
+
+
+def described(host: str, **more: Any) -> str:
+    facts = {"name": "shop", "url": f"http://{host}/v1", "rate": 5000, "timeout": 0.5, **more}
+    Path("shop.yaml").write_text(yaml.safe_dump(facts))
+    return "http:shop.yaml"
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    tables = [pd.read_parquet(f).drop(columns="run_id") for f in sorted(folder.glob("cells/*/examples.parquet"))]
+    (attacked,) = [table for table in tables if "distance" in table]
+    return attacked
+
+
+def billed(folder: Path) -> dict[str, int]:
+    count: dict[str, int] = {}
+    for file in folder.glob("ledger/*/*.jsonl"):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            count[entry["is"]] = count.get(entry["is"], 0) + len(entry["keys"])
+    return count
+
+
+def test_floats_over_http_have_the_rows_of_the_network_itself_and_each_picture_is_asked_once(net: nn.Module) -> None:
+    rs.run(sweep("python:served_net:net"), out=Path("plain"))
+    served = Served(net)
+    with serving(served) as host:
+        rs.run(sweep(described(host, batch=8, concurrency=3), host), out=Path("http"))
+        looked = served.looked
+        pd.testing.assert_frame_equal(rows(Path("http")), rows(Path("plain")))
+        count = billed(Path("http"))
+        assert looked == count["sent"] == count["answered"] + count["again"]
+        assert max(served.seen.values()) <= 2
+        assert rs.run(sweep(described(host, batch=8), host), out=Path("http")).computed == 0
+        assert served.looked == looked
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body"), [("oip", "float"), ("json", "png"), ("oip", "uint8"), ("json", "uint8")]
+)
+def test_each_way_to_write_a_picture(net: nn.Module, protocol: str, body: str) -> None:
+    with serving(Served(net)) as host:
+        spec = described(host, protocol=protocol, body={"picture": body}, batch=4)
+        if body == "uint8" and protocol == "json":
+            net[0] = nn.Sequential(nn.Flatten(), Scaled())  # type: ignore[operator]
+        rs.run(sweep(spec, host), out=Path("http"))
+    got = rows(Path("http"))
+    fell = got[got["clean_ok"] & ~got["robust"]]
+    assert len(fell) >= 1
+    if body == "float":
+        rs.run(sweep("python:served_net:net"), out=Path("plain"))
+        pd.testing.assert_frame_equal(got, rows(Path("plain")))
+        return
+    assert (fell["distance"] * 255 - (fell["distance"] * 255).round()).abs().max() < 1e-4  # judged on what was sent
+    assert fell["distance"].max() <= 64 / 255 + 1e-6
+
+
+class Scaled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 255
+
+
+def test_labels_and_top_answers(net: nn.Module) -> None:
+    rs.run(sweep("python:served_net:net", threat=LABELS), out=Path("plain"))
+    names = [f"class {k}" for k in range(10)]
+    with serving(Served(net, "label")) as host:
+        spec = described(host, batch=8, classes=names, answer={"labels": "predictions.*.0.label"})
+        rs.run(sweep(spec, host, LABELS), out=Path("label"))
+        refused = {d.sentence for c, d in plan(sweep_of(sweep(spec, host), "x")) if c.attack}
+        assert refused == {"square needs scores; http:shop shows labels alone, to anybody"}
+    same = ["clean_ok", "robust", "distance", "queries"]
+    pd.testing.assert_frame_equal(rows(Path("label"))[same], rows(Path("plain"))[same])
+    with serving(Served(net, "top3")) as host:
+        answer = {"labels": "predictions.*.label", "scores": "predictions.*.score"}
+        spec = described(host, batch=8, classes=names, answer=answer)
+        rs.run(sweep(spec, host), out=Path("top"))
+    rs.run(sweep("python:served_net:net"), out=Path("scores"))
+    assert (rows(Path("top"))["clean_ok"] == rows(Path("scores"))["clean_ok"]).all()
+
+
+def test_a_torn_path_changes_no_row_and_the_bill_is_exact(net: nn.Module) -> None:
+    rs.run(sweep("python:served_net:net", n=6), out=Path("plain"))
+    served = Served(net, too_many=0.2, drops=0.1, torn=0.1, late=0.02)
+    with serving(served) as host:
+        spec = described(host, batch=8, concurrency=4, retries=20)
+        rs.run(sweep(spec, host, n=6), out=Path("http"))
+        time.sleep(0.7)  # those that were late are looked at all the same
+    pd.testing.assert_frame_equal(rows(Path("http")), rows(Path("plain")))
+    count = billed(Path("http"))
+    assert count["sent"] == count["answered"] + count["again"] + count["refused"] + count["lost"]
+    assert count["answered"] + count["again"] <= served.looked <= count["sent"] - count["refused"]
+    assert count["refused"] > 0
+    assert count["lost"] > 0
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_never_asks_again_what_was_answered(net: nn.Module) -> None:
+    rs.run(sweep("python:served_net:net"), out=Path("plain"))
+    served, environment = Served(net), {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with serving(served) as host:
+        Path("sweep.yaml").write_text(yaml.safe_dump(sweep(described(host, batch=1, rate=60), host)))
+        command = [sys.executable, "-m", "robustsuite.app.cli", "run", "sweep.yaml", "--out", "http"]
+        for answered in (20, 60):
+            head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while served.looked < answered and head.poll() is None:
+                time.sleep(0.01)
+            head.send_signal(signal.SIGKILL)
+            head.wait()
+        assert served.looked >= 60
+        before = billed(Path("http"))
+        assert served.looked - before["answered"] - before["again"] <= 2  # under way at a kill
+        Path("sweep.yaml").write_text(yaml.safe_dump(sweep(described(host, batch=8), host)))
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert "under way when a process was killed" in ended.stdout or "lost" in ended.stdout
+    pd.testing.assert_frame_equal(rows(Path("http")), rows(Path("plain")))
+    assert sum(times - 1 for times in served.seen.values()) <= billed(Path("http"))["again"] + 2
+
+
+def test_a_bill_has_a_hard_stop_and_a_larger_one_goes_on(net: nn.Module) -> None:
+    served = Served(net)
+    with serving(served) as host:
+        with pytest.raises(Stopped, match="expected at most 50 pictures sent to shop"):
+            rs.run(sweep(described(host, batch=8, queries_total=50), host), out=Path("http"))
+        assert served.looked <= 50
+        done = rs.run(sweep(described(host, batch=8, queries_total=5000), host), out=Path("http"))
+        assert done.computed > 0
+        assert max(served.seen.values()) <= 2
+
+
+def test_one_that_answers_otherwise_is_invalid_and_one_that_refuses_ends_the_run(net: nn.Module) -> None:
+    with serving(Served(net, changes=0.5)) as host:
+        run = rs.run(sweep(described(host, batch=1), host), out=Path("http"))
+        scores = run.scores.query("metric == 'robust_accuracy'")
+        assert "randomised" in str(scores["flags"].tolist())
+        assert set(scores["grade"]) == {"INVALID"}
+    with serving(Served(net, forbidden=1)) as host, pytest.raises(Stopped, match="403 Forbidden"):
+        rs.run(sweep(described(host), host), out=Path("refused"))
+
+
+def test_a_host_must_be_named_and_a_foreign_one_authorised(net: nn.Module) -> None:
+    spec = described("127.0.0.1:1")
+    with pytest.raises(UsageError, match="among the sweep's hosts, got none"):
+        plan(sweep_of(sweep(spec), "x"))
+    with pytest.raises(BadValue, match="expected one worker where a service is asked"):
+        rs.run(sweep(spec, "127.0.0.1:1"), out=Path("http"), by=Workers(2))
+    described("example.com")
+    with pytest.raises(BadValue, match="expected authorisation"):
+        read_endpoint(Path("shop.yaml"))
+    described("example.com", authorisation={"by": "A. Owner", "until": "2020-01-01", "scope": "robustness"})
+    with pytest.raises(BadValue, match="expected an authorisation of"):
+        read_endpoint(Path("shop.yaml"))
+
+
+@pytest.mark.parametrize("change", [
+    {"url": "ftp://127.0.0.1/x"}, {"url": "http://me:secret@127.0.0.1/x"}, {"rate": 0}, {"batch": -1},
+    {"protocol": "x"}, {"protocol": "custom"}, {"unknown": 1}, {"body": {"picture": "jpeg"}}, {"name": "../x"},
+    {"body": {"picture": "raw"}, "batch": 2}, {"headers": {"Authorization": "Bearer $NOT_SET_ANYWHERE"}},
+])  # fmt: skip
+def test_a_wrong_description_is_a_sentence(net: nn.Module, change: dict[str, Any]) -> None:
+    spec = described("127.0.0.1:1", **change)
+    with pytest.raises((BadModel, BadValue)) as caught:
+        plan(sweep_of(sweep(spec, "127.0.0.1:1"), "x"))
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_is_asked_before_a_cell_needs_it(net: nn.Module) -> None:
+    served = Served(net)
+    with serving(served) as host:
+        from robustsuite.engine.estimate import estimate
+
+        planned = plan(sweep_of(sweep(described(host), host), "x"))
+        assert sum(estimate(planned).values()) > 0
+        assert served.looked == 0
+    assert torch.is_grad_enabled()
