@@ -22,6 +22,11 @@ _LAZY = {
 __all__ = sorted([*_LAZY, "__version__"])
 
 
+def __dir__() -> list[str]:
+    """The public names, which are imported when they are first used."""
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     """Import the public names on first use, so that `robustsuite --help` does not wait for torch."""
     if name not in _LAZY:

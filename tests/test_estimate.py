@@ -105,3 +105,14 @@ def test_a_cost_counts_the_routes_that_are_open() -> None:
     hidden = next(d.card for cell, _ in plan(sweep_of(sweep, "x")) for d in cell.lifecycle.defenses)
     assert Access.GRADIENTS in hidden.hides
     assert costs["fgsm", True].backwards == costs["fgsm", False].backwards * max(1, hidden.eot)
+
+
+def test_a_cost_is_at_most_what_the_threat_lets_be_asked() -> None:
+    attack = {"square": {"steps": 5000}}
+    threat = {"scenario": "evasion", "access": "scores", "budget": {"linf": 0.1}, "attacks": [attack]}
+    limited = {**threat, "budget": {"linf": 0.1, "queries": 100}}
+    total = {**threat, "budget": {"linf": 0.1, "queries_total": 80}}
+    sweep = {"name": "x", "models": ["recipe:cnn_2c2f"], "data": [{"digits": {"first": 8}}],
+             "threats": {"free": threat, "limited": limited, "total": total}}  # fmt: skip
+    cells = [cell for cell, _ in plan(sweep_of(sweep, "x")) if cell.attack]
+    assert [cell.cost().forwards for cell in cells] == [5003 * 8, 102 * 8, 80 + 2 * 8]

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from robustsuite.config.registry import DefenseCard
 from robustsuite.config.threats import Access
 from robustsuite.defenses.serve.crossmax import CrossMax
+from robustsuite.errors import BadData
 from robustsuite.methods.backdoors.detection import Detector, Undetected, undetected
 from robustsuite.serve.data import Dataset, Split
 from robustsuite.serve.ensembles import Members
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import Fit, Model, Training, weights_sha256
+from robustsuite.serve.models import Fit, Model, Training, as_it_is, weights_sha256
 from robustsuite.serve.stages import Applied, applied
 from tests.toys import SPACE, labelled, linear
 
@@ -232,3 +233,19 @@ def test_weights_of_another_network_do_not_spoil_what_is_trained_anew(
         file.write_bytes(save({**wrong, "1.bias": torch.zeros(99)}))
     again = cycle(LOUDER).trained().state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["fine_pruning", "neural_cleanse", "badexpert", "strip", "scaleup"])
+def test_what_works_on_val_alone_asks_for_no_train_split(name: str) -> None:
+    whole = cycle(applied(name, {}))
+    val = whole.data.splits["val"]
+    pretrained = replace(whole.model, fit=as_it_is)
+    without = Dataset("toy", SPACE, ("a", "b", "c"), {"val": val, "test": val})
+    one = Lifecycle(pretrained, without, whole.defenses)
+    assert one.trained_on() == [val.sha256]
+    train, held = one._selection()
+    assert len(train) == 0
+    assert held is val
+    assert len(whole.trained_on()) == 2
+    with pytest.raises(BadData, match="'train'"):
+        Lifecycle(pretrained, without, (applied("rift", {}),)).trained_on()

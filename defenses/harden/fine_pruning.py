@@ -31,6 +31,7 @@ def last_convolution(net: nn.Module, picture: Tensor) -> tuple[nn.Conv2d, nn.Bat
 
 @stages.harden(
     paper="Liu et al., 2018, arXiv:1805.12185",
+    splits=("val",),
     differs=("clean pictures are the val split's: one half to rank and fine-tune on, the other to stop by",),
 )
 def fine_pruning(

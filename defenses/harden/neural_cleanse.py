@@ -70,6 +70,7 @@ def outliers(areas: Tensor, limit: float) -> Tensor:
 
 @stages.harden(
     paper="Wang et al., 2019, Neural Cleanse, IEEE S&P, sections IV and VI",
+    splits=("val",),
     differs=("clean pictures are the val split's",),
 )
 def neural_cleanse(

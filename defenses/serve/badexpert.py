@@ -43,6 +43,7 @@ def untaught(net: nn.Module, training: Training, *, steep: float, corner: float,
 @stages.serve(
     paper="Xie et al., 2024, arXiv:2308.12439, sections 3.1-3.3",
     learns=True,
+    splits=("val",),
     shape=untaught,
     surrogate=undetected,
     differs=(

@@ -33,6 +33,7 @@ def uncalibrated(net: nn.Module, training: Training, **_: object) -> Detector:
 @stages.serve(
     paper="Guo et al., 2023, arXiv:2302.03251",
     learns=True,
+    splits=("val",),
     shape=uncalibrated,
     surrogate=undetected,
     differs=("the threshold is set on val at a stated false-positive rate; the paper's is one half",),

@@ -104,7 +104,8 @@ class DefenseCard(Card):
     eot: gradient draws an attack on a random one averages, where the user does not say.
     adapts: "stream" where answers depend on what was asked before, or on the batch.
     learns: a serve-stage one is handed Training besides the network (clean pictures to learn from), a data-stage one a
-    function train set -> network. shape: of the former, the wrapper (net, training, every parameter) before it has
+    function train set -> network. splits: which of train and val one that learns, or of the harden stage, works on; the
+    other is empty in its Training. shape: of the former, the wrapper (net, training, every parameter) before it has
     learnt: with it, what it learns is kept.
     """
 
@@ -113,6 +114,7 @@ class DefenseCard(Card):
     eot: int = 1
     adapts: str = ""
     learns: bool = False
+    splits: tuple[str, ...] = ("train", "val")
     shape: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
     surrogate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 

@@ -162,7 +162,13 @@ class Cell:
             if any(card.surrogate for card in used) and not any(card.hides & self.attack.needs for card in used):
                 draws *= len(ROUTES)  # what hides its gradients has, as a rule, none: its surrogate is the only way in
         one = self.attack.priced(self.lifecycle.model.space.classes, **given)
-        return Cost((one.forwards * draws + 2) * len(self.split), one.backwards * draws * len(self.split))
+        n, threat = len(self.split), self.threat
+        asked = one.forwards * draws
+        if threat is not None and threat.queries is not None:
+            asked = min(asked, threat.queries)
+        if threat is not None and threat.queries_total is not None:
+            asked = min(asked, threat.queries_total / max(1, n))
+        return Cost((asked + 2) * n, one.backwards * draws * n)
 
 
 def _told(make: Callable[..., Any], *parts: object) -> str:

@@ -21,6 +21,9 @@ from robustsuite.serve.models import Fit, Model, Reshaping, Training, load_model
 from robustsuite.serve.stages import Applied, applied
 from robustsuite.serve.system import System
 
+NOTHING = Split.of(torch.zeros(0, 1, 1, 1), torch.zeros(0, dtype=torch.int64))
+"""The split that a training which does not need one is handed: no picture of any other."""
+
 ADVERSARY = 1_000_003
 """Added to the seed of what the adversary trains: it shares the recipe, never the weights."""
 
@@ -58,12 +61,15 @@ class Lifecycle:
 
     def trained_on(self) -> list[str]:
         """What the weights come from besides model, defenses and seed: the pictures they are made with, if any."""
-        changed = self.poison or any(
-            d.card.place in ("data", "train", "harden") or d.card.learns for d in self.defenses
-        )
-        if self.model.pretrained and not changed:
-            return []
-        return [self.data.split("train").sha256, self.data.split("val").sha256]
+        return [self.data.split(name).sha256 for name in self._needed]
+
+    @cached_property
+    def _needed(self) -> list[str]:
+        """The splits that anything here is trained on, chosen by or set by."""
+        if self.poison or not self.model.pretrained or self.at("data") or self.at("train"):
+            return ["train", "val"]
+        learn = [d.card for d in self.defenses if d.card.place == "harden" or d.card.learns]
+        return sorted({split for card in learn for split in card.splits})
 
     def trained(self) -> nn.Module:
         """The network after data, train and harden; a copy, the model's own is not touched."""
@@ -146,10 +152,8 @@ class Lifecycle:
         return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep, watch)
 
     def _selection(self) -> tuple[Split, Split]:
-        if not self.trained_on():
-            nothing = next(iter(self.data.splits.values()))
-            return nothing, nothing  # a pretrained net without weight-changing defenses is never trained
-        return self.data.split("train"), self.data.split("val")
+        train, val = (self.data.split(name) if name in self._needed else NOTHING for name in ("train", "val"))
+        return train, val
 
     def _fits(self, keep: Callable[..., Fit] = kept) -> tuple[Fit, list[tuple[str, Fit]]]:
         """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""
