@@ -243,7 +243,7 @@ def test_what_works_on_val_alone_asks_for_no_train_split(name: str) -> None:
     without = Dataset("toy", SPACE, ("a", "b", "c"), {"val": val, "test": val})
     one = Lifecycle(pretrained, without, whole.defenses)
     assert one.trained_on() == [val.sha256]
-    train, held = one._selection()
+    train, held = one.selection()
     assert len(train) == 0
     assert held is val
     assert len(whole.trained_on()) == 2

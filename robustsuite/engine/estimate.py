@@ -132,7 +132,7 @@ def trainings(cells: list[Planned]) -> dict[str, float]:
 
 def _tried(fit: Fit, cycle: Lifecycle) -> float:
     """Seconds that a recipe would take, from a few pictures; 0 where it does not run on so few."""
-    train, val = cycle.data.split("train"), cycle.data.split("val")
+    train, val = cycle.selection()
     few = Training(train.first(min(TRIAL, len(train))), val.first(min(TRIAL, len(val))), cycle.seed, cycle.device)
     took = []
     try:
@@ -143,4 +143,4 @@ def _tried(fit: Fit, cycle: Lifecycle) -> float:
             took.append(time.perf_counter() - started)
     except Exception:  # a plugin may raise anything; its cells will say so
         return 0.0
-    return min(took) * len(train) / len(few.train)
+    return min(took) * len(train or val) / max(1, len(few.train or few.val))

@@ -73,7 +73,7 @@ class Lifecycle:
 
     def trained(self) -> nn.Module:
         """The network after data, train and harden; a copy, the model's own is not touched."""
-        train = self.poisoned.train if self.poison else self._selection()[0]
+        train = self.poisoned.train if self.poison else self.selection()[0]
         for defense in self.at("data"):
             train = defense(train, self._trial) if defense.card.learns else defense(train)
         training = self._training(train)
@@ -146,12 +146,13 @@ class Lifecycle:
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
-        clean, val = self._selection()
+        clean, val = self.selection()
         keep = self.findings.__setitem__
         watch = self.poison is not None and self.poison.watched
         return Training(clean if train is None else train, val, self.seed, self.device, self.tell, keep, watch)
 
-    def _selection(self) -> tuple[Split, Split]:
+    def selection(self) -> tuple[Split, Split]:
+        """The train and val split as trainings see them; `NOTHING` for one that none of them works on."""
         train, val = (self.data.split(name) if name in self._needed else NOTHING for name in ("train", "val"))
         return train, val
 

@@ -1,0 +1,99 @@
+"""The sweep that a security engineer would choose for one model and one data set, by how sure the answer has to be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from robustsuite.config.threats import Access
+from robustsuite.engine.sweep import Sweep, sweep_of
+from robustsuite.errors import UnknownName
+from robustsuite.serve.data import Dataset, load_data
+from robustsuite.serve.models import Model, load_model
+
+LARGE = 64
+"""Pixels a side above which budgets are those that ImageNet models are compared in."""
+
+BOUNDED = 3_000_000, 3 * 64 * 64
+"""Weights, and pixel values of a picture, up to which linear bounds are tried."""
+
+
+class Level(NamedTuple):
+    """pictures judged on; white: attacks that see everything; queries: of those that see scores, and labels.
+
+    severities of each corruption; proven: pictures that a proof is tried on.
+    """
+
+    pictures: int | None
+    white: list[Any]
+    queries: tuple[int, int]
+    severities: list[int]
+    proven: int
+
+
+LEVELS = {
+    "screening": Level(
+        128, [{"pgd": {"steps": 20}}, {"apgd": {"steps": 20}}, {"apgd": {"steps": 20, "loss": "margin"}}],
+        (500, 500), [3], 16,
+    ),
+    "standard": Level(1000, [{"pgd": {"steps": 50}}, "ensemble"], (2000, 2000), [1, 3, 5], 64),
+    "publication": Level(
+        None, [{"pgd": {"steps": 100, "restarts": 5}}, "ensemble", "autoattack"], (5000, 10000), [1, 2, 3, 4, 5], 200
+    ),
+}  # fmt: skip
+
+
+def vetting(model: str, data: Any, level: str = "screening", hosts: tuple[str, ...] = ()) -> Sweep:
+    """One model on one data set against every adversary that what it shows allows, and every corruption.
+
+    Budgets: linf 8/255 and l2 0.5, for pictures above 64 pixels 4/255 and 3. Raises UnknownName and what loading does.
+    """
+    if level not in LEVELS:
+        raise UnknownName("level", level, LEVELS)
+    dataset, judged = load_data(data)
+    loaded, asked = load_model(model, dataset.space), LEVELS[level]
+    n = len(judged) if asked.pictures is None else min(asked.pictures, len(judged))
+    large = max(dataset.space.height, dataset.space.width) > LARGE
+    linf, l2 = ("4/255", 3.0) if large else ("8/255", 0.5)
+    name = "".join(c if c.isalnum() else "-" for c in f"{loaded.name}-{dataset.name}").strip("-")[:60]
+    return sweep_of({
+        "name": f"vet-{name}-{level}", "title": f"{loaded.name} on {dataset.name}: {level}", "models": [model],
+        "data": [_first(data, n)], "hosts": list(hosts), "threats": _threats(loaded, dataset, asked, linf, l2),
+        "shifts": _shifts(dataset, asked),
+    }, "vet")  # fmt: skip
+
+
+def _first(data: Any, n: int) -> Any:
+    """The data set's entry with so many pictures to judge on; fewer where it says so itself."""
+    if isinstance(data, str):
+        return {data: {"first": n}}
+    ((name, given),) = data.items()
+    return {name: {**(given or {}), "first": n}}
+
+
+def _threats(model: Model, dataset: Dataset, level: Level, linf: str, l2: float) -> dict[str, Any]:
+    """By what the model shows: all of it, its scores, its labels; and proofs, where it is small enough."""
+    found: dict[str, Any] = {}
+    if Access.GRADIENTS in model.shows:
+        for name, budget in {"linf": {"linf": linf}, "l2": {"l2": l2}}.items():
+            found[name] = {"scenario": "evasion", "access": "white_box", "budget": budget, "attacks": level.white}
+    if Access.SCORES in model.shows:
+        steps = level.queries[0] - 1
+        found["scores"] = {"scenario": "evasion", "access": "scores", "budget": {"linf": linf, "queries": steps + 1},
+                           "attacks": [{"square": {"steps": steps}}]}  # fmt: skip
+    queries = level.queries[1]
+    found["labels"] = {"scenario": "evasion", "access": "labels", "budget": {"l2": l2},
+                       "attacks": [{"cgba": {"queries": queries}}]}  # fmt: skip
+    weights = sum(p.numel() for p in model.net.parameters())
+    if Access.WEIGHTS in model.shows and weights <= BOUNDED[0] and math.prod(dataset.space.shape) <= BOUNDED[1]:
+        found["proof"] = {"scenario": "certification", "access": "white_box", "budget": {"linf": "1/255"},
+                          "attacks": [{"lirpa": {"first": level.proven}}]}  # fmt: skip
+    return found
+
+
+def _shifts(dataset: Dataset, level: Level) -> list[Any]:
+    """Corruptions, of colour pictures that are large enough for them."""
+    space = dataset.space
+    if space.channels != 3 or min(space.height, space.width) < 32:
+        return []
+    return [{"imagenet_c": {"severities": level.severities}}]
