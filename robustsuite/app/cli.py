@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from robustsuite.app import commands_data, commands_reports, commands_run
+from robustsuite.app import commands_data, commands_reports, commands_run, commands_vet
 
 if TYPE_CHECKING:
     from robustsuite.config.registry import Card
@@ -165,6 +165,7 @@ def doctor() -> None:
 
 
 commands_run.register(app)
+commands_vet.register(app)
 commands_reports.register(app)
 commands_data.register(app)
 
