@@ -33,19 +33,43 @@ def colours() -> nn.Module:
 
 
 @cache
-def _targets() -> torch.Tensor:
-    train = digits().split("train")
-    x = train.images(torch.arange(len(train))).flatten(1)
+def _targets(split: str) -> torch.Tensor:
+    seen = digits().split(split)
+    x = seen.images(torch.arange(len(seen))).flatten(1)
     ones = torch.cat([x, torch.ones(len(x), 1)], 1).double()
-    return torch.linalg.lstsq(ones.T @ ones + torch.eye(65), ones.T @ nn.functional.one_hot(train.y).double()).solution
+    return torch.linalg.lstsq(ones.T @ ones + torch.eye(65), ones.T @ nn.functional.one_hot(seen.y).double()).solution
 
 
-def _head(classes: int) -> nn.Linear:
+def _head(classes: int, split: str = "train") -> nn.Linear:
     head = nn.Linear(64, classes)
     with torch.no_grad():
-        head.weight.copy_(10 * _targets()[:64, :classes].T)
-        head.bias.copy_(10 * _targets()[64, :classes])
+        head.weight.copy_(10 * _targets(split)[:64, :classes].T)
+        head.bias.copy_(10 * _targets(split)[64, :classes])
     return head
+
+
+def another() -> nn.Module:
+    """The same kind from the val split: what an adversary may own."""
+    return nn.Sequential(nn.Flatten(), _head(10, "val"))
+
+
+class Boxed(nn.Module):
+    """`linear` behind numpy: no gradient comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.from_numpy(self.net(x.detach()).numpy())
+
+
+class Voting(Boxed):
+    """`linear` that names the class alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).argmax(1)
 
 
 class WrongAtFirst(nn.Module):

@@ -21,12 +21,12 @@ from torch import nn
 
 
 class Served:
-    """net: over (N, C, H, W) in [0, 1]. answers: scores, label or top3. faults: chance of each, see `_fault`."""
+    """net: over (N, C, H, W) in [0, 1]. answers: scores, label or top3. faults: chance of each, see `do_POST`."""
 
     def __init__(self, net: nn.Module, answers: str = "scores", **faults: float) -> None:
         self.net, self.answers, self.faults = net, answers, faults
         self.looked, self.seen, self.chance = 0, Counter[bytes](), random.Random(0)
-        self.lock, self.refuses = threading.Lock(), 0
+        self.lock = threading.Lock()
 
     def reply(self, body: bytes) -> dict[str, Any]:
         """What it says of a body in any of the forms that we write."""

@@ -5,60 +5,24 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import save_file
 from torch import nn
 
 import robustsuite as rs
-from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import UsageError
-
-NETS = '''
-from sklearn.datasets import load_digits
-import numpy as np, torch
-from torch import nn
-
-def centroids(half):
-    """Nearest class mean of one half of the digits, a linear layer."""
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x[half::2] / 16).float(), torch.tensor(y[half::2])
-    means = torch.stack([x[y == k].mean(0) for k in range(10)])
-    layer = nn.Linear(64, 10)
-    with torch.no_grad():
-        layer.weight.copy_(2 * means)
-        layer.bias.copy_(-(means**2).sum(1))
-    return nn.Sequential(nn.Flatten(), layer)
-
-def plain():
-    return centroids(0)
-
-class Box(nn.Module):
-    """The same in numpy: no gradient comes back."""
-    def __init__(self):
-        super().__init__()
-        self.inside = plain()
-    def forward(self, x):
-        with torch.no_grad():
-            return torch.from_numpy(self.inside(x.detach()).numpy())
-
-class Votes(Box):
-    def forward(self, x):
-        return super().forward(x).argmax(1)
-
-def own():
-    return centroids(1)
-'''
+from tests.nets import another, linear
 
 
 @pytest.fixture(autouse=True)
-def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "boxed_nets.py").write_text(NETS)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
 
 
 def swept(model: str, **threats: Any) -> dict[str, Any]:
-    model = model if ":" in model else f"python:boxed_nets:{model}"
+    model = model if ":" in model else f"python:tests.nets:{model}"
     return {"name": "boxes", "models": [model], "data": [{"digits": {"first": 24}}],
             "threats": threats}  # fmt: skip
 
@@ -78,66 +42,66 @@ def rows(model: str, out: Path, **threats: Any) -> pd.DataFrame:
 
 
 def test_a_box_has_the_rows_of_the_network_inside(tmp_path: Path) -> None:
-    want = rows("plain", tmp_path / "plain", scores=SCORES)
-    pd.testing.assert_frame_equal(rows("Box", tmp_path / "box", scores=SCORES), want)
-    want = rows("plain", tmp_path / "plain_labels", labels=LABELS)
-    for name in ("Box", "Votes"):
+    want = rows("linear", tmp_path / "plain", scores=SCORES)
+    pd.testing.assert_frame_equal(rows("Boxed", tmp_path / "box", scores=SCORES), want)
+    want = rows("linear", tmp_path / "plain_labels", labels=LABELS)
+    for name in ("Boxed", "Voting"):
         pd.testing.assert_frame_equal(rows(name, tmp_path / f"{name}_labels", labels=LABELS), want)
     assert 0 < want["clean_ok"].mean() <= 1
 
 
 def test_what_a_box_cannot_give_is_refused_in_a_sentence() -> None:
-    decided = {c.attack.name: d for c, d in plan(sweep_of(swept("Box", white=WHITE, scores=SCORES), "x")) if c.attack}
+    decided = {c.attack.name: d for c, d in plan(sweep_of(swept("Boxed", white=WHITE, scores=SCORES), "x")) if c.attack}
     assert decided["pgd"].status == "refused"
-    assert "pgd needs gradients; python:boxed_nets:Box shows labels, scores alone" in decided["pgd"].sentence
+    assert "pgd needs gradients; python:tests.nets:Boxed shows labels, scores alone" in decided["pgd"].sentence
     assert decided["square"].status == "run"
-    decided = {c.attack.name: d for c, d in plan(sweep_of(swept("Votes", scores=SCORES), "x")) if c.attack}
-    assert "square needs scores; python:boxed_nets:Votes shows labels alone" in decided["square"].sentence
-    hardened = {**swept("Box", scores=SCORES), "defenses": [{"adversarial_finetuning": {"epochs": 1}}]}
+    decided = {c.attack.name: d for c, d in plan(sweep_of(swept("Voting", scores=SCORES), "x")) if c.attack}
+    assert "square needs scores; python:tests.nets:Voting shows labels alone" in decided["square"].sentence
+    hardened = {**swept("Boxed", scores=SCORES), "defenses": [{"adversarial_finetuning": {"epochs": 1}}]}
     sentences = {d.sentence for c, d in plan(sweep_of(hardened, "x")) if c.attack}
-    assert sentences == {"adversarial_finetuning trains the network; python:boxed_nets:Box shows labels, scores alone, "
-                         "to anybody"}  # fmt: skip
+    assert sentences == {"adversarial_finetuning trains the network; python:tests.nets:Boxed shows labels, scores "
+                         "alone, to anybody"}  # fmt: skip
 
 
 def test_votes_are_not_flagged_as_rounded_logits(tmp_path: Path) -> None:
-    run = rs.run(swept("Votes", labels=LABELS), out=tmp_path / "run")
+    run = rs.run(swept("Voting", labels=LABELS), out=tmp_path / "run")
     assert "rounded_logits" not in " ".join(map(str, run.scores["flags"]))
 
 
 def test_an_attack_that_needs_gradients_is_played_on_the_adversarys_own_network(tmp_path: Path) -> None:
-    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
-    run = rs.run(swept("Box", transfer=own), out=tmp_path / "own")
+    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:tests.nets:another"}
+    run = rs.run(swept("Boxed", transfer=own), out=tmp_path / "own")
     (row,) = run.scores.query("metric == 'robust_accuracy'").to_dict("records")
     assert "transfer_alone" in str(row["flags"])
     assert row["grade"] == "PROVISIONAL"
-    own["surrogate"] = "python:boxed_nets:plain"  # the very network: as good as a white box
-    same = rows("Box", tmp_path / "same", transfer=own)
-    white = rows("plain", tmp_path / "white", transfer=WHITE)
+    own["surrogate"] = "python:tests.nets:linear"  # the very network: as good as a white box
+    same = rows("Boxed", tmp_path / "same", transfer=own)
+    white = rows("linear", tmp_path / "white", transfer=WHITE)
     assert (same["robust"] == white["robust"]).all()
     assert (same["queries"] == 0).all()
     with pytest.raises(UsageError, match="expected aux_data in the access of 'transfer'"):
-        sweep_of(swept("Box", transfer={**own, "access": "scores"}), "x")
-    with pytest.raises(UsageError, match="expected missing in the module boxed_nets"):
-        plan(sweep_of(swept("Box", transfer={**own, "surrogate": "python:boxed_nets:missing"}), "x"))
+        sweep_of(swept("Boxed", transfer={**own, "access": "scores"}), "x")
+    with pytest.raises(UsageError, match=r"expected missing in the module tests\.nets"):
+        plan(sweep_of(swept("Boxed", transfer={**own, "surrogate": "python:tests.nets:missing"}), "x"))
 
 
 def test_another_surrogate_is_another_cell(tmp_path: Path) -> None:
-    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
+    file = tmp_path / "own.safetensors"
+    spec = f"checkpoint:{file}?arch=python:tests.nets:linear"
+    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": spec}
 
-    def ids() -> set[str]:
-        return {c.run_id for c, _ in plan(sweep_of(swept("Box", transfer=own), "x")) if c.attack}
+    def ids(net: nn.Module) -> set[str]:
+        save_file(net.state_dict(), file)
+        return {c.run_id for c, _ in plan(sweep_of(swept("Boxed", transfer=own), "x")) if c.attack}
 
-    before = ids()
-    assert ids() == before
-    text = (tmp_path / "boxed_nets.py").read_text()
-    (tmp_path / "other_nets.py").write_text(text.replace("centroids(1)", "centroids(0)"))
-    own["surrogate"] = "python:other_nets:own"
-    assert not before & ids()
+    before = ids(linear())
+    assert ids(linear()) == before
+    assert not before & ids(another())  # the same words, other weights
 
 
 def test_a_white_box_is_not_asked_for_more_than_the_threat_grants(tmp_path: Path) -> None:
-    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:boxed_nets:own"}
-    assert (rows("plain", tmp_path / "own", transfer=own)["queries"] == 0).all()
+    own = {**WHITE, "access": ["scores", "aux_data"], "surrogate": "python:tests.nets:another"}
+    assert (rows("linear", tmp_path / "own", transfer=own)["queries"] == 0).all()
 
 
 def exported(path: Path, net: nn.Module, *, nhwc: bool = False, batch: int | None = None, labels: bool = False) -> None:
@@ -163,8 +127,8 @@ def exported(path: Path, net: nn.Module, *, nhwc: bool = False, batch: int | Non
 @pytest.mark.parametrize("how", [{}, {"nhwc": True}, {"batch": 4}])
 def test_a_graph_in_onnxruntime_has_the_rows_of_the_network(tmp_path: Path, how: dict[str, Any]) -> None:
     pytest.importorskip("onnxruntime")
-    exported(tmp_path / "net.onnx", call_factory("boxed_nets:plain"), **how)
-    want = rows("plain", tmp_path / "plain", scores=SCORES)
+    exported(tmp_path / "net.onnx", linear(), **how)
+    want = rows("linear", tmp_path / "plain", scores=SCORES)
     got = rows("onnxruntime:net.onnx", tmp_path / "onnx", scores=SCORES)
     same = ["clean_ok", "robust", "in_budget", "fooled", "distance", "queries"]
     pd.testing.assert_frame_equal(got[same], want[same])
@@ -172,8 +136,8 @@ def test_a_graph_in_onnxruntime_has_the_rows_of_the_network(tmp_path: Path, how:
 
 def test_a_graph_that_names_the_class_shows_labels_alone(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    exported(tmp_path / "net.onnx", call_factory("boxed_nets:plain"), labels=True)
-    want = rows("plain", tmp_path / "plain", labels=LABELS)
+    exported(tmp_path / "net.onnx", linear(), labels=True)
+    want = rows("linear", tmp_path / "plain", labels=LABELS)
     got = rows("onnxruntime:net.onnx", tmp_path / "onnx", labels=LABELS)
     same = ["clean_ok", "robust", "in_budget", "fooled", "distance", "queries"]
     pd.testing.assert_frame_equal(got[same], want[same])
@@ -183,7 +147,7 @@ def test_a_graph_that_names_the_class_shows_labels_alone(tmp_path: Path) -> None
 
 def test_what_is_no_graph_of_these_pictures_is_a_sentence(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    exported(tmp_path / "net.onnx", call_factory("boxed_nets:plain"))
+    exported(tmp_path / "net.onnx", linear())
     (tmp_path / "cut.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:100])
     for name, data in (("cut", "digits"), ("missing", "digits"), ("net", "scenes")):
         sweep = {**swept(f"onnxruntime:{name}.onnx", scores=SCORES), "data": [{data: {"first": 8}}]}

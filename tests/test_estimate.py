@@ -78,6 +78,9 @@ def test_trainings_are_tried_on_a_few_pictures_and_leave_nothing(
     assert min(found.values()) >= 0
     assert max(found.values()) > 0
     assert not list(tmp_path.rglob("*"))
+    took = iter((2.0, 5.0))  # the recipe, and the recipe with what is tuned after it
+    monkeypatch.setattr(estimate, "_tried", lambda *_: next(took))
+    assert list(estimate.trainings(cells).values()) == [2.0, 3.0]
 
 
 def test_a_machine_gets_workers_where_there_is_work_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,35 +18,12 @@ from torch import Tensor, nn
 import robustsuite as rs
 from robustsuite.app.api import Workers
 from robustsuite.benchmarks.models.endpoint import read_endpoint
-from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadModel, BadValue, Stopped, UsageError
+from tests.nets import linear
 from tests.services import Served, serving
 
-NET = '''
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
-
-
-class Levels(nn.Module):
-    """Pictures as 8 bits hold them."""
-
-    def forward(self, x):
-        return (x * 255).round() / 255
-
-
-def net():
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x / 16).float(), torch.tensor(y)
-    means = torch.stack([x[y == k].mean(0) for k in range(10)])
-    layer = nn.Linear(64, 10)
-    with torch.no_grad():
-        layer.weight.copy_(2 * means)
-        layer.bias.copy_(-(means**2).sum(1))
-    return nn.Sequential(nn.Flatten(), layer)
-'''
 SCORES = {"scenario": "evasion", "access": "scores", "budget": {"linf": "64/255"},
           "attacks": [{"square": {"steps": 20}}]}  # fmt: skip
 LABELS = {"scenario": "evasion", "access": ["labels", "aux_data"], "budget": {"l2": 1.0},
@@ -57,8 +34,7 @@ LABELS = {"scenario": "evasion", "access": ["labels", "aux_data"], "budget": {"l
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "served_net.py").write_text(NET)
-    return call_factory("served_net:net")
+    return linear()
 
 
 def sweep(model: str, host: str = "", threat: dict[str, Any] = SCORES, n: int = 12) -> dict[str, Any]:
@@ -88,7 +64,7 @@ def billed(folder: Path) -> dict[str, int]:
 
 
 def test_floats_over_http_have_the_rows_of_the_network_itself_and_each_picture_is_asked_once(net: nn.Module) -> None:
-    rs.run(sweep("python:served_net:net"), out=Path("plain"))
+    rs.run(sweep("python:tests.nets:linear"), out=Path("plain"))
     served = Served(net)
     with serving(served) as host:
         rs.run(sweep(described(host, batch=8, concurrency=3), host), out=Path("http"))
@@ -114,7 +90,7 @@ def test_each_way_to_write_a_picture(net: nn.Module, protocol: str, body: str) -
     fell = got[got["clean_ok"] & ~got["robust"]]
     assert len(fell) >= 1
     if body == "float":
-        rs.run(sweep("python:served_net:net"), out=Path("plain"))
+        rs.run(sweep("python:tests.nets:linear"), out=Path("plain"))
         pd.testing.assert_frame_equal(got, rows(Path("plain")))
         return
     assert (fell["distance"] * 255 - (fell["distance"] * 255).round()).abs().max() < 1e-4  # judged on what was sent
@@ -127,7 +103,7 @@ class Scaled(nn.Module):
 
 
 def test_labels_and_top_answers(net: nn.Module) -> None:
-    rs.run(sweep("python:served_net:net", threat=LABELS), out=Path("plain"))
+    rs.run(sweep("python:tests.nets:linear", threat=LABELS), out=Path("plain"))
     names = [f"class {k}" for k in range(10)]
     with serving(Served(net, "label")) as host:
         spec = described(host, batch=8, classes=names, answer={"labels": "predictions.*.0.label"})
@@ -140,12 +116,12 @@ def test_labels_and_top_answers(net: nn.Module) -> None:
         answer = {"labels": "predictions.*.label", "scores": "predictions.*.score"}
         spec = described(host, batch=8, classes=names, answer=answer)
         rs.run(sweep(spec, host), out=Path("top"))
-    rs.run(sweep("python:served_net:net"), out=Path("scores"))
+    rs.run(sweep("python:tests.nets:linear"), out=Path("scores"))
     assert (rows(Path("top"))["clean_ok"] == rows(Path("scores"))["clean_ok"]).all()
 
 
 def test_a_torn_path_changes_no_row_and_the_bill_is_exact(net: nn.Module) -> None:
-    rs.run(sweep("python:served_net:net", n=6), out=Path("plain"))
+    rs.run(sweep("python:tests.nets:linear", n=6), out=Path("plain"))
     served = Served(net, too_many=0.2, drops=0.1, torn=0.1, late=0.02)
     with serving(served) as host:
         spec = described(host, batch=8, concurrency=4, retries=20)
@@ -161,7 +137,7 @@ def test_a_torn_path_changes_no_row_and_the_bill_is_exact(net: nn.Module) -> Non
 
 @pytest.mark.slow
 def test_killed_in_the_middle_it_never_asks_again_what_was_answered(net: nn.Module) -> None:
-    rs.run(sweep("python:served_net:net"), out=Path("plain"))
+    rs.run(sweep("python:tests.nets:linear"), out=Path("plain"))
     served, environment = Served(net), {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with serving(served) as host:
         Path("sweep.yaml").write_text(yaml.safe_dump(sweep(described(host, batch=1, rate=60), host)))

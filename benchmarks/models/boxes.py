@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.benchmarks.models.finish import statistics_of
+from robustsuite.benchmarks.models.finish import eight_bits, statistics_of
 from robustsuite.config.identity import installed
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel, MissingPackage
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.models import Box, Model, Normalised, Votes, loader, weights_sha256
+from robustsuite.serve.models import ANSWERS, Box, Model, Normalised, Votes, loader, weights_sha256
 
 KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
          "tensor(uint8)": np.uint8}  # fmt: skip
@@ -42,7 +42,7 @@ def onnxruntime(name: str, space: InputSpace, *, mean: str = "", std: str = "") 
         box = Votes(box, space.classes)
     if (statistics := statistics_of(mean, std, space.channels)) is not None:
         box = Normalised(box, *statistics)
-    shows = Access.LABELS if graph.labels else Access.LABELS | Access.SCORES
+    shows = Access.LABELS if graph.labels else ANSWERS
     behaviour = {"onnxruntime": installed("onnxruntime")}
     return Model(f"onnxruntime:{path.stem}", box.eval(), space, weights_sha256(box), shows=shows, behaviour=behaviour)
 
@@ -95,7 +95,7 @@ class _Graph:
 
     def _run(self, x: np.ndarray, outputs: list[str] | None) -> list[Any]:
         x = x.transpose(0, 2, 3, 1) if self.last else x
-        x = np.rint(x * 255).clip(0, 255).astype(np.uint8) if self.kind is np.uint8 else x.astype(self.kind)
+        x = eight_bits(x) if self.kind is np.uint8 else x.astype(self.kind)
         missing = (self.batch or 1) - len(x)
         padded = np.concatenate([x, np.repeat(x[-1:], missing, 0)]) if missing > 0 else x
         found: list[Any] = self.session.run(outputs, {self.input: np.ascontiguousarray(padded)})

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustsuite.benchmarks.models.finish import eight_bits
 from robustsuite.errors import BadModel, BadValue
 
 LARGEST = 1 << 20
@@ -71,7 +72,8 @@ class Endpoint(_Strict):
 
     headers: $NAME stands for an environment variable. rate: requests a second; batch: pictures in one; concurrency:
     requests at a time; queries_total: answers that may be billed in all. classes: names in the data's order.
-    version_header: a header of the reply whose change means another model.
+    version: of the model behind it, which tells its answers from another's; version_header: a header of the reply
+    whose change means another model.
     """
 
     name: str = Field(pattern=r"^[\w.-]{1,60}$")
@@ -166,7 +168,7 @@ def encoded(endpoint: Endpoint, pictures: np.ndarray) -> list[bytes]:
     """Each picture (N, C, H, W) float32 in [0, 1] as it is sent: bytes that also name it in the ledger."""
     if not endpoint.grid:
         return [np.ascontiguousarray(picture, dtype="<f4").tobytes() for picture in pictures]
-    levels = np.rint(pictures * 255).clip(0, 255).astype(np.uint8)
+    levels = eight_bits(pictures)
     if endpoint.body.picture == "uint8":
         return [np.ascontiguousarray(picture).tobytes() for picture in levels]
     return [_png(picture) for picture in levels]
@@ -183,31 +185,23 @@ def request(endpoint: Endpoint, sent: list[bytes], shape: tuple[int, int, int]) 
     """The body for these pictures, and its content type."""
     if endpoint.body.picture == "raw":
         return sent[0], "image/png"
-    if endpoint.body.picture == "png":
-        items: list[Any] = [base64.b64encode(one).decode() for one in sent]
+    kind = {"png": "BYTES", "uint8": "UINT8", "float": "FP32"}[endpoint.body.picture]
+    if kind == "BYTES":
+        pictures = np.array([base64.b64encode(one).decode() for one in sent])
     else:
-        kind = "<f4" if endpoint.body.picture == "float" else np.uint8
-        arrays = np.stack([np.frombuffer(one, kind).reshape(shape) for one in sent])
-        items = (arrays.transpose(0, 2, 3, 1) if endpoint.body.layout == "nhwc" else arrays).tolist()
+        dtype = "<f4" if kind == "FP32" else np.uint8
+        pictures = np.stack([np.frombuffer(one, dtype).reshape(shape) for one in sent])
+        pictures = pictures.transpose(0, 2, 3, 1) if endpoint.body.layout == "nhwc" else pictures
     if endpoint.protocol == "oip":
-        content = _oip(endpoint, items, len(sent), shape)
+        tensor = {"name": endpoint.input, "shape": list(pictures.shape), "datatype": kind}
+        content: dict[str, Any] = {"inputs": [{**tensor, "data": pictures.reshape(-1).tolist()}]}
     elif endpoint.protocol == "json":
-        content = {"instances": [{"b64": one} for one in items] if endpoint.body.picture == "png" else items}
+        items = pictures.tolist()
+        content = {"instances": [{"b64": one} for one in items] if kind == "BYTES" else items}
     else:
+        items = pictures.tolist()
         content = {**endpoint.body.template, endpoint.body.field: items if endpoint.batch > 1 else items[0]}
     return json.dumps(content, separators=(",", ":")).encode(), "application/json"
-
-
-def _oip(endpoint: Endpoint, items: list[Any], n: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-    c, h, w = shape
-    if endpoint.body.picture == "png":
-        tensor = {"name": endpoint.input, "shape": [n], "datatype": "BYTES", "data": items}
-    else:
-        sizes = [n, h, w, c] if endpoint.body.layout == "nhwc" else [n, c, h, w]
-        kind = "FP32" if endpoint.body.picture == "float" else "UINT8"
-        flat = np.asarray(items, np.float32 if kind == "FP32" else np.uint8).reshape(-1).tolist()
-        tensor = {"name": endpoint.input, "shape": sizes, "datatype": kind, "data": flat}
-    return {"inputs": [tensor]}
 
 
 def decoded(endpoint: Endpoint, content: bytes, n: int, classes: int) -> list[list[float] | int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +84,12 @@ def statistics_of(mean: str, std: str, channels: int) -> Statistics | None:
     if min(pair[1]) <= 0:
         raise BadValue(f"expected std above 0, got {std!r}; it divides the pixels")
     return pair
+
+
+def eight_bits(pictures: np.ndarray) -> np.ndarray:
+    """Pictures in [0, 1] as uint8, for what takes 0 ... 255."""
+    levels: np.ndarray = np.rint(pictures * 255).clip(0, 255).astype(np.uint8)
+    return levels
 
 
 def downloaded(error: Exception, name: str, hint: str) -> BadModel:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import httpx2
 import torch
@@ -22,7 +22,7 @@ from robustsuite.benchmarks.models.ledger import Ledger, Said
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue, Stopped
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.models import Box, Model, loader, weights_sha256
+from robustsuite.serve.models import ANSWERS, Box, Model, loader, weights_sha256
 
 AGAIN = 50
 """Of so many pictures that are answered one is asked a second time: does the service stand by its answers?"""
@@ -85,8 +85,8 @@ class Service:
         sent = encoded(self.endpoint, x.numpy())
         keys = [hashlib.sha256(one).hexdigest() for one in sent]
         new = {key: one for key, one in zip(keys, sent, strict=True) if key not in self.ledger.answers}
-        size = self.endpoint.batch
-        batches = [dict(list(new.items())[i : i + size]) for i in range(0, len(new), size)]
+        items, size = list(new.items()), self.endpoint.batch
+        batches = [dict(items[i : i + size]) for i in range(0, len(items), size)]
         if batches:
             with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
                 list(pool.map(self._ask, batches))
@@ -198,12 +198,12 @@ def http(name: str, space: InputSpace) -> Model:
         raise BadValue(f"expected {space.classes} classes as the data has, got {got} in {name}; mend one of them")
     net = Box(Service(endpoint, space), endpoint.identity())
     labels = bool(endpoint.answer.labels) and not endpoint.answer.scores
-    shows = Access.LABELS if labels else Access.LABELS | Access.SCORES
+    shows = Access.LABELS if labels else ANSWERS
     return Model(f"http:{endpoint.name}", net, space, weights_sha256(net), shows=shows, host=endpoint.host,
                  grid=endpoint.grid, note=_note(endpoint))  # fmt: skip
 
 
 def _note(endpoint: Endpoint) -> str:
-    allowed: Any = endpoint.authorisation
+    allowed = endpoint.authorisation
     by = f", authorised by {allowed.by} until {allowed.until} for {allowed.scope}" if allowed else ""
     return f"{endpoint.name} is a service at {endpoint.host}{by}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustsuite.app import commands_run
+
+if TYPE_CHECKING:
+    from robustsuite.engine.execute import Planned, Progress
+    from robustsuite.engine.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -33,10 +38,14 @@ def vet(
 
     sweep = vetting(model, commands_run._entry(data), level, tuple(host or ()))
     where = commands_run._device(device)
-    commands_run._print_plan(plan(sweep, where))
     if dry_run:
+        commands_run._print_plan(plan(sweep, where))
         return
-    watched = partial(display.progress, screen=commands_run.screen)
-    by = None if workers is None else api.Workers(workers)
-    done = api.run(sweep, out=out, device=where, watched=watched, by=by or api.Workers())
-    commands_run._finish(done)
+
+    @contextmanager
+    def watched(cells: list[Planned], store: Store, count: int) -> Iterator[Progress]:
+        commands_run._print_plan(cells)  # of the plan that is run, which need not be made a second time for it
+        with display.progress(cells, store, count, screen=commands_run.screen) as progress:
+            yield progress
+
+    commands_run._finish(api.run(sweep, out=out, device=where, watched=watched, by=api.Workers(workers)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from robustsuite.config.threats import Access
 from robustsuite.engine.sweep import Sweep, sweep_of
 from robustsuite.errors import UnknownName
-from robustsuite.serve.data import Dataset, load_data
+from robustsuite.serve.data import Dataset, load_data, parse_spec
 from robustsuite.serve.models import Model, load_model
 
 LARGE = 64
@@ -50,6 +50,7 @@ def vetting(model: str, data: Any, level: str = "screening", hosts: tuple[str, .
     """
     if level not in LEVELS:
         raise UnknownName("level", level, LEVELS)
+    source, given = parse_spec(data, "data set")
     dataset, judged = load_data(data)
     loaded, asked = load_model(model, dataset.space), LEVELS[level]
     n = len(judged) if asked.pictures is None else min(asked.pictures, len(judged))
@@ -58,17 +59,9 @@ def vetting(model: str, data: Any, level: str = "screening", hosts: tuple[str, .
     name = "".join(c if c.isalnum() else "-" for c in f"{loaded.name}-{dataset.name}").strip("-")[:60]
     return sweep_of({
         "name": f"vet-{name}-{level}", "title": f"{loaded.name} on {dataset.name}: {level}", "models": [model],
-        "data": [_first(data, n)], "hosts": list(hosts), "threats": _threats(loaded, dataset, asked, linf, l2),
-        "shifts": _shifts(dataset, asked),
+        "data": [{source: {**given, "first": n}}], "hosts": list(hosts),
+        "threats": _threats(loaded, dataset, asked, linf, l2), "shifts": _shifts(dataset, asked),
     }, "vet")  # fmt: skip
-
-
-def _first(data: Any, n: int) -> Any:
-    """The data set's entry with so many pictures to judge on; fewer where it says so itself."""
-    if isinstance(data, str):
-        return {data: {"first": n}}
-    ((name, given),) = data.items()
-    return {name: {**(given or {}), "first": n}}
 
 
 def _threats(model: Model, dataset: Dataset, level: Level, linf: str, l2: float) -> dict[str, Any]:
@@ -78,12 +71,11 @@ def _threats(model: Model, dataset: Dataset, level: Level, linf: str, l2: float)
         for name, budget in {"linf": {"linf": linf}, "l2": {"l2": l2}}.items():
             found[name] = {"scenario": "evasion", "access": "white_box", "budget": budget, "attacks": level.white}
     if Access.SCORES in model.shows:
-        steps = level.queries[0] - 1
-        found["scores"] = {"scenario": "evasion", "access": "scores", "budget": {"linf": linf, "queries": steps + 1},
-                           "attacks": [{"square": {"steps": steps}}]}  # fmt: skip
-    queries = level.queries[1]
+        queries = level.queries[0]
+        found["scores"] = {"scenario": "evasion", "access": "scores", "budget": {"linf": linf, "queries": queries},
+                           "attacks": [{"square": {"steps": queries - 1}}]}  # fmt: skip
     found["labels"] = {"scenario": "evasion", "access": "labels", "budget": {"l2": l2},
-                       "attacks": [{"cgba": {"queries": queries}}]}  # fmt: skip
+                       "attacks": [{"cgba": {"queries": level.queries[1]}}]}  # fmt: skip
     weights = sum(p.numel() for p in model.net.parameters())
     if Access.WEIGHTS in model.shows and weights <= BOUNDED[0] and math.prod(dataset.space.shape) <= BOUNDED[1]:
         found["proof"] = {"scenario": "certification", "access": "white_box", "budget": {"linf": "1/255"},

@@ -198,13 +198,12 @@ def decide(cell: Cell) -> Decision:
 
 def _unseen(card: AttackCard, threat: Threat, cycle: Lifecycle) -> Decision | None:
     """What nobody can have of the model, whatever the threat grants; None where the attack can do without."""
-    shows, name = cycle.model.shows, cycle.model.name
+    shows = cycle.model.shows
+    alone = f"{cycle.model.name} shows {shows.words()} alone, to anybody"
     if dark := card.needs & Access.WHITE_BOX & ~(shows | threat.lends):
-        sentence = f"{card.name} needs {dark.words()}; {name} shows {shows.words()} alone, to anybody"
-        return Decision("refused", "model", sentence)
+        return Decision("refused", "model", f"{card.name} needs {dark.words()}; {alone}")
     if Access.WEIGHTS not in shows and (train := [d for d in cycle.defenses if d.card.place in ("train", "harden")]):
-        sentence = f"{train[0].card.name} trains the network; {name} shows {shows.words()} alone, to anybody"
-        return Decision("refused", "model", sentence)
+        return Decision("refused", "model", f"{train[0].card.name} trains the network; {alone}")
     return None
 
 

@@ -80,12 +80,10 @@ def probe(
         flags = [_training(net), _state(net, x, before, after), _randomised(net, x)]
         random = flags[-1] is not None
         logits = logits.nan_to_num(nan=0.0)
-        flags += [_at_chance(logits[~rejected], y[~rejected])]
-        if Access.SCORES not in shows:
-            return [flag for flag in (*flags, None if random else _batch(net, x, logits)) if flag is not None]
-        flags += [_probabilities(logits[~rejected])]
-        rounded = _rounded(logits[~rejected])
-        still = None if random or rounded else _still(net, x[:8])
+        scores = Access.SCORES in shows
+        flags += [_probabilities(logits[~rejected]) if scores else None, _at_chance(logits[~rejected], y[~rejected])]
+        rounded = _rounded(logits[~rejected]) if scores else None
+        still = None if random or rounded or not scores else _still(net, x[:8])
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
         moves = not random and rounded is None and still is None and batch is None

@@ -84,19 +84,18 @@ def play(context: Context) -> Record:
 
 def conclude(context: Context, record: Record) -> Record:
     """What the columns of all examples say of the number."""
-    found = concluded(record, _met(context), context.card, **context.common)
-    if not transfers(context.card, context.threat, context.served()):
-        return found
-    words = f"played on the adversary's own {context.threat.surrogate} alone; nothing was asked of the system"
-    return found._replace(flags=[*found.flags, Flag("transfer_alone", words)], note="")
+    return concluded(record, context.served(), context.card, own=_own(context), **context.common)
+
+
+def _own(context: Context) -> str:
+    """The network of its own that this adversary plays the attack on, '' where it plays on the system."""
+    return context.threat.surrogate if transfers(context.card, context.threat, context.served()) else ""
 
 
 def _met(context: Context) -> System:
-    """The system as this adversary meets it: where it lacks what the attack needs, through a network of its own."""
-    system, threat = context.served(), context.threat
-    if not transfers(context.card, threat, system):
-        return system
-    return replace(system, surrogate=context.aux().net(threat.surrogate))
+    """The system as this adversary meets it: through a network of its own where it must."""
+    own, system = _own(context), context.served()
+    return replace(system, surrogate=context.aux().net(own)) if own else system
 
 
 def together(cell: Cell) -> int:
@@ -168,7 +167,7 @@ def attacked(
     columns["overturned"] = claimed & columns["robust"]
     if not system.stochastic and not card.minimum_norm:
         fell = (columns["clean_ok"] & ~columns["robust"]).nonzero().flatten().to(x.device)
-        bits = judge((x_adv[fell] * 255).round() / 255, targets[fell], rng.fold("bits")[fell])
+        bits = judge(levels(x_adv[fell]), targets[fell], rng.fold("bits")[fell])
         columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
         columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
@@ -176,10 +175,10 @@ def attacked(
     return Record(columns, [], forwards, backwards)
 
 
-def concluded(record: Record, system: System, card: AttackCard, eot: int | None = None) -> Record:
-    """The record with the flags and the note that its columns lead to."""
-    flags = _flags(record.columns, system, card, draws(system, eot))
-    return record._replace(flags=flags, note=_note(record.columns, system, card))
+def concluded(record: Record, system: System, card: AttackCard, eot: int | None = None, own: str = "") -> Record:
+    """The record with the flags and the note that its columns lead to. own: whose pictures were taken to the system."""
+    flags = _flags(record.columns, system, card, draws(system, eot), own)
+    return record._replace(flags=flags, note="" if own else _note(record.columns, system, card))
 
 
 def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
@@ -194,7 +193,7 @@ def _right(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
     return ~answers.wrong & ~answers.rejected
 
 
-def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: int) -> list[Flag]:
+def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: int, own: str) -> list[Flag]:
     """What casts doubt on the number itself."""
     n, flags = len(columns["robust"]), []
     outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
@@ -204,7 +203,7 @@ def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: 
         back, fell = int(columns["below_a_bit"].sum()), int((columns["clean_ok"] & ~columns["robust"]).sum())
         if back > max(2, BELOW_A_BIT * fell):
             flags.append(Flag("below_a_bit", f"{back} of {fell} broken pictures are right again in 8 bits"))
-    averaged = drawn > 1 or system.surrogate is not None
+    averaged = drawn > 1 or system.surrogate is not None or own
     if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
     if {"robust_direct", "robust_surrogate"} <= set(columns):
@@ -213,6 +212,9 @@ def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: 
         if more > max(2, 0.005 * n):
             words = f"the surrogate's point breaks {more} of {n} pictures that the direct attack leaves standing"
             flags.append(Flag("transfer_beats_direct", words))
+    if own:
+        words = f"played on the adversary's own {own} alone; nothing was asked of the system"
+        flags.append(Flag("transfer_alone", words))
     return flags
 
 

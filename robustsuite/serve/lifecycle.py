@@ -122,8 +122,10 @@ class Lifecycle:
         used = [d.card for d in self.defenses]
         stochastic, adapts = any(card.stochastic for card in used), any(card.adapts for card in used)
         eot = max([1, *(card.eot for card in used)])
-        shows, grid = self.model.shows, self.model.grid
-        return System(served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts, shows, grid)
+        return System(
+            served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts,
+            shows=self.model.shows, grid=self.model.grid,
+        )  # fmt: skip
 
     def _learner(self, i: int) -> Fit:
         """The i-th serve-stage defense, one that learns, as what wraps a network; kept where its card says how."""

@@ -25,6 +25,10 @@ from robustsuite.serve.ensembles import Members
 from robustsuite.serve.protocols import Billed
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
+"""What classes come in, where a network names them alone."""
+
+ANSWERS = Access.LABELS | Access.SCORES
+"""What a network shows that gives scores and no gradient."""
 
 
 class Normalised(nn.Module):
@@ -205,7 +209,7 @@ def shown(net: nn.Module, space: InputSpace, device: torch.device | str = "cpu")
     leaf = torch.full((1, *space.shape), 0.5, requires_grad=True, device=device)
     with torch.enable_grad():
         logits: Tensor = net(leaf)
-    return Access.WHITE_BOX if logits.requires_grad else Access.LABELS | Access.SCORES
+    return Access.WHITE_BOX if logits.requires_grad else ANSWERS
 
 
 def weights_sha256(net: nn.Module) -> str:

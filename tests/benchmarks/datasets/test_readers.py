@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from robustsuite.benchmarks.datasets.decode import INTERPOLATIONS
 from robustsuite.errors import BadData, BadValue, UsageError
 from robustsuite.serve.data import load_data
 
@@ -245,3 +246,9 @@ def test_the_published_packs(shared):
 
 def test_bad_data_is_a_usage_error():
     assert issubclass(BadData, UsageError)
+
+
+def test_the_interpolations_are_torchvisions() -> None:
+    from torchvision.transforms import InterpolationMode
+
+    assert {mode.value for mode in InterpolationMode} == set(INTERPOLATIONS)
