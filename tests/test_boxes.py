@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import save_file
@@ -104,13 +105,20 @@ def test_a_white_box_is_not_asked_for_more_than_the_threat_grants(tmp_path: Path
     assert (rows("linear", tmp_path / "own", transfer=own)["queries"] == 0).all()
 
 
-def exported(path: Path, net: nn.Module, *, nhwc: bool = False, batch: int | None = None, labels: bool = False) -> None:
+def exported(
+    path: Path, net: nn.Module, *, nhwc: bool = False, batch: int | None = None, labels: bool = False,
+    eight: bool = False,
+) -> None:  # fmt: skip
     """An ONNX file of these nodes, written by hand: an exporter would bring a package more."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto
     layer = net[1]  # type: ignore[index]
     sizes = [batch or "n", 8, 8, 1] if nhwc else [batch or "n", 1, 8, 8]
     nodes = [helper.make_node("Flatten", ["x"], ["flat"])]
+    if eight:
+        nodes = [helper.make_node("Cast", ["x"], ["levels"], to=kind.FLOAT),
+                 helper.make_node("Div", ["levels", "white"], ["unit"]),
+                 helper.make_node("Flatten", ["unit"], ["flat"])]  # fmt: skip
     nodes += [helper.make_node("Gemm", ["flat", "w", "b"], ["y"], transB=1)]
     outputs = [helper.make_tensor_value_info("y", kind.FLOAT, [batch or "n", 10])]
     if labels:
@@ -118,7 +126,8 @@ def exported(path: Path, net: nn.Module, *, nhwc: bool = False, batch: int | Non
         outputs = [helper.make_tensor_value_info("k", kind.INT64, [batch or "n"])]
     weights = [onnx.numpy_helper.from_array(getattr(layer, k).detach().numpy(), v)
                for k, v in {"weight": "w", "bias": "b"}.items()]  # fmt: skip
-    given = [helper.make_tensor_value_info("x", kind.FLOAT, sizes)]
+    weights += [onnx.numpy_helper.from_array(np.array(255, np.float32), "white")] if eight else []
+    given = [helper.make_tensor_value_info("x", kind.UINT8 if eight else kind.FLOAT, sizes)]
     model = helper.make_model(helper.make_graph(nodes, "g", given, outputs, weights),
                               opset_imports=[helper.make_opsetid("", 17)], ir_version=9)  # fmt: skip
     path.write_bytes(model.SerializeToString())
@@ -132,6 +141,18 @@ def test_a_graph_in_onnxruntime_has_the_rows_of_the_network(tmp_path: Path, how:
     got = rows("onnxruntime:net.onnx", tmp_path / "onnx", scores=SCORES)
     same = ["clean_ok", "robust", "in_budget", "fooled", "distance", "queries"]
     pd.testing.assert_frame_equal(got[same], want[same])
+
+
+def test_a_graph_of_8_bits_is_judged_on_what_it_is_given(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    exported(tmp_path / "net.onnx", linear(), eight=True)
+    threat = {**SCORES, "budget": {"linf": 64.5 / 255}}
+    got = rows("onnxruntime:net.onnx", tmp_path / "onnx", scores=threat)
+    fell = got[got["clean_ok"] & ~got["robust"]]
+    levels = fell["distance"] * 255
+    assert len(fell) >= 1
+    assert (levels - levels.round()).abs().max() < 1e-4
+    assert levels.max() <= 64 + 1e-4
 
 
 def test_a_graph_that_names_the_class_shows_labels_alone(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def onnxruntime(name: str, space: InputSpace, *, mean: str = "", std: str = "") 
         box = Normalised(box, *statistics)
     shows = Access.LABELS if graph.labels else ANSWERS
     behaviour = {"onnxruntime": installed("onnxruntime")}
-    return Model(f"onnxruntime:{path.stem}", box.eval(), space, weights_sha256(box), shows=shows, behaviour=behaviour)
+    return Model(f"onnxruntime:{path.stem}", box.eval(), space, weights_sha256(box), shows=shows, behaviour=behaviour,
+                 grid=graph.kind is np.uint8)  # fmt: skip
 
 
 def _session(content: bytes, name: str) -> Any:
