@@ -36,6 +36,7 @@ from robustsuite import __version__
 from robustsuite.benchmarks import gpu_rows
 from robustsuite.benchmarks.gpu_agreement import agreement
 from robustsuite.benchmarks.gpu_bench import Bench, Row, Span, sentence
+from robustsuite.benchmarks.gpu_workers import workers_rows
 from robustsuite.engine import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,6 +183,7 @@ SECTIONS = (
     Section("corruptions", "speed", 40, gpu_rows.corruption_rows),
     Section("training", "speed", 40, gpu_rows.training_rows),
     Section("imagenet", "speed", 30, gpu_rows.imagenet_rows),
+    Section("workers", "workers", 150, workers_rows),
 )
 
 
