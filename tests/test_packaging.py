@@ -67,3 +67,23 @@ def test_our_plugins_come_in_by_the_door_of_third_parties() -> None:
 def test_the_command_starts_without_torch() -> None:
     code = "import sys, robustsuite.app.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+SWEEP = """
+name: bare
+models: ["python:tests.nets:linear"]
+data: [{digits: {first: 4}}]
+threats: {linf: {scenario: evasion, budget: {linf: 8/255}, attacks: [fgsm]}}
+"""
+
+
+def test_a_sweep_needs_none_of_the_extras(tmp_path: Path) -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    needed = [need for name, needs in extras.items() if name not in ("test", "dev") for need in needs]
+    absent = sorted({re.split(r"[^\w-]", need)[0].replace("-", "_") for need in needed})
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    asked = ["run", str(tmp_path / "sweep.yaml"), "--workers", "1", "--out", str(tmp_path / "run")]
+    lines = ["import sys", f"sys.modules.update(dict.fromkeys({absent!r}))", f"sys.argv[1:] = {asked!r}"]
+    lines += ["from robustsuite.app.cli import main"]
+    done = subprocess.run([sys.executable, "-c", "; ".join([*lines, "main()"])], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -9,10 +9,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
-import httpx2
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from robustsuite import __version__
 from robustsuite.benchmarks.models.endpoint import Endpoint, decoded, encoded, headers_of, read_endpoint, request
 from robustsuite.benchmarks.models.ledger import Ledger, Said
 from robustsuite.config.threats import Access
-from robustsuite.errors import BadValue, Stopped
+from robustsuite.errors import BadValue, MissingPackage, Stopped
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import ANSWERS, Box, Model, loader, weights_sha256
 
@@ -48,7 +49,7 @@ class Service:
         self._ledger: Ledger | None = None
         self._next, self._lock = 0.0, threading.Lock()
         headers = {"User-Agent": f"robustsuite/{__version__} (authorised robustness test)", **headers_of(endpoint)}
-        self.client = httpx2.Client(timeout=endpoint.timeout, headers=headers, follow_redirects=False)
+        self.client = _library().Client(timeout=endpoint.timeout, headers=headers, follow_redirects=False)
 
     @property
     def ledger(self) -> Ledger:
@@ -121,10 +122,10 @@ class Service:
             try:
                 reply = self.client.request(self.endpoint.method, self.endpoint.url, content=content,
                                             headers={"Content-Type": kind})  # fmt: skip
-            except httpx2.ConnectError as error:
+            except _library().ConnectError as error:
                 self.ledger.note("refused", batch)
                 why = str(error) or "no connection"
-            except httpx2.HTTPError as error:
+            except _library().HTTPError as error:
                 self.ledger.note("lost", batch)
                 why = str(error) or type(error).__name__
             else:
@@ -184,7 +185,14 @@ def _told(text: str) -> float:
     return min(LONGEST, max(0.0, seconds))
 
 
-@loader()
+def _library() -> ModuleType:
+    """httpx2, which is an extra: a plan that asks no service does without it."""
+    import httpx2
+
+    return httpx2
+
+
+@loader(requires="httpx2")
 def http(name: str, space: InputSpace) -> Model:
     """A classifier behind HTTP, described by a yaml file: http:service.yaml; docs/services.md says what stands in it.
 
@@ -192,6 +200,8 @@ def http(name: str, space: InputSpace) -> Model:
     """
     if name.startswith("//"):
         raise BadValue(f"expected the yaml of an endpoint, got the address http:{name}; write its url into a yaml file")
+    if find_spec("httpx2") is None:
+        raise MissingPackage("httpx2", f"the model http:{name}", "'robustsuite[http]'")
     endpoint = read_endpoint(Path(name).expanduser())
     if endpoint.classes and len(endpoint.classes) != space.classes:
         got = len(endpoint.classes)
