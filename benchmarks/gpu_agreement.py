@@ -116,6 +116,7 @@ def _logits(bench: Bench, name: str, net: nn.Module, split: Split, kind: str) ->
     return Row("agreement", name, ours=gap / largest, unit="relative", n=len(x), note=note)
 
 
+@float32()  # as `execute` plays every cell
 def robust_images(data: Dataset, stand: Stand, split: Split, attack: str, device: str, given: dict[str, int]) -> Tensor:
     """Who (N,) stands, as a sweep's cell on that device finds; 'clean' attacks nobody."""
     net, data = copy.deepcopy(stand.net).cpu(), replace(data, splits={"test": split})

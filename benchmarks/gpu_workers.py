@@ -22,10 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def workers_rows(bench: Bench) -> Iterator[Row]:
     """Seconds of two workers beside those of one, and whether they stored the same bytes."""
-    for name, attacks in cells(bench).items():
+    for place, (name, attacks) in enumerate(cells(bench).items()):
         sweep = bench.out / f"{name}.yaml"
         sweep.write_text(yaml.safe_dump(planned(bench, attacks)))
-        swept(bench, sweep, 1, "--n", "8")  # trains what the other two find trained
+        if not place:
+            swept(bench, sweep, 1, "--n", "8")  # trains what all the others find trained
         alone, together = (swept(bench, sweep, workers) for workers in (1, 2))
         first, second = (stored(bench.out / f"{name}-{workers}") for workers in (1, 2))
         same = bool(first) and first == second
@@ -40,7 +41,7 @@ def cells(bench: Bench) -> dict[str, list[object]]:
     """The attacks of each sweep."""
     steps = {"pgd": 50, "apgd": 50, "fmn": 50, "square": 300}
     short = [{attack: {"steps": bench.size(k, 5)}} for attack, k in steps.items()]
-    return {"long-cell": [{"square": {"steps": bench.size(3000, 20)}}], "short-cells": ["fgsm", *short]}
+    return {"long-cell": [{"square": {"steps": bench.size(1000, 20)}}], "short-cells": ["fgsm", *short]}
 
 
 def planned(bench: Bench, attacks: list[object]) -> dict[str, object]:

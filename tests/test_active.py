@@ -84,3 +84,20 @@ def test_no_examples(rounds: int) -> None:
     rows, broken = search(asking(0, 8), rounds, never, never)  # type: ignore[arg-type]
     assert rows == {}
     assert broken.shape == (0,)
+
+
+@pytest.mark.parametrize("look", [1, 4])
+def test_a_job_of_known_length_is_not_stepped_on_beyond_it(look: int) -> None:
+    asked = 0
+
+    def start(example: Tensor, _: Tensor) -> State:
+        return {"found": torch.zeros(len(example), 1), "age": torch.zeros(len(example), dtype=torch.int64)}
+
+    def step(rows: State) -> tuple[State, Tensor, Tensor]:
+        nonlocal asked
+        asked += len(rows["example"])
+        age = rows["age"] + 1
+        return {**rows, "age": age}, torch.zeros(len(age), dtype=torch.bool), age == 5
+
+    search(asking(6, 4, look), 2, start, step, most=5)
+    assert asked == 6 * 2 * 5

@@ -85,5 +85,6 @@ def test_a_sweep_needs_none_of_the_extras(tmp_path: Path) -> None:
     asked = ["run", str(tmp_path / "sweep.yaml"), "--workers", "1", "--out", str(tmp_path / "run")]
     lines = ["import sys", f"sys.modules.update(dict.fromkeys({absent!r}))", f"sys.argv[1:] = {asked!r}"]
     lines += ["from robustsuite.app.cli import main"]
-    done = subprocess.run([sys.executable, "-c", "; ".join([*lines, "main()"])], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", "; ".join([*lines, "main()"])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

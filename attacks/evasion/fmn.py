@@ -77,7 +77,7 @@ def fmn(
         rows = {**rows, "at": new, "found": found, "least": least, "eps": eps, "k": k + 1}
         return rows, torch.zeros_like(wrong), finished
 
-    return search(model, 1, start, step)[0].get("found", x)
+    return search(model, 1, start, step, most=steps + 1)[0].get("found", x)
 
 
 def _cosine(ends: tuple[float, float], part: Tensor) -> Tensor:

@@ -51,5 +51,5 @@ def noise(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, draws:
         margin = torch.where(better, margin, rows["margin"])
         return {**rows, "found": found, "margin": margin, "i": i + 1}, margin > model.confidence_margin, i + 1 >= draws
 
-    rows, broken = search(model, 1, start, step)
+    rows, broken = search(model, 1, start, step, most=draws)
     return evasion.Found(rows.get("found", x), {"claimed": broken})

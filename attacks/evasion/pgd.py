@@ -101,7 +101,7 @@ def pgd(
         rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
         return rows, rows["score"] > model.confidence_margin, (k >= steps) | cycles
 
-    rows, broken = search(model, goals.shape[1], start, step)
+    rows, broken = search(model, goals.shape[1], start, step, most=steps + 1)
     return evasion.Found(rows.get("found", x), {"claimed": broken})
 
 

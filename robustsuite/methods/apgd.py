@@ -110,7 +110,7 @@ def ascend(
         score = torch.where(better, margin, rows["score"])
         return {**rows, "found": found, "score": score, "k": rows["k"] + 1}, success, finished
 
-    rows, broken = search(model, goals.shape[1], start, step)
+    rows, broken = search(model, goals.shape[1], start, step, most=steps + 1)
     return rows.get("found", x), broken
 
 

@@ -90,7 +90,7 @@ def attack(
         finished = moved["k"] >= schedule.searches * schedule.iterations
         return moved, torch.zeros_like(finished), finished
 
-    return search(model, 1, start, step)[0].get("found", x)
+    return search(model, 1, start, step, most=schedule.searches * schedule.iterations)[0].get("found", x)
 
 
 def _begin(rows: State, clean: Tensor, schedule: Schedule, rng: Rng) -> State:

@@ -62,7 +62,7 @@ def _search(
         at = propose(found, x[example], budget, rng[example].fold(i), side(i, p, x))
         return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.confidence_margin, out
 
-    return search(model, 1, start, step)
+    return search(model, 1, start, step, most=steps + 1)
 
 
 def side(i: Tensor, p: float, x: Tensor) -> Tensor:

@@ -30,9 +30,12 @@ for a while; nobody listens to it."""
 
 
 def search(
-    model: Oracle, rounds: int, start: Start, step: Step, *, width: int | None = None, keep: Sequence[str] = ()
-) -> tuple[State, Tensor]:
+    model: Oracle, rounds: int, start: Start, step: Step, *, most: int | None = None, width: int | None = None,
+    keep: Sequence[str] = (),
+) -> tuple[State, Tensor]:  # fmt: skip
     """Run `rounds` jobs for each of the oracle's n examples, at most `width` (the oracle's, if None) at a time.
+
+    most: the steps after which any job has ended, where that is known: then the host looks in time, and nobody idles.
 
     Returns the final rows, one for each example in order (the successful job of the lowest round, else the round of
     highest 'score', else round 0), and which examples (n,) were broken. Of the rows, 'found' and the entries named in
@@ -44,7 +47,7 @@ def search(
     ends = torch.full((rounds, n), -torch.inf, device=device)  # the score at which each unsuccessful round ended
     rows = _topped({}, _waiting(queue, [rounds] * n, width), start, device)
     results = {k: rows[k].new_zeros(n + 1, *rows[k].shape[1:]) for k in ("found", *keep) if rows}
-    ended, steps = _none(rows), 0
+    ended, steps, begun = _none(rows), 0, [0] * len(rows.get("example", ()))  # begun: at which step, a row each
     while rows:
         rows, success, finished = step(rows)
         now = (success | finished) & ~ended
@@ -52,11 +55,12 @@ def search(
             _record(rows, success & now, now, winner, ends, results)
             ended = ended | now
         steps += 1
-        if steps % model.look == 0:
+        if steps % model.look == 0 or steps - begun[0] == most:
             stays = (~ended & (rows["round"] < winner[rows["example"]])).cpu()
             if not bool(stays.all()):
                 kept = stays.nonzero().flatten()
                 fresh = _waiting(queue, winner.tolist(), width - len(kept))
+                begun = [begun[i] for i in kept.tolist()] + [steps] * len(fresh)
                 kept = kept.to(device)
                 rows = _topped({k: v[kept] for k, v in rows.items()} if len(kept) else {}, fresh, start, device)
                 ended = _none(rows)
