@@ -19,6 +19,13 @@ def allowed() -> tuple[bool, bool]:
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
+def test_the_same_bits_are_asked_of_cudnn() -> None:
+    before = torch.backends.cudnn.deterministic
+    with float32():
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic == before
+
+
 @pytest.fixture
 def tf32() -> Iterator[None]:
     """A caller who lets CUDA round."""

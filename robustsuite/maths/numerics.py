@@ -27,16 +27,20 @@ def threads() -> Iterator[None]:
 
 @contextmanager
 def float32(*, tf32: bool = False) -> Iterator[None]:
-    """Products of float32 in float32 while it lasts: torch lets CUDA's convolutions round to TF32's ten bits.
+    """Products of float32 in float32 while it lasts, and the same bits each time.
 
-    tf32: let them, and matrix products as well.
+    torch lets CUDA's convolutions round to TF32's ten bits, and lets cuDNN add up gradients in the order in which they
+    come: FMN's pictures were others in a second run. tf32: round, and in matrix products as well.
     """
-    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, cudnn
+    before, ordered = [backend.allow_tf32 for backend in backends], cudnn.deterministic
     try:
         for backend in backends:
             backend.allow_tf32 = tf32
+        cudnn.deterministic = True
         yield
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
+        cudnn.deterministic = ordered
