@@ -30,9 +30,9 @@ def finish(
     if statistics is not None:
         net = Normalised(net, *statistics)
     net = net.float().eval()
-    answers, logits = answering(net, blank(net, space, name), name)
+    answers, logits, one = answering(net, blank(net, space, name), name, space.classes)
     TASK.checked(logits, space, name)
-    behaviour = behaviour_of(net, made_by)
+    behaviour, note = behaviour_of(net, made_by), "; ".join(filter(None, (note, one)))
     return Model(name, channels_last(answers, space), space, weights_sha256(net), note=note, behaviour=behaviour)
 
 

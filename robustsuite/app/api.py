@@ -227,12 +227,14 @@ def evaluate(
     if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
         net, home = copy.deepcopy(net).to(there), there
     with torch.no_grad():
-        answers, logits = answering(net, net(x[:1].to(home)), "the network")
+        pair = 2 if len(y) and int(y.max()) <= 1 else 0
+        answers, logits, note = answering(net, net(x[:1].to(home)), "the network", pair)
     classes = logits.shape[1]
     channels, height, width = x.shape[1:]
     space = InputSpace(channels, height, width, classes)
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
-    cycle = Lifecycle(Model("given", answers, space, weights_sha256(net)), dataset, seed=seed, device=str(home))
+    model = Model("given", answers, space, weights_sha256(net), note=note)
+    cycle = Lifecycle(model, dataset, seed=seed, device=str(home))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
     threat = Threat("given", card.place, access, budget or Linf(8 / 255))
     cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)

@@ -49,24 +49,40 @@ class Logits(nn.Module):
         return self.take(self.net(x))
 
 
-def answering(net: nn.Module, out: Any, name: str) -> tuple[nn.Module, Tensor]:
-    """A network that returned `out`, as one that returns logits (N, K) alone, and those; itself where it does already.
+class FromOne(nn.Module):
+    """A network of two classes with one output, the logit z of the second: its logits are (0, z)."""
 
-    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list. Raises BadModel.
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x).reshape(len(x), 1)
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def answering(net: nn.Module, out: Any, name: str, classes: int = 0) -> tuple[nn.Module, Tensor, str]:
+    """A network that returned `out`, as one that returns logits (N, K) alone, those, and what a reader must know of it.
+
+    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list. Where there are two
+    `classes`, one output a picture, (N, 1) or (N,), is the logit of the second. Raises BadModel.
     """
-    if isinstance(out, Tensor) and out.ndim == 2:
-        return net, out
-    take: Callable[[Any], Tensor] = itemgetter(0)
+    take: Callable[[Any], Tensor] | None = None
     if isinstance(out, Mapping) and "logits" in out:
         take = itemgetter("logits")
-    elif hasattr(out, "logits"):
+    elif not isinstance(out, Tensor) and hasattr(out, "logits"):
         take = attrgetter("logits")
-    elif not (isinstance(out, tuple | list) and out):
-        raise _no_logits(out, name)
-    found = take(out)
+    elif isinstance(out, tuple | list) and out:
+        take = itemgetter(0)
+    found: Any = out if take is None else take(out)
+    if take is not None:
+        net = Logits(net, take)
+    if classes == 2 and isinstance(found, Tensor) and found.ndim in (1, 2) and found.numel() == len(found):
+        z = found.reshape(-1, 1)
+        return FromOne(net), torch.cat([torch.zeros_like(z), z], 1), f"{name} has one output, read as logits (0, z)"
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise _no_logits(out, name)
-    return Logits(net, take), found
+    return net, found, ""
 
 
 def _no_logits(out: object, name: str) -> BadModel:
@@ -122,7 +138,7 @@ def as_it_is(net: nn.Module, training: Training) -> nn.Module:
 class Model:
     """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training).
 
-    note: what a reader of its numbers must see.
+    note: what a reader of its numbers must see. classes: its own names of the classes, in order, where it knows them.
     behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
     """
 
@@ -133,6 +149,7 @@ class Model:
     fit: Fit = field(default=as_it_is, repr=False)
     note: str = ""
     behaviour: dict[str, str] = field(default_factory=dict, repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
 
     def identity(self) -> str:
         """What it does, as text: its weights or recipe, and what its answers depend on besides."""
