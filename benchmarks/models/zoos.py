@@ -12,9 +12,10 @@ from urllib.parse import urlparse
 
 from torch import nn
 
-from robustsuite.benchmarks.models.checkpoint import fill, read_weights
+from robustsuite.benchmarks.models.checkpoint import fill
 from robustsuite.benchmarks.models.finish import downloaded, finish
 from robustsuite.benchmarks.models.small_nets import build
+from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
@@ -106,7 +107,7 @@ def pyautoattack(name: str, space: InputSpace) -> Model:
         raise MissingPackage("pyautoattack", "the model pyautoattack:cifar10")
     if space.shape != (3, 32, 32):
         raise BadModel(f"expected 3x32x32 pictures for pyautoattack:cifar10, got {space.shape}; choose cifar10 data")
-    weights, _ = read_weights(Path(spec.origin).parent / "examples" / "model_test.pt")
+    weights = read_weights(str(Path(spec.origin).parent / "examples" / "model_test.pt")).first
     net = build("resnet18_cifar", space)
     renamed = {key.replace("shortcut", "downsample").replace("linear.", "fc."): w for key, w in weights.items()}
     fill(net, renamed, "pyautoattack:cifar10", space)
