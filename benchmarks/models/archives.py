@@ -69,7 +69,8 @@ def check_export(path: Path) -> None:
             part = archive.read(name) if name.endswith((".json", "sample_inputs/model.pt")) else b""
             try:
                 if name.endswith(".pt"):
-                    torch.load(io.BytesIO(part), map_location="cpu", weights_only=True)
+                    buffer = io.BytesIO(part)
+                    torch.load(buffer, map_location="cpu", weights_only=True)
                 elif name.endswith(".json"):
                     words = json.loads(part)
                     odd = next(_odd(words, ""), "")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlparse
 
 from torch import nn
 
 from robustsuite.benchmarks.models.checkpoint import fill
 from robustsuite.benchmarks.models.finish import downloaded, finish
+from robustsuite.benchmarks.models.huggingface import hub
 from robustsuite.benchmarks.models.small_nets import build
 from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName
@@ -65,7 +62,7 @@ def _timm(name: str, spec: str, space: InputSpace) -> Model:
     if not name.startswith("hf-hub:") and name not in known and name.partition(".")[0] not in zoo.list_models():
         raise UnknownName("timm model", name, _short(name, known))
     try:
-        with _hub():
+        with hub():
             net: nn.Module = zoo.create_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         hint = "without a network, load it once elsewhere and copy $HF_HOME, or use checkpoint:FILE?arch=timm:NAME"
@@ -79,22 +76,6 @@ def _short(name: str, known: list[str]) -> list[str]:
     return (
         get_close_matches(name, known) or [n for n in ("resnet18", "resnet50", "vit_b_16") if n in known] or known[:5]
     )
-
-
-@contextmanager
-def _hub() -> Iterator[None]:
-    """Where the Hub's host has no address, ask the local cache alone: its client would retry for half a minute."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 @loader()
