@@ -83,8 +83,9 @@ def statistics_of(mean: str, std: str, channels: int) -> Statistics | None:
 
 def downloaded(error: Exception, name: str, hint: str) -> BadModel:
     """A failed download in a sentence."""
-    return BadModel(f"expected to fetch the weights of {name}, got {type(error).__name__} ({_line(error)}); {hint}")
+    return BadModel(f"expected to fetch the weights of {name}, got {type(error).__name__} ({in_a_line(error)}); {hint}")
 
 
-def _line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """The first line of what an error says, of 160 characters at the most."""
     return (str(error).strip().splitlines() or ["no message"])[0][:160]

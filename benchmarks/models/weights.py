@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,7 +114,8 @@ def _torch_file(path: Path) -> list[tuple[str, Weights]]:
         raise BadModel(f"expected plain weights in {path.name}, got an exported program; load it as export:{path.name}")
     stands = [(Stand, name) for name in INERT]
     try:
-        with torch.serialization.safe_globals(stands):  # type: ignore[arg-type]
+        with torch.serialization.safe_globals(stands), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # that the pickle's protocol is a newer one
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, torch and zip raise classes of many kinds
         raise _unread(path, error) from error

@@ -9,13 +9,17 @@ from pathlib import Path
 from torch import nn
 
 from robustsuite.benchmarks.models.checkpoint import fill
-from robustsuite.benchmarks.models.finish import downloaded, finish
+from robustsuite.benchmarks.models.files import regular
+from robustsuite.benchmarks.models.finish import downloaded, finish, in_a_line
 from robustsuite.benchmarks.models.huggingface import hub
 from robustsuite.benchmarks.models.small_nets import build
 from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
+
+OPSET = 17
+"""The newest operators of ONNX that onnx2torch 1.5.15 knows throughout."""
 
 
 @loader()
@@ -124,17 +128,24 @@ def robustbench(name: str, space: InputSpace, *, dataset: str = "cifar10", folde
 def onnx(name: str, space: InputSpace) -> Model:
     """A network in an ONNX file over [0, 1] pixels, converted by onnx2torch: onnx:net.onnx.
 
-    Raises MissingPackage, BadModel.
+    Operators newer than onnx2torch knows are brought down to opset 17 by ONNX itself. Raises MissingPackage, BadModel.
     """
-    path = Path(name).expanduser()
     if find_spec("onnx2torch") is None:
-        raise MissingPackage("onnx2torch", f"the model onnx:{path.name}", "'robustsuite[onnx]'")
-    if not path.is_file():
-        raise BadModel(f"expected an ONNX file, got {str(path)!r}, which is not there; check the path")
+        raise MissingPackage("onnx2torch", f"the model onnx:{Path(name).name}", "'robustsuite[onnx]'")
+    path = regular(name, "an ONNX file")
+    import onnx as format  # a package that onnx2torch needs and brings
+    from onnx.version_converter import convert_version
     from onnx2torch import convert
 
+    note = ""
     try:
-        net = convert(str(path))
-    except Exception as error:  # the parser raises protobuf's own class, the converter NotImplementedError and others
-        raise BadModel(f"expected an ONNX network in {path.name}, got {error}; export it again") from error
-    return finish(f"onnx:{path.stem}", net, space)
+        read = format.load(str(path))
+        try:
+            net = convert(read)
+        except NotImplementedError:
+            net = convert(convert_version(read, OPSET))
+            note = f"{path.name} brought down to opset {OPSET}"
+    except Exception as error:  # the parser raises protobuf's own class, the converters RuntimeError and others
+        hint = f"export it again with opset {OPSET}" if "version" in str(error) else "export it again"
+        raise BadModel(f"expected an ONNX network in {path.name}, got {in_a_line(error)}; {hint}") from error
+    return finish(f"onnx:{path.stem}", net, space, note=note)

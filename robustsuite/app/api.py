@@ -213,9 +213,9 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
 
-    net: it returns logits, alone or as a tuple's first or what is named `logits`. attack: a registered name, or a
-    function decorated as one. budget: a ball such as Linf(8/255), the default. device: where to compute; where the
-    network is, if None. The network stays where it is.
+    net: it returns logits, alone or as a tuple's first or what is named `logits`; one output is the logit of class 1
+    where all labels are 0 or 1. attack: a registered name, or a function decorated as one. budget: a ball such as
+    Linf(8/255), the default. device: where to compute; where the network is, if None. The network stays where it is.
     parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
     needs more than `access`.
     """
