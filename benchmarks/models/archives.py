@@ -10,6 +10,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,42 +45,60 @@ SCRIPT = re.compile(
 HINT = "nothing in it was run; load the network as python:pkg.mod:factory where you trust its origin"
 
 
-def check_script(path: Path) -> None:
-    """Raises BadModel for a TorchScript archive whose code does more than compute on tensors."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(".py") and (found := SCRIPT.search(archive.read(name).decode("utf-8", "replace"))):
-                hint = "export the float model, which has gradients" if "quantized" in found[0] else HINT
-                raise BadModel(f"expected a script that computes on tensors in {path.name}, got {found[0]!r}; {hint}")
+def checked_script(path: Path) -> io.BytesIO:
+    """A TorchScript archive, packed anew. Raises BadModel where its code does more than compute on tensors."""
+    members = _members(path)
+    for name, content in members.items():
+        if name.endswith(".py") and (found := SCRIPT.search(content.decode("utf-8", "replace"))):
+            hint = "export the float model, which has gradients" if "quantized" in found[0] else HINT
+            raise BadModel(f"expected a script that computes on tensors in {path.name}, got {found[0]!r}; {hint}")
+    return _packed(members)
 
 
-def check_export(path: Path) -> None:
-    """Raises BadModel for an exported program that holds more than plain tensors and operators on them."""
+def checked_export(path: Path) -> io.BytesIO:
+    """An exported program, packed anew. Raises BadModel where it holds more than tensors and operators on them."""
 
     def refused(got: str) -> BadModel:
         return BadModel(f"expected an exported program of plain tensors in {path.name}, got {got[:80]}; {HINT}")
 
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if any("serialized_exported_program" in name for name in names):
-            raise BadModel(f"expected a program exported by torch 2.8 or later in {path.name}; export it again")
-        if odd := next((n for n in names if not MEMBERS.fullmatch(n) or n.split("/")[0] != names[0].split("/")[0]), ""):
-            raise refused(f"the member {odd!r}")
-        for name in names:
-            part = archive.read(name) if name.endswith((".json", "sample_inputs/model.pt")) else b""
-            try:
-                if name.endswith(".pt"):
-                    buffer = io.BytesIO(part)
-                    torch.load(buffer, map_location="cpu", weights_only=True)
-                elif name.endswith(".json"):
-                    words = json.loads(part)
-                    odd = next(_odd(words, ""), "")
-                else:
-                    continue
-            except Exception as error:  # pickle, torch and json raise classes of many kinds
-                raise refused(f"{name.rpartition('/')[2]} that is no plain data") from error
-            if odd:
-                raise refused(odd)
+    members = _members(path)
+    if any("serialized_exported_program" in name for name in members):
+        raise BadModel(f"expected a program of torch 2.8 or later in {path.name}, got an older one; export it again")
+    root = next(iter(members)).split("/")[0]
+    if odd := next((n for n in members if not MEMBERS.fullmatch(n) or n.split("/")[0] != root), ""):
+        raise refused(f"the member {odd!r}")
+    for name, content in members.items():
+        odd = ""
+        try:
+            if name.endswith("sample_inputs/model.pt"):
+                buffer = io.BytesIO(content)
+                torch.load(buffer, map_location="cpu", weights_only=True)
+            elif name.endswith(".json"):
+                odd = next(_odd(json.loads(content), ""), "")
+        except Exception as error:  # pickle, torch and json raise classes of many kinds
+            raise refused(f"{name.rpartition('/')[2]} that is no plain data") from error
+        if odd:
+            raise refused(odd)
+    return _packed(members)
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """Every member, in their order, of the size and checksum that it declares."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError, EOFError) as error:
+        raise BadModel(f"expected an archive in {path.name}, got a damaged one; fetch or export it again") from error
+
+
+def _packed(members: dict[str, bytes]) -> io.BytesIO:
+    """An archive of these members, so that torch reads what was looked at, however the file was laid out."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    made.seek(0)
+    return made
 
 
 def _odd(value: Any, key: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsuite.benchmarks.models.archives import check_export, check_script
+from robustsuite.benchmarks.models.archives import checked_export, checked_script
 from robustsuite.benchmarks.models.files import kind_of, regular
 from robustsuite.benchmarks.models.finish import finish, statistics_of
 from robustsuite.errors import BadModel
@@ -82,11 +82,11 @@ def torchscript(name: str, space: InputSpace, *, mean: str = "", std: str = "") 
     says so. Raises BadModel, BadValue.
     """
     path = _archive(name, "torchscript")
-    check_script(path)
+    archive = checked_script(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that torch.jit is deprecated
-            net: nn.Module = torch.jit.load(str(path), map_location="cpu")
+            net: nn.Module = torch.jit.load(archive, map_location="cpu")
     except Exception as error:  # the interpreter raises RuntimeError with many lines, and others
         raise _unread(path, "a TorchScript archive", error) from error
     whole = all(hasattr(module, "training") for module in net.modules())
@@ -102,9 +102,9 @@ def export(name: str, space: InputSpace, *, mean: str = "", std: str = "") -> Mo
     time. Raises BadModel, BadValue.
     """
     path = _archive(name, "export")
-    check_export(path)
+    archive = checked_export(path)
     try:
-        program: Any = torch.export.load(str(path))
+        program: Any = torch.export.load(archive)
         net: nn.Module = program.module()
     except Exception as error:  # deserialisation raises classes of many kinds
         raise _unread(path, "an exported program", error) from error

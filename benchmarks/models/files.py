@@ -67,9 +67,9 @@ def kind_of(path: Path) -> str:
 
     Raises BadModel for an archive that declares more than it holds: torch never compresses weights.
     """
-    if not zipfile.is_zipfile(path):
-        return ""
     try:
+        if not zipfile.is_zipfile(path):
+            return ""
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
