@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import robustsuite as rs
 from robustsuite.errors import BadModel
+from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Logits, load_model, weights_sha256
 from tests import nets
 from tests.toys import labelled, linear
@@ -100,3 +101,51 @@ def test_what_holds_no_logits_is_refused_with_what_came(shape: object, says: str
             load_model("python:tests.test_outputs:features", rs.load_data("digits")[0].space)
 
 
+
+
+class One(nn.Module):
+    """One logit a picture, in a column or flat."""
+
+    def __init__(self, flat: bool = False, outputs: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.flat = nn.Linear(16, outputs), flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.head(x.flatten(1) - 0.5)
+        return z.flatten() if self.flat else z
+
+
+class Two(nn.Module):
+    """The same as two logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = One()(x)
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def one() -> nn.Module:
+    """For a loader."""
+    return One()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_output_for_two_classes_is_a_sigmoids_logit(flat: bool) -> None:
+    x = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    y = (One()(x).flatten() > 0).long()
+    assert 0 < int(y.sum()) < 24
+    found, plain = (rs.evaluate(net, x, y, attack="pgd", budget=rs.Linf(0.02)) for net in (One(flat), Two()))
+    assert 0 < found.robust < found.clean == 1.0
+    assert all(torch.equal(plain.columns[name], found.columns[name]) for name in plain.columns)
+
+
+def test_a_loader_reads_one_output_only_for_two_classes_and_says_so() -> None:
+    made = load_model("python:tests.test_outputs:one", InputSpace(1, 4, 4, 2))
+    assert made.note == "python:tests.test_outputs:one has one output, read as logits (0, z)"
+    x = torch.rand(3, 1, 4, 4)
+    assert torch.equal(made.net(x), Two()(x))
+    assert made.sha256 == weights_sha256(one())
+    with pytest.raises(BadModel, match="expected a 3-class model for 3-class data"):
+        load_model("python:tests.test_outputs:one", InputSpace(1, 4, 4, 3))
+    with pytest.raises(BadModel, match="expected logits"):
+        rs.evaluate(One(flat=True), x, torch.tensor([0, 1, 2]))

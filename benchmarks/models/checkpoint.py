@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+from collections.abc import Set as AbstractSet
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.benchmarks.models.finish import finish, statistics_of
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
+from robustsuite.benchmarks.models.weights import Held, Weights, odd, read_weights
 from robustsuite.errors import BadModel, BadValue, UnknownName
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
 
-Weights = dict[str, Tensor]
-NESTS = ("state_dict", "model_state_dict", "model", "net", "ema", "params")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+"""What wrappers (DataParallel, torch.compile, Lightning, ...) put before the name of every tensor."""
 
 
 @loader()
@@ -29,6 +28,7 @@ def checkpoint(
     space: InputSpace,
     *,
     arch: str = "",
+    weights: str = "",
     classes: str = "",
     mean: str = "",
     std: str = "",
@@ -36,21 +36,26 @@ def checkpoint(
 ) -> Model:
     """A .safetensors or torch.save file: checkpoint:file.safetensors?arch=resnet4b&mean=0.5&std=0.25.
 
-    arch: one of our small nets, torchvision:NAME, timm:NAME (with pad_type) or python:pkg.mod:factory. mean, std: for
-    pixels in [0, 1]; without them the file's own metadata, without that none. Raises BadModel.
+    arch: one of our small nets, torchvision:NAME, timm:NAME (with pad_type) or python:pkg.mod:factory. weights: which
+    set, where a file has several, by its key: state_dict_ema. mean, std: for pixels in [0, 1]; without them the file's
+    own metadata, without that none. Raises BadModel.
     """
-    path = Path(name).expanduser()
-    weights, metadata = read_weights(path)
+    held, path = read_weights(name), Path(name)
     if classes and classes != str(space.classes):
         raise BadModel(f"expected a model of the data's {space.classes} classes, got classes={classes} for {path.name}")
     if not arch:
-        raise BadModel(f"expected arch=... for {path.name}, got none; {_fitting(weights, space)}")
+        raise BadModel(f"expected arch=... for {path.name}, got none; {_fitting(held.first, space)}")
     net = architecture(arch, space, pad_type)
-    fill(net, weights, f"{path.name} with arch={arch}", space)
-    statistics = statistics_of(mean or metadata.get("mean", ""), std or metadata.get("std", ""), space.channels)
-    note = "" if statistics else f"{path.name} without normalisation: it takes pixels in [0, 1] as they are"
+    what = f"{path.name} with arch={arch}"
+    notes = [fill(net, chosen(held, net.state_dict(), weights, path.name), what, space)]
+    statistics = statistics_of(
+        mean or held.metadata.get("mean", ""), std or held.metadata.get("std", ""), space.channels
+    )
+    if not statistics:
+        notes.insert(0, f"{path.name} without normalisation: it takes pixels in [0, 1] as they are")
     own = arch.removeprefix("python:").partition(":")[0] if arch.startswith("python:") else ""
-    return finish(f"checkpoint:{path.stem}", net, space, statistics, note, (own,) if own else ())
+    called = f"checkpoint:{path.stem}" + (f"({weights})" if weights else "")
+    return finish(called, net, space, statistics, "; ".join(filter(None, notes)), (own,) if own else ())
 
 
 def architecture(arch: str, space: InputSpace, pad_type: str = "") -> nn.Module:
@@ -80,75 +85,72 @@ def architecture(arch: str, space: InputSpace, pad_type: str = "") -> nn.Module:
     raise BadValue(f"expected arch as NAME, torchvision:NAME, timm:NAME or python:pkg.mod:factory, got {arch!r}")
 
 
-def read_weights(path: Path) -> tuple[Weights, dict[str, str]]:
-    """Named float32 tensors and the file's metadata. Raises BadModel for whatever is not plain weights."""
-    if not path.is_file():
-        raise BadModel(f"expected a file of weights, got {str(path)!r}, which is {_absence(path)}; check the path")
-    head = path.open("rb").read(64).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise BadModel(f"expected weights in {path.name}, got a web page; the download went wrong, fetch it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise BadModel(f"expected weights in {path.name}, got a Git LFS pointer; run `git lfs pull` for the real file")
-    weights, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_torch_file(path), {})
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    return floats, metadata
+def chosen(held: Held, ours: Weights, key: str, what: str) -> Weights:
+    """The set under `key`, or the one that fits `ours`; where none does, the likeliest. Raises BadModel for several."""
+    if key and key not in held.sets:
+        there = ", ".join(list(held.sets)[:8])
+        raise BadModel(f"expected weights= as a set that {what} has ({there}), got {key!r}; choose one of them")
+    fit = [k for k, w in held.sets.items() if _shapes(unwrapped(w, ours)) == _shapes(ours)]
+    if not key and len(fit) > 1:
+        several, choice = " and ".join(fit[:4]), " or ".join(f"weights={k}" for k in fit[:4])
+        raise BadModel(f"expected one set of weights in {what}, got {len(fit)} that fit: {several}; choose {choice}")
+    return unwrapped(held.sets[key] if key else held.sets[fit[0]] if fit else held.first, ours)
 
 
-def _absence(path: Path) -> str:
-    return "a folder" if path.is_dir() else "not there"
+def unwrapped(weights: Weights, ours: Weights) -> Weights:
+    """The same tensors without prefixes that all their names have, as far as most of the names are those of `ours`."""
+    found = [weights]
+    while weights:
+        if "n_averaged" in weights and all(k.startswith("module.") for k in weights if k != "n_averaged"):
+            weights = {k: v for k, v in weights.items() if k != "n_averaged"}  # AveragedModel's own count
+        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in weights)), "")
+        if not (prefix and weights):
+            break
+        weights = {k.removeprefix(prefix): v for k, v in weights.items()}
+        found.append(weights)
+    return max(reversed(found), key=lambda w: len(w.keys() & ours.keys()))
 
 
-def _safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise BadModel(f"expected a safetensors file in {path.name}, got {error}; export the model again") from error
+def _shapes(weights: Weights) -> dict[str, torch.Size]:
+    """By name, without the counters of batch normalisation, which an evaluation never reads."""
+    return {k: v.shape for k, v in weights.items() if not (k.endswith("num_batches_tracked") or v.is_nested)}
 
 
-def _torch_file(path: Path) -> Weights:
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadModel(
-            f"expected plain weights in {path.name}, got something else; nothing in it was run; "
-            f"save model.state_dict() as safetensors where you trust its origin"
-        ) from error
-    for nest in NESTS:
-        if isinstance(content, dict) and isinstance(content.get(nest), dict):
-            content = content[nest]
-    if not isinstance(content, dict) or not content:
-        raise BadModel(
-            f"expected a dictionary of tensors in {path.name}, got {type(content).__name__}; save state_dict()"
-        )
-    odd = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise BadModel(f"expected tensors in {path.name}, got {odd[0]!r} that is none; save model.state_dict() alone")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace) -> str:
+    """Load every tensor into its place, in float32; what a reader must know of that, or ''.
 
-
-def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace) -> None:
-    """Load every tensor into its place. Raises BadModel naming the first that is missing, left over or misshapen."""
-    ours = net.state_dict()
-    needed = {key for key in ours if not key.endswith("num_batches_tracked")}
-    given = {key for key in weights if not key.endswith("num_batches_tracked")}
-    wrong = [_named("missing", needed - given, ours), _named("left over", given - needed, weights)]
-    shapes = {k for k in needed & given if ours[k].shape != weights[k].shape}
-    wrong += [f"{k} of {tuple(weights[k].shape)} for {tuple(ours[k].shape)}" for k in sorted(shapes)[:2]]
+    Raises BadModel naming the first that is missing, left over, misshapen or no plain numbers.
+    """
+    for key, tensor in weights.items():
+        if how := odd(tensor):
+            hint = "save those of the float model" if how == "quantised" else "save plain dense tensors"
+            raise BadModel(f"expected plain weights in {what}, got {key!r}, which is {how}; {hint}")
+    ours, needed, given = net.state_dict(), _shapes(net.state_dict()), _shapes(weights)
+    wrong = [_named("missing", needed.keys() - given, ours), _named("left over", given.keys() - needed, weights)]
+    shared = sorted(needed.keys() & given)
+    wrong += [f"{k} of {tuple(given[k])} for {tuple(needed[k])}" for k in shared if given[k] != needed[k]][:2]
+    kinds = [k for k in shared if ours[k].is_floating_point() != weights[k].is_floating_point()]
+    wrong += [f"{k} of {_dtype(weights[k].dtype)} for {_dtype(ours[k].dtype)}" for k in kinds[:2]]
     if any(wrong):
         detail = "; ".join(part for part in wrong if part)
         raise BadModel(f"expected weights that fit, got for {what}: {detail}; {_fitting(weights, space)}")
     net.load_state_dict({k: weights[k] for k in needed}, strict=False)
+    stored = dict.fromkeys(weights[k].dtype for k in shared if weights[k].is_floating_point())
+    other = [_dtype(dtype) for dtype in stored if dtype != torch.float32]
+    return f"{what.partition(' with ')[0]} stored in {', '.join(other)}, computed in float32" if other else ""
 
 
-def _named(word: str, keys: set[str], order: Weights) -> str:
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _named(word: str, keys: AbstractSet[str], order: Weights) -> str:
     first = [key for key in order if key in keys][:3]
     return f"{len(keys)} {word} ({', '.join(first)}{', ...' if len(keys) > 3 else ''})" if keys else ""
 
 
 def _fitting(weights: Weights, space: InputSpace) -> str:
     """Which of the small nets these tensors would fit."""
-    shapes = {k: v.shape for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     fit = []
     for name in ARCHITECTURES:
         try:
@@ -156,6 +158,6 @@ def _fitting(weights: Weights, space: InputSpace) -> str:
                 ours = build(name, space).state_dict()
         except RuntimeError:  # a picture too small for this net
             continue
-        if {k: v.shape for k, v in ours.items() if not k.endswith("num_batches_tracked")} == shapes:
+        if _shapes(ours) == _shapes(unwrapped(weights, ours)):
             fit.append(name)
     return f"its tensors fit arch={fit[0]}" if fit else f"own architectures: {', '.join(ARCHITECTURES)}"

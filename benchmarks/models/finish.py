@@ -32,12 +32,12 @@ def finish(
     if statistics is not None:
         net = Normalised(net, *statistics)
     net = net.float().eval()
-    answers, logits = answering(net, blank(net, space, name), name, space.classes)
+    answers, logits, one = answering(net, blank(net, space, name), name, space.classes)
     TASK.checked(logits, space, name)
     shows = shown(answers, space)
     if shows == Access.WHITE_BOX:
         answers = channels_last(answers, space)
-    behaviour = behaviour_of(net, made_by)
+    behaviour, note = behaviour_of(net, made_by), "; ".join(filter(None, (note, one)))
     return Model(name, answers, space, weights_sha256(net), note=note, behaviour=behaviour, shows=shows)
 
 
@@ -94,8 +94,9 @@ def eight_bits(pictures: np.ndarray) -> np.ndarray:
 
 def downloaded(error: Exception, name: str, hint: str) -> BadModel:
     """A failed download in a sentence."""
-    return BadModel(f"expected to fetch the weights of {name}, got {type(error).__name__} ({_line(error)}); {hint}")
+    return BadModel(f"expected to fetch the weights of {name}, got {type(error).__name__} ({in_a_line(error)}); {hint}")
 
 
-def _line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """The first line of what an error says, of 160 characters at the most."""
     return (str(error).strip().splitlines() or ["no message"])[0][:160]

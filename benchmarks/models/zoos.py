@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlparse
 
 from torch import nn
 
-from robustsuite.benchmarks.models.checkpoint import fill, read_weights
-from robustsuite.benchmarks.models.finish import downloaded, finish
+from robustsuite.benchmarks.models.checkpoint import fill
+from robustsuite.benchmarks.models.files import regular
+from robustsuite.benchmarks.models.finish import downloaded, finish, in_a_line
+from robustsuite.benchmarks.models.huggingface import hub
 from robustsuite.benchmarks.models.small_nets import build
+from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.errors import BadModel, BadValue, MissingPackage, UnknownName
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
+
+OPSET = 17
+"""The newest operators of ONNX that onnx2torch 1.5.15 knows throughout."""
 
 
 @loader()
@@ -64,7 +66,7 @@ def _timm(name: str, spec: str, space: InputSpace) -> Model:
     if not name.startswith("hf-hub:") and name not in known and name.partition(".")[0] not in zoo.list_models():
         raise UnknownName("timm model", name, _short(name, known))
     try:
-        with _hub():
+        with hub():
             net: nn.Module = zoo.create_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         hint = "without a network, load it once elsewhere and copy $HF_HOME, or use checkpoint:FILE?arch=timm:NAME"
@@ -80,22 +82,6 @@ def _short(name: str, known: list[str]) -> list[str]:
     )
 
 
-@contextmanager
-def _hub() -> Iterator[None]:
-    """Where the Hub's host has no address, ask the local cache alone: its client would retry for half a minute."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
 @loader()
 def pyautoattack(name: str, space: InputSpace) -> Model:
     """The undefended CIFAR-10 ResNet-18 that AutoAttack ships as its example: pyautoattack:cifar10. Raises BadModel."""
@@ -106,7 +92,7 @@ def pyautoattack(name: str, space: InputSpace) -> Model:
         raise MissingPackage("pyautoattack", "the model pyautoattack:cifar10")
     if space.shape != (3, 32, 32):
         raise BadModel(f"expected 3x32x32 pictures for pyautoattack:cifar10, got {space.shape}; choose cifar10 data")
-    weights, _ = read_weights(Path(spec.origin).parent / "examples" / "model_test.pt")
+    weights = read_weights(str(Path(spec.origin).parent / "examples" / "model_test.pt")).first
     net = build("resnet18_cifar", space)
     renamed = {key.replace("shortcut", "downsample").replace("linear.", "fc."): w for key, w in weights.items()}
     fill(net, renamed, "pyautoattack:cifar10", space)
@@ -142,17 +128,24 @@ def robustbench(name: str, space: InputSpace, *, dataset: str = "cifar10", folde
 def onnx(name: str, space: InputSpace) -> Model:
     """A network in an ONNX file over [0, 1] pixels, converted by onnx2torch: onnx:net.onnx.
 
-    Raises MissingPackage, BadModel.
+    Operators newer than onnx2torch knows are brought down to opset 17 by ONNX itself. Raises MissingPackage, BadModel.
     """
-    path = Path(name).expanduser()
     if find_spec("onnx2torch") is None:
-        raise MissingPackage("onnx2torch", f"the model onnx:{path.name}", "'robustsuite[onnx]'")
-    if not path.is_file():
-        raise BadModel(f"expected an ONNX file, got {str(path)!r}, which is not there; check the path")
+        raise MissingPackage("onnx2torch", f"the model onnx:{Path(name).name}", "'robustsuite[onnx]'")
+    path = regular(name, "an ONNX file")
+    import onnx as format  # a package that onnx2torch needs and brings
+    from onnx.version_converter import convert_version
     from onnx2torch import convert
 
+    note = ""
     try:
-        net = convert(str(path))
-    except Exception as error:  # the parser raises protobuf's own class, the converter NotImplementedError and others
-        raise BadModel(f"expected an ONNX network in {path.name}, got {error}; export it again") from error
-    return finish(f"onnx:{path.stem}", net, space)
+        read = format.load(str(path))
+        try:
+            net = convert(read)
+        except NotImplementedError:
+            net = convert(convert_version(read, OPSET))
+            note = f"{path.name} brought down to opset {OPSET}"
+    except Exception as error:  # the parser raises protobuf's own class, the converters RuntimeError and others
+        hint = f"export it again with opset {OPSET}" if "version" in str(error) else "export it again"
+        raise BadModel(f"expected an ONNX network in {path.name}, got {in_a_line(error)}; {hint}") from error
+    return finish(f"onnx:{path.stem}", net, space, note=note)

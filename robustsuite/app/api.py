@@ -218,9 +218,9 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
 
-    net: it returns logits, alone or as a tuple's first or what is named `logits`. attack: a registered name, or a
-    function decorated as one. budget: a ball such as Linf(8/255), the default. device: where to compute; where the
-    network is, if None. The network stays where it is.
+    net: it returns logits, alone or as a tuple's first or what is named `logits`; one output is the logit of class 1
+    where all labels are 0 or 1. attack: a registered name, or a function decorated as one. budget: a ball such as
+    Linf(8/255), the default. device: where to compute; where the network is, if None. The network stays where it is.
     parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
     needs more than `access`.
     """
@@ -232,12 +232,13 @@ def evaluate(
     if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
         net, home = copy.deepcopy(net).to(there), there
     with torch.no_grad():
-        answers, logits = answering(net, net(x[:1].to(home)), "the network")
+        pair = 2 if len(y) and int(y.max()) <= 1 else 0
+        answers, logits, note = answering(net, net(x[:1].to(home)), "the network", pair)
     classes = logits.shape[1]
     channels, height, width = x.shape[1:]
     space = InputSpace(channels, height, width, classes)
     dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
-    model = Model("given", answers, space, weights_sha256(net), shows=shown(answers, space, home))
+    model = Model("given", answers, space, weights_sha256(net), note=note, shows=shown(answers, space, home))
     cycle = Lifecycle(model, dataset, seed=seed, device=str(home))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
     threat = Threat("given", card.place, access, budget or Linf(8 / 255))

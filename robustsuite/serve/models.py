@@ -97,27 +97,43 @@ def services(net: nn.Module) -> list[Billed]:
     return list({id(ask): ask for ask in asked if isinstance(ask, Billed)}.values())
 
 
-def answering(net: nn.Module, out: Any, name: str, classes: int | None = None) -> tuple[nn.Module, Tensor]:
-    """A network that returned `out`, as one that returns logits (N, K) alone, and those; itself where it does already.
+class FromOne(nn.Module):
+    """A network of two classes with one output, the logit z of the second: its logits are (0, z)."""
 
-    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list; whole numbers (N,) are
-    classes where their number is known. Raises BadModel.
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x).reshape(len(x), 1)
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def answering(net: nn.Module, out: Any, name: str, classes: int = 0) -> tuple[nn.Module, Tensor, str]:
+    """A network that returned `out`, as one that returns logits (N, K) alone, those, and what a reader must know of it.
+
+    Logits are an output's `logits`, by key or attribute, else the first of a tuple or list. Where the number of
+    `classes` is known, whole numbers (N,) are classes; where there are two, one output a picture, (N, 1) or (N,), is
+    the logit of the second. Raises BadModel.
     """
-    if isinstance(out, Tensor) and out.ndim == 2:
-        return net, out
-    if isinstance(out, Tensor) and out.ndim == 1 and out.dtype in WHOLE and classes is not None:
-        return Votes(net, classes), one_hot(out.long(), classes).float()
-    take: Callable[[Any], Tensor] = itemgetter(0)
+    take: Callable[[Any], Tensor] | None = None
     if isinstance(out, Mapping) and "logits" in out:
         take = itemgetter("logits")
-    elif hasattr(out, "logits"):
+    elif not isinstance(out, Tensor) and hasattr(out, "logits"):
         take = attrgetter("logits")
-    elif not (isinstance(out, tuple | list) and out):
-        raise _no_logits(out, name)
-    found = take(out)
+    elif isinstance(out, tuple | list) and out:
+        take = itemgetter(0)
+    found: Any = out if take is None else take(out)
+    if take is not None:
+        net = Logits(net, take)
+    if classes and isinstance(found, Tensor) and found.ndim == 1 and found.dtype in WHOLE:
+        return Votes(net, classes), one_hot(found.long(), classes).float(), ""
+    if classes == 2 and isinstance(found, Tensor) and found.ndim in (1, 2) and found.numel() == len(found):
+        z = found.reshape(-1, 1)
+        return FromOne(net), torch.cat([torch.zeros_like(z), z], 1), f"{name} has one output, read as logits (0, z)"
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise _no_logits(out, name)
-    return Logits(net, take), found
+    return net, found, ""
 
 
 def _no_logits(out: object, name: str) -> BadModel:
@@ -173,7 +189,7 @@ def as_it_is(net: nn.Module, training: Training) -> nn.Module:
 class Model:
     """A classifier: its network, input space, recipe, and `sha256` of weights (or of the recipe, before training).
 
-    note: what a reader of its numbers must see.
+    note: what a reader of its numbers must see. classes: its own names of the classes, in order, where it knows them.
     behaviour: sources and versions that its answers depend on besides, as `identity.behaviour_of` finds them.
     shows: what anybody can see of it at the most, whatever a threat grants: less than white box where no gradient
     passes, where nobody sees inside, or where it answers with classes alone.
@@ -190,6 +206,7 @@ class Model:
     shows: Access = Access.WHITE_BOX
     host: str = ""
     grid: bool = False
+    classes: tuple[str, ...] = field(default=(), repr=False)
 
     def identity(self) -> str:
         """What it does, as text: its weights or recipe, and what its answers depend on besides."""

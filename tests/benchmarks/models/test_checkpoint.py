@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from robustsuite.app.api import description
-from robustsuite.benchmarks.models.checkpoint import read_weights
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
+from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadModel, BadValue, UnknownName
@@ -116,7 +116,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
     [
         (b"<!DOCTYPE html><html>404", "web page"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-        (b"", "plain weights"),
+        (b"", "which is empty"),
         (b"\x00\x01garbage", "plain weights"),
     ],
 )
@@ -133,8 +133,8 @@ def test_missing_files_folders_and_cut_safetensors(tmp_path, weights):
     assert "safetensors file" in refusal(path)
     torch.save([1, 2], tmp_path / "list.pt")
     assert "list" in refusal(tmp_path / "list.pt")
-    torch.save({"a": torch.zeros(1), "epoch": 3}, tmp_path / "odd.pt")
-    assert "'epoch'" in refusal(tmp_path / "odd.pt")
+    torch.save({"epoch": 3}, tmp_path / "odd.pt")
+    assert "named tensors" in refusal(tmp_path / "odd.pt")
 
 
 SHARED = {
@@ -162,11 +162,11 @@ def test_every_architecture_takes_other_spaces(name):
     assert ready(build(name, space))(torch.zeros(2, *space.shape)).shape == (2, 7)
 
 
-def test_read_weights_keeps_integers(tmp_path):
+def test_read_weights_keeps_what_is_stored(tmp_path):
     torch.save({"n": torch.tensor(3), "w": torch.zeros(2, dtype=torch.float64)}, tmp_path / "f.pt")
-    read, _ = read_weights(tmp_path / "f.pt")
+    read = read_weights(str(tmp_path / "f.pt")).first
     assert read["n"].dtype == torch.int64
-    assert read["w"].dtype == torch.float32
+    assert read["w"].dtype == torch.float64
 
 
 def test_a_reader_of_the_run_is_told_that_no_normalisation_was_given(tmp_path, weights):

@@ -1,6 +1,10 @@
 """The other schemes: AutoAttack's example, own factories, recipes, and what cannot be fetched."""
 
 import socket
+import sys
+import types
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +102,53 @@ def test_a_recipe_trains_the_same_network_twice_and_is_named_by_its_parameters()
 
 def test_every_refusal_is_a_usage_error():
     assert issubclass(BadModel, UsageError)
+
+
+def exported(folder: Path, nodes: list[Any], opset: int) -> Path:
+    """An ONNX file of these nodes over 3x8x8 pictures, from 'x' to 'y' (N, 3)."""
+    import onnx
+
+    shape = ("N", 3, 8, 8)
+    ends = [onnx.helper.make_tensor_value_info(n, 1, s) for n, s in (("x", shape), ("y", ("N", 3)))]
+    axes = onnx.helper.make_tensor("axes", 7, [2], [2, 3])
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [axes])
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    onnx.save(made, folder / "n.onnx")
+    return folder / "n.onnx"
+
+
+def test_onnx_newer_than_the_converter_is_brought_down_and_errors_are_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    import onnx
+
+    space, x = InputSpace(3, 8, 8, 3), torch.rand(2, 3, 8, 8)
+    mean = onnx.helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)
+    model = load_model(f"onnx:{exported(tmp_path, [mean], 18)}", space)
+    assert model.note == "n.onnx brought down to opset 17"
+    assert torch.allclose(model.net(x), x.mean((2, 3)), atol=1e-6)
+    newer = onnx.helper.make_node("Col2Im", ["x", "axes", "axes"], ["y"])
+    with pytest.raises(BadModel) as refused:
+        load_model(f"onnx:{exported(tmp_path, [newer], 18)}", space)
+    assert "opset 17" in str(refused.value)
+    (tmp_path / "n.onnx").write_bytes(b"abc")
+    with pytest.raises(BadModel, match="expected an ONNX network"):
+        load_model(f"onnx:{tmp_path / 'n.onnx'}", space)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_what_onnx2torch_says_is_cut_to_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(_: object) -> None:
+        raise ValueError("an initializer of version 3\n" + "0.1, " * 9999)
+
+    for name, facts in {
+        "onnx": {"load": lambda _: None}, "onnx2torch": {"convert": convert},
+        "onnx.version_converter": {"convert_version": lambda model, _: model},
+    }.items():  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**facts, __path__=[]))
+    monkeypatch.setattr("robustsuite.benchmarks.models.zoos.find_spec", lambda _: True)
+    (tmp_path / "n.onnx").write_bytes(b"abc")
+    with pytest.raises(BadModel, match=r"got an initializer of version 3; export it again with opset 17$"):
+        load_model(f"onnx:{tmp_path / 'n.onnx'}", CIFAR)
+    with pytest.raises(BadModel, match="which is not there"):
+        load_model("onnx:none.onnx", CIFAR)
