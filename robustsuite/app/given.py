@@ -165,7 +165,7 @@ def network(net: Any, x: Tensor, device: Any, *, gradients: bool) -> tuple[nn.Mo
 
 
 def home(net: Any, x: Any, device: Any) -> torch.device:
-    """Where to compute: the device asked for, where the network is, where the pictures are. Raises BadModel, BadValue."""
+    """Where to compute: as asked, where the network is, where the pictures are; raises BadModel, BadValue."""
     if not isinstance(net, nn.Module):
         raise BadModel(f"expected an nn.Module, got {_named(net)}; wrap it in one")
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
