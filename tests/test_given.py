@@ -263,7 +263,7 @@ class Stream(IterableDataset):
         ((DataLoader(Pictures("tensor"), shuffle=True),), "shuffle=False"), ((7,), "got int"),
         ((Table(("a", "b"), {}),), "got a, b; rename"), ((Pictures(n=0),), "got none"),
         (([X[0], X[1, :, :4]], Y[:2]), "one size"),
-        ((X, Y[:, None] == Y), "several classes a picture"),
+        (([(X[0], 1), (X[1], [1, 2])],), "several shapes"), ((X, Y[:, None] == Y), "several classes a picture"),
         ((X * 255, Y), "divide by 255"), (([(X[0], "cat")],), "got text"),
     ],
 )  # fmt: skip

@@ -133,7 +133,10 @@ def _split(pairs: Iterable[tuple[Any, Any]], names: Sequence[str] | None) -> Gat
             yield picture
 
     stacked = _stacked(pictures())
-    return Gathered(stacked, np.stack([numbers(label, "labels")[0].numpy() for label in labels]), names)
+    found = [numbers(label, "labels")[0].numpy() for label in labels]
+    if len({label.shape for label in found}) > 1:
+        raise BadData("expected one class number a picture, got labels of several shapes; choose one of each")
+    return Gathered(stacked, np.stack(found), names)
 
 
 def _stacked(pictures: Iterable[Any]) -> Tensor:

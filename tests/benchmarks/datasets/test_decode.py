@@ -76,6 +76,10 @@ def test_a_16_bit_ramp_is_the_8_bit_one_within_half_a_level():
     assert (found[0, 0], found[-1, -1]) == (0, 255)
     dark = b"P5 2 2 4095\n" + np.array([0, 1000, 2000, 4095], ">u2").tobytes()
     assert pixels(dark, "L").ravel().tolist() == [0, 62, 125, 255]
+    assert pixels(b"P6 1 2 100\n" + bytes([0, 50, 100, 10, 20, 200])).tolist() == [[[0, 128, 255]], [[26, 51, 255]]]
+    assert pixels(b"P2 2 1 1000\n0 500", "L").ravel().tolist()[0] == 0
+    with pytest.raises(BadData, match="18 bytes where 20 are declared"):
+        pixels(dark[:-4] + b"ab")
 
 
 def test_a_white_that_is_zero_is_turned_round():
