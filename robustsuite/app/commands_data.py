@@ -118,10 +118,10 @@ def in_words(classes: Sequence[str]) -> str:
     if len(classes) > NAMED + 1:
         names.insert(NAMED, "...")
     rule = "the data set's own"
-    if list(classes) == sorted(classes):
-        rule = "sorted by name"
-    elif all(name.isascii() and name.isdigit() for name in classes) and list(classes) == sorted(classes, key=int):
+    if all(name.isascii() and name.isdigit() for name in classes) and list(classes) == sorted(classes, key=int):
         rule = "sorted as numbers"
+    elif list(classes) == sorted(classes):
+        rule = "sorted by name"
     return f"{', '.join(names)} ({rule}); a model's outputs must be in this order"
 
 
