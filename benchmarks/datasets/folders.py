@@ -133,7 +133,7 @@ def _aside(there: Listing, used: int) -> str:
     """What lies under the root and is no part of the data set, in words; '' for nothing."""
     words = []
     if others := sum(there.aside.values()):
-        kinds = ", ".join(ascii(kind)[1:-1][:40] for kind in sorted(there.aside)[:8])
+        kinds = ", ".join(ascii(kind)[1:-1][:60] for kind in sorted(there.aside)[:8])
         words.append(f"{others} file{'s' * (others > 1)} of other kinds left aside: {kinds}")
     if stray := sum(map(len, there.folders.values())) - used:
         where = "that lie in no class folder" if stray > 1 else "that lies in no class folder"

@@ -2,7 +2,8 @@
 
 Pictures are told by their ending alone. Names that begin with a dot, __MACOSX, Thumbs.db and desktop.ini are what
 systems leave behind: they are no classes, no pictures and are not counted. All else that is no picture is counted.
-Links to folders and to files are followed, a folder inside itself is not; sockets, FIFOs and devices are never opened.
+Links to files are followed, and links to folders where splits and classes stand; a folder inside itself is not.
+Sockets, FIFOs and devices are never opened.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,12 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".t
 LEFT_BEHIND = ("__macosx", "thumbs.db", "desktop.ini")
 BYTES = 1 << 29
 """A picture's file is no longer than this, 512 MiB, packed or unpacked."""
+
+LINKED = 2
+"""Links to folders are followed so deep, for splits and classes; with no limit, folders that link to one another would
+be read along every path through them."""
+
+Inode = tuple[int, int]
 
 
 class Member(NamedTuple):
@@ -69,38 +75,38 @@ def listing(root: Path) -> Listing:
     if not root.is_dir():
         raise BadData(f"expected a folder or a zip of pictures, got {str(root)!r}, which is not there; check root")
     found = Listing({}, Counter())
-    for folder, names, others in _walked(root, "", ()):
+    ahead: list[tuple[str, tuple[Inode, ...]]] = [("", ())]
+    while ahead:
+        folder, above = ahead.pop()
+        here, below, names, others = _inside(root / folder, links=len(above) < LINKED)
+        if here in above:  # a link to a folder that it lies in
+            continue
         found.aside.update(others)
         found.folders[folder] = [root / folder / name for name in names]
+        ahead += [(f"{folder}/{name}" if folder else name, (*above, here)) for name in below]
     return Listing(dict(sorted(found.folders.items())), found.aside)
 
 
-def _walked(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """(folder, its pictures by name, its other files' endings), the folder first. above: the folders it lies in."""
-    place = root / folder
+def _inside(place: Path, *, links: bool) -> tuple[Inode, list[str], list[str], list[str]]:
+    """Which folder it is, the names of the folders in it, of its pictures, and its other files' endings."""
     try:
         told = place.stat()
         with os.scandir(place) as found:
             entries = sorted(found, key=lambda e: e.name)
     except OSError as error:
         raise BadData(f"expected a folder that can be read at {str(place)!r}, got {error.strerror}; mend it") from error
-    here = (told.st_dev, told.st_ino)
-    if here in above:
-        return
-    below, names, others = [], list[str](), list[str]()
+    below, names, others = list[str](), list[str](), list[str]()
     for entry in entries:
         if _left_behind(entry.name):
             continue
-        kind = _kind(entry)
+        kind = _kind(entry, links=links)
         if kind == "folder":
             below.append(entry.name)
         elif kind == "file" and _is_picture(entry.name):
             names.append(entry.name)
         else:
             others.append(_ending(entry.name) if kind == "file" else kind)
-    yield folder, names, others
-    for name in below:
-        yield from _walked(root, f"{folder}/{name}" if folder else name, (*above, here))
+    return (told.st_dev, told.st_ino), below, names, others
 
 
 def _zipped(archive: Path) -> Listing:
@@ -123,14 +129,14 @@ def _zipped(archive: Path) -> Listing:
     return found
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    """What a name is, or what its link leads to."""
+def _kind(entry: os.DirEntry[str], *, links: bool) -> str:
+    """What a name is, or what its link leads to; links: those to folders are followed."""
     with suppress(OSError):  # a link to itself
-        if entry.is_dir():
+        if entry.is_dir(follow_symlinks=links):
             return "folder"
         if entry.is_file():
             return "file"
-    return "links to nothing, FIFOs and devices"
+    return "links not followed, FIFOs and devices"
 
 
 def _left_behind(name: str) -> bool:

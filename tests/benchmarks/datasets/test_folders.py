@@ -132,11 +132,29 @@ def test_links_are_followed_and_loops_are_not(root, tmp_path):
     (root / "train" / "b").symlink_to(elsewhere / "more")
     (root / "train" / "c" / "l.png").symlink_to(elsewhere / "file.png")
     (root / "train" / "c" / "loop").symlink_to(root)
+    (root / "train" / "loop").symlink_to(root)
     (root / "train" / "c" / "self.png").symlink_to(root / "train" / "c" / "self.png")
     (root / "train" / "c" / "gone.png").symlink_to(root / "gone.png")
     data = load(root)
     assert (data.classes, values(data, "train"), values(data)) == (("a", "b", "c"), [2, 3], [1])
-    assert "2 files of other kinds left aside: links to nothing, FIFOs and devices" in data.note
+    assert "3 files of other kinds left aside: links not followed, FIFOs and devices" in data.note
+
+
+def test_folders_that_link_to_one_another_end(root):
+    names = [str(i) for i in range(9)]
+    put(root, **{f"{name}__x": int(name) for name in names})
+    for name in names:
+        for other in names:
+            (root / name / f"to{other}").symlink_to(root / other)
+    assert values(load(root)) == list(range(9))
+
+
+def test_folders_in_folders_without_end(root):
+    deep = put(root, a__1=1) / "a"
+    while len(str(deep)) < 4000:
+        deep = deep / "d"
+        deep.mkdir()
+    assert values(load(root)) == [1]
 
 
 def test_a_fifo_and_a_device_are_never_opened(root):
