@@ -150,11 +150,15 @@ def test_folders_that_link_to_one_another_end(root):
 
 
 def test_folders_in_folders_without_end(root):
-    deep = put(root, a__1=1) / "a"
-    while len(str(deep)) < 4000:
-        deep = deep / "d"
-        deep.mkdir()
-    assert values(load(root)) == [1]
+    made = [put(root, a__1=1) / "a"]
+    while len(str(made[-1])) < 4000:
+        made.append(made[-1] / "d")
+        made[-1].mkdir()
+    try:
+        assert values(load(root)) == [1]
+    finally:
+        for folder in reversed(made[1:]):  # deeper than pytest can remove
+            folder.rmdir()
 
 
 def test_a_fifo_and_a_device_are_never_opened(root):
