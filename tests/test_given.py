@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 import robustsuite as rs
 from robustsuite.app import own
@@ -260,7 +260,8 @@ class Stream(IterableDataset):
         ((X,), "labels beside"), ((Pictures(), Y), "hand it alone"), (({"train": 1, "test": 2},), "train, test"),
         ((Stream(),), "known length, got Stream"), ((DataLoader(Stream()),), "got DataLoader"),
         ((iter([]),), "iterator"), ((["ab"],), "pairs"), (([(Image.new("I;16", (8, 8)), 0)] * 2,), "mode I;16"),
-        ((DataLoader(Pictures("tensor"), shuffle=True),), "shuffle=False"), ((7,), "got int"),
+        ((DataLoader(Pictures("tensor"), shuffle=True),), "shuffle=False"),
+        ((DataLoader(Pictures("tensor"), sampler=SubsetRandomSampler([1, 2])),), "shuffle=False"), ((7,), "got int"),
         ((Table(("a", "b"), {}),), "got a, b; rename"), ((Pictures(n=0),), "got none"),
         (([X[0], X[1, :, :4]], Y[:2]), "one size"),
         (([(X[0], 1), (X[1], [1, 2])],), "several shapes"), ((X, Y[:, None] == Y), "several classes a picture"),

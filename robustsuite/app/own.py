@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from robustsuite.app.given import class_numbers, numbers, pixels
 from robustsuite.errors import BadData, BadValue
@@ -112,7 +112,7 @@ def _columns(data: Any) -> Gathered:
 
 def _loaded(loader: DataLoader[Any]) -> Gathered:
     """What a loader gives, batch by batch; in another order it would be another data set."""
-    if isinstance(loader.sampler, RandomSampler):
+    if isinstance(loader.sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
         raise BadData("expected a DataLoader in a fixed order, got one that shuffles; write shuffle=False")
     batches = (_pair(batch, i) for i, batch in enumerate(loader))
     return _split((one for x, y in batches for one in zip(x, y, strict=True)), None)
