@@ -192,7 +192,7 @@ def parse_ball(norm: str, eps: object) -> Ball:
     """A budget from a norm's name and an eps such as '8/255'."""
     if norm not in BALLS:
         raise UnknownName("budget", norm, [*BALLS, "queries"])
-    return within_box(BALLS[norm](parse_number(eps, f"the {norm} budget")))
+    return BALLS[norm](parse_number(eps, f"the {norm} budget"))
 
 
 def within_box(ball: Ball) -> Ball:
