@@ -18,6 +18,7 @@ _LAZY = {
     "Linf": "config.threats", "Threat": "config.threats", "Rng": "maths.randomness", "Oracle": "serve.oracle",
     "Model": "serve.models", "Dataset": "serve.data", "Split": "serve.data", "load_model": "serve.models",
     "load_data": "serve.data", "evaluate": "app.api", "run": "app.api", "Run": "app.api", "Workers": "app.api",
+    "Data": "app.own",
 }  # fmt: skip
 __all__ = sorted([*_LAZY, "__version__"])
 

@@ -8,7 +8,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from robustsuite.app.cli import app
-from robustsuite.app.commands_data import findings
+from robustsuite.app.commands_data import findings, in_words
+from robustsuite.benchmarks.datasets.cifar10 import CLASSES
 from robustsuite.errors import BadValue, UnknownName
 
 
@@ -63,7 +64,25 @@ def test_a_permuted_class_list_is_named(root):
 def test_a_data_set_is_looked_at_by_itself(root):
     found = list(findings(imagenet(root)))
     assert all(f.good for f in found)
-    assert found[0].text == "test: 2 pictures, 2 classes of 12"
+    named = [f"{i} 'n{i:08d} thing {i}'" for i in range(10)]
+    assert found[0].text == (
+        f"classes in order: {', '.join(named)}, ..., "
+        f"11 'n00000011 thing 11' (sorted by name); a model's outputs must be in this order"
+    )
+    assert found[1].text == "test: 2 pictures, 2 classes of 12"
+
+
+def test_the_order_of_classes_and_what_was_left_aside_are_said(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i}").mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{i}" / "x.png")
+    (tmp_path / "3" / "y.heic").write_bytes(b"")
+    texts = [f.text for f in findings(f"imagefolder:{tmp_path}")]
+    assert texts[0].startswith("classes in order: 0 '0', 1 '1', 2 '2'")
+    assert "11 '11' (sorted as numbers)" in texts[0]
+    assert texts[1] == "1 file of other kinds left aside: .heic"
+    assert "9 'truck' (sorted by name)" in in_words(CLASSES)
+    assert in_words(("b", "a")) == "0 'b', 1 'a' (the data set's own); a model's outputs must be in this order"
 
 
 def test_the_command_ends_with_one_where_something_is_amiss(root):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from robustsuite.benchmarks.datasets.cifar_files import Pictures, from_archive, from_folder
-from robustsuite.benchmarks.datasets.decode import decode, listed, read_pictures
+from robustsuite.benchmarks.datasets.decode import decode, read_pictures
+from robustsuite.benchmarks.datasets.listing import listed
 from robustsuite.errors import BadData, BadValue
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 

@@ -1,37 +1,48 @@
-"""Picture files to tensors, on demand and on several threads, from folders and from inside zip archives."""
+"""Picture files to tensors, on demand, on several threads: JPEG, PNG, WebP, BMP, GIF, TIFF and PPM, whatever the name.
+
+What is in the file decides, not its ending; no other format is tried and no other program is run. The rules:
+- The first frame of an animation, the first page of a TIFF.
+- EXIF's rotation is applied. (torchvision's ImageFolder does not.)
+- Alpha and transparent palette entries are dropped, the colour that is stored counts, as by PIL's convert("RGB").
+- CMYK and YCCK become RGB by the plain formula, (255 - c)(255 - k) / 255; embedded colour profiles are not applied.
+- 16 bits are scaled: v / 65535, rounded to 8 bits; so are 12 bits, v / 4095. Of floats, [0, 1] is taken and nothing
+  else; whole numbers of 32 bits or with a sign say no range and are refused.
+- More than PIXELS pixels are refused before they are unpacked; a truncated file is refused, never filled up.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-import zipfile
+import re
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from pathlib import Path
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
 from torch import Tensor
 
+from robustsuite.benchmarks.datasets.listing import File, content, said
 from robustsuite.errors import BadData, UnknownName
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+PIXELS = 89_478_485
+"""PIL's own limit, where it warns."""
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest-exact")
 THREADS = max(8, os.cpu_count() or 1)
 
-
-class Member(NamedTuple):
-    """A file inside a zip archive."""
-
-    archive: Path
-    name: str
-    size: int
-
-    def read_bytes(self) -> bytes:
-        return opened(self.archive).read(self.name)
+ROTATED = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
+"""What undoes each EXIF orientation."""
 
 
 class Preparation(NamedTuple):
@@ -40,18 +51,6 @@ class Preparation(NamedTuple):
     size: int | None = None
     resize: int | None = None
     interpolation: str = "bilinear"
-
-
-File = Path | Member
-
-
-@cache
-def opened(archive: Path) -> zipfile.ZipFile:
-    """An archive, opened once. Raises BadData where it is none."""
-    try:
-        return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BadData(f"expected a zip archive at {str(archive)!r}, got {error}; fetch it again") from error
 
 
 def read_pictures(files: Sequence[File], preparation: Preparation | None = None, *, channels: int = 3) -> Tensor:
@@ -73,7 +72,7 @@ def _decoded(file: File, prepare: Preparation, channels: int) -> np.ndarray:
     from torchvision.transforms import InterpolationMode  # takes over a second to load
     from torchvision.transforms import functional as pil
 
-    picture = decode(file.read_bytes(), str(file.name), "RGB" if channels == 3 else "L")
+    picture = decode(content(file), said(file), "RGB" if channels == 3 else "L")
     if prepare.resize is not None:
         picture = pil.resize(picture, prepare.resize, InterpolationMode(prepare.interpolation))
     if prepare.size is not None:
@@ -81,32 +80,109 @@ def _decoded(file: File, prepare: Preparation, channels: int) -> np.ndarray:
     return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
-def decode(content: bytes, name: str, mode: str = "RGB") -> Image.Image:
-    """One picture from its file's bytes. Raises BadData naming it where they are damaged."""
+def decode(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
+    """One 8-bit picture from its file's bytes, by the rules above. Raises BadData naming it where they are damaged."""
     try:
-        return Image.open(io.BytesIO(content)).convert(mode)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise BadData(f"expected a picture in {name}, got {error}; the file is damaged, fetch it again") from error
+        picture = _opened(data)
+        if picture.width * picture.height > PIXELS:
+            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {PIXELS:,}")
+        eight = _of_8_bits(picture, data)
+        orientation = 1
+        with suppress(Exception):  # EXIF that cannot be read turns nothing
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in ROTATED:
+            eight = eight.transpose(ROTATED[orientation])
+        eight.info.pop("transparency", None)
+        return eight.convert(mode)
+    except UnidentifiedImageError as error:
+        raise BadData(
+            f"expected a picture in {name}, got none of {', '.join(FORMATS)}; the file is damaged or of another kind, "
+            f"leave it out"
+        ) from error
+    except Exception as error:  # a damaged file may raise nearly anything
+        raise BadData(f"expected a picture in {name}, got {_words(error)}; mend the file or leave it out") from error
 
 
-def listed(root: Path) -> dict[str, list[File]]:
-    """Files by the folder they lie in, 'a/b' relative to root (a folder or a zip); empty folders too, all sorted."""
-    found: dict[str, list[File]] = {}
-    if root.is_file():
-        for info in sorted(opened(root).infolist(), key=lambda i: i.filename):
-            folder, _, file = info.filename.rpartition("/")
-            files = found.setdefault(folder, [])
-            if file.lower().endswith(ENDINGS):
-                files.append(Member(root, info.filename, info.file_size))
-    elif root.is_dir():
-        for place in sorted(p for p in root.rglob("*") if p.is_dir()):
-            inside = sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS)
-            found[place.relative_to(root).as_posix()] = list(inside)
-    else:
-        raise BadData(f"expected a folder or a zip of pictures, got {str(root)!r}, which is not there; check root")
-    return found
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return text if text.isprintable() else ascii(text)
 
 
-def size_of(file: File) -> int:
-    """Bytes."""
-    return file.size if isinstance(file, Member) else file.stat().st_size
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _of_8_bits(picture: Image.Image, data: bytes) -> Image.Image:
+    """The picture itself where it has 8 bits a value, else one scaled to them."""
+    raw = _raw_mode(picture)
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(284) == 2 and tags.get(258) not in (None, 8, (8,) * len(picture.getbands())):
+        raise ValueError("other than 8 bits in a plane for each colour, which cannot be read in full")
+    if re.search(";16[BLN]", raw) and not picture.mode.startswith("I"):
+        return Image.fromarray(_rounded(_sixteen(picture, raw, data), 65535))
+    if raw and picture.tile[0].codec_name == "ppm":  # type: ignore[attr-defined]
+        return Image.fromarray(_netpbm(picture, data))
+    picture.load()
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        top = 4095 if tags.get(258) in (12, (12,)) else 65535
+        values = np.asarray(picture).astype(np.uint32)
+        return Image.fromarray(_rounded(top - values if tags.get(262) == 0 else values, top))
+    if picture.mode == "I":
+        raise ValueError("whole numbers of 32 bits or with a sign, which say no range")
+    if picture.mode == "F":
+        return Image.fromarray(np.rint(_unit(np.asarray(picture)) * 255).astype(np.uint8))
+    return picture
+
+
+def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"floats from {low:g} to {high:g}, not in [0, 1]")
+    return values
+
+
+def _rounded(values: NDArray[np.uint32], top: int) -> NDArray[np.uint8]:
+    """255 v / top to the nearest whole number."""
+    return ((values.astype(np.uint32) * 510 + top) // (2 * top)).clip(0, 255).astype(np.uint8)
+
+
+def _netpbm(picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """The pixels of a PGM or PPM whose greatest value is any; PIL takes a second for a million."""
+    tile = picture.tile[0]  # type: ignore[attr-defined]
+    top, shape = int(tile.args[-1]), (picture.height, picture.width, 3)[: 3 if picture.mode == "RGB" else 2]
+    kind, n = np.dtype(">u2" if top > 255 else "u1"), int(np.prod(shape))
+    if len(data) < tile.offset + n * kind.itemsize:
+        raise ValueError(f"{len(data)} bytes where {tile.offset + n * kind.itemsize} are declared")
+    values = np.frombuffer(data, kind, n, tile.offset).reshape(shape)
+    return _rounded(np.minimum(values.astype(np.uint32), top), top)
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How PIL's decoder is told to unpack the pixels: 'RGB;16B' are big-endian 16 bits of which it keeps the high 8."""
+    tiles = getattr(picture, "tile", [])
+    args = tiles[0].args if tiles else ""
+    return str(args[0]) if isinstance(args, tuple) and args else str(args)
+
+
+def _sixteen(picture: Image.Image, raw: str, data: bytes) -> NDArray[np.uint32]:
+    """Colours (H, W, C) in 16 bits. Read in the other byte order, the high 8 bits that PIL keeps are the low ones."""
+    if raw == "LA;16B":  # four bytes a pixel
+        grey = _unpacked(picture, "RGBA").astype(np.uint32)
+        return grey[..., 0] * 256 + grey[..., 1]
+    kind, _, order = raw.partition(";16")
+    if kind not in ("RGB", "RGBA", "RGBX") or order not in ("B", "L", "N"):
+        raise ValueError(f"16 bits of the kind {raw}, which cannot be read in full")
+    big = order == "B" or (order == "N" and sys.byteorder == "big")
+    high = _unpacked(picture, raw).astype(np.uint32)
+    low = _unpacked(_opened(data), f"{kind};16{'L' if big else 'B'}")
+    return (high * 256 + low)[..., :3]
+
+
+def _unpacked(picture: Image.Image, raw: str) -> NDArray[np.uint8]:
+    """The pixels, unpacked in this way."""
+    tiles = picture.tile  # type: ignore[attr-defined]
+    picture.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in tiles
+    ]
+    picture.load()
+    return np.asarray(picture)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from robustsuite.benchmarks.datasets.decode import File, Preparation, listed, read_pictures, size_of
+from robustsuite.benchmarks.datasets.decode import Preparation, read_pictures
+from robustsuite.benchmarks.datasets.hashes import digests
+from robustsuite.benchmarks.datasets.listing import File, Listing, listed, listing
 from robustsuite.errors import BadData, BadValue
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 Labelled = list[tuple[File, int]]
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folders that are splits, and which."""
 
 
 @source()
@@ -28,17 +33,18 @@ def imagefolder(
 ) -> Dataset:
     """Any folder or zip of [split/]class/picture: shorter side to `resize` (size / 0.875), centre crop of `size`.
 
-    Splits are the folders train, val, test where there are such, else all is test. Without a val folder a tenth of
-    train is held out. Raises BadData naming a damaged picture when it is asked for.
+    Splits are the folders train, val (or valid, validation) and test where there are such, else all is test. Without a
+    val folder a tenth of train is held out. Classes are counted in the order of `in_order`, over all splits. The note
+    says what was left aside. Raises BadData, naming a damaged picture when it is asked for.
     """
     path = _path(root, "imagefolder")
-    folders = listed(path)
-    named = {s for s in ("train", "val", "test") if any(f == s or f.startswith(s + "/") for f in folders)}
-    inside = {s: _children(folders, s) for s in named} if named else {"test": _children(folders, "")}
-    names = tuple(sorted({c for children in inside.values() for c in children}))
+    there = listing(path)
+    inside = _splits(there.folders, path)
+    names = in_order({c for children in inside.values() for c in children})
     classes = _classes(classes_file) if classes_file else {name: (i, name) for i, name in enumerate(names)}
     prepare = Preparation(size, resize or round(size / 0.875), interpolation)
     found = {s: _labelled(children, classes, path) for s, children in inside.items()}
+    note = _aside(there, sum(map(len, found.values())))
     if "train" in found and "val" not in found:
         order = torch.randperm(len(found["train"]), generator=torch.Generator().manual_seed(seed)).tolist()
         cut = len(order) // 10
@@ -46,9 +52,10 @@ def imagefolder(
         found["train"], found["val"] = [whole[i] for i in sorted(order[cut:])], [whole[i] for i in order[:cut]]
     splits = {s: lazy(files, prepare) for s, files in sorted(found.items()) if files}
     if not splits:
-        raise BadData(f"expected pictures in class folders under {str(path)!r}, got none; check root")
+        more = f" ({note})" if note else ""
+        raise BadData(f"expected pictures in class folders under {str(path)!r}, got none{more}; check root")
     labels = tuple(label for _, label in sorted(classes.values()))
-    return Dataset(path.stem, InputSpace(3, size, size, len(labels)), labels, splits)
+    return Dataset(_name(path), InputSpace(3, size, size, len(labels)), labels, splits, note)
 
 
 @source(paper="Russakovsky et al., 2015, arXiv:1409.0575")
@@ -87,8 +94,8 @@ def imagenet(
 
 
 def lazy(files: Sequence[tuple[File, int]], prepare: Preparation) -> Split:
-    """A split that decodes what is asked; sha256 is over names, sizes, labels and the preparation."""
-    facts = [f"{Path(f.name).name} {size_of(f)} {label}" for f, label in files]
+    """A split that decodes what is asked; sha256 is over the files' bytes in order, labels and the preparation."""
+    facts = [f"{digest} {label}" for digest, (_, label) in zip(digests([f for f, _ in files]), files, strict=True)]
     digest = hashlib.sha256("\n".join([str(tuple(prepare)), *facts]).encode()).hexdigest()
     y = torch.tensor([label for _, label in files])
 
@@ -96,6 +103,48 @@ def lazy(files: Sequence[tuple[File, int]], prepare: Preparation) -> Split:
         return read_pictures([files[i][0] for i in positions.tolist()], prepare)
 
     return Split(y, images, torch.arange(len(y)), digest)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class folders in the order of their indices: as numbers where all are whole numbers (2 before 10), else by name.
+
+    torchvision's ImageFolder always sorts by name.
+    """
+    found = sorted(names)
+    if all(name.isascii() and name.isdigit() for name in found):
+        return tuple(sorted(found, key=int))
+    return tuple(found)
+
+
+def _splits(folders: dict[str, list[File]], path: Path) -> dict[str, dict[str, list[File]]]:
+    """Class folders and their pictures by split; raises BadData for a split under two names."""
+    named: dict[str, str] = {}
+    for folder, split in SPLITS.items():
+        if any(f == folder or f.startswith(folder + "/") for f in folders):
+            if split in named:
+                raise BadData(
+                    f"expected one folder for {split} under {str(path)!r}, got {named[split]} and {folder}; keep one"
+                )
+            named[split] = folder
+    return {s: _children(folders, f) for s, f in named.items()} if named else {"test": _children(folders, "")}
+
+
+def _aside(there: Listing, used: int) -> str:
+    """What lies under the root and is no part of the data set, in words; '' for nothing."""
+    words = []
+    if others := sum(there.aside.values()):
+        kinds = ", ".join(ascii(kind)[1:-1][:60] for kind in sorted(there.aside)[:8])
+        words.append(f"{others} file{'s' * (others > 1)} of other kinds left aside: {kinds}")
+    if stray := sum(map(len, there.folders.values())) - used:
+        where = "that lie in no class folder" if stray > 1 else "that lies in no class folder"
+        words.append(f"{stray} picture{'s' * (stray > 1)} {where} left aside")
+    return "; ".join(words)
+
+
+def _name(path: Path) -> str:
+    """What the data set is called: its folder, or its archive without the ending."""
+    name = path.stem if path.is_file() else path.resolve().name
+    return "".join(c if c.isprintable() else "?" for c in name) or "pictures"
 
 
 def _path(root: str, name: str) -> Path:
@@ -117,7 +166,7 @@ def _labelled(children: dict[str, list[File]], classes: dict[str, tuple[int, str
             raise BadData(
                 f"expected folders of known classes under {str(path)!r}, got {name!r}; add it to classes_file"
             )
-    return [(file, classes[name][0]) for name in sorted(children) for file in children[name]]
+    return [(file, classes[name][0]) for name in in_order(children) for file in children[name]]
 
 
 def _by_index(classes: dict[str, tuple[int, str]]) -> list[tuple[str, tuple[int, str]]]:

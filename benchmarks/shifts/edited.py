@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustsuite.benchmarks.datasets.decode import File, listed
 from robustsuite.benchmarks.datasets.folders import lazy
+from robustsuite.benchmarks.datasets.listing import File, listed
 from robustsuite.benchmarks.shifts import counterparts
 from robustsuite.benchmarks.shifts.layouts import counted, named, preparation, wnids, words
 from robustsuite.errors import BadData

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from robustsuite.benchmarks.datasets.decode import File, Preparation, listed
+from robustsuite.benchmarks.datasets.decode import Preparation
+from robustsuite.benchmarks.datasets.listing import File, listed
 from robustsuite.errors import BadData, BadValue
 from robustsuite.serve.data import Dataset, Split
 

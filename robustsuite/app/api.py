@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from robustsuite.app.given import ball, class_numbers, home, network, pixels
 from robustsuite.config.registry import AttackCard, card_of, checked_parameters
-from robustsuite.config.threats import Access, Linf, Threat
+from robustsuite.config.threats import Access, Threat
 from robustsuite.engine.audit import audit
 from robustsuite.engine.estimate import crew
 from robustsuite.engine.execute import Planned, Progress, billed, execute, ordered
@@ -37,9 +37,8 @@ from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
-from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
+from robustsuite.serve.data import Dataset, Split, Subjects, in_unit
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import Model, answering, shown, weights_sha256
 
 PACKED_BEYOND = 4096
 """Cells in folders of their own, beyond which a run that has ended is packed."""
@@ -97,6 +96,7 @@ def run(
 ) -> Run:  # fmt: skip
     """Run a sweep (a yaml file, a mapping, the embedded one for None) and store it; resumes what is there.
 
+    In a mapping an entry of `data` may be a `Dataset`, such as `rs.Data.of` makes, if this process computes.
     first: judge on so many examples of each data set. width: images in flight. audited: also run the checks that cost
     more than the attacks they doubt. watched: who is told how it goes. by: who computes; this process for None, and
     the rows are the same whoever does. shard: '2/3' for the second of three shares, which `merge` puts together.
@@ -121,6 +121,11 @@ def run(
             for service in billed(cells):
                 progress.tell(service.bill())
         else:
+            if any(isinstance(entry, Dataset) for entry in sweep.data):
+                raise BadValue(
+                    "expected data that other processes can load, got a Dataset from Python; leave out `by` to compute "
+                    "in this process, or write the pictures to a folder and sweep {imagefolder: {root: FOLDER}}"
+                )
             look = follower(cells, store, progress)
             computed = look()
             asked, where = sweep.model_dump(mode="json"), str(folder.resolve())
@@ -213,35 +218,30 @@ class Evaluation:
 @float32()
 @threads()
 def evaluate(
-    net: nn.Module, x: Tensor, y: Tensor, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
+    net: nn.Module, x: Any, y: Any, *, attack: str | Callable[..., Any] = "pgd", budget: Any = None,
     access: Access = Access.WHITE_BOX, seed: int = 0, device: str | torch.device | None = None, **parameters: Any,
 ) -> Evaluation:  # fmt: skip
     """How `net` stands against `attack` on x (N, C, H, W) in [0, 1] with labels y (N,).
 
     net: it returns logits, alone or as a tuple's first or what is named `logits`; one output is the logit of class 1
-    where all labels are 0 or 1. attack: a registered name, or a function decorated as one. budget: a ball such as
-    Linf(8/255), the default. device: where to compute; where the network is, if None. The network stays where it is.
-    parameters: the attack's own. Raises UsageError for names and values that do not fit, AccessRefused where the attack
-    needs more than `access`.
+    where all labels are 0 or 1. A copy in eval mode is attacked, the network stays as and where it is. x, y: tensors
+    or arrays; uint8, (N, H, W, C) and grey (N, H, W) are taken too, other ranges are refused. attack: a registered
+    name or a function decorated as one. budget: a ball such as Linf(8/255), the default. device: where to compute;
+    where the network is, if None. parameters: the attack's own. Raises UsageError for what does not fit, AccessRefused
+    where the attack needs more than `access`.
     """
     card = card_of("attack", attack) if isinstance(attack, str) else getattr(attack, "card", None)
     if not isinstance(card, AttackCard):
         raise BadValue(f"expected a name or a function under @evasion.attack, got {attack!r}; decorate it")
-    split = Split.of(x.cpu(), y.cpu())
-    home = next((p.device for p in net.parameters()), x.device)
-    if device is not None and (there := torch.empty(0, device=device).device) != home:  # which card 'cuda' means
-        net, home = copy.deepcopy(net).to(there), there
-    with torch.no_grad():
-        pair = 2 if len(y) and int(y.max()) <= 1 else 0
-        answers, logits, note = answering(net, net(x[:1].to(home)), "the network", pair)
-    classes = logits.shape[1]
-    channels, height, width = x.shape[1:]
-    space = InputSpace(channels, height, width, classes)
-    dataset = Dataset("given", space, tuple(map(str, range(classes))), {"test": split})
-    model = Model("given", answers, space, weights_sha256(net), note=note, shows=shown(answers, space, home))
-    cycle = Lifecycle(model, dataset, seed=seed, device=str(home))
+    within, pictures = ball(budget), pixels(x)
+    labels, where = class_numbers(y, len(pictures)), home(net, x, device)
+    gradients, pair = Access.GRADIENTS in card.needs, 2 if int(labels.max()) < 2 else 0
+    model = network(net, in_unit(pictures[:1]), where, gradients=gradients, classes=pair)
+    split = Split.of(pictures, class_numbers(labels, len(pictures), model.space.classes))
+    dataset = Dataset("given", model.space, tuple(map(str, range(model.space.classes))), {"test": split})
+    cycle = Lifecycle(model, dataset, seed=seed, device=str(where))
     given = tuple(sorted(checked_parameters(card, parameters).items()))
-    threat = Threat("given", card.place, access, budget or Linf(8 / 255))
+    threat = Threat("given", card.place, access, within)
     cell = Cell("evaluate", cycle, Subjects(split), threat, card, given)
     if (found := decide(cell)).status != "run":
         raise BadValue(f"expected an attack that can be run, got one that is {found.status}: {found.sentence}")
@@ -251,6 +251,6 @@ def evaluate(
     flags = [*(Flag(f.name, f.detail, f.level) for f in record.flags), *standing.flags]
     columns = {column.name: torch.from_numpy(examples[column.name]) for column in record.columns}
     right = int(columns["robust"].sum())
-    interval = stats.clopper_pearson(right, len(x))
+    interval = stats.clopper_pearson(right, len(split))
     clean = float(columns["clean_ok"].float().mean())
-    return Evaluation(clean, right / len(x), interval, columns, flags, standing.grade)
+    return Evaluation(clean, right / len(split), interval, columns, flags, standing.grade)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,6 +17,9 @@ screen = Console(highlight=False, soft_wrap=True)
 
 CHUNK = 64
 """Pictures decoded at a time."""
+
+NAMED = 10
+"""Classes that are named from the first on."""
 
 
 class Finding(NamedTuple):
@@ -49,7 +52,7 @@ def _data() -> None:
 
 
 def check(
-    spec: Annotated[str, typer.Argument(help="A data or shift set, e.g. '{imagenet_r: {root: DIR}}'.")],
+    spec: Annotated[str, typer.Argument(help="imagefolder:DIR, '{imagenet_r: {root: DIR}}' or any data or shift set.")],
     data: Annotated[str, typer.Option("--data", "-D", help="The data set whose classes a shift set shares.")] = "",
     sample: Annotated[int, typer.Option(min=0, help="Pictures decoded of each part, spread over it; 0: all.")] = 0,
 ) -> None:
@@ -82,9 +85,10 @@ def findings(spec: object, data: object = None, sample: int = 0) -> Iterator[Fin
     """
     from robustsuite.config.registry import cards
     from robustsuite.errors import BadData, BadValue, UnknownName
-    from robustsuite.serve.data import load_data, parse_spec
+    from robustsuite.serve.data import load_data, parse_data, parse_spec
 
-    name, given = parse_spec(spec, "data or shift set")
+    rooted = isinstance(spec, str) and ":" in spec
+    name, given = parse_data(spec) if rooted else parse_spec(spec, "data or shift set")
     if ("shift", name) in cards():
         if data is None:
             raise BadValue(
@@ -99,9 +103,26 @@ def findings(spec: object, data: object = None, sample: int = 0) -> Iterator[Fin
     except BadData as error:
         yield Finding(False, str(error))
         return
+    yield Finding(True, f"classes in order: {in_words(loaded.classes)}")
+    if loaded.note:
+        yield Finding(True, loaded.note)
     for part, split in loaded.splits.items():
         yield Finding(True, f"{part}: {_counts(split)} of {loaded.space.classes}")
         yield from _decoded(part, split, sample)
+
+
+def in_words(classes: Sequence[str]) -> str:
+    """The first and the last of them with their indices, and which order that is, in words."""
+    shown = [*range(min(len(classes), NAMED)), *([len(classes) - 1] if len(classes) > NAMED else [])]
+    names = [f"{i} {classes[i]!r}" for i in shown]
+    if len(classes) > NAMED + 1:
+        names.insert(NAMED, "...")
+    rule = "the data set's own"
+    if all(name.isascii() and name.isdigit() for name in classes) and list(classes) == sorted(classes, key=int):
+        rule = "sorted as numbers"
+    elif list(classes) == sorted(classes):
+        rule = "sorted by name"
+    return f"{', '.join(names)} ({rule}); a model's outputs must be in this order"
 
 
 def _shift_findings(name: str, given: dict[str, Any], data: object, sample: int) -> Iterator[Finding]:

@@ -133,7 +133,7 @@ class Robustness:
         apart. Raises UsageError for what does not fit; with neither `at_least` nor a baseline a check checks nothing.
         """
         from robustsuite.app.api import evaluate
-        from robustsuite.config.threats import Linf
+        from robustsuite.app.given import ball
         from robustsuite.errors import BadValue
         from robustsuite.serve.data import Split
 
@@ -143,7 +143,7 @@ class Robustness:
             raise BadValue(f"expected at_least in [0, 1], got {at_least!r}; write 0.4 for 40 %")
         x, y = pictures(data)
         plugin, parameters = _attack(attack)
-        budget = budget or Linf(8 / 255)
+        budget = ball(budget)
         what = f"{plugin}({', '.join(f'{k}={v}' for k, v in sorted(parameters.items()))})" if parameters else plugin
         key = " ".join(filter(None, (self.node.nodeid, name, what, str(budget))))
         if key in self.names:
@@ -156,7 +156,7 @@ class Robustness:
         about = f"{what} within {budget}: {said}"
         _judge(found, at_least, about)
         stands = found.columns["robust"].cpu().numpy()
-        entry = {"stands": "".join("01"[int(v)] for v in stands), "data_sha256": Split.of(x.cpu(), y.cpu()).sha256}
+        entry = {"stands": "".join("01"[int(v)] for v in stands), "data_sha256": Split.of(x, y).sha256}
         self._compare(key, entry, about)
         return found
 
@@ -188,17 +188,18 @@ class Robustness:
 
 
 def pictures(data: tuple[Tensor, Tensor] | Split | Dataset) -> tuple[Tensor, Tensor]:
-    """x (N, C, H, W) and y (N,) of a pair, a split, or a data set's test split."""
+    """x (N, C, H, W) and y (N,) of a pair, a split, or a data set's test split; raises BadData for what is neither."""
     import torch
 
+    from robustsuite.app.given import class_numbers, pixels
     from robustsuite.serve.data import Dataset, Split
 
     if isinstance(data, Dataset):
         data = data.split("test")
     if isinstance(data, Split):
         return data.images(torch.arange(len(data))), data.y
-    x, y = data
-    return x, y
+    x = pixels(data[0])
+    return x, class_numbers(data[1], len(x))
 
 
 def _attack(attack: str | Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:

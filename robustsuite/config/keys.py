@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from robustsuite.config.goals import parse_goal
-from robustsuite.config.threats import BALLS, Threat, parse_access, parse_ball
+from robustsuite.config.threats import BALLS, Threat, parse_access, parse_ball, within_box
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.records.labels import LONGEST, read_as, sayable
 
@@ -103,5 +103,5 @@ class BallSpec(Spec):
         if len(norms) != 1:
             raise BadValue(f"expected one of {', '.join(BALLS)} in the budget of {name!r}, got {self.budget!r}")
         ((norm, eps),) = norms.items()
-        access, ball = parse_access(self.access), parse_ball(norm, eps)
+        access, ball = parse_access(self.access), within_box(parse_ball(norm, eps))
         return Threat(name, self.scenario, access, ball, goal=parse_goal(self.goal), **self.limits(name))

@@ -76,7 +76,10 @@ class _Ball:
     tolerance: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.eps, int | float) and self.eps >= 0):
+        eps: Any = self.eps
+        eps = eps.item() if getattr(eps, "ndim", None) == 0 else eps  # a number of numpy or torch
+        object.__setattr__(self, "eps", eps)
+        if not (isinstance(eps, int | float) and not isinstance(eps, bool) and eps >= 0):
             raise BadValue(f"expected an eps >= 0 for {self.norm}, got {self.eps!r}; write 8/255, 0.5 or inf")
 
     def __str__(self) -> str:
@@ -190,6 +193,16 @@ def parse_ball(norm: str, eps: object) -> Ball:
     if norm not in BALLS:
         raise UnknownName("budget", norm, [*BALLS, "queries"])
     return BALLS[norm](parse_number(eps, f"the {norm} budget"))
+
+
+def within_box(ball: Ball) -> Ball:
+    """The ball; raises BadValue for an linf radius in units of 0 ... 255: pictures are in [0, 1]."""
+    if ball.norm == "linf" and 1 < ball.eps < math.inf:
+        raise BadValue(
+            f"expected an linf eps in [0, 1], as the pixels are, got {ball.eps:g}; write {ball.eps:g}/255, or inf for "
+            f"no limit"
+        )
+    return ball
 
 
 @dataclass(frozen=True)

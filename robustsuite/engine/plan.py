@@ -22,7 +22,17 @@ from robustsuite.records.schema import Stream, used_words
 from robustsuite.scenarios import scenario_of
 from robustsuite.scenarios.cell import COMMON, Cell, Given, Memo
 from robustsuite.serve.adversary import Poisoner
-from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
+from robustsuite.serve.data import (
+    CONTROL,
+    Dataset,
+    ShiftSet,
+    Split,
+    Subjects,
+    Variant,
+    load_data,
+    parse_data,
+    parse_spec,
+)
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
@@ -222,13 +232,17 @@ def _hidden(card: AttackCard, cell: Cell) -> Decision:
 def _data(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
     """Each data set with the split to judge on, that split's name, and what tables call the set.
 
-    Sets that call themselves alike are named with the parameters that tell them apart.
+    Sets that call themselves alike are named with the parameters that tell them apart; raises BadValue for objects.
     """
     loaded = [
-        (*load_data(entry), parse_spec(entry, "data set")[1], name) for entry, name in map(named, sweep.data)
+        (*load_data(entry), {} if isinstance(entry, Dataset) else parse_data(entry)[1], name)
+        for entry, name in map(named, sweep.data)
     ]
     for dataset, split, given, name in loaded:
-        told = apart(given, (other for twin, _, other, _ in loaded if twin.name == dataset.name))
+        twins = [(other, pictures.sha256) for twin, pictures, other, _ in loaded if twin.name == dataset.name]
+        if any(other == given and sha256 != split.sha256 for other, sha256 in twins):
+            raise BadValue(f"expected another name for each data set, got {dataset.name!r} twice; rename one")
+        told = apart(given, (other for other, _ in twins))
         yield replace(dataset, name=used_words(dataset.name, told)), split, str(given.get("split", "test")), name
 
 

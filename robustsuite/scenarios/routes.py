@@ -22,7 +22,8 @@ from robustsuite.maths.losses import CONFIDENCE_MARGIN
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.record import blank
 from robustsuite.serve.judge import Answers, Judge
-from robustsuite.serve.oracle import Oracle, answer, preserved
+from robustsuite.serve.models import differentiable
+from robustsuite.serve.oracle import Oracle, preserved
 from robustsuite.serve.system import System
 
 ROUTES = ("direct", "surrogate", "continued")
@@ -191,15 +192,8 @@ def _try(
 
 
 def _differentiable(system: System) -> bool:
-    """Whether any gradient passes the served system, whatever the picture: votes and thresholds have none."""
-    net = system.net
-    with preserved(net), torch.enable_grad():
-        leaf = torch.full((1, *system.space.shape), 0.5, device=system.device, requires_grad=True)
-        logits = answer(net, leaf)
-        if not logits.requires_grad:
-            return False
-        (grad,) = torch.autograd.grad(logits.nan_to_num(nan=0.0).sum(1).sum(), leaf, allow_unused=True)
-    return grad is not None
+    with preserved(system.net):
+        return differentiable(system.net, system.space, system.device)
 
 
 def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:

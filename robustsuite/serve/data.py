@@ -265,12 +265,25 @@ def parse_spec(spec: object, kind: str) -> tuple[str, dict[str, Any]]:
     raise BadValue(f"expected a name for the {kind}, got {spec!r}; write NAME or {{NAME: {{parameter: value}}}}")
 
 
-def load_data(spec: object) -> tuple[Dataset, Split]:
-    """A data set and the split to judge on, from 'scenes' or {cifar10: {root: ..., split: test, first: 512}}.
+def parse_data(spec: object) -> tuple[str, dict[str, Any]]:
+    """A data set's entry as (name, parameters): as `parse_spec` reads it, or 'NAME:ROOT' where it has a root."""
+    if isinstance(spec, str) and ":" in spec:
+        name, _, root = spec.partition(":")
+        if "root" not in card_of("data", name).parameters:
+            raise BadValue(f"expected a data set that is read from a folder, got {spec!r}; {name} has no folder")
+        return name, {"root": root}
+    return parse_spec(spec, "data set")
 
-    Raises UnknownName, BadValue for parameters the source does not have, BadData for what it cannot read.
+
+def load_data(spec: object) -> tuple[Dataset, Split]:
+    """A data set and the split to judge on: 'scenes', 'imagefolder:ROOT' or {cifar10: {root: ..., first: 512}}.
+
+    A `Dataset` is itself, judged on its test split. Raises UnknownName, BadValue for parameters the source does not
+    have, BadData for what it cannot read.
     """
-    name, given = parse_spec(spec, "data set")
+    if isinstance(spec, Dataset):
+        return spec, spec.split("test")
+    name, given = parse_data(spec)
     split, first = given.pop("split", "test"), given.pop("first", None)
     if first is not None and (not isinstance(first, int) or isinstance(first, bool)):
         raise BadValue(f"expected first of {name} as a number of examples, got {first!r}; write first: 100")

@@ -223,10 +223,19 @@ def shown(net: nn.Module, space: InputSpace, device: torch.device | str = "cpu")
     """What a network shows at the most: classes alone, or scores alone where no gradient leads back into it."""
     if isinstance(net, Votes):
         return Access.LABELS
+    asked = copy.deepcopy(net)  # what keeps its answers could not be copied afterwards
+    return Access.WHITE_BOX if differentiable(asked, space, device) else ANSWERS
+
+
+def differentiable(net: nn.Module, space: InputSpace, device: torch.device | str = "cpu") -> bool:
+    """Whether any gradient leads back to the picture, whatever it shows: votes and thresholds have none."""
     leaf = torch.full((1, *space.shape), 0.5, requires_grad=True, device=device)
     with torch.enable_grad():
         logits: Tensor = net(leaf)
-    return Access.WHITE_BOX if logits.requires_grad else ANSWERS
+        if not logits.requires_grad:
+            return False
+        (grad,) = torch.autograd.grad(logits.nan_to_num(nan=0.0).sum(), leaf, allow_unused=True)
+    return grad is not None
 
 
 def weights_sha256(net: nn.Module) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robustsuite.benchmarks.datasets.decode import listed
+from robustsuite.benchmarks.datasets.listing import listed
 from robustsuite.engine.execute import execute
 from robustsuite.engine.plan import plan
 from robustsuite.engine.store import Store
