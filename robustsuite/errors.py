@@ -87,6 +87,9 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"known: {', '.join(options[:20]) or 'none'}{' ...' if len(options) > 20 else ''}"
 
 
+ENDS = (130, 143)
+"""Exit codes of a program that Ctrl-C or SIGTERM ends: no plugin's own SystemExit."""
+
 LONGEST = 120
 """Characters of a value that a sentence quotes."""
 
@@ -112,7 +115,7 @@ def shown(text: str) -> str:
 
 HERE = Path(__file__).parent
 OURS = (HERE, *(HERE.parent / name for name in ("attacks", "defenses", "benchmarks", "reports")))
-"""Where a frame of a traceback is no user's: this library, in a checkout the plugins beside it; python's own modules."""
+"""Where a frame of a traceback is no user's: this library, and in a checkout the plugins beside it."""
 
 PYTHON = Path(traceback.__file__).parent
 
@@ -121,14 +124,14 @@ PYTHON = Path(traceback.__file__).parent
 def loading(what: str, kind: type[UsageError] = UsageError) -> Iterator[None]:
     """Turn whatever anybody's code raises while `what` is made of it into one sentence with its cause.
 
-    Ctrl-C and a scheduler's SIGTERM, which ends the program with code 143, pass.
+    Ctrl-C and a scheduler's SIGTERM pass.
     """
     try:
         yield
     except (UsageError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        if isinstance(error, SystemExit) and error.code in (130, 143):
+        if isinstance(error, SystemExit) and error.code in ENDS:
             raise
         raise kind(f"expected {what} to load, got {cause(error)}; mend it or leave it out") from error
 

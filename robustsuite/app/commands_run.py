@@ -38,7 +38,7 @@ def run(
     shift: Annotated[Many, typer.Option("--shift", "-s", help="Shift set, e.g. imagenet_c.")] = None,
     attack: Annotated[Many, typer.Option("--attack", "-a", help="Attack, e.g. '{pgd: {steps: 50}}'.")] = None,
     defense: Annotated[Many, typer.Option("--defense", "-d", help="Defense, e.g. randomized_smoothing.")] = None,
-    budget: Annotated[str, typer.Option("--budget", "-b", help="Budget of --attack; 4/255 alone is linf's.")] = "linf: 8/255",
+    budget: Annotated[str, typer.Option("--budget", "-b", help="Of --attack; 4/255 alone is linf's.")] = "linf: 8/255",
     access: Annotated[str, typer.Option(help="What --attack may see: white_box, scores, labels.")] = "white_box",
     n: Annotated[int | None, typer.Option("--n", help="Judge on the first N examples of each data set.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Run seeds.")] = None,

@@ -35,5 +35,5 @@ def prepare(arguments: list[str]) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     for argument in arguments:
-        if any(ord(c) < 32 and c not in "\n\t\r" or c == "\x7f" for c in argument):
+        if any((ord(c) < 32 and c not in "\n\t\r") or c == "\x7f" for c in argument):
             raise UsageError(f"expected arguments without control characters, got {shown(argument)}; remove them")

@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -34,15 +33,10 @@ def left_out() -> list[Broken]:
     return list(_broken.values())
 
 
-@cache
-def _plugins() -> tuple[ModuleType, ...]:
-    points = sorted(entry_points(group=GROUP), key=lambda p: p.value)
-    return tuple(module for point in points for module in _modules(point.name, point.value))
-
-
 def plugins() -> list[ModuleType]:
     """Every module of every installed plugin package that can be imported; `left_out` are the others."""
-    return list(_plugins())
+    points = sorted(entry_points(group=GROUP), key=lambda p: p.value)
+    return [module for point in points for module in _modules(point.name, point.value)]
 
 
 def leave_out(module: str, why: str) -> None:
@@ -52,6 +46,8 @@ def leave_out(module: str, why: str) -> None:
 
 def _modules(package: str, name: str) -> Iterator[ModuleType]:
     """The module of this name and those below it; what cannot be imported is left out, and said."""
+    if name in _broken:  # what failed once is not run again
+        return
     try:
         module = importlib.import_module(name)
         below = list(pkgutil.iter_modules(getattr(module, "__path__", []), name + "."))

@@ -15,8 +15,10 @@ from functools import cache, cached_property
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal, TypeVar, overload
 
+from robustsuite.config.identity import GROUP as GROUP
 from robustsuite.config.identity import distribution_of, source_of
-from robustsuite.config.plugins import leave_out, left_out, plugins
+from robustsuite.config.plugins import leave_out, plugins
+from robustsuite.config.plugins import left_out as left_out
 from robustsuite.config.threats import BALLS, Access
 from robustsuite.config.values import fitting, takes
 from robustsuite.errors import BadValue, UnknownName, UsageError, cause, nearest, quoted
@@ -157,9 +159,9 @@ def cards() -> dict[tuple[str, str], Card]:
     scenarios = [name for kind, name in found if kind == "scenario"]
     for key, card in list(found.items()):
         if card.kind == "attack" and card.place not in scenarios:
-            module = card.function.__module__
+            place = card.function.__module__
             why = f"the attack {card.name} for the scenario {card.place!r}, which is not there"
-            leave_out(module, why)
+            leave_out(place, why)
             del found[key]
     return dict(sorted(found.items()))
 

@@ -56,7 +56,7 @@ def read_yaml(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         line = f" line {mark.line + 1}" if mark else ""
         said = getattr(error, "problem", None) or error
         raise BadData(f"expected yaml in {where}{line}, got {brief(str(said))}; mend it") from error
-    except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:  # a tag that does not fit: !!int x
+    except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:  # a tag that misfits: !!int x
         raise BadData(f"expected yaml values in {where}, got one that cannot be read: {error}; mend it") from error
 
 
@@ -70,8 +70,8 @@ def _counted(text: str, where: str) -> None:
             depth -= 1
         nodes += isinstance(event, yaml.NodeEvent)
         if depth > DEPTH:
-            line = event.start_mark.line + 1
-            raise BadData(f"expected at most {DEPTH} levels of nesting in {where} line {line}, got more; write it flat")
+            line = f" line {event.start_mark.line + 1}" if event.start_mark else ""
+            raise BadData(f"expected at most {DEPTH} levels of nesting in {where}{line}, got more; write it flat")
         if nodes > NODES:
             raise BadData(f"expected at most {NODES} values in {where}, got more; split it")
 
@@ -144,7 +144,7 @@ def _leaf(part: Any, where: str, role: str) -> None:
     """Raises BadValue for what is no word and no number, or cannot be shown, stored or computed with."""
     if isinstance(part, str):
         if len(part) > CHARACTERS:
-            raise BadValue(f"expected at most {CHARACTERS} characters as {role} in {where}, got {len(part)}; shorten it")
+            raise BadValue(f"expected at most {CHARACTERS} characters as {role} in {where}, got {len(part)}; cut it")
         if odd := next((c for c in part if unprintable(c)), ""):
             got = f"U+{ord(odd):04X} in {brief(part)}"
             raise BadValue(f"expected {role} without control characters in {where}, got {got}; remove it")
@@ -152,7 +152,7 @@ def _leaf(part: Any, where: str, role: str) -> None:
         raise BadValue(f"expected whole numbers below 2^63 in {where}, got one of {part.bit_length()} bits; lower it")
     elif not isinstance(part, int | float | os.PathLike | None):
         kind = type(part).__name__
-        raise BadValue(f"expected words, numbers, lists and mappings in {where}, got a {kind} as {role}; put it in quotes")
+        raise BadValue(f"expected words, numbers, lists, mappings in {where}, got a {kind} as {role}; put it in quotes")
 
 
 def unprintable(character: str) -> bool:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from robustsuite.config.text import WHOLE
 
+SEVERAL = ("list", "Sequence", "tuple", "Iterable", "dict", "Mapping", "Any", "object")
+
 NUMBERS: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
 
 
@@ -50,7 +52,7 @@ def _several(hint: Any) -> bool:
     if hint is Any or hint is object:
         return True
     if isinstance(hint, str):
-        return any(word in hint for word in ("list", "Sequence", "tuple", "Iterable", "dict", "Mapping", "Any", "object"))
+        return any(word in hint for word in SEVERAL)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(map(_several, typing.get_args(hint)))
     origin = typing.get_origin(hint) or hint

@@ -13,9 +13,10 @@ import torch
 from robustsuite.config.decision import Decision as Decision
 from robustsuite.config.keys import named
 from robustsuite.config.registry import AttackCard, canonical, card_of, checked_parameters
+from robustsuite.config.text import WHOLE
 from robustsuite.config.threats import Access, Threat
 from robustsuite.engine.sweep import Sweep
-from robustsuite.errors import BadValue, UnknownName
+from robustsuite.errors import BadData, BadValue, UnknownName, loading, quoted
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.labels import apart
 from robustsuite.records.schema import Stream, used_words
@@ -26,6 +27,9 @@ from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, 
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
+
+MOST = 200_000
+"""Cells of a sweep: planning them takes some ten seconds."""
 
 
 class Played(NamedTuple):
@@ -44,6 +48,9 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
 
     first: judge on this many examples of each data set. Raises UsageError for anything that cannot be loaded.
     """
+    if first is not None and not (isinstance(first, int) and first >= 1):
+        raise BadValue(f"expected 1 example or more of each data set, got {quoted(first)}; leave it out for all")
+    _few(sweep)
     cells: list[tuple[Cell, Decision]] = []
     defended = [(_defenses(entry), {"defense": name}) for entry, name in map(named, sweep.defenses)]
     threats = [(spec.threat(name), spec.attacks, _attacked(sweep, name)) for name, spec in sweep.threats.items()]
@@ -64,7 +71,18 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
                     system = memo.of(_joined, names, alias)
                     bare = Cell(sweep.name, cycle, subjects, judged=subjects.examples, names=system, memo=memo)
                     cells += _cells(sweep, bare, attacks, shifted)
+                    if len(cells) > MOST:
+                        raise BadValue(f"expected at most {MOST} cells, got more; split the sweep")
     return cells
+
+
+def _few(sweep: Sweep) -> None:
+    """Raises BadValue for a product of so many cells that planning alone would take minutes and gigabytes."""
+    played = 1 + len(sweep.shifts) + sum(len(spec.attacks) for spec in sweep.threats.values())
+    total = len(sweep.models) * len(sweep.data) * len(sweep.seeds) * len(sweep.defenses) * played
+    if total > MOST:
+        raise BadValue(f"expected at most {MOST} cells, got {total} or more of models x data x seeds x defenses x "
+                       f"(attacks + shifts); split the sweep")  # fmt: skip
 
 
 def _once(attacks: list[Played]) -> None:
@@ -81,7 +99,7 @@ def _once(attacks: list[Played]) -> None:
 
 
 def _cells(
-    sweep: Sweep, bare: Cell, attacks: list[Played], shifted: list[dict[str, Any]]
+    sweep: Sweep, bare: Cell, attacks: list[Played], shifted: list[tuple[dict[str, Any], Decision]]
 ) -> Iterator[tuple[Cell, Decision]]:
     """The cells of one system, from one of them without threat or shift."""
     cycle, judged, of = bare.lifecycle, bare.subjects, bare.memo.of
@@ -91,9 +109,9 @@ def _cells(
         return of(_streamed, subjects, sweep.stream, cycle.seed) if adapts else subjects
 
     yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
-    for member in shifted:
+    for member, unfit in shifted:
         names = of(_joined, bare.names, member["names"])
-        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), Decision()
+        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), unfit
     for threat, card, given, first, on, called in attacks:
         played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
         about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
@@ -104,10 +122,10 @@ def _cells(
             names=of(_joined, bare.names, called),
         )  # fmt: skip
         yield cell, decide(cell)
-        for member in shifted if on else ():
+        for member, unfit in shifted if on else ():
             if member["shift"].partition("(")[0] in on:
                 moved = _under_shift(cell, threat, member, first, sweep.threats)
-                yield moved, decide(moved)
+                yield moved, unfit if unfit.status != "run" else decide(moved)
 
 
 def _first(subjects: Subjects, first: int | None) -> Subjects:
@@ -239,25 +257,31 @@ def _attack(entry: object) -> tuple[AttackCard, Given, int | None]:
     name, given = parse_spec(entry, "attack")
     card = card_of("attack", name)
     first = given.pop("first", None)
-    if first is not None and (not isinstance(first, int) or first < 1):
-        raise BadValue(f"expected first >= 1 for {name}, got {first!r}; leave it out to play on all examples")
+    if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
+        raise BadValue(f"expected first >= 1 for {name}, got {quoted(first)}; leave it out to play on all examples")
     common = set(COMMON) if Access.GRADIENTS in card.needs else set()
     for key in common & set(given) - set(card.parameters):
-        if not isinstance(given[key], int) or given[key] < 1:
-            raise BadValue(f"expected {key} >= 1 for {name}, got {given[key]!r}; leave it out for {COMMON[key]}")
+        if not isinstance(given[key], int) or isinstance(given[key], bool) or not 1 <= given[key] < WHOLE:
+            raise BadValue(f"expected {key} >= 1 for {name}, got {quoted(given[key])}; leave it out for {COMMON[key]}")
     checked_parameters(card, {k: v for k, v in given.items() if k not in common - set(card.parameters)})
     return card, tuple(sorted(given.items())), first
 
 
-def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[dict[str, Any]]:
-    """What the cells of each shift set have of their own; a set with clean pictures of its own has a cell for them.
+def _shifts(
+    sweep: Sweep, split: Split, dataset: Dataset, seed: int
+) -> Iterator[tuple[dict[str, Any], Decision]]:
+    """What the cells of each shift set have of their own, and whether they can be played.
 
-    A set that is listed twice is named with the parameters that tell the two apart.
+    A set with clean pictures of its own has a cell for them. One that is listed twice is named with the parameters that
+    tell the two apart.
     """
     entries = [(*parse_spec(entry, "shift set"), alias) for entry, alias in map(named, sweep.shifts)]
     for name, given, alias in entries:
         card = card_of("shift", name)
-        found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
+        given = checked_parameters(card, given)
+        with loading(f"the shift set {name}", BadData):
+            found: ShiftSet = card.function(split, dataset, seed=seed, **given)
+            unfit = _unapplied(found)
         label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
         clean = split if found.clean is None else found.clean
         names = {"shift": alias}
@@ -267,4 +291,22 @@ def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator
             yield {
                 "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
                 "paired": paired, "reading": found.reading, "names": names,
-            }  # fmt: skip
+            }, unfit.get(variant, Decision())  # fmt: skip
+
+
+def _unapplied(found: ShiftSet) -> dict[Variant, Decision]:
+    """Why variants cannot be made of these pictures, as their first picture says; all are asked where the first is.
+
+    A picture that cannot be read is no reason: its cell fails, and is tried again.
+    """
+    refused: dict[Variant, Decision] = {}
+    for variant, pictures in found.variants.items():
+        try:
+            pictures.images(torch.arange(min(1, len(pictures))))
+        except (BadValue, UnknownName) as error:
+            refused[variant] = Decision("refused", "shift", " ".join(str(error).split()))
+        except Exception:  # anybody's pictures; what is wrong with them, the cell says
+            break
+        if not refused:
+            break
+    return refused

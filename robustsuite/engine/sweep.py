@@ -87,7 +87,7 @@ def parse_sweep(text: str, where: str) -> Sweep:
     """The sweep in a yaml text; `where` names it in errors."""
     value, tree = read_yaml(text, where)
     if not isinstance(value, dict):
-        raise BadData(f"expected keys such as models, data, threats in {where}, got {type(value).__name__}")
+        raise BadData(f"expected keys such as models, data, threats in {where}, got {type(value).__name__}; write them")
     return sweep_of(value, where, tree)
 
 
@@ -133,7 +133,8 @@ def _sentence(
     line = f"{where} line {_line(tree, path)}" if tree else where
     if first["type"] == "extra_forbidden":
         known = model.model_fields
-        return BadValue(f"{line}: expected a key that a sweep has, got {brief(path[-1])!r}; {nearest(str(path[-1]), known)}")
+        near = nearest(str(path[-1]), known)
+        return BadValue(f"{line}: expected a key that a sweep has, got {brief(path[-1])!r}; {near}")
     spot = ".".join(map(str, path)) or "the sweep"
     if first["type"] == "missing":
         return BadValue(f"{line}: expected the key {spot!r}, got none; add it")

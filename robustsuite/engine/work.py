@@ -38,7 +38,7 @@ class Shard:
         i, _, n = text.partition("/")
         short = len(text) < 16 and i.isdecimal() and n.isdecimal()
         if not (short and 1 <= int(i) <= int(n)):
-            raise BadValue(f"expected a share such as 2/3, got {quoted(text)}; write 1/3, 2/3 and 3/3 on three machines")
+            raise BadValue(f"expected a share such as 2/3, got {quoted(text)}; write 1/3, 2/3, 3/3 on three machines")
         return cls(int(i), int(n))
 
     def cells(self, cells: list[Planned]) -> list[Planned]:
