@@ -128,6 +128,8 @@ def plain_value(value: Any, where: str) -> Any:
             raise BadValue(f"expected at most {most} in {where}, got more; split it")
         if isinstance(part, dict):
             for key, inside in part.items():
+                if key is None or isinstance(key, bool):  # what yaml takes `on`, `no` and `~` for
+                    raise BadValue(f"expected a word as a key in {where}, got {key}; put it in quotes")
                 _leaf(key, where, "a key")
                 walk(inside, depth + 1)
         elif isinstance(part, list | tuple):

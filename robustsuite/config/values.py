@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -47,16 +47,16 @@ def _one(value: Any, kind: Any) -> bool:
     return isinstance(value, NUMBERS[kind]) and (kind is bool or not isinstance(value, bool))
 
 
-def _several(hint: Any) -> bool:
-    """Whether an annotation names a list, a mapping or anything at all."""
+def _several(hint: Any, kind: type = Iterable) -> bool:
+    """Whether an annotation names a collection of this kind, or anything at all."""
     if hint is Any or hint is object:
         return True
     if isinstance(hint, str):
         return any(word in hint for word in SEVERAL)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(map(_several, typing.get_args(hint)))
+        return any(_several(part, kind) for part in typing.get_args(hint))
     origin = typing.get_origin(hint) or hint
-    return isinstance(origin, type) and issubclass(origin, Iterable) and origin is not str
+    return isinstance(origin, type) and issubclass(origin, kind) and origin is not str
 
 
 def fitting(value: Any, function: Callable[..., Any], key: str) -> bool:
@@ -66,7 +66,9 @@ def fitting(value: Any, function: Callable[..., Any], key: str) -> bool:
     hint = _hint(function, key)
     if (kinds := _plain(hint)) is not None:
         return any(_one(value, kind) for kind in kinds)
-    return _several(hint) or not isinstance(value, list | tuple | dict | set)
+    if isinstance(value, dict):
+        return _several(hint, Mapping)
+    return _several(hint) or not isinstance(value, list | tuple | set)
 
 
 def takes(function: Callable[..., Any], key: str) -> str:
