@@ -22,6 +22,7 @@ from robustsuite.records.labels import apart
 from robustsuite.records.schema import Stream, used_words
 from robustsuite.scenarios import scenario_of
 from robustsuite.scenarios.cell import COMMON, Cell, Given, Memo
+from robustsuite.scenarios.rehearsal import priced
 from robustsuite.serve.adversary import Poisoner
 from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
 from robustsuite.serve.lifecycle import Lifecycle
@@ -193,7 +194,7 @@ def decide(cell: Cell) -> Decision:
             "refused", "access",
             f"{card.name} needs {missing.words()}; the threat {threat.name} grants {threat.access.words()}",
         )  # fmt: skip
-    if found := scenario.decide(cell):
+    if found := priced(cell) or scenario.decide(cell):
         return found
     if cycle.defenses and all(d.card.place not in scenario.passes for d in cycle.defenses):
         bare = replace(cell, lifecycle=replace(cycle, defenses=()))

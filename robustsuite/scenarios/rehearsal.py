@@ -77,13 +77,16 @@ def rehearsed(cell: Cell) -> Decision | None:
     return Decision("refused", "parameters", said) if said else None
 
 
+def _own(card: AttackCard, given: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Of what is given the attack's own parameters."""
+    return {key: value for key, value in given if key not in COMMON or key in card.parameters}
+
+
 def _said(
     card: AttackCard, given: tuple[tuple[str, Any], ...], ball: Ball, goal: Goal, access: Access, space: InputSpace
 ) -> str:
     """The sentence of what does not fit; '' where nothing is said."""
-    own = {key: value for key, value in given if key not in COMMON or key in card.parameters}
-    if dear := _dear(card, own, dict(given), space.classes):
-        return dear
+    own = _own(card, given)
     if card.requires or math.prod(space.shape) > VALUES:
         return ""
     y, rng = torch.full((1,), space.classes - 1), Rng.of(0, "rehearsal", torch.zeros(1, dtype=torch.int64))
@@ -115,10 +118,18 @@ def _play(
     attack(oracle, x, y, ball, rng=rng, **handed)
 
 
-def _dear(card: AttackCard, own: dict[str, Any], given: dict[str, Any], classes: int) -> str:
-    """What is to be said of an attack that costs too much to end, or whose cost nobody can tell; else ''."""
+def priced(cell: Cell) -> Decision | None:
+    """Why an attack of any scenario costs too much to end, or its cost cannot be told; None where neither is so."""
+    if cell.attack is None:
+        return None
+    said = cell.memo.of(_dear, cell.attack, cell.given, cell.lifecycle.model.space)
+    return Decision("refused", "parameters", said) if said else None
+
+
+def _dear(card: AttackCard, given: tuple[tuple[str, Any], ...], space: InputSpace) -> str:
+    own, draws = _own(card, given), dict(given).get("eot") or 1
     try:
-        forwards = card.priced(classes, **own).forwards * (given.get("eot") or 1)
+        forwards = card.priced(space.classes, **own).forwards * draws
         dear = not forwards <= DEAREST
     except BadValue as error:
         return str(error)
