@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "robustsuite.app.cli", "run"]
@@ -34,12 +35,11 @@ def asked(folder: Path, *words: str) -> tuple[bool, float, float]:
 
 def main(most: int) -> None:
     """Measure, and print what does not end in a sentence."""
-    from tests.corpus import TEXT, YAMLS
-
-    texts = [*YAMLS.items()][:most]
+    corpus = import_module("tests.corpus")
+    good_one, texts = corpus.TEXT, [*corpus.YAMLS.items()][:most]
     with tempfile.TemporaryDirectory() as name:
-        folder, found = Path(name), {}
-        (folder / "s.yaml").write_text(TEXT)
+        folder, found = Path(name), dict[str, tuple[bool, float, float]]()
+        (folder / "s.yaml").write_text(good_one)
         _, seconds, base = asked(folder, "s.yaml", "--dry-run")
         sys.stdout.write(f"a good sweep, planned: {seconds:.1f} s, {base:.0f} MiB\n")
         for case, text in texts:
@@ -47,7 +47,7 @@ def main(most: int) -> None:
             found[case] = asked(folder, "s.yaml")
             if not found[case][0]:
                 sys.stdout.write(f"no sentence: {case}: {(folder / 'said').read_text(errors='replace')[:200]!r}\n")
-    slow, large = (max(found, key=lambda case, at=at: found[case][at]) for at in (1, 2))
+    slow, large = max(found, key=lambda case: found[case][1]), max(found, key=lambda case: found[case][2])
     sys.stdout.write(f"{len(found)} tried, {sum(good for good, *_ in found.values())} sentences\n")
     sys.stdout.write(f"slowest: {slow} {found[slow][1]:.1f} s; largest: {large} {found[large][2]:.0f} MiB\n")
 
