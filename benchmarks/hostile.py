@@ -1,6 +1,6 @@
-"""What malformed sweeps cost: each text of tests/corpus.py in a process of its own, its seconds and peak memory.
+"""What malformed sweeps cost: each of tests/corpus.py in a process of its own, its seconds and peak memory.
 
-    python -m benchmarks.hostile [how many]
+    python -m benchmarks.hostile [first step]
 
 Printed: how many ended in one sentence (exit code 2, one line on stderr), the slowest, the largest, a good sweep's.
 """
@@ -12,8 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 COMMAND = [sys.executable, "-m", "robustsuite.app.cli", "run"]
 
@@ -33,10 +38,17 @@ def asked(folder: Path, *words: str) -> tuple[bool, float, float]:
     return good, took, used.ru_maxrss / 1024
 
 
-def main(most: int) -> None:
-    """Measure, and print what does not end in a sentence."""
+def _dumped(mappings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Those mappings as texts that yaml can write."""
+    for case, mapping in mappings.items():
+        with suppress(yaml.YAMLError, UnicodeError):
+            yield case, yaml.safe_dump(mapping)
+
+
+def main(first: int = 0, step: int = 1) -> None:
+    """Measure every `step`-th case from the `first` on, and print what does not end in a sentence."""
     corpus = import_module("tests.corpus")
-    good_one, texts = corpus.TEXT, [*corpus.YAMLS.items()][:most]
+    good_one, texts = corpus.TEXT, [*corpus.YAMLS.items(), *_dumped(corpus.SWEEPS)][first::step]
     with tempfile.TemporaryDirectory() as name:
         folder, found = Path(name), dict[str, tuple[bool, float, float]]()
         (folder / "s.yaml").write_text(good_one)
@@ -53,4 +65,4 @@ def main(most: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10**6)
+    main(*map(int, sys.argv[1:]))

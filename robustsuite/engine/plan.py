@@ -22,7 +22,7 @@ from robustsuite.records.labels import apart
 from robustsuite.records.schema import Stream, used_words
 from robustsuite.scenarios import scenario_of
 from robustsuite.scenarios.cell import COMMON, Cell, Given, Memo
-from robustsuite.scenarios.rehearsal import priced
+from robustsuite.scenarios.rehearsal import priced, rehearsed
 from robustsuite.serve.adversary import Poisoner
 from robustsuite.serve.data import CONTROL, Dataset, ShiftSet, Split, Subjects, Variant, load_data, parse_spec
 from robustsuite.serve.lifecycle import Lifecycle
@@ -122,11 +122,11 @@ def _cells(
             bare, lifecycle=played, subjects=subjects, threat=threat, attack=card, given=given,
             names=of(_joined, bare.names, called),
         )  # fmt: skip
-        yield cell, decide(cell)
+        yield cell, _tried(cell)
         for member, unfit in shifted if on else ():
             if member["shift"].partition("(")[0] in on:
                 moved = _under_shift(cell, threat, member, first, sweep.threats)
-                yield moved, unfit if unfit.status != "run" else decide(moved)
+                yield moved, unfit if unfit.status != "run" else _tried(moved)
 
 
 def _first(subjects: Subjects, first: int | None) -> Subjects:
@@ -180,6 +180,12 @@ def _attacked(sweep: Sweep, name: str) -> list[str]:
         if shift not in known:
             raise UnknownName(f"shift set of this sweep in the threat {name!r}", shift, known)
     return asked
+
+
+def _tried(cell: Cell) -> Decision:
+    """The decision on a cell; where it can be run as its cards say, what a rehearsal of its attack says."""
+    found = decide(cell)
+    return (rehearsed(cell) or found) if found.status == "run" else found
 
 
 def decide(cell: Cell) -> Decision:

@@ -19,7 +19,6 @@ from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.rehearsal import rehearsed
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.system import System
@@ -119,7 +118,7 @@ def decide(cell: Cell) -> Decision | None:
     if others and Access.WEIGHTS in card.needs:
         names = "+".join(others)
         return Decision("refused", "hidden", f"{card.name} bounds a network; {names} answers by something else")
-    return rehearsed(cell)
+    return None
 
 
 scenario = Scenario(

@@ -20,7 +20,6 @@ from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.rehearsal import rehearsed
 from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
@@ -229,7 +228,7 @@ def decide(cell: Cell) -> Decision | None:
     if threat.goal.name not in card.goals:
         goals = ", ".join(card.goals)
         return Decision("refused", "goal", f"{card.name} works towards {goals}; the threat's goal is {threat.goal}")
-    return unfit(card, threat.budget) or rehearsed(cell)
+    return unfit(card, threat.budget)
 
 
 class EvasionSpec(BallSpec):

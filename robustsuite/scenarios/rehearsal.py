@@ -41,6 +41,10 @@ VALUES = 10**7
 """Values of a picture beyond which nothing is rehearsed."""
 
 
+PLAYED = ("evasion", "certification")
+"""The scenarios whose attacks are called here as there; what others are handed takes a training."""
+
+
 class _Enough(BaseException):
     """Ends a rehearsal; no plugin catches it by an `except Exception`."""
 
@@ -70,7 +74,7 @@ class _Nothing:
 def rehearsed(cell: Cell) -> Decision | None:
     """Why the attack's parameters, its loss or the threat's goal do not fit this data; None where nothing says so."""
     card, threat = cell.attack, cell.threat
-    if card is None or threat is None or threat.budget is None:
+    if card is None or threat is None or threat.budget is None or card.place not in PLAYED:
         return None
     space, of = cell.lifecycle.model.space, cell.memo.of
     said = of(_said, card, cell.given, threat.budget, threat.goal, threat.access, space)
