@@ -15,8 +15,11 @@ RobustsuiteError
 └── Unsupported           a plugin cannot work on this network; the cell becomes `refused`
 """
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class RobustsuiteError(Exception):
@@ -51,6 +54,10 @@ class Stopped(UsageError):
     """A service that must not be asked any further, or does not answer: the run ends, what was answered is kept."""
 
 
+OF_THE_RUN = (BadOutput, Lost, Stopped)
+"""What no cell can be blamed for: it ends the run."""
+
+
 class MissingPackage(UsageError):
     """An optional package that is not installed."""
 
@@ -63,8 +70,9 @@ class MissingPackage(UsageError):
 class UnknownName(UsageError):
     """A name that is not registered."""
 
-    def __init__(self, kind: str, name: str, options: Iterable[str]) -> None:
-        super().__init__(f"expected a known {kind}, got {name!r}; {nearest(name, options)}")
+    def __init__(self, kind: str, name: str, options: Iterable[str], besides: str = "") -> None:
+        said = f"expected a known {kind}, got {quoted(name)}; {nearest(name, options)}"
+        super().__init__(f"{said}; {besides}" if besides else said)
 
 
 class AccessRefused(RobustsuiteError):
@@ -82,7 +90,79 @@ class Unsupported(RobustsuiteError):
 def nearest(name: str, options: Iterable[str]) -> str:
     """A hint: the nearest of the options, or all of them where none is near."""
     options = sorted(options)
-    close = get_close_matches(str(name), options, n=1, cutoff=0.6)
+    close = get_close_matches(str(name)[:LONGEST], options, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(options[:20]) or 'none'}{' ...' if len(options) > 20 else ''}"
+
+
+ENDS = (130, 143)
+"""Exit codes of a program that Ctrl-C or SIGTERM ends: no plugin's own SystemExit."""
+
+LONGEST = 120
+"""Characters of a value that a sentence quotes."""
+
+
+def brief(value: object) -> str:
+    """A value as a sentence quotes it: its repr, cut in the middle where it is long; words as they are."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as error:  # anybody's object
+        text = f"a {type(value).__name__} without a repr ({type(error).__name__})"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST - 40]} ... {text[-30:]}"
+
+
+def quoted(value: object) -> str:
+    """The same of any value, words in quotes."""
+    return repr(brief(value)) if isinstance(value, str) else brief(value)
+
+
+def shown(text: str) -> str:
+    """The text as a terminal may be handed it: what it would act on, or nobody could see, stands escaped."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+HERE = Path(__file__).parent
+OURS = (HERE, *(HERE.parent / name for name in ("attacks", "defenses", "benchmarks", "reports")))
+"""Where a frame of a traceback is no user's: this library, and in a checkout the plugins beside it."""
+
+PYTHON = Path(traceback.__file__).parent
+
+
+@contextmanager
+def loading(what: str, kind: type[UsageError] = UsageError) -> Iterator[None]:
+    """Turn whatever anybody's code raises while `what` is made of it into one sentence with its cause.
+
+    Ctrl-C and a scheduler's SIGTERM pass.
+    """
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, SystemExit) and error.code in ENDS:
+            raise
+        raise kind(f"expected {what} to load, got {cause(error)}; mend it or leave it out") from error
+
+
+def cause(error: BaseException) -> str:
+    """What somebody's code raised, in one line: the kind, its first line, and where: the last line that is theirs.
+
+    Theirs is what stands outside this library, torch and python, rather than in an installed package.
+    """
+    said = (str(error).strip().splitlines() or ["no message"])[0][:200]
+    if isinstance(error, SystemExit):
+        said = f"it ends the program with {error.code!r}"
+    if isinstance(error, SyntaxError) and error.filename:
+        said, spot = str(error.msg), f" ({Path(error.filename).name} line {error.lineno})"
+    else:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _library(f.filename)]
+        theirs = [f for f in frames if "site-packages" not in f.filename] or frames
+        spot = f" ({Path(theirs[-1].filename).name} line {theirs[-1].lineno})" if theirs else ""
+    return shown(f"{type(error).__name__}: {said}{spot}")
+
+
+def _library(file: str) -> bool:
+    parents, parts = Path(file).parents, Path(file).parts
+    python = PYTHON in parents and "site-packages" not in parts
+    return file.startswith("<frozen") or "torch" in parts or python or any(folder in parents for folder in OURS)

@@ -142,9 +142,10 @@ def test_a_wrong_checkpoint(capsys: pytest.CaptureFixture[str], kind: str, says:
         (("run", "--attack", "pdg"), "'pdg'"),
         (("run", "--attack", "5"), "5"),
         (("run", "--attack", "{pgd: {steps"), "yaml"),
-        (("run", "--attack", "pgd", "--budget", "8/255"), "8/255"),
+        (("run", "--attack", "pgd", "--budget", "[8/255]"), "8/255"),
+        (("run", "--attack", "pgd", "--budget", "eight"), "'eight'"),
         (("run", "--attack", "pgd", "--access", "everything"), "'everything'"),
-        (("run", "--data", "digits", "--n", "0"), "first=0"),
+        (("run", "--data", "digits", "--n", "0"), "got 0"),
         (("run", "--device", "tpu"), "'tpu'"),
         (("run", "--device", "cuda:99"), "'cuda:99'"),
         (("show", "pdg"), "did you mean 'pgd'"),
@@ -169,12 +170,13 @@ def test_a_damaged_picture_is_named_and_finished_cells_stay(capsys: pytest.Captu
     Path("late/test/dog/3.jpeg").write_bytes(whole[: len(whole) // 2])
     folders = [{"imagefolder": {"root": root, "size": 32}} for root in ("good", "late")]
     file = sweep(data=folders, models=["python:tests.nets:colours"])
-    assert "3.jpeg" in one_sentence(*command(capsys, "run", file))
-    assert set(cells().values()) == {"done"}
-    assert len(cells()) == 3, "the cells of the first data set are stored"
+    code, out, _ = command(capsys, "run", file)
+    assert code == 3
+    assert re.search(r"failed: .*3\.jpeg", out)
+    assert sorted(cells().values()) == ["done"] * 3 + ["failed"] * 3, "the cells of the first data set are stored"
     Path("late/test/dog/3.jpeg").write_bytes(whole)
     assert command(capsys, "run", file)[0] == 0
-    assert len(cells()) == 6
+    assert sorted(cells().values()) == ["done"] * 6 + ["failed"] * 3, "the mended picture makes other cells"
 
 
 def test_a_recipe_without_training_pictures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from robustsuite.engine.merge import merge
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.engine.work import Shard
-from robustsuite.errors import BadData, BadValue, UsageError
+from robustsuite.errors import BadData, BadValue
 from robustsuite.records.cells import read_cell
 from robustsuite.reports import write_report
 from tests.shares import EVERY, rows
@@ -106,11 +106,15 @@ def _alike(a: Path, b: Path) -> bool:
     return one.columns == two.columns and one.rows == two.rows and rows_differ
 
 
-def test_the_users_error_in_a_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = fresh(monkeypatch, tmp_path)
-    wrong = {**QUICK, "threats": {"linf": {**QUICK["threats"]["linf"], "attacks": [{"fgsm": {"loss": "nope"}}]}}}
-    with pytest.raises(UsageError, match="nope"):
-        run(wrong, out=out, by=Workers(2))
+def test_the_users_error_in_a_worker_is_one_sentence_of_its_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, attacks = fresh(monkeypatch, tmp_path), [{"fgsm": {"loss": "nope"}}, "fgsm"]
+    wrong = {**QUICK, "threats": {"linf": {**QUICK["threats"]["linf"], "attacks": attacks}}}
+    run(wrong, out=out, by=Workers(2))
+    records = [read_cell(file.parent) for file in out.glob("cells/[!.]*/run.json")]
+    assert {r.status for r in records if "nope" not in r.sentence} == {"done"}
+    assert [r.status for r in records if "nope" in r.sentence] == ["refused"]
     assert not [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
 
 

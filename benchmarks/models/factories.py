@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from torch import nn
 
 from robustsuite.benchmarks.models.finish import finish, statistics_of
-from robustsuite.errors import BadModel, BadValue
+from robustsuite.errors import BadModel, BadValue, cause, quoted
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
 
@@ -28,16 +29,23 @@ def python(name: str, space: InputSpace, *, mean: str = "", std: str = "") -> Mo
 def call_factory(name: str) -> nn.Module:
     """The nn.Module that pkg.mod:factory returns; the working folder is searched as well."""
     module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise BadValue(f"expected python:pkg.mod:factory, got {name!r}; name a module and a function in it")
+    if not (colon and all(part.isidentifier() for part in [*module_name.split("."), attribute])):
+        raise BadValue(f"expected python:pkg.mod:factory, got {quoted(name)}; name a module and a function in it")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:  # os:abort would end more than itself
+        raise BadValue(f"expected a module of your own, got python's {module_name}; call your file something else")
     folder = str(Path.cwd())
     sys.path.append(folder)
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadModel(f"expected {attribute} in the module {module_name}, got {error}; check name and path") from error
+        raise BadModel(
+            f"expected {attribute} in the module {module_name}, got {cause(error)}; check name and path"
+        ) from error
     finally:
-        sys.path.remove(folder)
+        with suppress(ValueError):  # the module may have done as it likes
+            sys.path.remove(folder)
+    if not callable(factory):
+        raise BadModel(f"expected {name} to be a function, got {type(factory).__name__}; name one")
     made = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(made, nn.Module):
         raise BadModel(f"expected {name} to return an nn.Module, got {type(made).__name__}; return the network itself")

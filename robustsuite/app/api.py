@@ -27,7 +27,7 @@ from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.engine.work import Job, Shard, follower
-from robustsuite.errors import BadValue, Lost
+from robustsuite.errors import BadValue, Lost, quoted
 from robustsuite.integrity.checks import Flag
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.maths import stats
@@ -42,6 +42,9 @@ from robustsuite.serve.lifecycle import Lifecycle
 
 PACKED_BEYOND = 4096
 """Cells in folders of their own, beyond which a run that has ended is packed."""
+
+WIDEST, MANY = 1 << 20, 1024
+"""The most images in flight, and workers of one command."""
 
 Watched = Callable[[list[Planned], Store, int], AbstractContextManager[Progress]]
 """(the cells, where they are stored, how many compute) -> who is told how it goes."""
@@ -106,6 +109,7 @@ def run(
     elif not isinstance(sweep, Sweep):
         sweep = read_sweep(Path(sweep) if sweep is not None else None)
     folder = Path(out) if out is not None else Path("runs") / sweep.name
+    _fits(device, width, by)
     planned = plan(sweep, device, first)
     described, cells = description(sweep, planned), list(ordered(planned))
     share = Shard.of(shard) if shard else None
@@ -151,6 +155,18 @@ class Workers:
     count: int | None = None
     executor: str = "local"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _fits(device: str, width: int | None, by: Workers | None) -> None:
+    """Raises BadValue for what no run can have: a device that is not there, no picture in flight, too many workers."""
+    for name, value, most in (("images in flight", width, WIDEST), ("workers", by and by.count, MANY)):
+        if value is not None and not (isinstance(value, int) and 1 <= value <= most):
+            raise BadValue(f"expected 1 to {most} {name}, got {quoted(value)}; leave it out")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises what it likes
+        said = str(error).split("\n")[0][:100]
+        raise BadValue(f"expected a device of this machine, got {quoted(device)} ({said}); use cpu") from error
 
 
 def _count(by: Workers | None, cells: list[Planned], store: Store, device: str) -> int | None:

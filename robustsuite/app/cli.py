@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from robustsuite.app import commands_data, commands_reports, commands_run, commands_vet
+from robustsuite.app.terminal import console, prepare
 
 if TYPE_CHECKING:
     from robustsuite.config.registry import Card
@@ -27,8 +27,8 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Sweep attacks against defenses across models and distribution shifts; report what can be believed.",
 )  # fmt: skip
-screen = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+screen = console()
+errors = console(stderr=True, soft_wrap=True)
 
 KINDS = {"attacks": "attack", "defenses": "defense", "shifts": "shift", "data": "data", "models": "model",
          "scenarios": "scenario"}  # fmt: skip
@@ -45,6 +45,7 @@ def main() -> None:
     if not sys.warnoptions:  # what bears on a number becomes a flag; a library's own warnings would bury it
         warnings.simplefilter("ignore")
     try:
+        prepare(sys.argv[1:])
         app()
     except UsageError as error:
         errors.print("error:", " ".join(str(error).split()), markup=False)
@@ -55,6 +56,15 @@ def main() -> None:
         raise
     except BrokenPipeError:
         os._exit(0)
+    finally:
+        _left_out()
+
+
+def _left_out() -> None:
+    """A line for each plugin module that could not be imported, if plugins were looked for."""
+    registry = sys.modules.get("robustsuite.config.registry")
+    for broken in registry.left_out() if registry else ():
+        errors.print("warning:", " ".join(str(broken).split()), markup=False)
 
 
 @app.command("list")
@@ -162,6 +172,8 @@ def doctor() -> None:
     for (kind, name), card in registry.cards().items():
         if card.requires and provenance.installed(card.requires) is None:
             screen.print(f"{kind} {name} lacks {card.requires}; pip install {card.requires}", markup=False)
+    for broken in registry.left_out():
+        screen.print(str(broken), markup=False)
 
 
 commands_run.register(app)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-import yaml
-from rich.console import Console
+
+from robustsuite.app.flags import entry
+from robustsuite.app.terminal import console
 
 if TYPE_CHECKING:
     from robustsuite.serve.data import ShiftSet, Split
 
-screen = Console(highlight=False, soft_wrap=True)
+screen = console(soft_wrap=True)
 
 CHUNK = 64
 """Pictures decoded at a time."""
@@ -61,21 +62,12 @@ def check(
     Exit code 1 where anything is amiss.
     """
     amiss = 0
-    for finding in findings(_parsed(spec), _parsed(data) if data else None, sample):
+    for finding in findings(entry(spec, "{imagenet_r: {root: DIR}}"), entry(data) if data else None, sample):
         screen.print("ok   " if finding.good else "amiss", finding.text, markup=False)
         amiss += not finding.good
     screen.print("all as it should be" if not amiss else f"{amiss} findings amiss", markup=False)
     if amiss:
         raise typer.Exit(1)
-
-
-def _parsed(text: str) -> Any:
-    from robustsuite.errors import BadValue
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadValue(f"expected yaml such as '{{imagenet_r: {{root: DIR}}}}', got {text!r}; mend it") from error
 
 
 def findings(spec: object, data: object = None, sample: int = 0) -> Iterator[Finding]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from robustsuite.app.terminal import console
 
 if TYPE_CHECKING:
     from robustsuite.reports.measure.compare import Comparison
 
-screen = Console(highlight=False)
+screen = console()
 
 
 def register(app: typer.Typer) -> None:

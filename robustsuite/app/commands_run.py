@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from robustsuite.app import flags
+from robustsuite.app.terminal import console
 
 if TYPE_CHECKING:
     from robustsuite.app.api import Run, Workers
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from robustsuite.engine.sweep import Sweep
     from robustsuite.scenarios.cell import Cell
 
-screen = Console(highlight=False)
+screen = console()
 
 Many = list[str] | None
 HOUR = 3600.0
@@ -37,7 +38,7 @@ def run(
     shift: Annotated[Many, typer.Option("--shift", "-s", help="Shift set, e.g. imagenet_c.")] = None,
     attack: Annotated[Many, typer.Option("--attack", "-a", help="Attack, e.g. '{pgd: {steps: 50}}'.")] = None,
     defense: Annotated[Many, typer.Option("--defense", "-d", help="Defense, e.g. randomized_smoothing.")] = None,
-    budget: Annotated[str, typer.Option("--budget", "-b", help="Budget of --attack.")] = "linf: 8/255",
+    budget: Annotated[str, typer.Option("--budget", "-b", help="Of --attack; 4/255 alone is linf's.")] = "linf: 8/255",
     access: Annotated[str, typer.Option(help="What --attack may see: white_box, scores, labels.")] = "white_box",
     n: Annotated[int | None, typer.Option("--n", help="Judge on the first N examples of each data set.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Run seeds.")] = None,
@@ -59,14 +60,14 @@ def run(
 
     chosen = _override(read_sweep(sweep), model, data, shift, attack, defense, budget, access, seed)
     if dry_run:
-        _print_plan(plan(chosen, _device(device), n))
+        print_plan(plan(chosen, flags.device(device), n))
         return
     watched = partial(display.progress, screen=screen)
     done = api.run(
-        chosen, out=out, device=_device(device), first=n, width=batch_size, audited=audit, watched=watched,
+        chosen, out=out, device=flags.device(device), first=n, width=batch_size, audited=audit, watched=watched,
         by=_workers(workers, executor), shard=shard,
     )  # fmt: skip
-    _finish(done)
+    finish(done)
 
 
 def _workers(count: int | None, executor: str) -> Workers:
@@ -74,7 +75,7 @@ def _workers(count: int | None, executor: str) -> Workers:
     from robustsuite.app.api import Workers
     from robustsuite.serve.data import parse_spec
 
-    name, options = parse_spec(_entry(executor), "executor")
+    name, options = parse_spec(flags.entry(executor), "executor")
     return Workers(count, name, options)
 
 
@@ -89,12 +90,12 @@ def _override(
     from robustsuite.serve.data import parse_spec
 
     axes: dict[str, Any] = {"models": model, "seeds": seed}
-    axes |= {k: [_entry(v) for v in values] for k, values in
+    axes |= {k: [flags.entry(v) for v in values] for k, values in
              {"data": data, "shifts": shift, "defenses": defense}.items() if values is not None}  # fmt: skip
     if attack is not None:
-        entries = [_entry(a) for a in attack]
+        entries = [flags.entry(a) for a in attack]
         scenario = card_of("attack", parse_spec(named(entries[0])[0], "attack")[0]).place
-        threat = {"scenario": scenario, "access": access, "budget": _entry(budget), "attacks": entries}
+        threat = {"scenario": scenario, "access": access, "budget": flags.budget(budget), "attacks": entries}
         axes["threats"] = {"cli": threat}
     changed = {k: v for k, v in axes.items() if v is not None}
     if not changed:
@@ -102,33 +103,7 @@ def _override(
     return sweep_of({**sweep.model_dump(), **changed}, "the command line")
 
 
-def _entry(text: str) -> Any:
-    """A flag's value as yaml: 'pgd' or '{pgd: {steps: 50}}'."""
-    from robustsuite.errors import BadValue
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadValue(f"expected yaml such as '{{pgd: {{steps: 50}}}}', got {text!r}; mend it") from error
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from robustsuite.errors import BadValue
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there or (index and not index.isdigit()):
-        raise BadValue(f"expected a device such as cpu, cuda, cuda:1 or mps, got {name!r}; or leave it out")
-    if not there[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise BadValue(f"expected a device of this machine, got {name!r}; use --device auto")
-    return name
-
-
-def _print_plan(planned: list[tuple[Cell, Decision]]) -> None:
+def print_plan(planned: list[tuple[Cell, Decision]]) -> None:
     """What would be run, what not and why, and the cost, all at the most."""
     from robustsuite.app.api import names_of
     from robustsuite.engine.estimate import estimate, trainings
@@ -183,7 +158,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _finish(done: Run) -> None:
+def finish(done: Run) -> None:
     """Write the report, print its tables; exit code 3 where cells failed."""
     from robustsuite.app import display
 
@@ -206,4 +181,4 @@ def merge(
     total, skipped = merged(runs, out)
     for sentence in skipped:
         screen.print(f"left out: {sentence}", markup=False)
-    _finish(Run(out, total, total))
+    finish(Run(out, total, total))

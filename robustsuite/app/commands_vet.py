@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustsuite.app import commands_run
+from robustsuite.app import commands_run, flags
 
 if TYPE_CHECKING:
     from robustsuite.engine.execute import Planned, Progress
@@ -36,16 +36,16 @@ def vet(
     from robustsuite.app.vetting import vetting
     from robustsuite.engine.plan import plan
 
-    sweep = vetting(model, commands_run._entry(data), level, tuple(host or ()))
-    where = commands_run._device(device)
+    sweep = vetting(model, flags.entry(data, "imagefolder:DIR"), level, tuple(host or ()))
+    where = flags.device(device)
     if dry_run:
-        commands_run._print_plan(plan(sweep, where))
+        commands_run.print_plan(plan(sweep, where))
         return
 
     @contextmanager
     def watched(cells: list[Planned], store: Store, count: int) -> Iterator[Progress]:
-        commands_run._print_plan(cells)  # of the plan that is run, which need not be made a second time for it
+        commands_run.print_plan(cells)  # of the plan that is run, which need not be made a second time for it
         with display.progress(cells, store, count, screen=commands_run.screen) as progress:
             yield progress
 
-    commands_run._finish(api.run(sweep, out=out, device=where, watched=watched, by=api.Workers(workers)))
+    commands_run.finish(api.run(sweep, out=out, device=where, watched=watched, by=api.Workers(workers)))

@@ -7,27 +7,33 @@ defenses, shifts, data sets and models come in by the same door.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal, TypeVar, overload
 
-from robustsuite.config.identity import GROUP, distribution_of, source_of
-from robustsuite.config.threats import Access
-from robustsuite.errors import BadValue, UnknownName, UsageError, nearest
+from robustsuite.config.identity import GROUP as GROUP
+from robustsuite.config.identity import distribution_of, source_of
+from robustsuite.config.plugins import leave_out, plugins
+from robustsuite.config.plugins import left_out as left_out
+from robustsuite.config.threats import BALLS, Access
+from robustsuite.config.values import fitting, takes
+from robustsuite.errors import BadValue, UnknownName, UsageError, cause, nearest, quoted
 from robustsuite.records.schema import Used, dumped, plain, used_words
 
 KINDS = ("attack", "defense", "shift", "data", "model", "scenario")
 HANDED = ("rng", "targets", "aux")
 """What a scenario hands to an attack, so that no user may set it."""
 
-PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+TAKEN = ("classes", "first")
+"""What the planner says of an attack besides its parameters: what it costs, and on how many examples."""
+
+PLACES = ("data", "train", "harden", "serve", "share")
+
+GOALS = ("untargeted", "targeted", "ordered_topk")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -134,25 +140,10 @@ def carded(kind: str, place: str = "", **facts: Any) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         name = facts.pop("name", function.__name__)
-        function.card = made(kind, name, function, place, **facts)  # type: ignore[attr-defined]
+        function.card = _sound(made(kind, name, function, place, **facts))  # type: ignore[attr-defined]
         return function
 
     return decorate
-
-
-def plugins() -> list[ModuleType]:
-    """Every module of every installed plugin package."""
-    found = []
-    for point in sorted(entry_points(group=GROUP), key=lambda p: p.value):
-        try:
-            package = importlib.import_module(point.value)
-        except ImportError as error:
-            raise UsageError(
-                f"expected the plugin package {point.value!r} (entry point {point.name!r}) to import, got {error}; "
-                f"reinstall or uninstall it"
-            ) from error
-        found += list(_modules(package))
-    return found
 
 
 @cache
@@ -160,16 +151,59 @@ def cards() -> dict[tuple[str, str], Card]:
     """Every installed plugin's card, by (kind, name), in the order of names."""
     found: dict[tuple[str, str], Card] = {}
     for module in plugins():
-        for card in _cards_in(module):
+        try:
+            carried = list(_cards_in(module))
+        except Exception as error:  # anybody's module, of anybody's objects
+            leave_out(module.__name__, cause(error))
+            continue
+        for card in carried:
             _add(found, card)
+    scenarios = [name for kind, name in found if kind == "scenario"]
+    for key, card in list(found.items()):
+        if card.kind == "attack" and card.place not in scenarios:
+            place = card.function.__module__
+            why = f"the attack {card.name} for the scenario {card.place!r}, which is not there"
+            leave_out(place, why)
+            del found[key]
     return dict(sorted(found.items()))
 
 
-def _modules(package: ModuleType) -> Iterator[ModuleType]:
-    yield package
-    for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
-        if not info.name.rsplit(".", 1)[-1].startswith("_") and ".peers" not in info.name:
-            yield importlib.import_module(info.name)
+def _sound(card: Card) -> Card:
+    """The card, if its facts are what the planner takes them for; raises UsageError for the first that is not."""
+    words = "a word or more"
+    wanted: list[tuple[str, object, bool, str]] = [
+        ("name", card.name, isinstance(card.name, str) and card.name.isprintable() and card.name != "", words),
+        ("paper", card.paper, isinstance(card.paper, str), words),
+        ("differs", card.differs, isinstance(card.differs, tuple | list), "a tuple of sentences"),
+        ("requires", card.requires, isinstance(card.requires, str), "a package's name"),
+    ]
+    if isinstance(card, AttackCard):
+        taken = [name for name in TAKEN if name in card.parameters]
+        wanted += [
+            ("needs", card.needs, isinstance(card.needs, Access), "an Access"),
+            ("norms", card.norms, _among(card.norms, BALLS), f"a tuple of {', '.join(BALLS)}"),
+            ("goals", card.goals, _among(card.goals, GOALS), f"a tuple of {', '.join(GOALS)}"),
+            ("cost", card.cost, callable(card.cost), "a function"),
+            ("parameters", taken, not taken, f"none of the name {' or '.join(TAKEN)}"),
+        ]
+    if isinstance(card, DefenseCard):
+        eot = isinstance(card.eot, int) and card.eot >= 1
+        wanted += [
+            ("place", card.place, card.place in PLACES, " or ".join(PLACES)),
+            ("hides", card.hides, isinstance(card.hides, Access), "an Access"),
+            ("eot", card.eot, eot, "a whole number >= 1"),
+            ("adapts", card.adapts, card.adapts in ("", "stream"), "'stream' or ''"),
+            ("surrogate", card.surrogate, card.surrogate is None or callable(card.surrogate), "a function"),
+            ("shape", card.shape, card.shape is None or callable(card.shape), "a function"),
+        ]
+    for fact, value, fits, what in wanted:
+        if not fits:
+            raise UsageError(f"expected {what} as {fact} of the {card.kind} {card.name}, got {quoted(value)}; mend it")
+    return card
+
+
+def _among(values: object, known: Collection[str]) -> bool:
+    return isinstance(values, tuple | list) and all(isinstance(v, str) and v in known for v in values)
 
 
 def _cards_in(module: ModuleType) -> Iterator[Card]:
@@ -204,22 +238,27 @@ def card_of(kind: str, name: str) -> Card: ...
 def card_of(kind: str, name: str) -> Card:
     """The card of this name; raises UnknownName with the nearest."""
     if (kind, name) not in cards():
-        raise UnknownName(kind, name, names(kind))
+        raise UnknownName(kind, name, names(kind), "; ".join(map(str, left_out())))
     return cards()[kind, name]
 
 
 def checked_parameters(card: Card, given: dict[str, Any]) -> dict[str, Any]:
-    """The given parameters, if the plugin has them all and they are of its plain types; raises BadValue.
+    """The given parameters, if the plugin has them all and they are of its types; raises BadValue.
 
-    A whole number may stand for a float. Annotations other than int, float, str and bool are the plugin's to check.
+    A whole number may stand for a float. Types are told by the annotation as far as it is made of plain ones: int,
+    float, str, bool, None, literals and lists; other parameters take one value where the default is one.
     """
-    declared = inspect.signature(card.function).parameters
     for key, value in given.items():
         if key not in card.parameters:
-            raise BadValue(f"expected a parameter of {card.name}, got {key!r}; {nearest(key, card.parameters)}")
-        kind = str(getattr(declared[key].annotation, "__name__", declared[key].annotation))
-        if kind in PLAIN and not (isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))):
-            raise BadValue(f"expected {key} of {card.name} as {kind}, got {value!r}; see robustsuite show {card.name}")
+            raise BadValue(f"expected a parameter of {card.name}, got {quoted(key)}; {nearest(key, card.parameters)}")
+        if not fitting(value, card.function, key):
+            wanted = takes(card.function, key)
+            if isinstance(value, list | tuple | dict):
+                other = f"a {type(value).__name__}; write an entry for each value"
+                raise BadValue(f"expected {key} of {card.name} as {wanted}, got {other}")
+            raise BadValue(
+                f"expected {key} of {card.name} as {wanted}, got {quoted(value)}; see robustsuite show {card.name}"
+            )
     return given
 
 

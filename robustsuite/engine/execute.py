@@ -18,7 +18,7 @@ from robustsuite.engine.parts import Played, divided
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.runner import Done, Runner, recorded
 from robustsuite.engine.store import Store
-from robustsuite.errors import BadOutput, UsageError
+from robustsuite.errors import OF_THE_RUN, BadOutput
 from robustsuite.maths.numerics import float32, threads
 from robustsuite.records.leases import PAUSE, Lease
 from robustsuite.records.schema import CellRecord, Made
@@ -49,8 +49,8 @@ class Progress:
 def execute(cells: list[Planned], store: Store, progress: Progress | None = None, *, width: int | None = None) -> int:
     """Compute every cell the store does not hold yet, and wait for those that others compute. Returns how many it did.
 
-    A cell that raises becomes a `failed` row with its traceback and the sweep goes on; only the user's own input (a
-    picture that cannot be read, a full disk) ends it, with a UsageError, and what is stored stays.
+    A cell that raises becomes a `failed` row with its sentence and the sweep goes on; only what is no cell's own (a
+    full disk, a service that must not be asked further) ends it, and what is stored stays.
     """
     with asking(cells, store):
         return _execute(cells, store, progress or Progress(), width)
@@ -154,9 +154,9 @@ class _Worker:
                 self.progress.starts(cell)
                 try:
                     parts.write(part, _part(runner, cell, part, lease))
-                except UsageError:
+                except OF_THE_RUN:
                     raise
-                except Exception as error:  # the whole cell has failed; its other parts stay for the next run
+                except (Exception, SystemExit) as error:  # the cell has failed; its other parts stay for the next run
                     self._end(cell, decision, _raiser(error))
                     break
                 self.units += 1
@@ -204,7 +204,7 @@ def _nothing() -> Done:
     return {}, None
 
 
-def _raiser(error: Exception) -> Callable[[], Done]:
+def _raiser(error: BaseException) -> Callable[[], Done]:
     def made() -> Done:
         raise error
 

@@ -6,36 +6,26 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from sys import intern
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
-
-import torch
 
 from robustsuite.config.decision import Decision as Decision
 from robustsuite.config.keys import named
-from robustsuite.config.registry import AttackCard, canonical, card_of, checked_parameters
+from robustsuite.config.registry import AttackCard, canonical
 from robustsuite.config.threats import Access, Threat
+from robustsuite.engine import axes
 from robustsuite.engine.sweep import Sweep
-from robustsuite.errors import BadValue, UnknownName
+from robustsuite.errors import BadValue, quoted
 from robustsuite.maths.randomness import Rng
-from robustsuite.records.labels import apart
-from robustsuite.records.schema import Stream, used_words
+from robustsuite.records.schema import Stream
 from robustsuite.scenarios import scenario_of
-from robustsuite.scenarios.cell import COMMON, Cell, Given, Memo
+from robustsuite.scenarios.cell import Cell, Given, Memo
+from robustsuite.scenarios.rehearsal import priced, rehearsed
 from robustsuite.serve.adversary import Poisoner
-from robustsuite.serve.data import (
-    CONTROL,
-    Dataset,
-    ShiftSet,
-    Split,
-    Subjects,
-    Variant,
-    load_data,
-    parse_data,
-    parse_spec,
-)
+from robustsuite.serve.data import Dataset, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
-from robustsuite.serve.models import Model, load_model
-from robustsuite.serve.stages import Applied, applied
+from robustsuite.serve.models import load_model
+
+MOST = 200_000
+"""Cells of a sweep: planning them takes some ten seconds."""
 
 
 class Played(NamedTuple):
@@ -54,27 +44,32 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
 
     first: judge on this many examples of each data set. Raises UsageError for anything that cannot be loaded.
     """
+    if first is not None and not (isinstance(first, int) and first >= 1):
+        raise BadValue(f"expected 1 example or more of each data set, got {quoted(first)}; leave it out for all")
+    _few(sweep)
     cells: list[tuple[Cell, Decision]] = []
-    defended = [(_defenses(entry), {"defense": name}) for entry, name in map(named, sweep.defenses)]
-    threats = [(spec.threat(name), spec.attacks, _attacked(sweep, name)) for name, spec in sweep.threats.items()]
+    defended = [(axes.defenses(entry), {"defense": name}) for entry, name in map(named, sweep.defenses)]
+    threats = [(spec.threat(name), spec.attacks, axes.attacked(sweep, name)) for name, spec in sweep.threats.items()]
     attacks = [
-        Played(threat, *_attack(entry), on, {"attack": name})
+        Played(threat, *axes.attack(entry), on, {"attack": name})
         for threat, entries, on in threats for entry, name in map(named, entries)
     ]  # fmt: skip
     _once(attacks)
     memo = Memo()
-    for dataset, split, judged, called in _data(sweep):
+    for dataset, split, judged, called in axes.data_sets(sweep):
         attacks = _lent(attacks, dataset)
         subjects = Subjects(split.first(None if first is None else min(first, len(split))), (judged,))
-        for model, model_name in _models(sweep, dataset):
+        for model, model_name in axes.models(sweep, dataset):
             names = {"model": model_name, "dataset": called}
             for seed in sweep.seeds:
-                shifted = list(_shifts(sweep, subjects.examples, dataset, seed))
+                shifted = list(axes.shift_sets(sweep, subjects.examples, dataset, seed))
                 for defenses, alias in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
                     system = memo.of(_joined, names, alias)
                     bare = Cell(sweep.name, cycle, subjects, judged=subjects.examples, names=system, memo=memo)
                     cells += _cells(sweep, bare, attacks, shifted)
+                    if len(cells) > MOST:
+                        raise BadValue(f"expected at most {MOST} cells, got more; split the sweep")
     return cells
 
 
@@ -86,6 +81,15 @@ def _lent(attacks: list[Played], dataset: Dataset) -> list[Played]:
             own = load_model(threat.surrogate, dataset.space).sha256
             threats[name] = replace(threat, surrogate_sha256=own)
     return [played._replace(threat=threats[played.threat.name]) for played in attacks]
+
+
+def _few(sweep: Sweep) -> None:
+    """Raises BadValue for a product of so many cells that planning alone would take minutes and gigabytes."""
+    played = 1 + len(sweep.shifts) + sum(len(spec.attacks) for spec in sweep.threats.values())
+    total = len(sweep.models) * len(sweep.data) * len(sweep.seeds) * len(sweep.defenses) * played
+    if total > MOST:
+        raise BadValue(f"expected at most {MOST} cells, got {total} or more of models x data x seeds x defenses x "
+                       f"(attacks + shifts); split the sweep")  # fmt: skip
 
 
 def _once(attacks: list[Played]) -> None:
@@ -102,7 +106,7 @@ def _once(attacks: list[Played]) -> None:
 
 
 def _cells(
-    sweep: Sweep, bare: Cell, attacks: list[Played], shifted: list[dict[str, Any]]
+    sweep: Sweep, bare: Cell, attacks: list[Played], shifted: list[tuple[dict[str, Any], Decision]]
 ) -> Iterator[tuple[Cell, Decision]]:
     """The cells of one system, from one of them without threat or shift."""
     cycle, judged, of = bare.lifecycle, bare.subjects, bare.memo.of
@@ -112,9 +116,9 @@ def _cells(
         return of(_streamed, subjects, sweep.stream, cycle.seed) if adapts else subjects
 
     yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
-    for member in shifted:
+    for member, unfit in shifted:
         names = of(_joined, bare.names, member["names"])
-        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), Decision()
+        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), unfit
     for threat, card, given, first, on, called in attacks:
         played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
         about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
@@ -124,11 +128,11 @@ def _cells(
             bare, lifecycle=played, subjects=subjects, threat=threat, attack=card, given=given,
             names=of(_joined, bare.names, called),
         )  # fmt: skip
-        yield cell, decide(cell)
-        for member in shifted if on else ():
+        yield cell, _tried(cell)
+        for member, unfit in shifted if on else ():
             if member["shift"].partition("(")[0] in on:
                 moved = _under_shift(cell, threat, member, first, sweep.threats)
-                yield moved, decide(moved)
+                yield moved, unfit if unfit.status != "run" else _tried(moved)
 
 
 def _first(subjects: Subjects, first: int | None) -> Subjects:
@@ -174,14 +178,10 @@ def _moved(threat: Threat, where: str, others: Collection[str]) -> Threat:
     return replace(threat, name=name)
 
 
-def _attacked(sweep: Sweep, name: str) -> list[str]:
-    """The shift sets a threat attacks besides the clean pictures; raises UnknownName."""
-    asked = [str(shift) for shift in getattr(sweep.threats[name], "shifts", [])]
-    known = [parse_spec(entry, "shift set")[0] for entry, _ in map(named, sweep.shifts)]
-    for shift in asked:
-        if shift not in known:
-            raise UnknownName(f"shift set of this sweep in the threat {name!r}", shift, known)
-    return asked
+def _tried(cell: Cell) -> Decision:
+    """The decision on a cell; where it can be run as its cards say, what a rehearsal of its attack says."""
+    found = decide(cell)
+    return (rehearsed(cell) or found) if found.status == "run" else found
 
 
 def decide(cell: Cell) -> Decision:
@@ -198,7 +198,7 @@ def decide(cell: Cell) -> Decision:
         )  # fmt: skip
     if found := _unseen(card, threat, cycle):
         return found
-    if found := scenario.decide(cell):
+    if found := priced(cell) or scenario.decide(cell):
         return found
     if cycle.defenses and all(d.card.place not in scenario.passes for d in cycle.defenses):
         bare = replace(cell, lifecycle=replace(cycle, defenses=()))
@@ -227,86 +227,3 @@ def _hidden(card: AttackCard, cell: Cell) -> Decision:
             sentence = f"{d.card.name} hides {hidden.words()} and ships no surrogate to attack through"
             return Decision("unmeasured", "no_surrogate", sentence)
     return Decision()
-
-
-def _data(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
-    """Each data set with the split to judge on, that split's name, and what tables call the set.
-
-    Sets that call themselves alike are named with the parameters that tell them apart; raises BadValue for objects.
-    """
-    loaded = [
-        (*load_data(entry), {} if isinstance(entry, Dataset) else parse_data(entry)[1], name)
-        for entry, name in map(named, sweep.data)
-    ]
-    for dataset, split, given, name in loaded:
-        twins = [(other, pictures.sha256) for twin, pictures, other, _ in loaded if twin.name == dataset.name]
-        if any(other == given and sha256 != split.sha256 for other, sha256 in twins):
-            raise BadValue(f"expected another name for each data set, got {dataset.name!r} twice; rename one")
-        told = apart(given, (other for other, _ in twins))
-        yield replace(dataset, name=used_words(dataset.name, told)), split, str(given.get("split", "test")), name
-
-
-def _models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str]]:
-    """Each model with what tables call it; of those that call themselves alike, each under all that was asked for."""
-    specs = [(_model(entry), name) for entry, name in map(named, sweep.models)]
-    loaded = [(load_model(spec, dataset.space), spec, name) for spec, name in specs]
-    for model, spec, _ in loaded:
-        if model.host and model.host not in sweep.hosts:
-            known = ", ".join(sweep.hosts) or "none"
-            raise BadValue(f"expected {model.host}, which {spec} asks, among the sweep's hosts, got {known}; allow it")
-    for model, spec, name in loaded:
-        alike = {other for twin, other, _ in loaded if twin.name == model.name}
-        yield replace(model, name=spec) if len(alike) > 1 else model, name
-
-
-def _model(entry: object) -> str:
-    """A yaml entry 'recipe:lenet5?epochs=5' or {recipe:lenet5: {epochs: 5}} as the former."""
-    name, given = parse_spec(entry, "model")
-    return f"{name}?{urlencode(given)}" if given else name
-
-
-def _defenses(entry: object) -> tuple[Applied, ...]:
-    """A yaml entry: 'none', a defense, or a list of them in order."""
-    if entry == "none":
-        return ()
-    parts = entry if isinstance(entry, list) else [entry]
-    return tuple(applied(*parse_spec(part, "defense")) for part in parts)
-
-
-def _attack(entry: object) -> tuple[AttackCard, Given, int | None]:
-    """A yaml entry 'pgd' or {pgd: {steps: 50}}: its card, checked parameters, and on how many examples it is played.
-
-    `first` is every attack's: a certifier that takes minutes an image is asked about fewer of them, and its row says n.
-    """
-    name, given = parse_spec(entry, "attack")
-    card = card_of("attack", name)
-    first = given.pop("first", None)
-    if first is not None and (not isinstance(first, int) or first < 1):
-        raise BadValue(f"expected first >= 1 for {name}, got {first!r}; leave it out to play on all examples")
-    common = set(COMMON) if Access.GRADIENTS in card.needs else set()
-    for key in common & set(given) - set(card.parameters):
-        if not isinstance(given[key], int) or given[key] < 1:
-            raise BadValue(f"expected {key} >= 1 for {name}, got {given[key]!r}; leave it out for {COMMON[key]}")
-    checked_parameters(card, {k: v for k, v in given.items() if k not in common - set(card.parameters)})
-    return card, tuple(sorted(given.items())), first
-
-
-def _shifts(sweep: Sweep, split: Split, dataset: Dataset, seed: int) -> Iterator[dict[str, Any]]:
-    """What the cells of each shift set have of their own; a set with clean pictures of its own has a cell for them.
-
-    A set that is listed twice is named with the parameters that tell the two apart.
-    """
-    entries = [(*parse_spec(entry, "shift set"), alias) for entry, alias in map(named, sweep.shifts)]
-    for name, given, alias in entries:
-        card = card_of("shift", name)
-        found: ShiftSet = card.function(split, dataset, seed=seed, **checked_parameters(card, given))
-        label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
-        clean = split if found.clean is None else found.clean
-        names = {"shift": alias}
-        control = {} if found.clean is None else {Variant(CONTROL): clean}
-        for variant, pictures in {**control, **found.variants}.items():
-            paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
-            yield {
-                "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
-                "paired": paired, "reading": found.reading, "names": names,
-            }  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 from robustsuite.config.threats import Access
 from robustsuite.engine.parts import Played, divided
 from robustsuite.engine.plan import Decision
-from robustsuite.errors import Unsupported, UsageError
+from robustsuite.errors import ENDS, OF_THE_RUN, Unsupported, UsageError
 from robustsuite.integrity import probes
 from robustsuite.integrity.checks import Flag, concerns
 from robustsuite.maths.randomness import Rng
@@ -53,6 +53,7 @@ class Runner:
     probed: list[Flag] | None = None
     weights: str = ""
     right: dict[str, Tensor] = field(default_factory=dict)
+    broken: UsageError | None = None
 
     def part(self, cell: Cell, rows: range) -> Played:
         """These examples of the cell; raises what its plugins raise."""
@@ -79,9 +80,15 @@ class Runner:
 
     def _serve(self, cell: Cell) -> System:
         """Train and serve the system, once."""
+        if self.broken is not None:  # no cell of it needs to train it again to hear the same
+            raise self.broken
         if self.system is None:
             cell.lifecycle.tell = self.tell
-            system = cell.lifecycle.served()
+            try:
+                system = cell.lifecycle.served()
+            except UsageError as error:
+                self.broken = error
+                raise
             self.weights = fingerprint(system.net)
             facts = cell.facts()
             about = {k: facts[k] for k in ("model", "defense", "dataset", "seed")}
@@ -145,7 +152,7 @@ class Runner:
 def recorded(cell: Cell, decision: Decision, about: Made, made: Callable[[], Done]) -> tuple[CellRecord, Any]:
     """The cell's record and its examples, where it has any; what a plugin raises in `made` is a status with a sentence.
 
-    A UsageError, the user's own input, is raised.
+    So is the user's own input that does not fit this cell; OF_THE_RUN, which is of every cell, is raised.
     """
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     facts = about.model_copy(update={"started": started, "device": cell.lifecycle.device, "dtype": "float32"})
@@ -159,9 +166,13 @@ def recorded(cell: Cell, decision: Decision, about: Made, made: Callable[[], Don
             changed, examples = made()
         except Unsupported as error:
             changed = {"status": "refused", "code": "unsupported", "sentence": str(error)}
-        except UsageError:
+        except OF_THE_RUN:
             raise
-        except Exception as error:  # a plugin may raise anything; its cell fails, the sweep goes on
+        except UsageError as error:  # about this cell alone; what was mended is tried by the next run
+            changed = {"status": "failed", "code": type(error).__name__, "sentence": " ".join(str(error).split())}
+        except (Exception, SystemExit) as error:  # a plugin may raise anything; its cell fails, the sweep goes on
+            if isinstance(error, SystemExit) and error.code in ENDS:
+                raise
             changed = {"status": "failed", "code": type(error).__name__, "traceback": traceback.format_exc(),
                        "sentence": str(error).split("\n")[0][:300]}  # fmt: skip
     return stored.model_copy(update=changed), examples

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustsuite.engine.parts import Played, read_part, write_part
-from robustsuite.errors import BadData, BadOutput
+from robustsuite.errors import BadData, BadOutput, brief
 from robustsuite.records.cells import read_cell
 from robustsuite.records.examples import PACKED, stamp_of, table_of
 from robustsuite.records.leases import Lease, held, leased, left, mark
@@ -288,5 +288,6 @@ def writable(folder: Path) -> Iterator[None]:
                 f"finished cells are kept"
             ) from error
         raise BadOutput(
-            f"expected a folder that can be written at {folder}, got {error.strerror or error}; choose one with --out"
+            f"expected a folder that can be written at {brief(str(folder))}, got {error.strerror or error}; "
+            f"choose one with --out"
         ) from error

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from robustsuite.config.keys import Entries, Spec
 from robustsuite.config.registry import names
-from robustsuite.errors import BadData, BadValue, RobustsuiteError, UsageError, nearest
+from robustsuite.config.text import BYTES, WHOLE, plain_value, read_yaml
+from robustsuite.errors import BadData, BadValue, RobustsuiteError, UsageError, brief, nearest, quoted
 from robustsuite.records.schema import Stream
 from robustsuite.scenarios import scenario_of
+from robustsuite.serve.data import Dataset
+
+SEEDS = 10_000
+"""The most seeds of a sweep."""
+
+LONGEST = 100
+"""Characters of a sweep's name, and of a threat's; bytes of the former, which is a folder's name, twice that."""
+
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""What some systems take for a device."""
+
+
+def _folder(name: str) -> str:
+    """A sweep's name, which a folder can have everywhere."""
+    fits = re.fullmatch(r"\w[\w.-]*", name) and not name.endswith(".") and not RESERVED.fullmatch(name)
+    if not fits or len(name) > LONGEST or len(name.encode()) > 2 * LONGEST:
+        raise ValueError(f"letters, digits, . _ and -, at most {LONGEST} and no device's name, got {brief(name)!r},")
+    return name
+
+
+def _threats(threats: dict[str, Any]) -> dict[str, Any]:
+    """Threats under names that fit a table's column."""
+    for name in threats:
+        if not 0 < len(name) <= LONGEST or not name.isprintable() or name != name.strip():
+            raise ValueError(f"names of 1 to {LONGEST} characters on one line, got {brief(name)!r},")
+    return threats
 
 
 class Sweep(BaseModel):
@@ -25,14 +53,16 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")
+    name: Annotated[str, AfterValidator(_folder)]
     title: str = ""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(strict=True, ge=0, lt=WHOLE)]] = Field(
+        default=[0], min_length=1, max_length=SEEDS
+    )
     models: Entries = Field(min_length=1)
     data: Entries = Field(min_length=1)
     shifts: Entries = []
     defenses: Entries = Field(default=["none"], min_length=1)
-    threats: dict[str, SerializeAsAny[Spec]] = {}
+    threats: Annotated[dict[str, SerializeAsAny[Spec]], AfterValidator(_threats)] = {}
     hosts: list[str] = []
     stream: Stream = Stream(order="listed", batch=64)
 
@@ -47,28 +77,26 @@ def read_sweep(file: Path | None) -> Sweep:
     if file is None:
         return parse_sweep(default_sweep(), "the embedded sweep")
     try:
-        return parse_sweep(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
+        if file.is_file() and file.stat().st_size > 4 * BYTES:  # characters of UTF-8 take four bytes at the most
+            raise BadData(f"expected at most {BYTES} characters of yaml at {file}, got a larger file; split it")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         got = getattr(error, "strerror", None) or error
-        raise BadData(f"expected a sweep in yaml at {file}, got {got}; check the path") from error
+        raise BadData(f"expected a sweep in yaml at {brief(str(file))}, got {got}; check the path") from error
+    return parse_sweep(text, str(file))
 
 
 def parse_sweep(text: str, where: str) -> Sweep:
     """The sweep in a yaml text; `where` names it in errors."""
-    try:
-        value, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise BadData(f"expected yaml in {where}{line}, got {getattr(error, 'problem', None) or error}") from error
+    value, tree = read_yaml(text, where)
     if not isinstance(value, dict):
-        raise BadData(f"expected keys such as models, data, threats in {where}, got {type(value).__name__}")
+        raise BadData(f"expected keys such as models, data, threats in {where}, got {type(value).__name__}; write them")
     return sweep_of(value, where, tree)
 
 
 def sweep_of(value: dict[str, Any], where: str, tree: yaml.Node | None = None) -> Sweep:
     """The sweep these keys stand for; `where`, and the line in `tree` where there is a text, name it in errors."""
-    threats = value.get("threats")
+    threats = plain_value(_written(value), where).get("threats")
     if isinstance(threats, dict):
         value = {**value, "threats": {str(k): _threat(str(k), v, where, tree) for k, v in threats.items()}}
     try:
@@ -82,6 +110,12 @@ def sweep_of(value: dict[str, Any], where: str, tree: yaml.Node | None = None) -
     return sweep
 
 
+def _written(value: dict[str, Any]) -> dict[str, Any]:
+    """The same without data sets from Python, which no text holds."""
+    data = value.get("data")
+    return {**value, "data": [e for e in data if not isinstance(e, Dataset)]} if isinstance(data, list) else value
+
+
 def _threat(name: str, value: Any, where: str, tree: yaml.Node | None) -> Any:
     """One threat under the keys of its scenario; what is no mapping is left for the sweep to refuse."""
     if not isinstance(value, dict):
@@ -90,7 +124,7 @@ def _threat(name: str, value: Any, where: str, tree: yaml.Node | None) -> Any:
     if isinstance(asked, str) and asked not in known:
         line = f"{where} line {_line(tree, [*path, 'scenario'])}" if tree else where
         options = " or ".join(map(repr, known))
-        raise BadValue(f"{line}: expected {options} for scenario, got {asked!r}; {nearest(asked, known)}")
+        raise BadValue(f"{line}: expected {options} for scenario, got {brief(asked)!r}; {nearest(asked, known)}")
     spec = scenario_of(asked).spec if isinstance(asked, str) else Spec
     try:
         return spec.model_validate(value)
@@ -108,14 +142,15 @@ def _sentence(
     line = f"{where} line {_line(tree, path)}" if tree else where
     if first["type"] == "extra_forbidden":
         known = model.model_fields
-        return BadValue(f"{line}: expected a key that a sweep has, got {path[-1]!r}; {nearest(str(path[-1]), known)}")
+        near = nearest(str(path[-1]), known)
+        return BadValue(f"{line}: expected a key that a sweep has, got {brief(path[-1])!r}; {near}")
     spot = ".".join(map(str, path)) or "the sweep"
     if first["type"] == "missing":
         return BadValue(f"{line}: expected the key {spot!r}, got none; add it")
     if first["type"] == "value_error":  # ours, which say what came
         return BadValue(f"{line}: expected {first['ctx']['error']} in {spot}; mend it")
     wanted = "one entry or more" if first["type"] == "too_short" else first["msg"].removeprefix("Input should be ")
-    return BadValue(f"{line}: expected {wanted} for {spot}, got {first['input']!r}; mend it")
+    return BadValue(f"{line}: expected {wanted} for {spot}, got {quoted(first['input'])}; mend it")
 
 
 def _line(node: yaml.Node, path: list[str | int]) -> int:

@@ -21,7 +21,7 @@ from robustsuite.engine.parts import work_of
 from robustsuite.engine.plan import plan
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import sweep_of
-from robustsuite.errors import BadValue, UsageError
+from robustsuite.errors import BadValue, UsageError, quoted
 from robustsuite.maths.numerics import threads
 
 
@@ -36,8 +36,9 @@ class Shard:
     def of(cls, text: str) -> Shard:
         """From '2/3'; raises BadValue."""
         i, _, n = text.partition("/")
-        if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
-            raise BadValue(f"expected a share such as 2/3, got {text!r}; write 1/3, 2/3 and 3/3 on three machines")
+        short = len(text) < 16 and i.isdecimal() and n.isdecimal()
+        if not (short and 1 <= int(i) <= int(n)):
+            raise BadValue(f"expected a share such as 2/3, got {quoted(text)}; write 1/3, 2/3, 3/3 on three machines")
         return cls(int(i), int(n))
 
     def cells(self, cells: list[Planned]) -> list[Planned]:

@@ -45,7 +45,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustsuite.config.keys import Spec
-from robustsuite.config.registry import Card, card_of, plugins
+from robustsuite.config.plugins import plugins
+from robustsuite.config.registry import Card, card_of
 from robustsuite.records.schema import Column, ScenarioFacts
 from robustsuite.scenarios.record import Record
 

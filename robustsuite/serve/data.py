@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
-from robustsuite.errors import BadData, BadValue
+from robustsuite.errors import BadData, BadValue, loading, quoted
 from robustsuite.records.schema import Stream
 
 
@@ -262,7 +262,7 @@ def parse_spec(spec: object, kind: str) -> tuple[str, dict[str, Any]]:
         ((name, given),) = spec.items()
         if given is None or isinstance(given, dict):
             return str(name), dict(given or {})
-    raise BadValue(f"expected a name for the {kind}, got {spec!r}; write NAME or {{NAME: {{parameter: value}}}}")
+    raise BadValue(f"expected a name for the {kind}, got {quoted(spec)}; write NAME or {{NAME: {{parameter: value}}}}")
 
 
 def parse_data(spec: object) -> tuple[str, dict[str, Any]]:
@@ -290,7 +290,9 @@ def load_data(spec: object) -> tuple[Dataset, Split]:
     if not isinstance(split, str):
         raise BadValue(f"expected split of {name} as a word, got {split!r}; write split: test")
     card = card_of("data", name)
-    loaded: Dataset = card.function(**checked_parameters(card, given))
+    given = checked_parameters(card, given)
+    with loading(f"the data set {name}", BadData):
+        loaded: Dataset = card.function(**given)
     judged = loaded.split(split).first(first)
     if first is None and split == "test":
         return loaded, judged

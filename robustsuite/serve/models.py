@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 from robustsuite.config.identity import behaviour_of
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
 from robustsuite.config.threats import Access
-from robustsuite.errors import BadModel, BadValue, UsageError
+from robustsuite.errors import BadModel, BadValue, brief, loading, quoted
 from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.ensembles import Members
 from robustsuite.serve.protocols import Billed
@@ -258,26 +258,27 @@ def load_model(spec: str, space: InputSpace) -> Model:
     'A + B + C' joins pretrained models: the mean of their logits, or what a defense such as crossmax makes of them.
     space: the data set's input space, against which the model is checked. Raises UnknownName, BadValue, BadModel.
     """
+    if not isinstance(spec, str):
+        raise BadValue(f"expected a model as scheme:name, got {quoted(spec)}; write for example torchvision:resnet50")
     if " + " in spec:
         return _joined([load_model(part.strip(), space) for part in spec.split(" + ")], space)
     scheme, colon, rest = spec.partition(":")
     if not colon:
-        raise BadValue(f"expected a model as scheme:name, got {spec!r}; write for example torchvision:resnet50")
+        raise BadValue(f"expected a model as scheme:name, got {quoted(spec)}; write for example torchvision:resnet50")
     card = card_of("model", scheme)
     name, _, query = rest.partition("?")
-    given = checked_parameters(card, dict(parse_qsl(query, keep_blank_values=True)))
-    try:
-        model: Model = card.function(name, space, **given)
-    except UsageError:
-        raise
-    except Exception as error:  # anybody's code makes the network, and is asked its first picture
-        got = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"
-        raise BadModel(f"expected {spec} to load, got {got}; mend it or leave it out") from error
-    behaviour = behaviour_of(model.net, [card.function.__module__]) | model.behaviour
-    model = replace(model, behaviour=dict(sorted(behaviour.items())))
-    for key, tensor in model.net.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export the model again")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if len(given := dict(pairs)) < len(pairs):
+        raise BadValue(f"expected each parameter once in {quoted(spec)}, got one twice; keep one")
+    with loading(brief(spec), BadModel):  # anybody's code makes the network, and is asked its first picture
+        model = card.function(name, space, **checked_parameters(card, given))
+        if not isinstance(model, Model):
+            raise BadModel(f"expected a Model of the scheme {scheme}, got {type(model).__name__}; mend the plugin")
+        behaviour = behaviour_of(model.net, [card.function.__module__]) | model.behaviour
+        model = replace(model, behaviour=dict(sorted(behaviour.items())))
+        for key, tensor in model.net.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export it again")
     return model
 
 
