@@ -24,14 +24,12 @@ def models_section(run: Results, scores: pd.DataFrame) -> Section:
     """One table a threat and data set of several models; none with more rows or attacks than anybody reads."""
     head = scores[(scores["scenario"] == "evasion") & (scores["metric"] == "robust_accuracy")]
     several = head.groupby(list(THREAT), sort=False)["model"].transform("nunique") > 1
-    parts = list(groups(head[several], THREAT))
+    parts = [(key, part) for key, part in groups(head[several], THREAT) if _readable(part)]
     entries, found = _entries(run, head) if parts else {}, []
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         attacks, defenses = (list(dict.fromkeys(part[name])) for name in ("attack", "defense"))
         systems = list(dict.fromkeys(zip(part["defense"], part["model"], strict=True)))
         systems.sort(key=lambda system: defenses.index(system[0]))
-        if max(len(systems), len(attacks)) > NAMED:
-            continue
         rows = tuple(
             (*(words(name) for name in system),
              *(entries.get((*key, *system, attack), Entry("–", -1.0)) for attack in (*attacks, TOGETHER)))
@@ -46,11 +44,16 @@ def models_section(run: Results, scores: pd.DataFrame) -> Section:
     return Section("models", "Models against attacks", lead if found else (), tuple(found), order=10)
 
 
+def _readable(part: pd.DataFrame) -> bool:
+    return max(len(part[["defense", "model"]].drop_duplicates()), part["attack"].nunique()) <= NAMED
+
+
 def _entries(run: Results, head: pd.DataFrame) -> dict[tuple[Any, ...], Entry]:
     """By threat, system and attack: the number of the one seed, or the mean over several."""
     names = [*THREAT, "defense", "model", "attack"]
-    found = {tuple(row[name] for name in names): _alone(row) for row in head.to_dict("records")}
-    for row in worst_case(run).assign(attack=TOGETHER).to_dict("records"):
+    single = head.drop_duplicates(names)  # of several seeds any stands here until their mean does
+    found = {tuple(row[name] for name in names): _alone(row) for row in single.to_dict("records")}
+    for row in worst_case(run).assign(attack=TOGETHER).drop_duplicates(names).to_dict("records"):
         found[tuple(row[name] for name in names)] = _united(row)
     means = over_seeds(run)
     means = means[(means["scenario"] == "evasion") & (means["metric"] == "robust_accuracy")]
