@@ -11,11 +11,14 @@ from ..sections.generic import WHERE
 
 
 def strength_section(run: Results) -> Section:
-    """One table; where it has more rows than a page shows, the csv file alone has them."""
-    pairs = attack_pairs(run)
+    """One table; where it has more rows than a page shows the first seed's, else the csv file alone has them."""
+    pairs, left = attack_pairs(run), ""
+    if len(pairs) > MOST_ROWS and (seeds := pairs["seed"].nunique()) > 1:
+        pairs, left = pairs[pairs["seed"] == pairs["seed"].min()], f", the first of {seeds} seeds"
     if not 0 < len(pairs) <= MOST_ROWS:
         return Section("strength", "Which attacks are stronger")
     names, caption = split_constant(pairs, ("threat", "budget", "goal", *WHERE))
+    caption += left  # the seed is the last thing that a caption says
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["defense"]), words(row["strongest"]), words(row["attack"]),
          counted(row["only_strongest"], number(row["only_strongest"])),

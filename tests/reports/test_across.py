@@ -157,6 +157,23 @@ def test_an_attack_that_failed_a_check_is_in_no_pair_and_one_attack_has_none(tmp
     assert strength_section(run).tables == ()
 
 
+def test_of_very_many_pairs_the_table_has_the_first_seeds_and_the_csv_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "run")
+    for seed in (3, 4, 5):
+        attack(store, 2, seed=seed)
+        attack(store, 9, seed=seed, attack="fgsm")
+    run = read([store.root])
+    monkeypatch.setattr("robustsuite.reports.across.strength.MOST_ROWS", 2)
+    (table,) = strength_section(run).tables
+    assert len(table.rows) == 1
+    assert table.caption.endswith("seed 3, the first of 3 seeds")
+    assert len(attack_pairs(run)) == 3
+    monkeypatch.setattr("robustsuite.reports.across.strength.MOST_ROWS", 0)
+    assert strength_section(run).tables == ()
+
+
 def test_pairs_are_of_the_images_that_every_attack_met(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     attack(store, 2)
