@@ -8,12 +8,13 @@ table; ranks are ranges, and equal ranges are ties.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from robustsuite.integrity.cross_cell import Verdicts, shared, standing
 from robustsuite.maths import stats
@@ -28,7 +29,11 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Survival:
-    """One defended model under one threat: what stands after every attack, and what could not be counted."""
+    """One defended model under one threat: what stands after every attack, and what could not be counted.
+
+    grades: each attack's own. outlived[a, b]: how many images, of those every attack met, stand under the a-th of
+    `alone` and fall to the b-th.
+    """
 
     group: tuple[Any, ...]
     defense: str
@@ -39,6 +44,8 @@ class Survival:
     flags: Mapping[str, str]
     inert: bool
     grade: str = ""
+    grades: Mapping[str, str] = field(default_factory=dict)
+    outlived: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
 
     @property
     def strongest(self) -> str:
@@ -91,7 +98,14 @@ def _survival(
     inert = all(cell["status"] == "inert" for cell in cells)
     white = {cell["attack"] for cell in cells if "gradients" in cell.get("needs", "")} & set(ends)
     ended = worst_of(ends, min(alone, key=lambda attack: alone[attack]), white)
-    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended)
+    outlived = _outlived(robusts, robust.index.to_numpy())
+    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended, ends, outlived)
+
+
+def _outlived(robusts: Sequence[Verdicts], index: NDArray[Any]) -> NDArray[np.int64]:
+    same = [v.value if len(v.at) == len(index) else v.value[np.searchsorted(v.at, index)] for v in robusts]
+    stands = np.stack(same).astype(np.float64)
+    return (stands @ (1 - stands).T).astype(np.int64)
 
 
 def _all(robusts: Sequence[Verdicts]) -> pd.Series:

@@ -64,6 +64,7 @@ def _threats(run: Results, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator
             grid.rows.append([Entry("all at once"), *(_rate(united.get(name)) for name in grid.header[1:])])
         unit = "dB" if wanted == "mean_psnr" else "%"
         title = f"{wanted.split('@')[0].replace('_', ' ')}, {unit}: {threat} {first['budget']}, {model} on {dataset}"
+        title += f", seed {seed}" if part["seed"].nunique() > 1 else ""
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
 
 

@@ -11,9 +11,16 @@ import pandas as pd
 
 from robustsuite.errors import BadOutput, BadValue
 
+from ..across.budgets import budgets_section
+from ..across.models import models_section
+from ..across.seeds import seeds_section
+from ..across.strength import strength_section
 from ..measure import tables
+from ..measure.budgets import over_eps
 from ..measure.scores import scores as scored
 from ..measure.scores import to_csv
+from ..measure.seeds import over_seeds
+from ..measure.strength import attack_pairs
 from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
@@ -69,6 +76,10 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         made.append(("unreadable", len(run.skipped)))
     sections = [
         *(section for part in parts for section in part.sections),
+        seeds_section(run),
+        budgets_section(run),
+        models_section(run, table),
+        strength_section(run),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         integrity_section(run),
@@ -95,6 +106,9 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "scores": table,
         **{name: frame for part in (added(run, table) if parts is None else parts)
            for name, frame in part.frames.items()},
+        "over_seeds": over_seeds(run),
+        "over_eps": over_eps(run),
+        "attack_pairs": attack_pairs(run),
         "names": tables.names(run),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),

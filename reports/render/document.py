@@ -58,8 +58,8 @@ class Answer:
 class Section:
     """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files.
 
-    order: where it stands in the document, the answer first: rankings 10, proofs 20, shifts 30, other scenarios 40 to
-    59, findings 60, comparisons 70, integrity 80, costs 90.
+    order: where it stands in the document, the answer first: means over seeds 9, rankings 10, proofs 20, shifts 30,
+    other scenarios 40 to 59, findings 60, comparisons 70, integrity 80, costs 90.
     """
 
     name: str

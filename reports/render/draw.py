@@ -126,8 +126,9 @@ def told_apart(names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str
 
 
 def where(key: tuple[Any, ...]) -> str:
-    """What a figure is about, from its group key."""
-    return " · ".join(plain(str(part)) for part in key if str(part) not in ("", "0"))
+    """What a figure is about, from its group key; its one whole number is the seed."""
+    said = (f"seed {part}" if isinstance(part, int | np.integer) else plain(str(part)) for part in key)
+    return " · ".join(part for part in said if part not in ("", "seed 0"))
 
 
 def slug(key: tuple[Any, ...]) -> str:

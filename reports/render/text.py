@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 def percent(value: float) -> str:
     """A rate in [0, 1] as `41.0 %`; a dash where there is none."""
     return f"{100 * value:.1f} %" if math.isfinite(value) else "–"
+
+
+def deviated(mean: float, sd: float, say: Callable[[float], str]) -> str:
+    """A mean with its standard deviation as `41.0 ± 1.2`, each as `say` writes it; without one the mean alone."""
+    return f"{say(mean)} ± {say(sd)}" if math.isfinite(sd) else say(mean)
 
 
 def interval(lo: float, hi: float) -> str:

@@ -17,11 +17,14 @@ from ..render.document import Entry, Part, Section, Table, accuracy, counted, sp
 from ..render.draw import Figure
 from ..render.text import number, percent, points, pvalue, ranks
 from . import figures
-from .generic import WHERE, flags_or, groups, why
+from .generic import WHERE, flags_or, groups, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
 from .summary import attacked, rankings
+
+THREAT = GROUP[:-1]
+"""What one table is about; several seeds of it stand in that table."""
 
 
 @reported
@@ -36,17 +39,19 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
         "worst_case": worst, "paired": paired(run), "queries": distances(run).drop(columns="reached"),
         "query_costs": query_costs(run), "ordered_topk": ordered(run),
     }  # fmt: skip
-    return Part(sections, tuple(attacked(worst)), frames)
+    return Part(sections, tuple(attacked(run, worst)), frames)
 
 
 def worst_section(worst: pd.DataFrame) -> Section:
     """The ranking under each threat, worst case over its attacks."""
-    found = []
-    for i, (key, part) in enumerate(groups(worst, GROUP)):
-        rows = tuple(_worst_row(row) for row in by_rank(part).to_dict("records"))
-        title = f"{key[0]}: {key[1]}" if key[1] else str(key[0])
-        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
+    found, parts = [], list(groups(worst, THREAT))
+    for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
+        seeds = list(groups(part, ("seed",)))
+        apart = len(seeds) > 1
+        rows = tuple((*((counted(seed[0], str(seed[0])),) if apart else ()), *_worst_row(row))
+                     for seed, mine in seeds for row in by_rank(mine).to_dict("records"))  # fmt: skip
         columns = (
+            *(("seed",) if apart else ()),
             "rank",
             "defense",
             "all attacks at once",
@@ -57,7 +62,7 @@ def worst_section(worst: pd.DataFrame) -> Section:
             "n",
             "notes",
         )
-        found.append(Table(f"worst-{i + 1}", title, caption, columns, rows, "worst_case.csv"))
+        found.append(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv"))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
         "exact 95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
@@ -127,21 +132,30 @@ def _ended(row: Mapping[Any, Any], status: Entry) -> Entry:
 def paired_section(run: Results) -> Section:
     """Which differences between defenses are real."""
     pairs = paired(run)
-    found = []
-    for i, (key, part) in enumerate(groups(pairs, GROUP)):
-        caption = ", ".join(f"{name} {value}" for name, value in zip(GROUP[2:], key[2:], strict=True) if str(value))
+    found, parts = [], list(groups(pairs, THREAT))
+    for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
+        apart = part["seed"].nunique() > 1
         rows = tuple(
-            (words(row["a"]), words(row["b"]), counted(row["difference"], points(row["difference"])),
+            (*((counted(row["seed"], str(row["seed"])),) if apart else ()), words(row["a"]), words(row["b"]),
+             counted(row["difference"], points(row["difference"])),
              counted(row["only_a"], str(row["only_a"])), counted(row["only_b"], str(row["only_b"])),
              counted(row["p_holm"], pvalue(row["p_holm"])),
              Entry("different" if row["different"] else "tie", kind="done" if row["different"] else "tie"))
             for row in part.to_dict("records")
         )  # fmt: skip
-        columns = ("a", "b", "a − b", "only a right", "only b right", "p (Holm)", "outcome")
-        title = f"{key[0]}: {key[1]}" if key[1] else str(key[0])
-        found.append(Table(f"paired-{i + 1}", title, caption, columns, rows, "paired.csv"))
-    lead = ("Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within each table.",)
+        columns = (*(("seed",) if apart else ()), "a", "b", "a − b", "only a right", "only b right", "p (Holm)",
+                   "outcome")  # fmt: skip
+        title += " · defenses in pairs"
+        found.append(Table(f"paired-{i + 1}", title, _constant(key, part), columns, rows, "paired.csv"))
+    family = "each seed of a table" if len(pairs) and pairs["seed"].nunique() > 1 else "each table"
+    lead = (f"Exact two-sided McNemar tests on the same images under all attacks, Holm-corrected within {family}.",)
     return Section("paired", "Which differences are real", lead, tuple(found), order=70)
+
+
+def _constant(key: Sequence[Any], part: pd.DataFrame) -> str:
+    """What a table of one threat, data set and model is about, with its seed where it has one."""
+    said = [*zip(THREAT[2:], key[2:], strict=True), *((("seed", part["seed"].iloc[0]),) * (part["seed"].nunique() < 2))]
+    return ", ".join(f"{name} {value}" for name, value in said if str(value))
 
 
 def _or(value: float) -> float:

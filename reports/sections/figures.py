@@ -82,10 +82,17 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
 
 
 def drawn(groups: Sequence[tuple[Any, pd.DataFrame]]) -> Iterator[tuple[Any, pd.DataFrame, str]]:
-    """The groups that get a figure; with the last of them, what its caption says of those that do not."""
-    for i, (key, part) in enumerate(groups[:MOST], 1):
-        left = len(groups) - i if i == MOST else 0
-        yield key, part, f"; {left} more are not drawn, the tables and csv files have them" if left else ""
+    """The groups that get a figure, of several seeds (a key's last, a whole number) the first; and what its caption
+    says of those that do not.
+    """
+    alike: dict[tuple[Any, ...], list[tuple[Any, pd.DataFrame]]] = {}
+    for key, part in groups:
+        alike.setdefault(key[:-1] if isinstance(key[-1], int | np.integer) else key, []).append((key, part))
+    for i, ((key, part), *others) in enumerate(list(alike.values())[:MOST], 1):
+        seeds = f"; the first of {len(others) + 1} seeds" if others else ""
+        left = len(alike) - i if i == MOST else 0
+        more = f"; {left} more are not drawn, the tables and csv files have them" if left else ""
+        yield key, part, seeds + more
 
 
 def _colours(canvas: Canvas, grid: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ from ..measure import tables
 from ..measure.grades import shown
 from ..read.runs import Results
 from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
-from ..render.text import number
+from ..render.text import deviated, number, plain
 from ..render.text import words as spoken
 
 WHERE = ("dataset", "model", "seed")
@@ -57,6 +57,18 @@ def metric_entry(row: Mapping[Any, Any] | None, flags: str) -> Entry:
     return Entry(text, float(row["value"]), flags, row["grade"] == "INVALID")
 
 
+def mean_entry(row: Mapping[Any, Any] | None) -> Entry:
+    """A row of `over_seeds`: the mean with the deviation where there is one, the bar from smallest to largest seed."""
+    if row is None or np.isnan(row["mean"]):
+        return Entry("–", -1.0, "" if row is None else row["left_out"])
+    mark, mean = "≤ " if row["bound"] else "", float(row["mean"])
+    if not row["rate"]:
+        return Entry(mark + deviated(mean, row["sd"], number), mean, row["left_out"])
+    return Entry(f"{mark}{deviated(100 * mean, 100 * row['sd'], '{:.1f}'.format)} %", mean, row["left_out"],
+                 kind="error" if row["metric"] == "mean_error" else "",
+                 bar=(mean, row["smallest"], row["largest"]))  # fmt: skip
+
+
 def other_section(run: Results, scores: pd.DataFrame) -> Section:
     """Every scenario whose plugin adds no section: one row per cell and metric."""
     own = {str(cell["scenario"]) for cell in run.known.values() if cell["record"].scenario.sections}
@@ -86,6 +98,20 @@ def why(row: Mapping[Any, Any], flags: str) -> str:
     """What a reader of a row should know."""
     same = f"the undefended number of {row['same_as'][:8]}" if row["status"] == "inert" and row["same_as"] else ""
     return "; ".join(part for part in (row["sentence"], same, flags) if part)
+
+
+def titled(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> list[str]:
+    """A heading for each key of (threat, budget, ...), with of its other `names` those that tell it from its like."""
+    heads = [f"{key[0]}: {key[1]}" if names[1] == "budget" and key[1] else str(key[0]) for key in keys]
+    alike: dict[str, list[tuple[Any, ...]]] = {}
+    for head, key in zip(heads, keys, strict=True):
+        alike.setdefault(head, []).append(key)
+    found = []
+    for head, key in zip(heads, keys, strict=True):
+        varying = [i for i in range(1, len(names)) if len({other[i] for other in alike[head]}) > 1]
+        said = (f"seed {key[i]}" if names[i] == "seed" else plain(str(key[i])) for i in varying)
+        found.append(" · ".join([head, *said]))
+    return found
 
 
 def groups(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:

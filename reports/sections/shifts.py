@@ -15,6 +15,7 @@ from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, counted, error
 from ..render.text import percent, plain
 from .figures import corruption_panels
+from .generic import groups, titled
 from .natural import natural_tables
 from .summary import corrupted
 
@@ -33,13 +34,15 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
 def shift_tables(run: Results) -> Iterator[Table]:
     """One table of mean corruption errors per shift set and model, then one of the natural shifts."""
     errors, grid = corruption_errors(run), corruption_grid(run)
-    for i, (key, part) in enumerate(errors.groupby(["shift", *_WHERE], sort=False)):
+    parts = list(groups(errors, ("shift", *_WHERE)))
+    titles = titled([key for key, _ in parts], ("shift", *_WHERE))
+    for i, ((key, part), title) in enumerate(zip(parts, titles, strict=True)):
         caption = ", ".join(
             f"{name} {value}" for name, value in zip(("dataset", "model", "seed"), key[1:], strict=True)
         )
         caption += _read_as(run, key)
         mine = grid[(grid[["shift", *_WHERE]] == list(key)).all(axis=1)]
-        yield _corruptions(f"corruptions-{i + 1}", (str(key[0]), caption), part, mine)
+        yield _corruptions(f"corruptions-{i + 1}", (title, caption), part, mine)
     yield from natural_tables(run)
 
 

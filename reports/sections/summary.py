@@ -11,43 +11,99 @@ import pandas as pd
 from robustsuite.integrity.checks import level_of
 
 from ..measure.mce import ALEXNET_EXTRA
+from ..measure.seeds import TOGETHER, over_seeds
 from ..measure.tables import corruption_errors
 from ..measure.worst import GROUP, by_rank, worst_case
 from ..read.runs import Results
 from ..render.document import Answer, Entry, accuracy, error
 from ..render.text import interval, number, percent, plain, ranks
-from .generic import groups
+from .generic import groups, mean_entry, titled
 
 WHERE = ("dataset", "model", "seed")
 PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
-def attacked(worst: pd.DataFrame) -> Iterator[Answer]:
-    """One short answer a threat, for each dataset, model and seed; `worst` is what `rankings` returned."""
-    for key, part in groups(worst, GROUP):
-        threat, budget, goal, *where = key
+def attacked(run: Results, worst: pd.DataFrame) -> Iterator[Answer]:
+    """One short answer a threat, for each dataset and model, over seeds where there are several; `worst` is what
+    `rankings` returned.
+    """
+    means = over_seeds(run)
+    means = means[(means["attack"] == TOGETHER) & (means["metric"] == "robust_accuracy")]
+    parts = list(groups(worst, GROUP[:-1]))
+    titles = titled([key for key, _ in parts], GROUP[:-1])
+    for ((threat, budget, goal, *where), part), title in zip(parts, titles, strict=True):
+        mine = _of(means, dict(zip(GROUP, (threat, budget, goal, *where), strict=False)))
+        if len(mine):
+            faced = max(part["attacks"].str.count(";")) + 1
+            said = (f"Worst of {faced} attack{'s' if faced > 1 else ''} per image, {number(part['n'].min())} images.",)
+            yield _over_seeds(title, _where([*where, 0], str(goal)), mine, "robust accuracy", said)
+            continue
         ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
         yield Answer(
-            f"{threat}: {budget}" if budget else str(threat), _where(where, str(goal)),
+            title, _where([*where, part["seed"].iloc[0]], str(goal)),
             tuple(_numbers(ranked.to_dict("records"), part.to_dict("records"), "robust_accuracy", "robust accuracy")),
             tuple(_bar(row) for row in by_rank(part).to_dict("records")), tuple(_sentences(part, ranked)),
         )  # fmt: skip
 
 
+def _of(frame: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows that have these values."""
+    hit = np.logical_and.reduce([frame[name] == value for name, value in facts.items()])
+    return frame[hit] if len(frame) else frame
+
+
+def _over_seeds(title: str, where: str, means: pd.DataFrame, what: str, said: Sequence[str]) -> Answer:
+    """The short answer over several seeds: means with their deviation, no ranks."""
+    lower = what == "error"
+    rows = means.sort_values("mean", ascending=lower, kind="stable").to_dict("records")
+    sound = [row for row in rows if row["sound"] and not row["bound"]]
+    bare = next((row for row in rows if row["defense"] == "none"), None)
+    numbers, defended = [], any(row["defense"] != "none" for row in rows)
+    if sound and defended:
+        best = sound[0]
+        label = f"best {what}" + (": undefended" if best["defense"] == "none" else "")
+        numbers.append((label, mean_entry(best).text, _counted(best), "good"))
+    if bare is not None and not (sound and defended and sound[0] is bare):
+        numbers.append(("undefended" if defended else what, mean_entry(bare).text, _counted(bare), "bad"))
+    named = [(plain(r["defense"]) + (f", {r['attack']}" if r["attack"] not in ("", TOGETHER) else ""), r) for r in rows]
+    left = [f"{name}: {row['left_out']}" for name, row in named if row["left_out"]]
+    spread = (f"Not in a mean: {'. '.join(left)}.",) if left else ()
+    return Answer(title, where, tuple(numbers),
+                  tuple(("", name, mean_entry(row)) for name, row in named),
+                  ("Mean ± sample standard deviation; thin lines span the seeds.", *said, *spread))  # fmt: skip
+
+
+def _counted(row: Mapping[Any, Any]) -> str:
+    return f"{row['seeds']} seeds" if row["sound"] == row["seeds"] else f"{row['sound']} of {row['seeds']} seeds"
+
+
 def proven(run: Results, scores: pd.DataFrame) -> Iterator[Answer]:
-    """One short answer a certificate's threat."""
+    """One short answer a certificate's threat, over seeds where there are several."""
     rows = scores[scores["scenario"] == "certification"]
-    for (threat, budget, *where), whole in groups(rows, ("threat", "budget", *WHERE)):
-        radius = f"certified_accuracy@{run.budgets[str(budget)][0] or 0.0:.6g}"
-        part = whole[whole["metric"] == radius].sort_values("value", ascending=False, kind="stable")
-        records = part.to_dict("records")
-        if records:
-            bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
-                          note=r["flags"], struck=r["grade"] == "INVALID")) for r in records)  # fmt: skip
-            sound = [r for r in records if r["grade"] not in ("INVALID", "PROVISIONAL")]
-            yield Answer(f"{threat}: proven within {budget}", _where(where),
-                         tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
-                         tuple(_proof_sentences(part, whole[whole["n"] == 0])))  # fmt: skip
+    means = over_seeds(run)
+    means = means[(means["scenario"] == "certification") & (means["metric"] != "clean_accuracy")]
+    parts = list(groups(rows, ("threat", "budget", *WHERE[:-1])))
+    said = [(f"{key[0]}: proven within {key[1]}", *key[1:]) for key, _ in parts]
+    titles = titled(said, ("title", "", *WHERE[:-1]))
+    for ((threat, budget, *where), several), title in zip(parts, titles, strict=True):
+        mine = _of(means, dict(zip(("threat", "budget", *WHERE), (threat, budget, *where), strict=False)))
+        if len(mine):
+            covers = f"A proof covers every perturbation in the budget; {number(mine['n'].min())} images."
+            yield _over_seeds(title, _where([*where, 0]), mine, "certified accuracy", (covers,))
+            continue
+        yield from _proven(run, several, title, [*where, several["seed"].iloc[0]])
+
+
+def _proven(run: Results, whole: pd.DataFrame, title: str, where: Sequence[Any]) -> Iterator[Answer]:
+    radius = f"certified_accuracy@{run.budgets[str(whole['budget'].iloc[0])][0] or 0.0:.6g}"
+    part = whole[whole["metric"] == radius].sort_values("value", ascending=False, kind="stable")
+    records = part.to_dict("records")
+    if records:
+        bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
+                      note=r["flags"], struck=r["grade"] == "INVALID")) for r in records)  # fmt: skip
+        sound = [r for r in records if r["grade"] not in ("INVALID", "PROVISIONAL")]
+        yield Answer(title, _where(where), tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
+                     tuple(_proof_sentences(part, whole[whole["n"] == 0])))  # fmt: skip
 
 
 def _proof_sentences(part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
@@ -58,9 +114,12 @@ def _proof_sentences(part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]
 
 
 def corrupted(run: Results) -> Iterator[Answer]:
-    """One short answer a corruption set."""
-    errors = corruption_errors(run)
-    for (shift, *where), part in groups(errors, ("shift", *WHERE)):
+    """One short answer a corruption set, over seeds where there are several."""
+    errors, means_over = corruption_errors(run), over_seeds(run)
+    means_over = means_over[means_over["metric"] == "mean_error"]
+    parts = list(groups(errors, ("shift", *WHERE[:-1])))
+    titles = titled([(f"{key[0]}: mean error", *key[1:]) for key, _ in parts], ("shift", *WHERE[:-1]))
+    for ((shift, *where), part), title in zip(parts, titles, strict=True):
         means = part[part["corruption"] == "mean"].sort_values("error", kind="stable")
         records = means.to_dict("records")
         named = part[part["corruption"] != "mean"]
@@ -69,9 +128,13 @@ def corrupted(run: Results) -> Iterator[Answer]:
         worst = named.groupby("corruption", sort=False)["error"].mean().idxmax()
         bars = tuple(("", plain(r["defense"]), error(r["error"], r["lo"], r["hi"])) for r in records)
         sentence = f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
+        sentence = sentence[0].upper() + sentence[1:]
+        mine = _of(means_over, dict(zip(("shift", *WHERE), (shift, *where), strict=False)))
+        if len(mine):
+            yield _over_seeds(title, _where([*where, 0]), mine, "error", (sentence,))
+            continue
         numbers = tuple(_numbers(records[:1], records, "error", "error"))
-        yield Answer(f"{shift}: mean error", _where(where), numbers, bars,
-                     (sentence[0].upper() + sentence[1:],))  # fmt: skip
+        yield Answer(title, _where([*where, part["seed"].iloc[0]]), numbers, bars, (sentence,))
 
 
 def _where(where: Sequence[Any], goal: str = "") -> str:

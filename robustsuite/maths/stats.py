@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binomtest, norm
+from scipy.stats import beta, binom, binomtest, norm
 
 from robustsuite.errors import BadValue
 
@@ -73,6 +73,14 @@ def _fair(k: int, n: int) -> float:
     """The two-sided p-value of k heads in n throws of a fair coin; the tests of one table ask for few, again and again.
     """
     return float(binomtest(k, n, 0.5).pvalue)
+
+
+def mcnemar_pvalues(only_a: ArrayLike, only_b: ArrayLike) -> NDArray[np.float64]:
+    """The p-values of `mcnemar_exact` for many pairs at once, from their discordant counts (M,)."""
+    a, b = np.asarray(only_a, dtype=np.int64), np.asarray(only_b, dtype=np.int64)
+    (fewer, total), place = np.unique(np.stack([np.minimum(a, b), a + b]), axis=1, return_inverse=True)
+    p = np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5))  # a fair coin is symmetric: twice the smaller tail
+    return np.asarray(p[place.reshape(-1)], dtype=np.float64)
 
 
 def holm(pvalues: ArrayLike) -> NDArray[np.float64]:
