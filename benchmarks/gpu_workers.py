@@ -26,7 +26,7 @@ def workers_rows(bench: Bench) -> Iterator[Row]:
         sweep = bench.out / f"{name}.yaml"
         sweep.write_text(yaml.safe_dump(planned(bench, attacks)))
         if not place:
-            swept(bench, sweep, 1, "--n", "8")  # trains what all the others find trained
+            swept(bench, sweep, 1, "--first", "8")  # trains what all the others find trained
         alone, together = (swept(bench, sweep, workers) for workers in (1, 2))
         first, second = (stored(bench.out / f"{name}-{workers}") for workers in (1, 2))
         same = bool(first) and first == second

@@ -58,12 +58,21 @@ OF_THE_RUN = (BadOutput, Lost, Stopped)
 """What no cell can be blamed for: it ends the run."""
 
 
-class MissingPackage(UsageError):
-    """An optional package that is not installed."""
+ALONE = {"torchattacks": "torchattacks==3.5.1", "auto-LiRPA": "auto-LiRPA==0.3"}
+"""Packages whose metadata asks for others that are older than their code works with; pip finds no way to have both."""
 
-    def __init__(self, package: str, purpose: str, install: str | None = None) -> None:
+
+def install(package: str) -> str:
+    """The command that installs an optional package."""
+    return f"pip install --no-deps {ALONE[package]}" if package in ALONE else f"pip install {package}"
+
+
+class MissingPackage(UsageError):
+    """An optional package that is not installed. extra: ours that brings it."""
+
+    def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
         super().__init__(
-            f"{purpose} needs the package {package}, which is not installed; pip install {install or package}"
+            f"{purpose} needs the package {package}, which is not installed; {install(extra or package)}"
         )
 
 

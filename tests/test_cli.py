@@ -145,7 +145,7 @@ def test_a_wrong_checkpoint(capsys: pytest.CaptureFixture[str], kind: str, says:
         (("run", "--attack", "pgd", "--budget", "[8/255]"), "8/255"),
         (("run", "--attack", "pgd", "--budget", "eight"), "'eight'"),
         (("run", "--attack", "pgd", "--access", "everything"), "'everything'"),
-        (("run", "--data", "digits", "--n", "0"), "got 0"),
+        (("run", "--data", "digits", "--first", "0"), "got 0"),
         (("run", "--device", "tpu"), "'tpu'"),
         (("run", "--device", "cuda:99"), "'cuda:99'"),
         (("show", "pdg"), "did you mean 'pgd'"),
@@ -223,11 +223,11 @@ def test_a_full_disk_loses_no_finished_cell(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_run_twice_then_report(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = command(capsys, "run", sweep(), "--n", "40")
+    code, out, err = command(capsys, "run", sweep(), "--first", "40")
     assert code == 0, err
     assert "3 cells (3 computed now)" in out
     scores = Path("runs/tiny/report/scores.csv").read_bytes()
-    code, out, err = command(capsys, "run", "sweep.yaml", "--n", "40", "--batch-size", "7")
+    code, out, err = command(capsys, "run", "sweep.yaml", "--first", "40", "--batch-size", "7")
     assert (code, err) == (0, "")
     assert "3 cells (0 computed now)" in out
     assert Path("runs/tiny/report/scores.csv").read_bytes() == scores
@@ -238,7 +238,7 @@ def test_run_twice_then_report(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flags_replace_axes(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--attack", "{square: {steps: 5}}", "--access", "scores", "--budget", "linf: 4/255", "--n", "20")
+    flags = ("--attack", "{square: {steps: 5}}", "--access", "scores", "--budget", "linf: 4/255", "--first", "20")
     code, _, err = command(capsys, "run", sweep(), *flags, "--seed", "3", "--out", "flags")
     assert code == 0, err
     rows = rows_of("flags")
@@ -247,10 +247,40 @@ def test_flags_replace_axes(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["budget"] for row in rows} == {None, "linf(eps=4/255)"}
 
 
+def test_flags_without_a_sweep_are_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of the embedded sweep beside them, in a folder that no other flags have."""
+    asked = ("run", "-m", "python:tests.nets:linear", "-D", "{digits: {first: 20}}", "-a", "fgsm")
+    code, _, err = command(capsys, *asked)
+    assert code == 0, err
+    (folder,) = Path("runs").iterdir()
+    assert {(row["attack"], row["defense"], row["shift"]) for row in rows_of(folder)} == {
+        (None, "none", "clean"), ("fgsm", "none", None),
+    }  # fmt: skip
+    assert command(capsys, *asked, "-b", "4/255")[0] == 0
+    assert command(capsys, *asked)[0] == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_flags_beside_a_sweep_leave_its_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(capsys, "run", sweep(), "--first", "10")[0] == 0
+    before = Path("runs/tiny/report/scores.csv").read_bytes()
+    assert command(capsys, "run", "sweep.yaml", "-a", "fgsm", "--first", "10")[0] == 0
+    assert Path("runs/tiny/report/scores.csv").read_bytes() == before
+    assert len(list(Path("runs").glob("tiny-*"))) == 1
+
+
+def test_cells_that_leave_a_report_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(capsys, "run", sweep(), "--first", "10")[0] == 0
+    _, said, _ = command(capsys, "run", "sweep.yaml", "--first", "8")
+    assert "3 cells that runs/tiny held before leave its report" in " ".join(said.split())
+    _, said, _ = command(capsys, "run", "sweep.yaml", "--first", "8")
+    assert "leave its report" not in said
+
+
 def test_a_dry_run_says_what_it_costs_and_computes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tuned = {"adversarial_finetuning": {"epochs": 1, "steps": 1}}
     file = sweep(models=["recipe:cnn_2c2f?epochs=1"], defenses=["none", tuned])
-    code, out, err = command(capsys, "run", file, "--dry-run", "--n", "100")
+    code, out, err = command(capsys, "run", file, "--dry-run", "--first", "100")
     assert code == 0, err
     assert "6 cells, 6 to compute: at most " in out
     assert "and 2 trainings: about " in " ".join(out.split())
@@ -286,12 +316,12 @@ def test_a_resumed_run_counts_each_cell_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
-    _, first, _ = command(capsys, "run", sweep(), "--n", "10")
+    _, first, _ = command(capsys, "run", sweep(), "--first", "10")
     said = re.findall(r"^(\d+)/(\d+) ", first, re.MULTILINE)
     total = len(said)
     assert said == [(str(i + 1), str(total)) for i in range(total)]
     shutil.rmtree(next(Path("runs/tiny/cells").iterdir()))
-    _, again, _ = command(capsys, "run", sweep(), "--n", "10")
+    _, again, _ = command(capsys, "run", sweep(), "--first", "10")
     assert re.findall(r"^(\d+)/(\d+) ", again, re.MULTILINE) == [(str(total), str(total))]
 
 
@@ -302,7 +332,7 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evasion, "attacked", stop)
-    code, _, err = command(capsys, "run", sweep(), "--n", "10")
+    code, _, err = command(capsys, "run", sweep(), "--first", "10")
     assert (code, err) == (130, "stopped; the same command goes on where this one ended\n")
     assert list(cells().values()) == ["done"], "the cell before is kept"
     monkeypatch.undo()

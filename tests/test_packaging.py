@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from robustsuite.errors import ALONE
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("attacks", "defenses", "benchmarks", "reports")
@@ -33,7 +35,7 @@ def test_every_package_is_listed() -> None:
 def test_every_dependency_is_locked_and_the_lock_names_no_host() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     names = {re.split(r"[=<>\[ ;]", line)[0].lower().replace("_", "-") for line in lock.splitlines() if line[:1] != "#"}
-    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["peers"]
+    wanted = PROJECT["project"]["dependencies"] + list(ALONE.values())
     wanted += PROJECT["project"]["optional-dependencies"]["test"]
     assert {re.split(r"[=<>\[ ;]", w)[0].lower() for w in wanted} <= names
     assert "://" not in lock
@@ -53,6 +55,8 @@ def test_the_wheel_holds_the_plugins_and_their_files(tmp_path: Path) -> None:
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {"robustsuite/py.typed", "robustsuite/benchmarks/sweeps/default.yaml"} <= names
     assert any(name.startswith("robustsuite/reports/render/templates/") for name in names)
+    pages = {name.rpartition("/")[2] for name in names if "/share/robustsuite/docs/" in name}
+    assert pages == {"README.md", *(page.name for page in (ROOT / "docs").iterdir())}
     assert not [name for name in names if name.startswith(("tests/", "attacks/", "robustsuite/benchmarks/peers"))]
 
 
@@ -80,7 +84,7 @@ threats: {linf: {scenario: evasion, budget: {linf: 8/255}, attacks: [fgsm]}}
 def test_a_sweep_needs_none_of_the_extras(tmp_path: Path) -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     needed = [need for name, needs in extras.items() if name not in ("test", "dev") for need in needs]
-    absent = sorted({re.split(r"[^\w-]", need)[0].replace("-", "_") for need in needed})
+    absent = sorted({re.split(r"[^\w-]", need)[0].replace("-", "_") for need in [*needed, *ALONE]})
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     asked = ["run", str(tmp_path / "sweep.yaml"), "--workers", "1", "--out", str(tmp_path / "run")]
     lines = ["import sys", f"sys.modules.update(dict.fromkeys({absent!r}))", f"sys.argv[1:] = {asked!r}"]

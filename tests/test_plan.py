@@ -234,7 +234,7 @@ def test_a_cell_that_raises_fails_alone(
     monkeypatch.chdir(tmp_path)
     threats = attacked("clumsy", "fgsm")
     Path("s.yaml").write_text(yaml.safe_dump({**BASE, "threats": threats, "defenses": ["none", "crooked"]}))
-    code, out, err = command(capsys, "run", "s.yaml", "--n", "20")
+    code, out, err = command(capsys, "run", "s.yaml", "--first", "20")
     assert (code, err) == (3, "")
     assert "fell over" in out
     rows = rows_of("runs/planned")
@@ -244,7 +244,7 @@ def test_a_cell_that_raises_fails_alone(
     assert "in clumsy" in failed["traceback"]
     assert by_cell["fgsm", "none"]["status"] == by_cell[None, "none"]["status"] == "done"
     assert {row["code"] for (_, defense), row in by_cell.items() if defense == "crooked"} == {"ArithmeticError"}
-    code, out, _ = command(capsys, "run", "s.yaml", "--n", "20")
+    code, out, _ = command(capsys, "run", "s.yaml", "--first", "20")
     assert code == 3
     assert "6 cells (4 computed now)" in out, "what failed is tried again"
 
@@ -286,7 +286,7 @@ def test_others_plugins_are_listed_and_run(
     assert listed["greedy"]["parameters"] == {"most": 16}
     assert "Answers with two digits" in command(capsys, "list", "defenses")[1]
     Path("s.yaml").write_text(yaml.safe_dump({**BASE, "threats": attacked("greedy"), "defenses": ["rounded"]}))
-    code, _, err = command(capsys, "run", "s.yaml", "--n", "20", "--batch-size", "16")
+    code, _, err = command(capsys, "run", "s.yaml", "--first", "20", "--batch-size", "16")
     assert code == 0, err
     assert set(stored("runs/planned").values()) == {"done"}
 

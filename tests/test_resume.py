@@ -53,7 +53,7 @@ def start(folder: Path, seeds: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ, "ROBUSTSUITE_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
-    command = [sys.executable, "-m", "robustsuite.app.cli", "run", "sweep.yaml", "--out", "run", "--n", "100"]
+    command = [sys.executable, "-m", "robustsuite.app.cli", "run", "sweep.yaml", "--out", "run", "--first", "100"]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

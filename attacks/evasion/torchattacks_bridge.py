@@ -121,7 +121,7 @@ def _run(
 ) -> Tensor:
     """The class `name` on batches of the oracle's width; raises Unsupported where it cannot."""
     if library is None:
-        raise MissingPackage("torchattacks", f"the attack torchattacks:{name}", "--no-deps torchattacks==3.5.1")
+        raise MissingPackage("torchattacks", f"the attack torchattacks:{name}")
     if name == "JSMA" and x.shape[1:].numel() > MOST_FEATURES:
         raise Unsupported(
             f"expected pictures of at most {MOST_FEATURES} values for torchattacks:JSMA, got {x.shape[1:].numel()}; "

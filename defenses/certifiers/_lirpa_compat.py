@@ -30,7 +30,7 @@ LIBRARY = "auto_LiRPA"
 def library() -> types.ModuleType:
     """auto-LiRPA (0.3 or 0.7), imported and repaired; raises MissingPackage where it is not installed."""
     if importlib.util.find_spec(LIBRARY) is None:
-        raise MissingPackage("auto-LiRPA", "bounding a network", "--no-deps auto-LiRPA==0.3")
+        raise MissingPackage("auto-LiRPA", "bounding a network")
     return _repaired()
 
 

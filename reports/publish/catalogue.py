@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,9 +196,12 @@ def _written(page: Path, known: set[str]) -> site.Page:
 
 
 def installed() -> tuple[list[Card], list[Path]]:
-    """The installed cards, and the markdown pages of the checkout where there is one."""
+    """The installed cards, and the pages and pictures of the checkout, or those that a wheel brought along."""
     from robustsuite.config.registry import cards
 
     root = Path(__file__).parents[2]
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md")), *sorted((root / "docs").glob("*.png"))]
+    if not pages[0].is_file():
+        brought = [file for file in metadata.files("robustsuite") or () if "share/robustsuite/docs" in str(file)]
+        pages = sorted(Path(str(file.locate())) for file in brought)
     return list(cards().values()), [page for page in pages if page.is_file()]

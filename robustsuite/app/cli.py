@@ -158,12 +158,13 @@ def doctor() -> None:
 
     from robustsuite.config import registry
     from robustsuite.engine import provenance
+    from robustsuite.errors import install
 
     about = provenance.collect()
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("robustsuite", f"{about.suite_version} ({about.commit or 'no checkout'})")
     for package, found in about.packages.items():
-        table.add_row(package, found or f"not installed; pip install {package}")
+        table.add_row(package, found or f"not installed; {install(package)}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     table.add_row("device", f"{device}, {torch.get_num_threads()} threads")
     for canary, seen in about.canaries.items():
@@ -171,7 +172,7 @@ def doctor() -> None:
     screen.print(table)
     for (kind, name), card in registry.cards().items():
         if card.requires and provenance.installed(card.requires) is None:
-            screen.print(f"{kind} {name} lacks {card.requires}; pip install {card.requires}", markup=False)
+            screen.print(f"{kind} {name} lacks {card.requires}; {install(card.requires)}", markup=False)
     for broken in registry.left_out():
         screen.print(str(broken), markup=False)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +42,7 @@ def run(
     defense: Annotated[Many, typer.Option("--defense", "-d", help="Defense, e.g. randomized_smoothing.")] = None,
     budget: Annotated[str, typer.Option("--budget", "-b", help="Of --attack; 4/255 alone is linf's.")] = "linf: 8/255",
     access: Annotated[str, typer.Option(help="What --attack may see: white_box, scores, labels.")] = "white_box",
-    n: Annotated[int | None, typer.Option("--n", help="Judge on the first N examples of each data set.")] = None,
+    first: Annotated[int | None, typer.Option(help="Judge on the first N examples of each data set.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Run seeds.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/<name> by default.")] = None,
@@ -53,18 +55,17 @@ def run(
     ] = "local",
     shard: Annotated[str | None, typer.Option(help="I/N: the I-th of N shares; `merge` puts them together.")] = None,
 ) -> None:
-    """Run a sweep, resume it, and write its report. Flags replace the sweep's own axes."""
+    """Run a sweep, resume it, and write its report. Flags replace its axes; without a sweep they are all there is."""
     from robustsuite.app import api, display
     from robustsuite.engine.plan import plan
-    from robustsuite.engine.sweep import read_sweep
 
-    chosen = _override(read_sweep(sweep), model, data, shift, attack, defense, budget, access, seed)
+    chosen = _chosen(sweep, model, data, shift, attack, defense, budget, access, seed)
     if dry_run:
-        print_plan(plan(chosen, flags.device(device), n))
+        print_plan(plan(chosen, flags.device(device), first))
         return
     watched = partial(display.progress, screen=screen)
     done = api.run(
-        chosen, out=out, device=flags.device(device), first=n, width=batch_size, audited=audit, watched=watched,
+        chosen, out=out, device=flags.device(device), first=first, width=batch_size, audited=audit, watched=watched,
         by=_workers(workers, executor), shard=shard,
     )  # fmt: skip
     finish(done)
@@ -79,14 +80,18 @@ def _workers(count: int | None, executor: str) -> Workers:
     return Workers(count, name, options)
 
 
-def _override(
-    sweep: Sweep, model: Many, data: Many, shift: Many, attack: Many, defense: Many, budget: str, access: str,
+def _chosen(
+    file: Path | None, model: Many, data: Many, shift: Many, attack: Many, defense: Many, budget: str, access: str,
     seed: list[int] | None,
 ) -> Sweep:  # fmt: skip
-    """The sweep with the axes that flags name replaced; --attack stands under a threat of its own."""
+    """The sweep of the file with the axes that flags name replaced; --attack stands under a threat of its own.
+
+    Without a file the flags are the whole sweep, with the embedded one's model and data where they name none. A sweep
+    that flags made has a name, and so a folder, of its own.
+    """
     from robustsuite.config.keys import named
     from robustsuite.config.registry import card_of
-    from robustsuite.engine.sweep import sweep_of
+    from robustsuite.engine.sweep import read_sweep, sweep_of
     from robustsuite.serve.data import parse_spec
 
     axes: dict[str, Any] = {"models": model, "seeds": seed}
@@ -97,10 +102,15 @@ def _override(
         scenario = card_of("attack", parse_spec(named(entries[0])[0], "attack")[0]).place
         threat = {"scenario": scenario, "access": access, "budget": flags.budget(budget), "attacks": entries}
         axes["threats"] = {"cli": threat}
-    changed = {k: v for k, v in axes.items() if v is not None}
+    sweep, changed = read_sweep(file), {k: v for k, v in axes.items() if v is not None}
     if not changed:
         return sweep
-    return sweep_of({**sweep.model_dump(), **changed}, "the command line")
+    base = sweep.model_dump()
+    if file is None:
+        base = {"name": "flags", "models": base["models"], "data": base["data"]}
+    asked = {**base, **changed}
+    digest = sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return sweep_of({**asked, "name": f"{asked['name'][:60]}-{digest}"}, "the command line")
 
 
 def print_plan(planned: list[tuple[Cell, Decision]]) -> None:

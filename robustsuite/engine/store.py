@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from robustsuite.engine.parts import Played, read_part, write_part
 from robustsuite.errors import BadData, BadOutput, brief
-from robustsuite.records.cells import read_cell
+from robustsuite.records.cells import read_cell, read_sweep
 from robustsuite.records.examples import PACKED, stamp_of, table_of
 from robustsuite.records.leases import Lease, held, leased, left, mark
 from robustsuite.records.packed import CELLS, Known, known
@@ -162,9 +162,13 @@ class Store:
         digest = hashlib.sha256(json.dumps(artefact, sort_keys=True).encode()).hexdigest()[:16]
         self._put(self.folder / "artefacts" / f"{name}-{digest}.json", artefact)
 
-    def describe(self, sweep: dict[str, Any]) -> None:
-        """Store what was swept, beside the cells."""
+    def describe(self, sweep: dict[str, Any]) -> int:
+        """Store what was swept, beside the cells. Returns how many cells the description before had besides."""
+        before: tuple[str, ...] = ()
+        with suppress(BadData):
+            before = read_sweep(self.folder).cells or ()
         self._put(self.folder / "sweep.json", sweep)
+        return len(set(before) - set(sweep["cells"]))
 
     def take(self, folder: Path) -> None:
         """Copy a whole cell from another run."""
