@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from robustsuite.benchmarks.models.finish import finish, statistics_of
@@ -49,4 +50,7 @@ def call_factory(name: str) -> nn.Module:
     made = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(made, nn.Module):
         raise BadModel(f"expected {name} to return an nn.Module, got {type(made).__name__}; return the network itself")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in made.modules()):
+        raise BadModel(f"expected a network in Python from {name}, got a scripted or traced one; save it with "
+                       f"torch.jit.save and load it as torchscript:FILE")  # fmt: skip
     return made

@@ -20,12 +20,14 @@ CIFAR, IMAGENET = InputSpace(3, 32, 32, 10), InputSpace(3, 224, 224, 1000)
 def test_a_factory_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "own_net_module.py").write_text(
         "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
-        "def wrong():\n    return 3\n"
+        "def wrong():\n    return 3\ndef scripted():\n    import torch\n    return torch.jit.script(build())\n"
     )
     monkeypatch.chdir(tmp_path)
     assert load_model("python:own_net_module:build", CIFAR).net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(BadModel, match="int"):
         load_model("python:own_net_module:wrong", CIFAR)
+    with pytest.raises(BadModel, match="torchscript:FILE"):
+        load_model("python:own_net_module:scripted", CIFAR)
     with pytest.raises(BadModel, match="nothing"):
         load_model("python:own_net_module:nothing", CIFAR)
     with pytest.raises(BadModel, match="no_such_module"):
