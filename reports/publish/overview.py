@@ -6,20 +6,27 @@ Defenses stand across under letters, since their names with parameters would not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ..measure.scores import headline, measured_as, scores
+from ..measure.seeds import TOGETHER, over_seeds
 from ..measure.tables import corruption_errors
 from ..measure.worst import worst_case
 from ..read.runs import Results, read
 from ..render.document import Entry, words
 from ..sections.checks_table import MEANING
+from ..sections.generic import mean_entry
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
 """Before a rate whose grade keeps it out of rankings."""
+
+
+OF_SEEDS = ("scenario", "threat", "budget", "goal", "shift", "model", "dataset")
+"""What a grid of means over seeds is of."""
 
 
 class Grid(NamedTuple):
@@ -39,7 +46,8 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     sentences = [f"{c['attack'] or c['corruption']} on {c['defense']}: {c['sentence']}" for c in cells]
     letters = {name: _letter(i) for i, name in enumerate(dict.fromkeys(table["defense"]))}
     legend = Grid("defenses", [], [[Entry(letter), words(name)] for name, letter in letters.items()])
-    grids = [*_threats(run, table, worst_case(run)), *_shifts(corruption_errors(run))]
+    alone, errors = _of_one_seed(table), _of_one_seed(corruption_errors(run))
+    grids = [*_threats(run, alone, worst_case(run)), *_shifts(errors), *_over_seeds(over_seeds(run))]
     if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["grade"])]:
         legend = legend._replace(rows=[*legend.rows, *([Entry(text) for text in row] for row in marks)])
     return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids)], sentences
@@ -49,9 +57,36 @@ def _letter(i: int) -> str:
     return chr(ord("A") + i) if i < 26 else f"A{i}"
 
 
+def _of_one_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of no threat or shift set that several seeds were asked under, whose means stand for them."""
+    names = [name for name in ("threat", "shift", "model", "dataset") if name in rows]
+    blank = rows[names].fillna("")
+    return rows[rows.groupby([blank[name] for name in names])["seed"].transform("nunique") == 1] if len(rows) else rows
+
+
+def _over_seeds(means: pd.DataFrame) -> Iterator[Grid]:
+    for (_, threat, budget, _, shift, model, dataset), part in means.groupby(list(OF_SEEDS), sort=False, dropna=False):
+        rows = part[part["metric"] != "clean_accuracy"] if (part["metric"] != "clean_accuracy").any() else part
+        rows = rows.sort_values("attack", key=lambda names: names == TOGETHER, kind="stable")
+        if not (threat or shift):
+            continue
+        grid = _grid(rows.assign(attack=rows["attack"].where(rows["attack"] != "", shift)), "attack", "defense", _mean)
+        metric, unit = str(rows["metric"].iloc[0]).split("@")[0].replace("_", " "), "%, " if rows["rate"].all() else ""
+        about = f"{threat} {budget}".strip() or shift
+        title = f"{metric}, {unit}mean ± sd over {rows['seeds'].max()} seeds: {about}, {model} on {dataset}"
+        yield Grid(title, ["", *grid.header[1:]], grid.rows)
+
+
+def _mean(row: dict[Any, Any]) -> Entry:
+    """A row of `over_seeds` in per cent where it is a share, with how many seeds are in it where not all are."""
+    entry = mean_entry(row)
+    short = f" ({row['sound']} of {row['seeds']})" if row["sound"] < row["seeds"] else ""
+    return replace(entry, text=entry.text.removesuffix(" %") + short)
+
+
 def _threats(run: Results, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator[Grid]:
     part = table[table["threat"].fillna("") != ""]
-    for (threat, model, dataset, seed), rows in part.groupby(["threat", "model", "dataset", "seed"], sort=False):
+    for (threat, model, dataset), rows in part.groupby(["threat", "model", "dataset"], sort=False):
         first = rows.iloc[0]
         sources = (measured_as(run.known[i], run.known) for i in rows["run_id"])
         wanted = next((headline(cell) for cell in sources if cell is not None), str(first["metric"]))
@@ -59,19 +94,17 @@ def _threats(run: Results, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator
         grid = _grid(shown, "attack", "defense", _decibels if wanted == "mean_psnr" else _cell)
         if first["scenario"] == "evasion" and len(worst):
             here = worst[(worst["threat"] == threat) & (worst["model"] == model) & (worst["dataset"] == dataset)]
-            rated = here[here["seed"] == seed].to_dict("records")
-            united: dict[str, Mapping[Any, Any]] = {row["defense"]: row for row in rated}
+            united: dict[str, Mapping[Any, Any]] = {row["defense"]: row for row in here.to_dict("records")}
             grid.rows.append([Entry("all at once"), *(_rate(united.get(name)) for name in grid.header[1:])])
         unit = "dB" if wanted == "mean_psnr" else "%"
         title = f"{wanted.split('@')[0].replace('_', ' ')}, {unit}: {threat} {first['budget']}, {model} on {dataset}"
-        title += f", seed {seed}" if part["seed"].nunique() > 1 else ""
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
 
 
 def _shifts(errors: pd.DataFrame) -> Iterator[Grid]:
     if not len(errors):
         return
-    keys = [k for k in ("shift", "model", "dataset", "seed") if k in errors]
+    keys = [k for k in ("shift", "model", "dataset") if k in errors]
     for key, rows in errors.groupby(keys, sort=False):
         grid = _grid(rows, "corruption", "defense", _error)
         yield Grid(f"error, % (mean over severities): {', '.join(map(str, key))}", ["", *grid.header[1:]], grid.rows)

@@ -15,6 +15,7 @@ from robustsuite.reports import write_report
 from robustsuite.reports.across.seeds import seeds_section
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.seeds import TOGETHER, over_seeds
+from robustsuite.reports.publish.overview import overview
 from robustsuite.reports.publish.write import build
 from robustsuite.reports.read.runs import Results, read
 from robustsuite.reports.render.text import deviated
@@ -183,3 +184,21 @@ def test_every_format_has_the_means(sixteen: Path) -> None:
 def test_a_deviation_in_words() -> None:
     assert deviated(41.04, 1.26, "{:.1f}".format) == "41.0 ± 1.3"
     assert deviated(41.04, float("nan"), "{:.1f}".format) == "41.0"
+
+
+def test_a_terminal_shows_the_means_and_how_many_seeds_are_in_them(tmp_path: Path) -> None:
+    store = made(tmp_path / "run", [2, 4, 6])
+    attack(store, 5, seed=3, flags=FAILED)
+    grids, _ = overview([tmp_path / "run"])
+    (grid,) = [grid for grid in grids if "mean ± sd over 4 seeds" in grid.title]
+    assert [[entry.text for entry in row] for row in grid.rows] == [
+        ["pgd", "40.0 ± 20.0 (3 of 4)"], ["all at once", "40.0 ± 20.0 (3 of 4)"]
+    ]  # fmt: skip
+
+
+def test_a_system_without_a_sound_seed_has_a_page(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    for seed in range(2):
+        attack(store, 5, seed=seed, flags=FAILED)
+    page = (write_report([tmp_path / "run"], tmp_path / "out")[0].parent / "report.html").read_text(encoding="utf-8")
+    assert "Over seeds" in page
