@@ -88,11 +88,13 @@ def clip(
     if given := revision if stray == "revision" else pretrained:
         raise BadModel(f"expected {stray}= with {where}, got {given!r} for clip:{name}; leave {stray} out")
     if not labels:
-        raise BadModel(f"expected labels=FILE for clip:{name}, got none: nothing else says what its classes are called; "
+        raise BadModel(f"expected labels=FILE for clip:{name}, got none: nothing else says what classes are called; "
                        f"write {space.classes} names, one a line, in the data's order of classes")  # fmt: skip
     prompts = _prompts(labels, templates, space)
-    made = _open_clip(name.removeprefix(OPEN), space, prompts, pretrained) if name.startswith(OPEN) else _transformers(
-        name, space, prompts, revision)  # fmt: skip
+    if name.startswith(OPEN):
+        made = _open_clip(name.removeprefix(OPEN), space, prompts, pretrained)
+    else:
+        made = _transformers(name, space, prompts, revision)
     twice = sorted({n for n in prompts.names if prompts.names.count(n) > 1})
     note = f"{', '.join(twice[:3])} names several classes, which always tie" if twice else ""
     known = configured(made, prompts.names, prompts.templates)
@@ -230,7 +232,7 @@ def _open_clip(name: str, space: InputSpace, prompts: Prompts, pretrained: str) 
     served = ZeroShot(net.visual, heads(features, prompts, spec), scale)
     sized((shape, shape) if isinstance(shape, int) else tuple(shape), space, spec)
     statistics = tuple(facts.get("mean") or net.visual.image_mean), tuple(facts.get("std") or net.visual.image_std)
-    note = "" if facts else f"{spec} with the mean and std of OpenAI's pictures, which {Path(pretrained).name} does not say"
+    note = "" if facts else f"{spec} with OpenAI's mean and std, of which {Path(pretrained).name} says nothing"
     made = finish(spec, served, space, statistics, "; ".join(filter(None, (stored, note))))
     return configured(made, name, config, facts)
 

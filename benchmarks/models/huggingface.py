@@ -141,7 +141,7 @@ def network(folder: Path, spec: str, kind: str, what: str) -> Any:
     try:
         net, found = getattr(transformers, kind).from_pretrained(
             str(folder), use_safetensors=True, trust_remote_code=False, local_files_only=True,
-            attn_implementation="eager", output_loading_info=True,
+            attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # OSError, ValueError and KeyError, each with several lines
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
@@ -149,7 +149,8 @@ def network(folder: Path, spec: str, kind: str, what: str) -> Any:
                        f"nothing of its own code is run, export it so") from error  # fmt: skip
     finally:
         transformers.utils.logging.set_verbosity(level)
-    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    resized = [f"{key[0]} of another size" for key in found["mismatched_keys"]]
+    lacking = sorted([*map(str, found["missing_keys"]), *resized])
     if lacking:
         raise BadModel(f"expected every weight of {spec}, got {len(lacking)} that would be drawn at random "
                        f"({', '.join(lacking[:3])}); name {what} that was trained")  # fmt: skip
