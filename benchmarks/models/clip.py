@@ -78,7 +78,7 @@ class Projected(nn.Module):
 def clip(
     name: str, space: InputSpace, *, labels: str = "", templates: str = "", revision: str = "", pretrained: str = ""
 ) -> Model:
-    """A zero-shot classifier: clip:openai/clip-vit-base-patch32?labels=names.txt&templates=templates.txt.
+    """A zero-shot classifier: clip:openai/clip-vit-large-patch14?labels=names.txt&templates=t.txt.
 
     name: a CLIP of transformers, a folder or on the Hub, or open_clip:ViT-B-32 with pretrained= (a file of weights or
     one of its tags). labels: a name a line, in the data's order of classes. templates: a sentence with {} a line.
