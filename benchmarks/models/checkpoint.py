@@ -116,10 +116,11 @@ def _shapes(weights: Weights) -> dict[str, torch.Size]:
     return {k: v.shape for k, v in weights.items() if not (k.endswith("num_batches_tracked") or v.is_nested)}
 
 
-def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace) -> str:
+def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace, hint: str = "") -> str:
     """Load every tensor into its place, in float32; what a reader must know of that, or ''.
 
-    Raises BadModel naming the first that is missing, left over, misshapen or no plain numbers.
+    Raises BadModel naming the first that is missing, left over, misshapen or no plain numbers. hint: what to do then,
+    where it is not to choose another of our nets.
     """
     for key, tensor in weights.items():
         if how := odd(tensor):
@@ -133,7 +134,7 @@ def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace) -> str:
     wrong += [f"{k} of {_dtype(weights[k].dtype)} for {_dtype(ours[k].dtype)}" for k in kinds[:2]]
     if any(wrong):
         detail = "; ".join(part for part in wrong if part)
-        raise BadModel(f"expected weights that fit, got for {what}: {detail}; {_fitting(weights, space)}")
+        raise BadModel(f"expected weights that fit, got for {what}: {detail}; {hint or _fitting(weights, space)}")
     net.load_state_dict({k: weights[k] for k in needed}, strict=False)
     stored = dict.fromkeys(weights[k].dtype for k in shared if weights[k].is_floating_point())
     other = [_dtype(dtype) for dtype in stored if dtype != torch.float32]

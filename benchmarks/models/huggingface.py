@@ -43,29 +43,56 @@ def hf(name: str, space: InputSpace, *, revision: str = "") -> Model:
     Its processor's rescaling and normalisation are done inside; pictures must have the size that the processor makes.
     Weights are read from safetensors only, and no code that comes with them is run. Raises MissingPackage, BadModel.
     """
+    spec, folder = opened("hf", name, revision)
+    net: nn.Module = network(folder, spec, "AutoModelForImageClassification", "an image classifier")
+    config: Any = net.config
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise BadModel(f"expected one class a picture from {spec}, got a multi-label classifier; choose another")
+    return replace(preprocessed(net, config, folder, spec, space), classes=_classes(config))
+
+
+def opened(scheme: str, name: str, revision: str, more: tuple[str, ...] = ()) -> tuple[str, Path]:
+    """What a model is called, and its folder with config.json: name itself, or the Hub's files in the cache.
+
+    more: patterns of data that are fetched besides FILES. Raises MissingPackage, BadModel.
+    """
     if find_spec("transformers") is None:
-        raise MissingPackage("transformers", f"the model hf:{name}", "'robustsuite[hf]'")
+        raise MissingPackage("transformers", f"the model {scheme}:{name}", "'robustsuite[hf]'")
     local = Path(name).expanduser().is_dir()
-    spec = f"hf:{Path(name).name if local else name}" + (f"@{revision}" if revision else "")
-    folder = _folder(name, revision, spec)
+    spec = f"{scheme}:{Path(name).name if local else name}" + (f"@{revision}" if revision else "")
+    folder = _folder(name, revision, spec, more)
     for file in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
         regular(str(file), f"the {file.name} of {spec}")
-    net, config = _network(folder, spec)
+    return spec, folder
+
+
+def preprocessed(net: nn.Module, config: Any, folder: Path, spec: str, space: InputSpace) -> Model:
+    """The network with its processor's work done inside, both configurations part of its identity. Raises BadModel."""
     processor = _processor(folder, spec)
-    if (asked := size(processor)) and asked != (space.height, space.width):
-        raise BadModel(f"expected pictures of {asked[0]}x{asked[1]} for {spec}, which its processor makes, got data of "
-                       f"{space.height}x{space.width}; choose data of that size")  # fmt: skip
+    if asked := size(processor):
+        sized(asked, space, spec)
     if processor.get("do_flip_channel_order"):
         net = Flipped(net)
     dtype = str(getattr(config, "dtype", None) or getattr(config, "torch_dtype", None) or "").removeprefix("torch.")
     note = f"{spec} stored in {dtype}, computed in float32" if dtype not in ("", "float32") else ""
     made = finish(spec, net, space, statistics(processor, space.channels, spec), note)
-    words = json.dumps([config.to_dict(), processor], sort_keys=True, default=str)
-    digest = hashlib.sha256(words.encode()).hexdigest()[:16]
-    return replace(made, classes=_classes(config), behaviour={**made.behaviour, f"config {digest}": digest})
+    return configured(made, config.to_dict(), processor)
 
 
-def _folder(name: str, revision: str, spec: str) -> Path:
+def sized(asked: tuple[int, int], space: InputSpace, spec: str) -> None:
+    """Raises BadModel unless the data's pictures have the height and width that the model asks for."""
+    if asked != (space.height, space.width):
+        raise BadModel(f"expected pictures of {asked[0]}x{asked[1]} for {spec}, which its processor makes, got data of "
+                       f"{space.height}x{space.width}; choose data of that size")  # fmt: skip
+
+
+def configured(model: Model, *facts: object) -> Model:
+    """The model, known by these facts besides its weights: what JSON can hold."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return replace(model, behaviour={**model.behaviour, f"config {digest}": digest})
+
+
+def _folder(name: str, revision: str, spec: str, more: tuple[str, ...]) -> Path:
     """The folder itself, or the Hub's files in the cache."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -79,7 +106,7 @@ def _folder(name: str, revision: str, spec: str) -> Path:
 
     try:
         with hub():
-            return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+            return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*FILES, *more]))
     except Exception as error:  # the client raises its own classes, httpx's and OSError
         hint = "without a network, load it once elsewhere and copy $HF_HOME, or name a folder with its files"
         raise downloaded(error, spec, hint) from error
@@ -101,31 +128,33 @@ def hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _network(folder: Path, spec: str) -> tuple[nn.Module, Any]:
-    """The classifier with every weight from the files, in eager attention, whose bits do not depend on a back end."""
+def network(folder: Path, spec: str, kind: str, what: str) -> Any:
+    """The network of a class of transformers, every weight from the files; `what` it is, with its article.
+
+    In eager attention, whose bits do not depend on a back end. Raises BadModel.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:
-        net, found = transformers.AutoModelForImageClassification.from_pretrained(
+        net, found = getattr(transformers, kind).from_pretrained(
             str(folder), use_safetensors=True, trust_remote_code=False, local_files_only=True,
-            attn_implementation="eager", output_loading_info=True,
+            attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # OSError, ValueError and KeyError, each with several lines
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-        raise BadModel(f"expected {spec} as an image classifier with safetensors that transformers knows, got: {line}; "
+        raise BadModel(f"expected {spec} as {what} with safetensors that transformers knows, got: {line}; "
                        f"nothing of its own code is run, export it so") from error  # fmt: skip
     finally:
         transformers.utils.logging.set_verbosity(level)
-    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    resized = [f"{key[0]} of another size" for key in found["mismatched_keys"]]
+    lacking = sorted([*map(str, found["missing_keys"]), *resized])
     if lacking:
         raise BadModel(f"expected every weight of {spec}, got {len(lacking)} that would be drawn at random "
-                       f"({', '.join(lacking[:3])}); name a classifier that was trained")  # fmt: skip
-    if getattr(net.config, "problem_type", None) == "multi_label_classification":
-        raise BadModel(f"expected one class a picture from {spec}, got a multi-label classifier; choose another")
-    return net, net.config
+                       f"({', '.join(lacking[:3])}); name {what} that was trained")  # fmt: skip
+    return net
 
 
 def _processor(folder: Path, spec: str) -> dict[str, Any]:
