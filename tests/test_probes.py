@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel
 from robustsuite.integrity.probes import canaries, probe
 from robustsuite.serve.data import InputSpace
+from tests.toys import SPACE as TOY
+from tests.toys import labelled, linear
 
 SPACE = InputSpace(3, 8, 8, 4)
 X = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -104,3 +107,26 @@ def test_canaries_measure_what_torch_does():
     edge.clamp(0, 1).sum().backward()
     assert canaries()["clamp_gradient_at_bound"] == edge.grad.mean().item()
     assert canaries()["conv_repeats"] is True
+
+
+def test_what_is_judged_in_8_bits_is_asked_whether_a_level_moves_it() -> None:
+    class Eight(nn.Module):
+        """`linear` behind pictures of so many levels."""
+
+        def __init__(self, levels: int) -> None:
+            super().__init__()
+            self.net, self.levels = linear(), levels
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x * self.levels).round() / self.levels)
+
+    split = labelled(linear(), n=32)
+    x = split.images(torch.arange(32))
+
+    def said(levels: int, grid: bool) -> bool:
+        flags = probe(Eight(levels), x, split.y, TOY, shows=Access.SCORES, grid=grid)
+        return "piecewise_constant" in {flag.name for flag in flags}
+
+    assert said(255, grid=False)
+    assert not said(255, grid=True)
+    assert said(4, grid=True)

@@ -58,12 +58,13 @@ def _device(net: nn.Module) -> torch.device:
 
 def probe(
     net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str = "the model",
-    shows: Access = Access.WHITE_BOX,
+    shows: Access = Access.WHITE_BOX, grid: bool = False,
 ) -> list[Flag]:  # fmt: skip
     """The flags of a network on clean pictures x (N, C, H, W) with labels y (N,); 32 pictures tell enough.
 
     Which there are stands in `checks.py`, where a check's place is the probe; of a model that shows less, those that
-    its answers bear on. The network is left as it was. Raises BadModel where outputs are no logits of these classes.
+    its answers bear on. grid: it is given 8 bits a value, and judged so. The network is left as it was. Raises BadModel
+    where outputs are no logits of these classes.
     """
     x, y = x.to(_device(net)), y.to(_device(net))
     with preserved(net), kept(net):
@@ -83,7 +84,7 @@ def probe(
         scores = Access.SCORES in shows
         flags += [_probabilities(logits[~rejected]) if scores else None, _at_chance(logits[~rejected], y[~rejected])]
         rounded = _rounded(logits[~rejected]) if scores else None
-        still = None if random or rounded or not scores else _still(net, x[:8])
+        still = None if random or rounded or not scores else _still(net, x[:8], grid)
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
         moves = not random and rounded is None and still is None and batch is None
@@ -140,17 +141,18 @@ def _rounded(logits: Tensor) -> Flag | None:
     return None
 
 
-def _still(net: nn.Module, x: Tensor) -> Flag | None:
-    """Pictures whose every logit keeps its bits when all pixels move a hair: quantised inputs.
+def _still(net: nn.Module, x: Tensor, grid: bool) -> Flag | None:
+    """Pictures whose every logit keeps its bits when all pixels move a hair, or a level of the grid: quantised inputs.
 
     Both are asked in batches of one size: a kernel for another size answers with other last bits.
     """
-    hair = NEARBY * gradient_probes.directions(x)[1] * (1 - 2 * x)
+    size = 1 / 255 if grid else NEARBY
+    hair = size * torch.where(x < 0.5, 1, -1) if grid else size * gradient_probes.directions(x)[1] * (1 - 2 * x)
     still, moved = (net(at).nan_to_num(nan=0.0) for at in (x, x + hair))
     share = float((moved == still).all(1).double().mean())
     if share <= 0.5:
         return None
-    words = f"on {share:.0%} of the pictures no logit moves when pixels move by {NEARBY:g}: quantised inputs?"
+    words = f"on {share:.0%} of the pictures no logit moves when pixels move by {size:g}: quantised inputs?"
     return Flag("piecewise_constant", words)
 
 
