@@ -168,7 +168,7 @@ class Store:
         with suppress(BadData):
             before = read_sweep(self.folder).cells or ()
         self._put(self.folder / "sweep.json", sweep)
-        return len(set(before) - set(sweep["cells"]))
+        return len(set(before) - set(sweep.get("cells", ())))
 
     def take(self, folder: Path) -> None:
         """Copy a whole cell from another run."""

@@ -144,7 +144,7 @@ def played(
 ) -> dict[str, tuple[dict[str, Any], dict[str, list[Any]]]]:
     """run_id -> the cell's row, its audit in it if there was one, and its columns. Planned on the CPU, as ever."""
     store = Store(folder)
-    with patch("robustsuite.engine.plan.load_data", lambda spec: LOADED(json.dumps(spec))):
+    with patch("robustsuite.engine.axes.load_data", lambda spec: LOADED(json.dumps(spec))):
         cells = list(ordered(plan(sweep_of({**base(), **sweep}, "the battery"), device, None)))
     there = Pretended() if device != "cpu" and not REAL else nullcontext()
     with there, patch.object(fedsgd, "Rounds", partial(fedsgd.Rounds, rounds=1)):
