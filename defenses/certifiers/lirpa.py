@@ -25,6 +25,7 @@ from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName,
 from robustsuite.maths.numerics import float32
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.serve.models import Normalised
+from robustsuite.serve.task import TASK
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
 METHODS = {"ibp": "ibp", "crown-ibp": "crown-ibp", "crown": "crown", "alpha-crown": "crown-optimized"}
@@ -162,15 +163,15 @@ def lirpa(
 
 
 def predictions(net: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
-    """Labels (N,) by the unfolded network."""
+    """Labels (N,) by the unfolded network, -1 where it has none."""
     if not len(x):  # a network need not take an empty batch
         return torch.zeros(0, dtype=torch.long, device=x.device)
     with torch.no_grad(), _full_precision(x.device):
-        return torch.cat([net(part).argmax(1) for part in torch.split(x, batch_size or 256)])
+        return torch.cat([TASK.predicted(net(part)) for part in torch.split(x, batch_size or 256)])
 
 
 def _positive(bounds: Tensor) -> Tensor:
-    return (bounds > SLACK[bounds.dtype]).all(1)
+    return ((bounds > SLACK[bounds.dtype]) & bounds.isfinite()).all(1)
 
 
 def _problem(net: nn.Module, x: Tensor, method: str, steps: int) -> Problem:

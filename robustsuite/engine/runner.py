@@ -108,7 +108,8 @@ class Runner:
             self.probed = []
             if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
                 name, shows = cell.lifecycle.model.name, system.shows
-                self.probed = probes.probe(gradients, x, y, system.space, name=name, shows=shows)
+                self.probed = probes.probe(gradients, x, y, system.space, name=name, shows=shows,
+                                           rejects=system.under is not None)  # fmt: skip
         return self.probed
 
     def _clean(self, system: System, cell: Cell, rows: range) -> Tensor | None:
