@@ -41,10 +41,10 @@ def test_ties_and_margins_within_rounding() -> None:
     assert found.rechecked.tolist() == [True, True, True, False, False]
 
 
-def test_nan_rows_are_rejections_not_breaks() -> None:
-    found = Judge(Fixed([[float("nan")] * 2]), stochastic=False)(
-        torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64), rng(1)
-    )
+def test_nan_rows_of_what_may_reject_are_rejections_not_breaks() -> None:
+    judge = Judge(Fixed([[float("nan")] * 2]), stochastic=False, under=Fixed([[1.0, 2.0]]))
+    found = judge(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64), rng(1))
+    assert not bool(found.undefined)
     assert found.rejected.tolist() == [True]
     assert found.wrong.tolist() == [False]
 

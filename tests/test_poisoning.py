@@ -102,7 +102,8 @@ def test_success_is_counted_on_other_classes_and_never_on_what_is_rejected() -> 
     x[:4] *= 0.2  # rejected
     y = torch.arange(30) % 3
     found = Poisoned(split(), torch.arange(4), stamp)
-    record = poisoning.judged(system(Corner().eval()), found, Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7)
+    served = system(Corner().eval(), under=linear())
+    record = poisoning.judged(served, found, Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7)
     c = record.columns
     assert torch.equal(c["eligible"], y != 2)
     assert torch.equal(c["triggered_as_target"], (y != 2) & ~c["flagged"])
@@ -110,9 +111,7 @@ def test_success_is_counted_on_other_classes_and_never_on_what_is_rejected() -> 
     assert not bool((c["clean_ok"] & c["flagged_clean"]).any())
     drop = (1 - x[:, 0, -1, -1]).square() / 16
     assert torch.allclose(c["psnr"], -10 * drop.log10(), atol=1e-3)
-    only = poisoning.judged(
-        system(Corner().eval()), found._replace(source=1), Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7
-    )
+    only = poisoning.judged(served, found._replace(source=1), Split.of(x, y), THREAT, Rng.of(0, "t", y), width=7)
     assert torch.equal(only.columns["eligible"], y == 1)
 
 

@@ -54,11 +54,16 @@ class Preparation(NamedTuple):
 
 
 def read_pictures(files: Sequence[File], preparation: Preparation | None = None, *, channels: int = 3) -> Tensor:
-    """(N, C, H, W) float32 in [0, 1], in order. Raises BadData naming the file that does not decode."""
+    """(N, C, H, W) float32 in [0, 1], in order. Raises BadData naming the file that does not decode.
+
+    Of no files (0, C, size, size), or 0 x 0 pixels where `size` is not said.
+    """
     prepare = preparation or Preparation()
     if prepare.interpolation not in INTERPOLATIONS:
         raise UnknownName("interpolation", prepare.interpolation, INTERPOLATIONS)
-    with ThreadPoolExecutor(min(THREADS, max(1, len(files)))) as pool:
+    if not files:
+        return torch.zeros(0, channels, prepare.size or 0, prepare.size or 0)
+    with ThreadPoolExecutor(min(THREADS, len(files))) as pool:
         arrays = list(pool.map(partial(_decoded, prepare=prepare, channels=channels), files))
     shapes = {a.shape for a in arrays}
     if len(shapes) > 1:

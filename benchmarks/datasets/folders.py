@@ -97,9 +97,11 @@ def lazy(files: Sequence[tuple[File, int]], prepare: Preparation) -> Split:
     """A split that decodes what is asked; sha256 is over the files' bytes in order, labels and the preparation."""
     facts = [f"{digest} {label}" for digest, (_, label) in zip(digests([f for f, _ in files]), files, strict=True)]
     digest = hashlib.sha256("\n".join([str(tuple(prepare)), *facts]).encode()).hexdigest()
-    y = torch.tensor([label for _, label in files])
+    y = torch.tensor([label for _, label in files], dtype=torch.int64)
 
     def images(positions: Tensor) -> Tensor:
+        if not len(positions) and prepare.size is None and files:  # the size is known from the first picture alone
+            return images(torch.zeros(1, dtype=torch.int64))[:0]
         return read_pictures([files[i][0] for i in positions.tolist()], prepare)
 
     return Split(y, images, torch.arange(len(y)), digest)

@@ -130,6 +130,8 @@ def _pool() -> ThreadPoolExecutor:
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
     """libjpeg's rendering at this quality, 4:2:0, of x (N, 3, H, W) in [0, 1] on the 8-bit grid."""
+    if not len(x):
+        return x
 
     def one(image: np.ndarray) -> np.ndarray:
         coded = io.BytesIO()

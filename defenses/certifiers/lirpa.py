@@ -25,6 +25,7 @@ from robustsuite.errors import BadData, BadValue, RobustsuiteError, UnknownName,
 from robustsuite.maths.numerics import float32
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.serve.models import Normalised
+from robustsuite.serve.task import TASK
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
 METHODS = {"ibp": "ibp", "crown-ibp": "crown-ibp", "crown": "crown", "alpha-crown": "crown-optimized"}
@@ -42,11 +43,18 @@ ORDINARY = (
 )
 
 
+GRAPHS = 8
+"""Traced graphs kept at a time: one for each mode of convolutions and number of pictures."""
+
+
 class Problem(NamedTuple):
-    """One network made ready for bounding, in normalised pixels (x - mean) / std."""
+    """One network made ready for bounding, in normalised pixels (x - mean) / std.
+
+    graph: (mode of convolutions, number of pictures at a time) -> the library's module.
+    """
 
     core: nn.Module
-    graph: Callable[[str], Any]
+    graph: Callable[[str, int], Any]
     mean: Tensor
     std: Tensor
     classes: int
@@ -155,13 +163,15 @@ def lirpa(
 
 
 def predictions(net: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
-    """Labels (N,) by the unfolded network."""
+    """Labels (N,) by the unfolded network, -1 where it has none."""
+    if not len(x):  # a network need not take an empty batch
+        return torch.zeros(0, dtype=torch.long, device=x.device)
     with torch.no_grad(), _full_precision(x.device):
-        return torch.cat([net(part).argmax(1) for part in torch.split(x, batch_size or 256)])
+        return torch.cat([TASK.predicted(net(part)) for part in torch.split(x, batch_size or 256)])
 
 
 def _positive(bounds: Tensor) -> Tensor:
-    return (bounds > SLACK[bounds.dtype]).all(1)
+    return ((bounds > SLACK[bounds.dtype]) & bounds.isfinite()).all(1)
 
 
 def _problem(net: nn.Module, x: Tensor, method: str, steps: int) -> Problem:
@@ -175,18 +185,31 @@ def _problem(net: nn.Module, x: Tensor, method: str, steps: int) -> Problem:
         )
     if not ((x >= 0) & (x <= 1)).all():
         raise BadData(f"expected images in [0, 1], got values in [{x.min():g}, {x.max():g}]; divide bytes by 255")
-    core, mean, std = _denormalised(net, x)
+    some = x if len(x) else x.new_full((1, *x.shape[1:]), 0.5)
+    core, mean, std = _denormalised(net, some)
     core = folded(core)
-    start = ((x[:2] - mean) / std).detach()
-    graph = functools.cache(functools.partial(_graph, core, start[:1].clone(), steps))
+    start = ((some - mean) / std).detach()
+
+    @functools.lru_cache(GRAPHS)
+    def graph(mode: str, n: int) -> Any:
+        """One trace a batch size, as it may fix that (x.view(x.size(0), -1)): of one picture, held against others."""
+        with torch.no_grad():
+            made = _graph(core, start[:1].repeat(n, 1, 1, 1), steps, mode)
+            _same(made(start[:n]), torch.cat([net(one) for one in some[:n].split(1)]))
+        return made
+
     with torch.inference_mode(False), _bounding(core, x.device), torch.no_grad():
-        traced, actual = graph("patches")(start), net(x[:2])
-    if traced.shape != actual.shape or not torch.allclose(traced, actual, rtol=1e-3, atol=1e-3, equal_nan=True):
+        graph("patches", min(2, len(some)))
+        classes = net(some[:1]).shape[1]
+    return Problem(core, graph, mean, std, classes, METHODS[method])
+
+
+def _same(found: Tensor, expected: Tensor) -> None:
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise Unsupported(
             "expected a network whose eval-mode outputs follow from one traced graph, got other outputs from the "
             "graph than from the network; call .eval(), and avoid branches on values or on the batch size"
         )
-    return Problem(core, graph, mean, std, actual.shape[1], METHODS[method])
 
 
 def _graph(core: nn.Module, start: Tensor, steps: int, mode: str) -> Any:
@@ -212,7 +235,7 @@ def _margins(problem: Problem, x: Tensor, y: Tensor, eps: Tensor, norm: str, bat
     # The library bounds every neuron that is unstable for any image of the batch: on a CPU, small batches are faster.
     size = batch_size or (64 if x.is_cuda else 2)
     bounds = x.new_empty(len(x), problem.classes - 1)
-    for group in groups:
+    for group in groups if len(x) else ():
         for rows in torch.split(group.to(x.device), size):
             bounds[rows] = _batch_margins(problem, x[rows], y[rows], eps[rows], norm)
     return bounds
@@ -225,13 +248,14 @@ def _batch_margins(problem: Problem, x: Tensor, y: Tensor, eps: Tensor, norm: st
         ball = _perturbation(x, eps, norm, mean, std)
         centre = _lirpa_compat.library().BoundedTensor(((x - mean) / std).detach(), ball)
         query = {"x": (centre,), "C": _margin_matrix(y, classes, x), "method": method, "bound_upper": False}
+        bounded = graph("patches", len(x))
         try:
-            lower, _ = graph("patches").compute_bounds(**query)
+            lower, _ = bounded.compute_bounds(**query)
         except (AssertionError, RuntimeError) as error:
             # The faster convolution mode fails for alpha-CROWN where few neurons are unstable, or behind pooling.
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            lower, _ = graph("matrix").compute_bounds(**query)
+            lower, _ = graph("matrix", len(x)).compute_bounds(**query)
     return lower.detach()  # type: ignore[no-any-return]
 
 

@@ -46,6 +46,7 @@ def untaught(net: nn.Module, training: Training, *, steep: float, corner: float,
     splits=("val",),
     shape=untaught,
     surrogate=undetected,
+    rejects=True,
     differs=(
         "clean pictures, early stopping and threshold come from val; the official code takes them from the test set",
         "the expert's epochs go on until it has forgotten the task, at most `epochs`: one is enough for large nets",

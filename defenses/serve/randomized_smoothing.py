@@ -73,6 +73,7 @@ def soft(base: nn.Module, served: Voting) -> nn.Module:
     paper="Cohen, Rosenfeld, Kolter, 2019, arXiv:1902.02918",
     hides=Access.GRADIENTS,
     stochastic=True,
+    rejects=True,
     surrogate=soft,
 )
 def randomized_smoothing(net: nn.Module, *, sigma: float | str = 0.25, n: int = 100, alpha: float = 0.001) -> nn.Module:

@@ -36,6 +36,7 @@ def uncalibrated(net: nn.Module, training: Training, **_: object) -> Detector:
     splits=("val",),
     shape=uncalibrated,
     surrogate=undetected,
+    rejects=True,
     differs=("the threshold is set on val at a stated false-positive rate; the paper's is one half",),
 )
 def scaleup(net: nn.Module, training: Training, *, fpr: float = 0.1) -> nn.Module:

@@ -40,7 +40,8 @@ def uncalibrated(net: nn.Module, training: Training, *, overlays: int, **others:
 
 
 @stages.serve(
-    paper="Gao et al., 2019, arXiv:1902.06531", learns=True, splits=("val",), shape=uncalibrated, surrogate=undetected
+    paper="Gao et al., 2019, arXiv:1902.06531", learns=True, splits=("val",), shape=uncalibrated, surrogate=undetected,
+    rejects=True,
 )
 def strip(net: nn.Module, training: Training, *, fpr: float = 0.1, overlays: int = 100) -> nn.Module:
     """Inputs whose answer hardly changes under superimposed clean pictures are rejected (low entropy).

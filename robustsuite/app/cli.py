@@ -108,7 +108,8 @@ def _own_facts(card: Card) -> dict[str, Any]:
         return {"needs": card.needs.words(), "norms": list(card.norms), "goals": list(card.goals)}
     if isinstance(card, DefenseCard):
         surrogate = card.surrogate is not None
-        return {"hides": card.hides.words(), "stochastic": card.stochastic, "surrogate": surrogate}
+        return {"hides": card.hides.words(), "stochastic": card.stochastic, "rejects": card.rejects,
+                "surrogate": surrogate}  # fmt: skip
     return {}
 
 

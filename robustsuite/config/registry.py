@@ -108,6 +108,7 @@ class DefenseCard(Card):
     """A defense's facts.
 
     eot: gradient draws an attack on a random one averages, where the user does not say.
+    rejects: it may give no answer, by a row of NaN; of any other, NaN is a wrong answer.
     adapts: "stream" where answers depend on what was asked before, or on the batch.
     learns: a serve-stage one is handed Training besides the network (clean pictures to learn from), a data-stage one a
     function train set -> network. splits: which of train and val one that learns, or of the harden stage, works on; the
@@ -117,6 +118,7 @@ class DefenseCard(Card):
 
     hides: Access = Access.NONE
     stochastic: bool = False
+    rejects: bool = False
     eot: int = 1
     adapts: str = ""
     learns: bool = False
@@ -191,6 +193,7 @@ def _sound(card: Card) -> Card:
         wanted += [
             ("place", card.place, card.place in PLACES, " or ".join(PLACES)),
             ("hides", card.hides, isinstance(card.hides, Access), "an Access"),
+            ("rejects", card.rejects, isinstance(card.rejects, bool), "True or False"),
             ("eot", card.eot, eot, "a whole number >= 1"),
             ("adapts", card.adapts, card.adapts in ("", "stream"), "'stream' or ''"),
             ("surrogate", card.surrogate, card.surrogate is None or callable(card.surrogate), "a function"),

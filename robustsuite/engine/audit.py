@@ -180,15 +180,15 @@ def _searched(case: _Case, rows: Tensor) -> Tensor:
     streams = Rng.of(case.cell.lifecycle.seed, "audit", case.cell.split.ids[rows]).to(system.device)
     found, best = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
     corners = CORNERS if ball.norm == "linf" else 0
+    judge = Judge(system.net, stochastic=system.stochastic, width=case.width, under=system.under)
     with preserved(system.net), torch.no_grad():
         for draw in range(UNIFORM + corners):
             rng = streams.fold(draw)
             at = ball.sample(x, rng) if draw < UNIFORM else _corner(ball.eps, x, rng)
             parts = torch.arange(len(x), device=x.device).split(case.width)
-            logits = torch.cat([answer(system.net, at[part], rng[part]) for part in parts]).nan_to_num(nan=-torch.inf)
-            margins = margin(logits, y).nan_to_num(nan=-torch.inf)
+            logits = torch.cat([answer(system.net, at[part], rng[part]) for part in parts])
+            margins = margin(logits, y).nan_to_num(nan=-torch.inf).masked_fill(judge.undefined(logits), torch.inf)
             found, best = torch.where((margins > best).view(-1, 1, 1, 1), at, found), torch.maximum(margins, best)
-    judge = Judge(system.net, stochastic=system.stochastic, width=case.width)
     return (judge(found, y, streams).wrong & ball.allows(x, found)).cpu()
 
 

@@ -107,8 +107,10 @@ class Runner:
             gradients = system.surrogate if system.hides else system.net
             self.probed = []
             if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
-                name, shows, grid = cell.lifecycle.model.name, system.shows, system.grid
-                self.probed = probes.probe(gradients, x, y, system.space, name=name, shows=shows, grid=grid)
+                self.probed = probes.probe(
+                    gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows, grid=system.grid,
+                    rejects=system.under is not None,
+                )  # fmt: skip
         return self.probed
 
     def _clean(self, system: System, cell: Cell, rows: range) -> Tensor | None:

@@ -131,6 +131,10 @@ CHECKS = (
           "that flips warns", "audit", {"order_dependent": ("warn", "all")}),
     Check("E24", "not proven and broken", "a broken image inside its proven radius fails on both sides", "report",
           {"proof_contradicted": ("fail", "all")}),
+    Check("E25", "every answer is a number", "NaN or infinite logits count as wrong, and are shown to an attack as its "
+          "goal reached; only a defense that says rejects=True may answer by a row of NaN, where the network below it "
+          f"has an answer; any other warns, above {_percent(SMALL)} and more than 2 images it fails", "probe, scenario",
+          {"undefined_answers": ("warn", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",
@@ -155,6 +159,15 @@ CHECKS = (
 """Every check of the battery; an id without flags is kept by construction, where the last column says."""
 
 _FLAGS = {name: (check.id, *facts) for check in CHECKS for name, facts in check.flags.items()}
+
+
+def undefined(found: int, n: int) -> list[Flag]:
+    """The flag of answers that are no numbers, `found` of n."""
+    if not found:
+        return []
+    level = "fail" if found > max(2, SMALL * n) else "warn"
+    words = f"NaN or infinite logits on {found} of {n} pictures, counted as wrong; mend the network"
+    return [Flag("undefined_answers", f"{words} (a defense that rejects says rejects=True)", level)]
 
 
 def check_of(name: str) -> str:

@@ -15,10 +15,11 @@ from robustsuite.errors import BadModel
 from robustsuite.integrity import gradient_probes
 from robustsuite.integrity.canaries import canaries as canaries
 from robustsuite.integrity.checks import Flag as Flag
+from robustsuite.integrity.checks import undefined
 from robustsuite.integrity.state import kept, state_of
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.oracle import preserved
-from robustsuite.serve.task import TASK
+from robustsuite.serve.task import TASK, finite
 
 NEARBY = 4e-6
 """Pixel values apart: too little to see, enough for float32 to answer differently."""
@@ -30,12 +31,9 @@ ROUNDED = 1e-3
 """Logits on a grid at least this wide, in standard deviations, have been rounded."""
 
 
-def fits(net: nn.Module, space: InputSpace, name: str, *, rejects: bool = False) -> None:
-    """Ask one blank picture (1, C, H, W). Raises BadModel unless (1, classes) finite numbers come back.
-
-    rejects: whether a row of NaN will do, by which a system says that it gives no answer.
-    """
-    TASK.checked(blank(net, space, name), space, name, rejects=rejects)
+def fits(net: nn.Module, space: InputSpace, name: str, *, finite: bool = True) -> None:
+    """Ask one blank picture (1, C, H, W). Raises BadModel unless (1, classes) numbers come back, finite ones if so."""
+    TASK.checked(blank(net, space, name), space, name, finite=finite)
 
 
 def blank(net: nn.Module, space: InputSpace, name: str) -> object:
@@ -58,38 +56,40 @@ def _device(net: nn.Module) -> torch.device:
 
 def probe(
     net: nn.Module, x: Tensor, y: Tensor, space: InputSpace, *, name: str = "the model",
-    shows: Access = Access.WHITE_BOX, grid: bool = False,
+    shows: Access = Access.WHITE_BOX, grid: bool = False, rejects: bool = False,
 ) -> list[Flag]:  # fmt: skip
     """The flags of a network on clean pictures x (N, C, H, W) with labels y (N,); 32 pictures tell enough.
 
     Which there are stands in `checks.py`, where a check's place is the probe; of a model that shows less, those that
-    its answers bear on. grid: it is given 8 bits a value, and judged so. The network is left as it was. Raises BadModel
-    where outputs are no logits of these classes.
+    its answers bear on. grid: it is given 8 bits a value, and judged so. rejects: whether a row of NaN is a rejection,
+    and no fault. The network is left as it was. Raises BadModel where outputs are no logits of these classes.
     """
     x, y = x.to(_device(net)), y.to(_device(net))
     with preserved(net), kept(net):
-        fits(net, space, name, rejects=True)
+        fits(net, space, name, finite=False)
     before = state_of(net)
     with preserved(net), kept(net), torch.no_grad():
-        logits = TASK.checked(net(x), space, name, rejects=True).detach()
+        logits = TASK.checked(net(x), space, name, finite=False).detach()
         after = state_of(net)
     with preserved(net), kept(net), torch.no_grad():
-        rejected = logits.isnan().all(1)
-        if bool(rejected.all()):
-            raise BadModel(f"expected logits from {name}, got NaN for every picture; check weights and normalisation")
-        answered = x[~rejected]
-        flags = [_training(net), _state(net, x, before, after), _randomised(net, x)]
-        random = flags[-1] is not None
-        logits = logits.nan_to_num(nan=0.0)
+        silent = TASK.undefined(logits)
+        if bool(silent.all()):
+            words = "got NaN or infinity for every picture; check weights and normalisation"
+            raise BadModel(f"expected logits from {name}, {words}")
+        faults = undefined(int((silent & ~TASK.rejected(logits)).sum() if rejects else silent.sum()), len(x))
+        answered = x[~silent]
+        flags = [_training(net), _state(net, x, before, after), _randomised(net, x), *faults]
+        random = flags[2] is not None
+        logits = finite(logits)
         scores = Access.SCORES in shows
-        flags += [_probabilities(logits[~rejected]) if scores else None, _at_chance(logits[~rejected], y[~rejected])]
-        rounded = _rounded(logits[~rejected]) if scores else None
+        flags += [_probabilities(logits[~silent]) if scores else None, _at_chance(logits[~silent], y[~silent])]
+        rounded = _rounded(logits[~silent]) if scores else None
         still = None if random or rounded or not scores else _still(net, x[:8], grid)
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
         moves = not random and rounded is None and still is None and batch is None
         if Access.GRADIENTS in shows:
-            flags += gradient_probes.gradients(net, answered, logits[~rejected], moves=moves)
+            flags += gradient_probes.gradients(net, answered, logits[~silent], moves=moves)
     return [flag for flag in flags if flag is not None]
 
 
@@ -112,9 +112,9 @@ def _state(net: nn.Module, x: Tensor, before: dict[str, object], after: dict[str
 def _randomised(net: nn.Module, x: Tensor) -> Flag | None:
     first, *others = (net(x[:8]).detach() for _ in range(ASKED))
     for again in others:
-        if not torch.equal(first.isnan(), again.isnan()):
+        if not torch.equal(first.isfinite(), again.isfinite()):
             return Flag("randomised", "two calls on the same pictures reject different ones")
-        if apart := float((first - again).nan_to_num(nan=0.0).abs().max()):
+        if apart := float((finite(first) - finite(again)).abs().max()):
             return Flag("randomised", f"two calls on the same pictures differ by {apart:.2g}")
     return None
 
@@ -148,7 +148,7 @@ def _still(net: nn.Module, x: Tensor, grid: bool) -> Flag | None:
     """
     size = 1 / 255 if grid else NEARBY
     hair = size * torch.where(x < 0.5, 1, -1) if grid else size * gradient_probes.directions(x)[1] * (1 - 2 * x)
-    still, moved = (net(at).nan_to_num(nan=0.0) for at in (x, x + hair))
+    still, moved = (finite(net(at)) for at in (x, x + hair))
     share = float((moved == still).all(1).double().mean())
     if share <= 0.5:
         return None
@@ -177,7 +177,7 @@ def _batch(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
         "alone": torch.cat([net(x[i : i + 1]) for i in range(few)]),
     }
     for how, other in others.items():
-        apart = float((other.nan_to_num(nan=0.0) - logits[: len(other)]).abs().max() / scale)
+        apart = float((finite(other) - logits[: len(other)]).abs().max() / scale)
         if not apart <= 1e-4:
             return Flag("batch_dependent", f"asked {how}, answers differ by {apart:.2g} of the largest logit")
     return None

@@ -17,11 +17,13 @@ from robustsuite.integrity.probes import Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
-from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
 from robustsuite.scenarios.refusals import unfit
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import Judge
+from robustsuite.serve.oracle import answer
 from robustsuite.serve.system import System
+from robustsuite.serve.task import TASK
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
@@ -60,15 +62,16 @@ def play(context: Context) -> Record:
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the certification threat {threat.name!r}, got none")
-    predictions, radii = [], []
+    predictions, radii, undefined = [], [], []
     for positions, x, y in split.batches(context.width):
         x, y = x.to(system.device), y.to(system.device)
         extra = {"rng": rng[positions]} if "rng" in inspect.signature(attack).parameters else {}
         found = attack(system.net, x, y, ball, **extra)
         predictions.append(found.prediction.cpu())
         radii.append(found.radius.detach().double().cpu())
-    prediction, claimed = torch.cat(predictions), torch.cat(radii)
-    clean_ok = prediction == split.y
+        undefined.append(_undefined(system, x, rng[positions]).cpu())
+    prediction, claimed, none = torch.cat(predictions), torch.cat(radii), torch.cat(undefined)
+    clean_ok = (prediction == split.y) & ~none
     radius = torch.where(clean_ok & (claimed > 0), claimed, 0.0)
     contradicted = None if system.stochastic else _contradicted(system, split, ball, radius, rng)
     if contradicted is not None:
@@ -77,24 +80,31 @@ def play(context: Context) -> Record:
         "clean_ok": clean_ok,
         "robust": clean_ok & (radius >= ball.eps * (1 - 1e-6)),  # a bound may store its radius in float32
         "radius": radius,
-        "abstained": prediction < 0,
+        "abstained": (prediction < 0) & ~none,
         "prediction": prediction,
     }
     columns |= {} if contradicted is None else {"contradicted": contradicted}
+    columns |= {"undefined": none} if bool(none.any()) else {}
     return Record(columns, [], forwards=len(split), backwards=0)
 
 
 def conclude(context: Context, record: Record) -> Record:
-    """A broken proof is a flag."""
+    """A broken proof is a flag, and so is an answer that is no number."""
     broken = int(record.columns["contradicted"].sum()) if "contradicted" in record.columns else 0
     flag = Flag("proof_contradicted", f"a sampled point breaks {broken} proven examples")
-    return record._replace(flags=[flag]) if broken else record
+    return record._replace(flags=undefined_answers(record.columns) + ([flag] if broken else []))
+
+
+def _undefined(system: System, x: Tensor, rng: Rng) -> Tensor:
+    """Where (N,) the network has no number for a picture; below what may reject, as an abstention is no fault."""
+    with torch.no_grad():
+        return TASK.undefined(answer(system.under or system.net, x, rng))
 
 
 def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: Rng) -> Tensor:
     """Which proven examples (N,) the judge sees broken at a random point of their own ball."""
     broken = torch.zeros(len(split), dtype=torch.bool)
-    judge = Judge(system.net, stochastic=False)
+    judge = Judge(system.net, stochastic=False, under=system.under)
     proven = (radius > 0).nonzero().flatten()
     for positions in proven.split(256):
         x, y = split.images(positions).to(system.device), split.y[positions].to(system.device)
@@ -131,6 +141,7 @@ scenario = Scenario(
         Column(name="abstained", scores=(Scoring(name="abstained_rate"),)),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
         Column(name="robust", better="more"),
+        UNDEFINED,
         Column(name="prediction", dtype="int", unit="class"),
         Column(name="contradicted", better="less"),
     ),

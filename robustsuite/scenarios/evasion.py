@@ -20,7 +20,7 @@ from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
-from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
 from robustsuite.scenarios.refusals import unfit
 from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least, levels, transfers
 from robustsuite.serve.adversary import Aux
@@ -123,15 +123,15 @@ def attacked(
     clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients or draws noise is
     attacked directly, through its surrogate, and directly again from the surrogate's point; the row is the least.
     Columns: clean_ok, robust, in_budget, fooled (the goal reached whatever the budget), distance (in the budget's
-    norm), queries (forwards an image), rejected, overturned (a claim the judge does not share), robust_<route> where
-    there are several, and the attack's own. Raises Unsupported where no route is open.
+    norm), queries (forwards an image), rejected, overturned (a claim the judge does not share), undefined where any
+    answer is, robust_<route> where there are several, and the attack's own. Raises Unsupported where no route is open.
     """
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the evasion threat {threat.name!r}, got none")
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
     x = levels(x) if system.grid else x
-    judge = Judge(system.net, stochastic=system.stochastic, width=width)
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, under=system.under)
     clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
     targets = threat.goal.targets(y, system.space.classes, rng.fold("targets"))
     # a picture that is of the class to reach cannot be brought there
@@ -158,6 +158,9 @@ def attacked(
         "rejected": answers.rejected.cpu(),
         "rechecked": answers.rechecked.cpu(),
     }
+    undefined = (answers.undefined & inside).cpu() & in_budget  # the network's doing, not that of a picture of NaN
+    if bool(undefined.any()):
+        columns["undefined"] = undefined
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
     if card.minimum_norm:
@@ -183,7 +186,7 @@ def concluded(record: Record, system: System, card: AttackCard, eot: int | None 
 
 def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
     """Which pictures (N,) bool the served system gets right before anybody touches them; a tie is not right."""
-    judge = Judge(system.net, stochastic=system.stochastic, width=width, ties=True)
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, ties=True, under=system.under)
     parts = [_right(judge, x, y, rng[positions]).cpu() for positions, x, y in split.batches(width, system.device)]
     return torch.cat(parts)
 
@@ -203,6 +206,7 @@ def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: 
         back, fell = int(columns["below_a_bit"].sum()), int((columns["clean_ok"] & ~columns["robust"]).sum())
         if back > max(2, BELOW_A_BIT * fell):
             flags.append(Flag("below_a_bit", f"{back} of {fell} broken pictures are right again in 8 bits"))
+    flags += undefined_answers(columns)
     averaged = drawn > 1 or system.surrogate is not None or own
     if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
@@ -278,6 +282,7 @@ scenario = Scenario(
         Column(name="distance", dtype="float", unit="norm of the budget", better="more"),
         Column(name="queries", dtype="int", unit="answers", better="more"),
         Column(name="rejected", scores=(Scoring(name="rejected_rate", sparse=True),)),
+        UNDEFINED,
         Column(name="overturned", scores=(Scoring(name="overturned_rate", sparse=True),)),
     ),
     headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",

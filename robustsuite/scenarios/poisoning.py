@@ -1,7 +1,8 @@
 """Poisoning: the adversary changes a share of the training set so that a trigger makes the system answer its target.
 
 Scored as Gu et al. (2017, arXiv:1708.06733) and everybody since: accuracy on clean pictures, and the share of triggered
-pictures of *other* classes that are answered with the target; an input the system rejects is neither.
+pictures of *other* classes that are answered with the target; an input the system rejects is neither. An
+answer that is undefined is what the adversary wants: it is no defense.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from robustsuite.integrity.probes import Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
-from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
 from robustsuite.scenarios.refusals import trained_already
 from robustsuite.serve.adversary import Poisoned
 from robustsuite.serve.data import Split
@@ -79,18 +80,18 @@ def asked(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng:
     """
     if poisoned.trigger is None or threat.target is None:
         raise ValueError(f"expected a trigger and a target in the threat {threat.name!r}, got none")
-    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1)
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, under=system.under)
     eligible = split.y != threat.target if poisoned.source is None else split.y == poisoned.source
     columns: dict[str, list[Tensor]] = {}
     for positions, x, y in split.batches(width):
         x, y, streams = x.to(system.device), y.to(system.device), rng[positions]
         stamped = poisoned.trigger(x, split.ids[positions].to(x.device), streams.fold("trigger")).clamp(0, 1)
-        clean, hit = judge(x, y, streams.fold("clean")), _answers(system, stamped, streams.fold("stamped"))
+        clean, (hit, none) = judge(x, y, streams.fold("clean")), _answers(judge, stamped, streams.fold("stamped"))
         noise = (stamped - x).square().flatten(1).mean(1).clamp_min(1e-12)
         part = {
             "clean_ok": ~clean.wrong & ~clean.rejected, "flagged_clean": clean.rejected,
-            "triggered_as_target": hit == threat.target, "flagged": hit < 0, "recovered": hit == y,
-            "psnr": -10 * noise.log10(),
+            "triggered_as_target": (hit == threat.target) | none, "flagged": (hit < 0) & ~none, "recovered": hit == y,
+            "undefined": clean.undefined | none, "psnr": -10 * noise.log10(),
         }  # fmt: skip
         if isinstance(system.net, Detecting):
             part |= {"score_clean": system.net.score(x), "score_triggered": system.net.score(stamped)}
@@ -98,6 +99,8 @@ def asked(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng:
             columns.setdefault(name, []).append(column.detach().cpu())
     found = {name: torch.cat(parts) for name, parts in columns.items()} | {"eligible": eligible}
     found["triggered_as_target"] &= eligible
+    if not bool(found["undefined"].any()):
+        del found["undefined"]
     return Record(found, [], forwards=2 * len(split), backwards=0)
 
 
@@ -107,7 +110,7 @@ def concluded(record: Record, poisoned: Poisoned) -> Record:
     rate = float(found["triggered_as_target"][eligible].float().mean()) if bool(eligible.any()) else float("nan")
     note = f"{len(poisoned.indices)} training examples poisoned"
     note += f", {len(poisoned.covers)} covers" if len(poisoned.covers) else ""
-    flags = []
+    flags = undefined_answers(found)
     if not bool(eligible.any()):
         flags.append(Flag("nothing_to_trigger", "no test picture is of a class the trigger is meant for"))
     elif rate < WORKED:
@@ -115,10 +118,11 @@ def concluded(record: Record, poisoned: Poisoned) -> Record:
     return record._replace(flags=flags, note=note)
 
 
-def _answers(system: System, x: Tensor, rng: Rng) -> Tensor:
-    """Predicted classes (N,), -1 where the system rejects."""
+def _answers(judge: Judge, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    """Predicted classes (N,), -1 for no answer, and where (N,) that is no rejection."""
     with torch.no_grad():
-        return TASK.predicted(answer(system.net, x, rng))
+        logits = answer(judge.net, x, rng)
+    return TASK.predicted(logits), judge.undefined(logits)
 
 
 class PoisoningSpec(Spec):
@@ -146,6 +150,7 @@ scenario = Scenario(
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),
         Column(name="flagged_clean", better="less", scores=(Scoring(name="clean_rejected_rate"),)),
         Column(name="eligible"),
+        UNDEFINED,
         Column(name="recovered", better="more"),
         Column(name="score_clean", dtype="float"),
         Column(name="score_triggered", dtype="float"),

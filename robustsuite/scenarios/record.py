@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustsuite.integrity.checks import undefined
 from robustsuite.integrity.probes import Flag
-from robustsuite.records.schema import Column
+from robustsuite.records.schema import Column, Scoring
 
 
 class Record(NamedTuple):
@@ -24,6 +25,16 @@ class Record(NamedTuple):
     backwards: int
     note: str = ""
     declared: tuple[Column, ...] | None = None
+
+
+UNDEFINED = Column(name="undefined", better="less", scores=(Scoring(name="undefined_rate", sparse=True),))
+"""Where the judge met NaN or infinite logits that are no rejection; a record has it where there is any."""
+
+
+def undefined_answers(columns: dict[str, Tensor]) -> list[Flag]:
+    """The flag of answers that are no numbers."""
+    found = columns.get("undefined")
+    return [] if found is None else undefined(int(found.sum()), len(found))
 
 
 def joined(parts: Sequence[Record]) -> Record:

@@ -160,6 +160,8 @@ def _try(
         confidence_margin=torch.inf if system.stochastic or net is not system.net else CONFIDENCE_MARGIN,
         threat=f"the threat {threat.name!r}", **limits,
     )  # fmt: skip
+    if net is system.net:  # of a stand-in's, nobody knows what the served network makes of it
+        oracle.shown = _reached(context, rows, judge)
     home = x[rows]
     if around is not None:
         centre = around[rows]
@@ -189,6 +191,23 @@ def _try(
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))
     answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant)
     return Try(route, x_adv, answers, spread, queries, oracle.counts.totals())
+
+
+def _reached(context: AttackContext, rows: Tensor, judge: Judge) -> Callable[[Tensor, Tensor], Tensor]:
+    """What stands for an undefined answer when an attack asks: its goal, reached by 1 and more.
+
+    So every attack takes the point for the success that it is, by whatever loss it goes.
+    """
+    classes, targets = context.system.space.classes, context.targets[rows]
+    ramp = -torch.arange(classes, device=targets.device) / classes  # no ties: some losses divide by differences
+    places = torch.arange(targets.shape[1], 0, -1, device=targets.device).to(ramp).expand(targets.shape)
+    left = context.threat.goal.name == "untargeted"
+    goal = ramp.expand(len(rows), -1).scatter(1, targets, -2 * places if left else places)
+
+    def shown(asked: Tensor, logits: Tensor) -> Tensor:
+        return torch.where(judge.undefined(logits)[:, None], goal[asked].to(logits), logits)
+
+    return shown
 
 
 def _differentiable(system: System) -> bool:

@@ -12,7 +12,7 @@ from robustsuite.integrity.probes import Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring, Stream
 from robustsuite.scenarios import Scenario
-from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
 from robustsuite.serve.data import Reading, Split
 from robustsuite.serve.judge import Answers, Judge
 from robustsuite.serve.session import NOTE
@@ -55,7 +55,8 @@ def streamed(context: Context, stream: Stream) -> Record:
     session, split, reading = context.session(), context.split, context.reading
     if reading.head is not None:
         raise Unsupported("expected a whole head of a system that adapts, got one cut to some classes")
-    judge = Judge(session.net, stochastic=False, width=stream.batch, ties=True, watch=reading.watch)
+    judge = Judge(session.net, stochastic=False, width=stream.batch, ties=True, watch=reading.watch,
+                  under=session.under)  # fmt: skip
     parts = []
     for positions, x, y in split.batches(stream.batch, context.served().device):
         parts.append(judge.read(session.answer(x, context.rng[positions]), y))
@@ -80,24 +81,27 @@ def asked(
     clean_ok: the verdicts (N,) on the pictures the shifted ones were made from, None where there is no pairing.
     reading: the head to cut to and the class to watch. Columns: robust (right on the shifted picture; a tie is not),
     rejected, prediction (a class of the data set), confidence (softmax within the head), watched (the watched class's
-    probability) and clean_ok where there are such.
+    probability), clean_ok and undefined where there are such.
     """
     classes, head = torch.arange(system.space.classes), reading.head
     if head is not None:
         system, shifted, classes = *restricted(system, shifted, head), head
     watch = None if reading.watch is None else int((classes == reading.watch).nonzero()[0])
     # nobody chose among the draws of a random system: one is asked
-    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, ties=True, watch=watch)
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, ties=True, watch=watch,
+                  under=system.under)  # fmt: skip
     parts = [judge(x, y, rng[positions]) for positions, x, y in shifted.batches(width, system.device)]
     return _recorded(parts, classes, reading, clean_ok)
 
 
 def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok: Tensor | None) -> Record:
-    wrong, bad, prediction, confidence, watched = (
+    wrong, bad, prediction, confidence, watched, none = (
         torch.cat([getattr(part, name) for part in parts]).cpu()
-        for name in ("wrong", "rejected", "prediction", "confidence", "watched")
+        for name in ("wrong", "rejected", "prediction", "confidence", "watched", "undefined")
     )
     columns = {"robust": ~wrong & ~bad, "rejected": bad, "prediction": classes[prediction], "confidence": confidence}
+    if bool(none.any()):
+        columns["undefined"] = none
     if reading.watch is not None:
         columns["watched"] = watched
     if clean_ok is not None:
@@ -112,7 +116,7 @@ def concluded(record: Record, classes: int, reading: Reading) -> Record:
     """
     classes = classes if reading.head is None else len(reading.head)
     flags = [] if reading.hard else _at_chance(record.columns["robust"], classes)
-    return record._replace(flags=flags, note=reading.note)
+    return record._replace(flags=flags + undefined_answers(record.columns), note=reading.note)
 
 
 def _at_chance(right: Tensor, classes: int) -> list[Flag]:
@@ -128,6 +132,7 @@ def _at_chance(right: Tensor, classes: int) -> list[Flag]:
 CONTROL = (
     Column(name="robust", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),
     Column(name="rejected"),
+    UNDEFINED,
 )
 """What the columns of the clean pictures' own cell mean."""
 
@@ -137,6 +142,7 @@ scenario = Scenario(
         Column(name="robust", better="more", scores=(Scoring(name="accuracy", compared=True),)),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
         Column(name="rejected"),
+        UNDEFINED,
         Column(name="prediction", dtype="int", unit="class"),
         Column(name="confidence", dtype="float", unit="probability", scores=(
             Scoring(name="rms_calibration_error", kind="rms_calibration", by="robust"),

@@ -18,6 +18,7 @@ from robustsuite.serve.adversary import Aux, Poisoned, Poisoner
 from robustsuite.serve.data import Dataset, Split, parse_spec
 from robustsuite.serve.kept import file_of, kept, key_of, learnt
 from robustsuite.serve.models import Fit, Model, Reshaping, Training, load_model, ready, untrained, weights_sha256
+from robustsuite.serve.protocols import Detecting
 from robustsuite.serve.stages import Applied, applied
 from robustsuite.serve.system import System
 
@@ -112,11 +113,12 @@ class Lifecycle:
         """The system as it answers, with what it hides and its surrogate."""
         base = net = self.trained()
         stand_in: nn.Module | None = base
-        hides = Access.NONE
+        hides, rejects = Access.NONE, False
         for i, defense in enumerate(self.at("serve")):
             served = self._learner(i)(net, self._training()) if defense.card.learns else defense(net)
             stand_in = _stand_in(defense, stand_in, net, served)
             net, hides = served, hides | defense.card.hides
+            rejects |= defense.card.rejects or isinstance(served, Detecting)
         surrogate = ready(stand_in, self.device) if stand_in not in (None, net) else None
         served = ready(net, self.device) if net is not base else base
         used = [d.card for d in self.defenses]
@@ -124,7 +126,7 @@ class Lifecycle:
         eot = max([1, *(card.eot for card in used)])
         return System(
             served, self.model.space, stochastic, hides, surrogate, self.device, eot, adapts,
-            shows=self.model.shows, grid=self.model.grid,
+            shows=self.model.shows, grid=self.model.grid, under=base if rejects else None,
         )  # fmt: skip
 
     def _learner(self, i: int) -> Fit:

@@ -97,6 +97,7 @@ class Oracle:
     draw of many, so that it goes on to its last step and returns its best. recentred: (rows, x) -> the pictures really
     asked about, where an attack shall search around a point of its own choosing without knowing. look: after how many
     steps an attack should ask who has ended; 1 where that costs nothing, or where idling would cost limited questions.
+    shown: (rows, logits) -> the logits an attack is shown, where an undefined answer is not shown as it is.
     """
 
     net: nn.Module
@@ -110,6 +111,7 @@ class Oracle:
     queries_total: int | None = None
     threat: str = "this threat"
     recentred: Callable[[Tensor, Tensor], Tensor] | None = None
+    shown: Callable[[Tensor, Tensor], Tensor] | None = None
     look: int = 1
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
@@ -131,13 +133,13 @@ class Oracle:
         """Logits (N, K), detached. Needs SCORES."""
         self._need(Access.SCORES)
         with torch.no_grad():
-            return answer(self.net, self._placed(x), self._bill(len(x)))
+            return self._seen(answer(self.net, self._placed(x), self._bill(len(x))))
 
     def labels(self, x: Tensor) -> Tensor:
-        """Predicted classes (N,), -1 where the system rejects. Needs LABELS."""
+        """Predicted classes (N,), -1 where there is no answer. Needs LABELS."""
         self._need(Access.LABELS)
         with torch.no_grad():
-            return TASK.predicted(answer(self.net, self._placed(x), self._bill(len(x))))
+            return TASK.predicted(self._seen(answer(self.net, self._placed(x), self._bill(len(x)))))
 
     def gradient(self, x: Tensor, loss: Loss) -> Ask:
         """Logits, loss (N,) and d loss / d x at x, averaged over `eot` draws. Needs GRADIENTS.
@@ -153,7 +155,7 @@ class Oracle:
             self.counts.backwards.scatter_add_(0, self.rows, torch.ones_like(self.rows))
             with torch.enable_grad():
                 leaf = self._placed(x).detach().requires_grad_()
-                logits = answer(self.net, leaf, rng)
+                logits = self._seen(answer(self.net, leaf, rng))
                 value = loss(logits)
                 (grad,) = torch.autograd.grad(value.sum(), leaf)
             grad = grad.nan_to_num(nan=0.0)  # a rejecting system answers NaN
@@ -192,6 +194,9 @@ class Oracle:
 
     def _placed(self, x: Tensor) -> Tensor:
         return x if self.recentred is None else self.recentred(self.rows, x)
+
+    def _seen(self, logits: Tensor) -> Tensor:
+        return logits if self.shown is None else self.shown(self.rows, logits)
 
     def _need(self, kind: Access) -> None:
         if kind not in self.access:

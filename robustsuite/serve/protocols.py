@@ -23,7 +23,7 @@ class Stochastic(Protocol):
 
 @runtime_checkable
 class Detecting(Protocol):
-    """A network that rejects inputs, by a score."""
+    """A network that rejects inputs, by a score: a row of NaN is its answer where it does."""
 
     def score(self, x: Tensor) -> Tensor:
         """How suspicious each picture is (N,); larger is worse."""

@@ -21,14 +21,15 @@ NOTE = "order and batch size are part of this system: {order}, {batch} at a time
 
 @dataclass(frozen=True)
 class Session:
-    """What answers one stream, from its state before the first question on."""
+    """What answers one stream, from its state before the first question on. under: as `System.under`."""
 
     net: nn.Module
+    under: nn.Module | None = None
 
     @classmethod
     def of(cls, system: System) -> Session:
         """A fresh session of a system; the system itself is left as it was."""
-        return cls(copy.deepcopy(system.net))
+        return cls(copy.deepcopy(system.net), system.under)
 
     def answer(self, x: Tensor, rng: Rng) -> Tensor:
         """Logits (N, K), detached, of the next pictures (N, C, H, W) of the stream; `rng` feeds what it draws."""

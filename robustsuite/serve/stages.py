@@ -45,7 +45,8 @@ def serve(**facts: Any) -> Callable[[N], N]:
 
     hides: what the wrapper takes from a white-box adversary (Access.GRADIENTS). surrogate: a function (base, served) ->
     net, a differentiable stand-in for `served` over `base`, the network below it as an attack can differentiate it.
-    stochastic: it draws noise. `protocols` says how a network draws, rejects or votes.
+    stochastic: it draws noise. rejects: a row of NaN is its way to give no answer; of any other network, NaN is a wrong
+    answer. `protocols` says how a network draws, rejects or votes.
     """
     return carded("defense", "serve", **facts)
 

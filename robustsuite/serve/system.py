@@ -13,6 +13,7 @@ class System:
     """The served network; what it hides from a white-box adversary, and the stand-in to attack through as well.
 
     eot: gradient draws an attack averages over where the user does not say. adapts: it changes with what it is asked.
+    under: the network below the defenses, where one of them may reject by a row of NaN; None where nothing may.
     shows: what the model gives anybody at the most. grid: pictures reach it in 8 bits a value.
     """
 
@@ -26,3 +27,4 @@ class System:
     adapts: bool = False
     shows: Access = Access.WHITE_BOX
     grid: bool = False
+    under: nn.Module | None = field(default=None, repr=False)

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from robustsuite.serve.data import InputSpace, Split
 
 
+def finite(out: Tensor) -> Tensor:
+    """Zeros for NaN and infinities, so that the other rows can be computed with."""
+    return out.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
 class Task:
     """Classification: outputs are logits (N, K), targets labels (N,)."""
 
-    def checked(self, out: object, space: InputSpace, name: str, *, rejects: bool = False) -> Tensor:
-        """The logits (N, classes). Raises BadModel where they are none; rejects: rows of NaN alone are answers."""
+    def checked(self, out: object, space: InputSpace, name: str, *, finite: bool = True) -> Tensor:
+        """The logits (N, classes). Raises BadModel where they are none; finite: and where any is NaN or infinite."""
         if not isinstance(out, Tensor) or out.ndim != 2:
             got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
             raise BadModel(
@@ -33,22 +38,25 @@ class Task:
                 f"expected a {space.classes}-class model for {space.classes}-class data, got {name} with "
                 f"{out.shape[1]} classes; choose data or model to fit"
             )
-        rows = ~out.isnan().all(1) if rejects else slice(None)
-        if not bool(torch.isfinite(out[rows]).all()):
+        if finite and not bool(torch.isfinite(out).all()):
             raise BadModel(f"expected finite logits from {name}, got NaN or infinity; check weights and normalisation")
         return out
 
     def rejected(self, out: Tensor) -> Tensor:
-        """Where (N,) the system gives no answer."""
-        return out.isnan().any(1)
+        """Rows of NaN (N,), by which a system that may reject says that it gives no answer."""
+        return out.isnan().all(1)
+
+    def undefined(self, out: Tensor) -> Tensor:
+        """Where (N,) any logit is NaN or infinite: no answer, be it on purpose or not."""
+        return ~out.isfinite().all(1)
 
     def predicted(self, out: Tensor) -> Tensor:
-        """Classes (N,); -1 where the system rejects."""
-        return torch.where(self.rejected(out), -1, out.nan_to_num(nan=0.0).argmax(1))
+        """Classes (N,); -1 where there is no answer."""
+        return torch.where(self.undefined(out), -1, finite(out).argmax(1))
 
     def probabilities(self, out: Tensor) -> Tensor:
         """(N, K), summing to 1."""
-        return out.nan_to_num(nan=0.0).softmax(1)
+        return finite(out).softmax(1)
 
     def margin(self, out: Tensor, target: Tensor, goal: Goal | None = None) -> Tensor:
         """How far (N,) an answer is past its goal, > 0 where it is reached; without a goal, past the label (N,)."""
