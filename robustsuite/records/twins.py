@@ -38,10 +38,11 @@ class Seen(NamedTuple):
 
 @dataclass
 class Kind:
-    """One entry, of whatever sweeps: its hash in each place, and what was asked for it."""
+    """One entry, of whatever sweeps: its hash in each place, what was asked for it, and what it is part of."""
 
     facts: dict[tuple[object, ...], str] = field(default_factory=dict)
     asked: dict[str, None] = field(default_factory=dict)
+    into: Kind | None = None
 
     def fits(self, other: Kind) -> bool:
         """Whether the two agree wherever both are known."""
@@ -53,10 +54,18 @@ class Kind:
         return bool(hashes or not (self.facts and other.facts) or not (self.asked and other.asked)
                     or self.asked.keys() & other.asked.keys())  # fmt: skip
 
-    def add(self, other: Kind) -> None:
-        """Know what is known of the other as well."""
+    def take(self, other: Kind) -> None:
+        """Be the other as well."""
         self.facts |= other.facts
         self.asked |= other.asked
+        other.into = self
+
+    @property
+    def whole(self) -> Kind:
+        """What it has become part of, else itself."""
+        while self.into is not None:
+            self = self.into
+        return self
 
     @property
     def digits(self) -> str:
@@ -101,30 +110,39 @@ def tell_apart(rows: Sequence[Row], shares: Sequence[Part]) -> dict[str, dict[st
 
 
 def _kinds(found: Sequence[Seen], *, strict: bool) -> list[Kind]:
-    """The entry that each row is about. strict: what nothing says is the same is not."""
-    values: dict[tuple[object, ...], dict[str, int]] = {}
-    parts: dict[tuple[int, str, int], Kind] = {}
-    mine: list[tuple[int, str, int]] = []
-    for share, words, asked, place, value in found:
-        layers = values.setdefault((share, words, *place), {})  # a merged folder of before may hold several
-        layer = layers.setdefault(value, len(layers)) if value else 0
-        kind = parts.setdefault((share, words, layer), Kind())
-        if value:
-            kind.facts[place] = value
-        if asked:
-            kind.asked[asked] = None
-        mine.append((share, words, layer))
-    known: dict[str, list[Kind]] = {}
-    whole: dict[tuple[int, str, int], Kind] = {}
-    for key, kind in parts.items():
-        groups = known.setdefault(key[1], [])
-        fit = [group for group in groups if group.fits(kind) and (not strict or group.alike(kind))]
-        best = max(fit, key=lambda group: bool(set(group.facts.values()) & set(kind.facts.values())), default=None)
-        if best is None:
-            groups.append(best := Kind())
-        best.add(kind)
-        whole[key] = best
-    return [whole[key] for key in mine]
+    """The entry that each row is about. strict: what nothing says is the same is not.
+
+    A hash in a place is of one entry and an entry has one hash in a place, whatever else is known.
+    """
+    homes: dict[Seen, Kind] = {}
+    owned: dict[tuple[int, str], list[Kind]] = {}
+    called: dict[str, list[Kind]] = {}
+    nodes: dict[tuple[object, ...], Kind] = {}
+    for seen in dict.fromkeys(found):
+        node = (seen.words, seen.place, seen.value) if seen.value else (seen.words, seen.share)
+        if node not in nodes:
+            nodes[node] = Kind({seen.place: seen.value} if seen.value else {})
+            called.setdefault(seen.words, []).append(nodes[node])
+        homes[seen] = kind = nodes[node]
+        kind.asked |= {seen.asked: None} if seen.asked else {}
+        owned.setdefault((seen.share, seen.words), []).append(kind)
+    for kinds in owned.values():  # a folder that was merged before may hold several under one name
+        _met(kinds, strict=False)
+    for kinds in called.values():
+        _met(kinds, strict=strict)
+    return [homes[seen].whole for seen in found]
+
+
+def _met(kinds: Sequence[Kind], *, strict: bool) -> None:
+    """Make one of those that can be the same, the first known first."""
+    known: dict[int, Kind] = {}
+    for kind in (kind.whole for kind in kinds):
+        if id(kind) not in known:
+            fit = (k for k in known.values() if k.fits(kind) and (not strict or k.alike(kind)))
+            if (first := next(fit, None)) is None:
+                known[id(kind)] = kind
+            else:
+                first.take(kind)
 
 
 def longer(words: str, kinds: Sequence[Kind], taken: set[str]) -> list[str]:
@@ -142,23 +160,30 @@ def longer(words: str, kinds: Sequence[Kind], taken: set[str]) -> list[str]:
 
 
 def _tails(words: str, asked: Sequence[str]) -> Iterator[list[str]]:
-    """The words with one, two ... folders before the file or folder that they name."""
+    """The words with one, two ... folders before the file or folder that they name, or with the path's end beside."""
     paths = [_path(words, said) for said in asked]
-    for k in range(2, 1 + max(map(len, paths))):
-        if all(paths):
-            yield [_named(path[-1]).sub(lambda _, tail="/".join(path[-k:]): tail, words, 1) for path in paths]  # type: ignore[misc]
+    if not all(paths) or " + " in words:  # an ensemble is of several files
+        return
+    for k in range(1, 1 + max(map(len, paths))):
+        tails = ["/".join(path[-k:]) for path in paths]
+        inside = [_named(path[-1]).search(words) for path in paths]
+        yield [
+            f"{words}({tail})" if at is None else words[: at.start()] + tail + words[at.end() :]
+            for at, tail in zip(inside, tails, strict=True)
+        ]
 
 
 def _path(words: str, asked: str) -> list[str]:
-    """The parts of the path, without its ending, that was asked for and that the words name the end of; or none."""
+    """The parts of the path that was asked for, of several the one that the words name the end of; or none."""
     found: list[str] = []
     for text in re.split(r"[?&,()= ]+|:(?!//)", asked):
         path = PurePath(text)
-        for stem in (path.name, path.stem):
-            parts = [*(part for part in path.parts[:-1] if part not in ("/", ".")), stem]
-            if stem and len(parts) > len(found) and _named(stem).search(words):
-                found = parts
-    return [] if " + " in words else found  # an ensemble is of several
+        stem = next((stem for stem in (path.name, path.stem) if stem and _named(stem).search(words)), path.name)
+        parts = [*(part for part in path.parts[:-1] if part not in ("/", ".")), stem]
+        rank = _named(stem).search(words) is not None, len(parts)
+        if len(path.parts) > 1 and (not found or rank > (_named(found[-1]).search(words) is not None, len(found))):
+            found = parts
+    return found
 
 
 def _named(stem: str) -> re.Pattern[str]:
