@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 import robustsuite as rs
 from robustsuite.benchmarks.models.small_nets import build
-from robustsuite.serve.data import InputSpace
 from robustsuite.engine.merge import merge
 from robustsuite.errors import BadData
 from robustsuite.records.flat import flat
@@ -28,6 +27,7 @@ from robustsuite.reports import write_report
 from robustsuite.reports.measure.compare import compare
 from robustsuite.reports.publish.leaderboard import boards
 from robustsuite.reports.read.runs import Results, read
+from robustsuite.serve.data import InputSpace
 
 THREATS = {"linf": {"scenario": "evasion", "budget": {"linf": "8/255"}, "attacks": [{"noise": {"draws": 1}}, "fgsm"]}}
 
@@ -81,7 +81,8 @@ NAMES = {"checkpoint:runA/best", "checkpoint:runB/best"}
 def test_two_checkpoints_of_one_name_in_two_runs_are_two_rows(two: list[Path], tmp_path: Path) -> None:
     run = read(two)
     found = told(run, "model", MODEL)
-    assert set(found) == NAMES and all(len(hashes) == 1 for hashes in found.values())
+    assert set(found) == NAMES
+    assert all(len(hashes) == 1 for hashes in found.values())
     write_report(two, tmp_path)
     assert "checkpoint:runA/best" in (tmp_path / "report.html").read_text()
     for file in tmp_path.glob("*.csv"):
@@ -94,7 +95,8 @@ def test_two_checkpoints_of_one_name_in_two_runs_are_two_rows(two: list[Path], t
 def test_two_checkpoints_of_one_name_in_one_sweep_are_two_rows(tmp_path: Path) -> None:
     specs = [checkpoint(tmp_path / f"run{k}/best.safetensors", i) for i, k in enumerate("AB")]
     found = told(read([swept(tmp_path / "out", specs)]), "model", MODEL)
-    assert len(found) == 2 and all(len(hashes) == 1 for hashes in found.values())
+    assert len(found) == 2
+    assert all(len(hashes) == 1 for hashes in found.values())
 
 
 def test_merged_runs_keep_their_models_apart(two: list[Path], tmp_path: Path) -> None:
@@ -104,15 +106,18 @@ def test_merged_runs_keep_their_models_apart(two: list[Path], tmp_path: Path) ->
     both = read([tmp_path / "again"])
     assert set(told(both, "model", MODEL)) == NAMES
     found = compare(both, read([tmp_path / "both"]))
-    assert set(found.cells["outcome"]) == {"same"} and not found.unpaired
+    assert set(found.cells["outcome"]) == {"same"}
+    assert not found.unpaired
     assert len(found.cells["run_id"].unique()) == len(both.cells)
     new = compare(read(two[:1]), both)  # the same weights first, whatever they are called
-    assert set(new.cells["run_id"]) == set(read(two[:1]).known) and not new.unpaired
+    assert set(new.cells["run_id"]) == set(read(two[:1]).known)
+    assert not new.unpaired
 
 
 def test_a_gate_compares_a_new_checkpoint_of_the_old_name(two: list[Path]) -> None:
     found = compare(read(two[:1]), read(two[1:]))
-    assert not found.unpaired and not found.extra
+    assert not found.unpaired
+    assert not found.extra
 
 
 def test_two_folders_of_one_name_in_two_runs_are_two_data_sets(tmp_path: Path) -> None:
@@ -125,7 +130,8 @@ def test_two_folders_of_one_name_in_two_runs_are_two_data_sets(tmp_path: Path) -
         found = told(run, "dataset", f"{DATA} if record.shift is None else ''")
         assert set(found) == {"a/pictures", "b/pictures"}
         assert all(len(hashes) == 2 for hashes in found.values())
-        assert set(run.cells["model"]) == {net} and len(set(run.cells["shift"])) == 3
+        assert set(run.cells["model"]) == {net}
+        assert len(set(run.cells["shift"])) == 3
     one = read([swept(tmp_path / "out", [net], data, shifts=shifts)])
     assert all(len(hashes) == 2 for hashes in told(one, "dataset", f"{DATA} if record.shift is None else ''").values())
     with pytest.raises(BadData, match="expected a cell that both runs measured"):  # these are other pictures
@@ -145,7 +151,8 @@ def test_two_shift_sets_of_one_name_in_two_runs_are_two_shifts(tmp_path: Path) -
         run = read(folders)
         moved = run.cells[run.cells["corruption"].isin(["art"])]
         kinds = moved.groupby(["shift", "corruption"])["data_sha256"].nunique()
-        assert set(kinds) == {1} and len(set(moved["shift"])) == 2
+        assert set(kinds) == {1}
+        assert len(set(moved["shift"])) == 2
         assert len(moved) == 2
         assert folders == [once] or set(moved["shift"]) == {"imagenet_r(a/r)", "imagenet_r(b/r)"}
         write_report(folders, tmp_path / "report")
@@ -238,7 +245,8 @@ def test_what_as_says_is_kept_where_it_tells_apart(called: tuple[str, str], tmp_
 
 
 WORDS = st.sampled_from(["checkpoint:best", "checkpoint:runA/best", "checkpoint:best #aaaaaa"])
-ASKED = st.sampled_from(["", "checkpoint:runA/best.pt?arch=x", "checkpoint:/x/runB/best.pt", "checkpoint:best.pt", "a\nb"])
+PATHS = ["", "checkpoint:runA/best.pt?arch=x", "checkpoint:/x/runB/best.pt", "checkpoint:best.pt", "a\nb"]
+ASKED = st.sampled_from(PATHS)
 HASHES = st.sampled_from(["", "aaaaaa" + 58 * "0", "aaaaaa" + 58 * "1", 64 * "b"])
 RUNS = st.lists(st.lists(st.tuples(WORDS, ASKED, HASHES, st.sampled_from("de")), max_size=4), max_size=5)
 

@@ -1,9 +1,10 @@
 """Is a new run worse than the one before? The same cells, the same images, an exact paired test for each cell.
 
-Cells are matched by what was asked (threat, data, model, defense, attack, shift), of several that are called alike those
-of the same hash of pictures and model first; examples by their index. Each cell is tested by the exact two-sided McNemar test (McNemar 1947, Psychometrika 12(2)) and the p-values are corrected over the
-whole comparison (Holm 1979, Scand. J. Statist. 6(2)), so a run that changed nothing is called worse in at most one
-comparison of twenty, however many cells it has.
+Cells are matched by what was asked (threat, data, model, defense, attack, shift), of several that are called alike
+those of the same hash of pictures and model first; examples by their index. Each cell is tested by the exact two-sided
+McNemar test (McNemar 1947, Psychometrika 12(2)) and the p-values are corrected over the whole comparison (Holm 1979,
+Scand. J. Statist. 6(2)), so a run that changed nothing is called worse in at most one comparison of twenty, however
+many cells it has.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def _paired(base: Results, new: Results) -> tuple[list[tuple[Cell, Cell | str]],
                 found[ids[0]] = right.pop(others[0])
                 del left[ids[0]]
             elif others and not hashes:
-                found |= dict.fromkeys(ids, f"{len(ids)} cells of this name, {len(others)} in the new run; none is the same")
+                why = f"{len(ids)} cells of this name, {len(others)} in the new run; no hash says which is which"
+                found |= dict.fromkeys(ids, why)
     return [(c, found.get(i, "not in the new run")) for i, c in base.known.items() if c["status"] == "done"], len(right)
 
 

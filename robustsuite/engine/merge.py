@@ -87,12 +87,13 @@ def _parts(sweeps: Sequence[SweepFacts], there: Sequence[set[str]]) -> list[dict
     ]  # fmt: skip
     found: list[Part] = []
     for share in shares:
-        twin = next((i for i, part in enumerate(found) if (part.names, part.entries) == (share.names, share.entries)), -1)
-        if twin < 0:
-            found.append(share)
+        for i, part in enumerate(found):
+            if (part.names, part.entries) == (share.names, share.entries):
+                cells = tuple(_ordered([part.cells or (), share.cells or ()]))
+                found[i] = part.model_copy(update={"cells": cells})
+                break
         else:
-            cells = _ordered([found[twin].cells or (), share.cells or ()])
-            found[twin] = found[twin].model_copy(update={"cells": tuple(cells)})
+            found.append(share)
     return [part.model_dump(mode="json") for part in found] if len(found) > 1 else []
 
 

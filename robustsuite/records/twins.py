@@ -1,9 +1,9 @@
 """Entries of several sweeps that are called alike and are not the same: told apart by hash, named by what was asked.
 
-A name is a file's or a folder's, `best` of runA/ and runB/. What is the same is said by hashes: of a model by its weights
-or recipe as a record holds them, never by what was trained, on one data set; of a data set by the pictures judged on; of
-a shift set by its pictures of one variant. What is called alike gets more of its path, else all that was asked, else six
-digits or more of its hash. Words for eyes alone: no id and no record changes. Imports no torch.
+A name is a file's or a folder's: `best` of runA/ and of runB/. What is the same is said by hashes: of a model by its
+weights or recipe as a record holds them, never by what was trained, on one data set; of a data set by the pictures
+judged on; of a shift set by its pictures of one variant. What is called alike gets more of its path, else all that was
+asked, else six digits or more of its hash. Words for eyes alone: no id and no record changes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -175,15 +175,13 @@ def _tails(words: str, asked: Sequence[str]) -> Iterator[list[str]]:
 
 def _path(words: str, asked: str) -> list[str]:
     """The parts of the path that was asked for, of several the one that the words name the end of; or none."""
-    found: list[str] = []
-    for text in re.split(r"[?&,()= ]+|:(?!//)", asked):
-        path = PurePath(text)
-        stem = next((stem for stem in (path.name, path.stem) if stem and _named(stem).search(words)), path.name)
-        parts = [*(part for part in path.parts[:-1] if part not in ("/", ".")), stem]
-        rank = _named(stem).search(words) is not None, len(parts)
-        if len(path.parts) > 1 and (not found or rank > (_named(found[-1]).search(words) is not None, len(found))):
-            found = parts
-    return found
+    found: list[tuple[bool, int, list[str]]] = []
+    for path in map(PurePath, re.split(r"[?&,()= ]+|:(?!//)", asked)):
+        if len(path.parts) > 1:
+            stem = next((stem for stem in (path.name, path.stem) if _named(stem).search(words)), "")
+            parts = [*(part for part in path.parts[:-1] if part not in ("/", ".")), stem or path.name]
+            found.append((bool(stem), len(parts), parts))
+    return max(found, default=(False, 0, []))[2]
 
 
 def _named(stem: str) -> re.Pattern[str]:
