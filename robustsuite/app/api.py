@@ -188,8 +188,8 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     for cell, _ in cells:
         words, cycle = cell.words(), cell.lifecycle
         for axis, asked in cell.asked_for.items():
-            known = {"asked": asked} | ({"sha256": cell.judged.sha256} if cell.judged and axis == "dataset" else {})
-            entries[axis].setdefault(str(words[axis]), known)
+            pictures = cell.judged.sha256 if cell.judged and axis == "dataset" else ""
+            entries[axis].setdefault(str(words[axis]), {"asked": asked, "sha256": pictures})
         for axis, found in axes.items():
             if (entry := words[axis]) is not None:
                 found[entry] = None

@@ -50,7 +50,8 @@ def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
                 _taken(store, run, cell)
         for file in (run / "artefacts").glob("*.json"):
             store.take_artefact(file)
-    store.describe(described | {"parts": _parts(sweeps, there)})
+    parts = _parts(sweeps, there)
+    store.describe(described | ({"parts": parts} if parts else {}))
     return len(owner), skipped
 
 
@@ -99,7 +100,7 @@ def _parts(sweeps: Sequence[SweepFacts], there: Sequence[set[str]]) -> list[dict
 
 def _joined(runs: Sequence[SweepFacts]) -> dict[str, Any]:
     """What was swept, of all runs: each axis in the order of the first that has an entry."""
-    sweeps = [run.model_dump(mode="json") for run in runs]
+    sweeps = [run.model_dump(mode="json", exclude={"parts"}) for run in runs]
     first = dict(sweeps[0])
     for axis in (*AXES, "cells"):
         first[axis] = _ordered(sweep.get(axis) or [] for sweep in sweeps)
