@@ -213,9 +213,10 @@ def test_a_network_whose_code_was_edited_is_another(tmp_path: Path, monkeypatch:
         sys.modules.pop("edited_net", None)
         importlib.invalidate_caches()
         runs.append(swept(tmp_path / f"out{i}", ["python:edited_net:make"]))
-    run = read(runs)
-    assert len(told(run, "model", MODEL)) == 2
-    assert all(name.startswith("python:edited_net:make #") for name in run.cells["model"])
+    merge(runs, tmp_path / "both")
+    for run in (read(runs), read([tmp_path / "both"])):
+        assert len(told(run, "model", MODEL)) == 2
+        assert all(name.startswith("python:edited_net:make #") for name in run.cells["model"])
 
 
 def test_runs_that_do_not_say_what_was_asked_are_told_by_digits(two: list[Path], tmp_path: Path) -> None:

@@ -81,19 +81,14 @@ def _differs(before: Path, cell: Found, examples: Examples) -> bool:
 
 
 def _parts(sweeps: Sequence[SweepFacts], there: Sequence[set[str]]) -> list[dict[str, Any]]:
-    """Whose each cell is, where the runs differ in what their names stand for; shares of one plan do not."""
+    """Whose each cell is, where the runs are of several plans: one name may stand for several things."""
     shares = [
         part if part.cells is not None else part.model_copy(update={"cells": tuple(sorted(cells))})
         for sweep, cells in zip(sweeps, there, strict=True) for part in sweep.shares()
     ]  # fmt: skip
     found: list[Part] = []
     for share in shares:
-        for i, part in enumerate(found):
-            if (part.names, part.entries) == (share.names, share.entries):
-                cells = tuple(_ordered([part.cells or (), share.cells or ()]))
-                found[i] = part.model_copy(update={"cells": cells})
-                break
-        else:
+        if share not in found:
             found.append(share)
     return [part.model_dump(mode="json") for part in found] if len(found) > 1 else []
 

@@ -87,6 +87,8 @@ def model_of(record: CellRecord) -> str:
 def tell_apart(rows: Sequence[Row], shares: Sequence[Part]) -> dict[str, dict[str, str]]:
     """Give rows of other entries other words for them, and say by axis what the new words were. row["share"]: whose."""
     was: dict[str, dict[str, str]] = {axis: {} for axis in AXES}
+    if len(shares) == 1 and shares[0].entries:  # one plan tells its own entries apart
+        return was
     for axis, seen in (("dataset", _data), ("model", _models), ("shift", _shifts)):
         found = list(seen(rows, shares))
         kinds = _kinds(found, strict=axis == "model")
