@@ -1,9 +1,10 @@
 """Is a new run worse than the one before? The same cells, the same images, an exact paired test for each cell.
 
-Cells are matched by what was asked (threat, data, model, defense, attack, shift), examples by their index. Each cell is
-tested by the exact two-sided McNemar test (McNemar 1947, Psychometrika 12(2)) and the p-values are corrected over the
-whole comparison (Holm 1979, Scand. J. Statist. 6(2)), so a run that changed nothing is called worse in at most one
-comparison of twenty, however many cells it has.
+Cells are matched by what was asked (threat, data, model, defense, attack, shift), of several that are called alike
+those of the same hash of pictures and model first; examples by their index. Each cell is tested by the exact two-sided
+McNemar test (McNemar 1947, Psychometrika 12(2)) and the p-values are corrected over the whole comparison (Holm 1979,
+Scand. J. Statist. 6(2)), so a run that changed nothing is called worse in at most one comparison of twenty, however
+many cells it has.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import pandas as pd
 from robustsuite.errors import BadData
 from robustsuite.maths import stats
 from robustsuite.records.flat import flat
+from robustsuite.records.schema import CellRecord
+from robustsuite.records.twins import model_of
 
 from ..read.runs import Results, radius_of
 from ..render.text import interval, number, percent, points, pvalue
@@ -33,6 +36,8 @@ COLUMNS = (
     *ASKED, *FREE, "metric", "base", "new", "lo", "hi", "difference", "only_base", "only_new", "n", "p", "p_holm",
     "outcome", "run_id", "base_run_id", "plugin", "test",
 )  # fmt: skip
+
+Cell = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,11 @@ def compare(base: Results, new: Results) -> Comparison:
     """Every measured cell of `base` against its counterpart in `new`; raises BadData where not one can be paired."""
     rows: list[dict[str, Any]] = []
     unpaired: list[tuple[str, str, str]] = []
-    left = _measured(base, new)
-    right = _measured(new, base)
+    pairs, extra = _paired(base, new)
     absent = _absences(new)
-    for key, cell in left.items():
-        twin = right.get(key)
-        if twin is None:
-            unpaired.append((str(cell["run_id"]), title(cell), absent.get(_key(cell, ASKED), "not in the new run")))
+    for cell, twin in pairs:
+        if isinstance(twin, str):
+            unpaired.append((str(cell["run_id"]), title(cell), absent.get(_key(cell, ASKED), twin)))
             continue
         if twin["grade"] == "INVALID" != cell["grade"]:
             unpaired.append((str(cell["run_id"]), title(cell), f"the new number failed a check: {flags_of(twin)}"))
@@ -89,15 +92,41 @@ def compare(base: Results, new: Results) -> Comparison:
         "same" if not found else "loss" if change < 0 else "gain"
         for found, change in zip(real, table["difference"] * table["toward"], strict=True)
     ]
-    extra = len(right.keys() - left.keys())
     return Comparison(base.title, new.title, table[list(COLUMNS)], tuple(unpaired), extra)
 
 
-def _measured(run: Results, other: Results) -> dict[tuple[Any, ...], Mapping[Any, Any]]:
-    """The run's own measurements by what was asked. An inert cell repeats another's number and is no second test."""
-    free = [axis for axis in FREE if run.cells[axis].nunique() == 1 and other.cells[axis].nunique() == 1]
+def _paired(base: Results, new: Results) -> tuple[list[tuple[Cell, Cell | str]], int]:
+    """Each cell of `base` with its counterpart, or why it has none; and how many of `new` are left.
+
+    An inert cell repeats another's number and is no second test.
+    """
+    free = [axis for axis in FREE if base.cells[axis].nunique() == 1 and new.cells[axis].nunique() == 1]
     names = [*ASKED, *(axis for axis in FREE if axis not in free)]
-    return {_key(cell, names): cell for cell in run.known.values() if cell["status"] == "done"}
+    left, right = ({i: c for i, c in run.known.items() if c["status"] == "done"} for run in (base, new))
+    found: dict[str, Cell | str] = {}
+    for hashes in (("data", "model"), ("data",), ("model",), ()):
+        mine, theirs = (_called(cells, names, hashes) for cells in (left, right))
+        for key, ids in mine.items():
+            others = theirs.get(key, [])
+            if len(ids) == len(others) == 1:
+                found[ids[0]] = right.pop(others[0])
+                del left[ids[0]]
+            elif others and not hashes:
+                why = f"{len(ids)} cells of this name, {len(others)} in the new run; no hash says which is which"
+                found |= dict.fromkeys(ids, why)
+    return [(c, found.get(i, "not in the new run")) for i, c in base.known.items() if c["status"] == "done"], len(right)
+
+
+def _called(
+    cells: Mapping[str, Cell], names: Sequence[str], hashes: Sequence[str]
+) -> dict[tuple[Any, ...], list[str]]:
+    """The run ids by what was asked and the hashes of their pictures and models."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for run_id, cell in cells.items():
+        record = cell["record"]
+        own = [record.data.sha256 if kind == "data" else model_of(record) for kind in hashes]
+        found.setdefault((*_key(cell, names), *own), []).append(run_id)
+    return found
 
 
 def _key(cell: Mapping[Any, Any], names: Sequence[str]) -> tuple[Any, ...]:
@@ -116,6 +145,8 @@ def _absences(new: Results) -> dict[tuple[Any, ...], str]:
 
 def _tests(cell: Mapping[Any, Any], twin: Mapping[Any, Any], base: Results, new: Results) -> Iterator[dict[str, Any]]:
     """One row a verdict that both cells hold for the same images; nothing where the images are others."""
+    if _other_pictures(cell["record"], twin["record"]):
+        return
     before, after = base.examples(cell["run_id"]).set_index("index"), new.examples(twin["run_id"]).set_index("index")
     both = before.index.intersection(after.index)
     if not len(both) or not (before.loc[both, "label"] == after.loc[both, "label"]).all():
@@ -135,6 +166,13 @@ def _tests(cell: Mapping[Any, Any], twin: Mapping[Any, Any], base: Results, new:
             "new": k / test.n, "lo": lo, "hi": hi, "difference": test.difference, "only_base": test.only_b,
             "only_new": test.only_a, "n": test.n, "p": test.pvalue,
         }  # fmt: skip
+
+
+def _other_pictures(old: CellRecord, new: CellRecord) -> bool:
+    """Whether as many pictures of one data set's name are not the same ones; a shift's may differ with the seed."""
+    shifted = any(r.data.stream or (r.shift and r.shift.name != "clean") for r in (old, new))
+    known = old.data.sha256 and new.data.sha256 and old.data.n == new.data.n
+    return bool(known and not shifted and old.data.sha256 != new.data.sha256)
 
 
 def _resampled(cell: Mapping[Any, Any], old: pd.DataFrame, new: pd.DataFrame) -> Iterator[dict[str, Any]]:

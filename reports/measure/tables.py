@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from robustsuite.integrity.checks import check_of, level_of
-from robustsuite.records.flat import flat
 from robustsuite.records.labels import AXES
 
 from ..read.runs import Results, once, radius_of
@@ -145,7 +144,7 @@ def names(run: Results) -> pd.DataFrame:
     """One row an entry that is not called by its name in full: axis, label, words."""
     pairs: dict[tuple[str, str], str] = {}
     for cell in run.known.values():
-        asked = flat(cell["record"])
+        asked = cell["asked"]
         pairs |= {(axis, cell[axis]): asked[axis] for axis in AXES if asked[axis] and asked[axis] != cell[axis]}
     rows = [{"axis": axis, "label": label, "words": full} for (axis, label), full in pairs.items()]
     rows.sort(key=lambda row: AXES.index(row["axis"]))

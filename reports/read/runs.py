@@ -26,7 +26,8 @@ from robustsuite.records.folder import Found, cells_of
 from robustsuite.records.labels import AXES as LABELLED
 from robustsuite.records.labels import called, labels
 from robustsuite.records.schema import STATUSES as STATUSES
-from robustsuite.records.schema import SweepFacts
+from robustsuite.records.swept import Part, SweepFacts
+from robustsuite.records.twins import tell_apart, words_of
 
 from .artefacts import read_artefacts
 
@@ -128,8 +129,10 @@ def read(paths: Sequence[Path]) -> Results:
     held = Held()
     skipped: list[str] = []
     absent = foreign = 0
+    shares: list[Part] = []
     for path, sweep in zip(map(Path, paths), sweeps, strict=True):
         examples, planned, there = Examples(path, HOLDS), set(sweep.cells or ()), set[str]()
+        whose = {name: len(shares) + i for i, part in enumerate(sweep.parts) for name in part.cells or ()}
         for cell in cells_of(path, examples):
             there.add(cell.name)
             # Cells of an earlier plan would be mixed into this one's worst cases, other image counts and all.
@@ -138,19 +141,21 @@ def read(paths: Sequence[Path]) -> Results:
             elif planned and cell.name not in planned:
                 foreign += 1
             elif cell.name not in rows:
-                rows[cell.name] = _row(cell)
+                rows[cell.name] = _row(cell, whose.get(cell.name, len(shares)))
                 held.put(path, cell, examples)
         absent += len(planned - there)
+        shares += sweep.shares()
     if not rows:
         why = f" that can be read ({len(skipped)} cannot: {skipped[0]})" if skipped else ""
         raise BadData(f"expected finished cells{why}, got none in {[str(p) for p in paths]}; run the sweep first")
+    was = tell_apart(list(rows.values()), shares)
     artefacts, damaged = read_artefacts(paths)
     unique = dict.fromkeys(s.title or s.name or Path(p).name for s, p in zip(sweeps, paths, strict=True))
     notes = dict.fromkeys(s.note for s in sweeps)
     run = Results(
         title=" + ".join(unique),
         note="; ".join(note for note in notes if note),
-        cells=_labelled(_ordered(rows.values(), sweeps), sweeps),
+        cells=_labelled(_ordered(rows.values(), sweeps, was), shares),
         skipped=tuple(sorted([*skipped, *damaged])),
         absent=absent,
         foreign=foreign,
@@ -175,27 +180,38 @@ def _judged(run: Results) -> Results:
     return judged
 
 
-def _labelled(cells: pd.DataFrame, sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
-    """The cells under what tables call their model, data, defense, attack and shift; the records keep the words."""
+def _labelled(cells: pd.DataFrame, shares: Sequence[Part]) -> pd.DataFrame:
+    """The cells under what tables call their model, data, defense, attack and shift; `asked` keeps the words."""
+    rows: list[dict[Any, Any]] = cells[[*LABELLED, "threat", "record", "record_words", "share"]].to_dict("records")
+    now: dict[tuple[int, str, str], set[str]] = {}
+    for row in rows:
+        for axis, words in row["record_words"].items():
+            if words != row[axis]:
+                now.setdefault((row["share"], axis, words), set()).add(row[axis])
     names: dict[str, dict[str, str]] = {}
-    for sweep in reversed(sweeps):  # of two names for one entry the first run's holds
-        for axis, said in sweep.names.items():
-            names.setdefault(axis, {}).update(said)
-    rows: list[dict[Any, Any]] = cells[[*LABELLED, "threat", "record"]].to_dict("records")
+    for i, share in reversed(list(enumerate(shares))):  # of two names for one entry the first run's holds
+        for axis, said in share.names.items():
+            for words, name in said.items():
+                names.setdefault(axis, {}).update(dict.fromkeys(now.get((i, axis, words), {words}), name))
     found = labels(rows, names)
     new = [called(row, found) for row in rows]
-    return cells.assign(**{name: [row[name] for row in new] for name in new[0]})
+    asked = pd.Series([words_of(row) for row in rows], index=cells.index, dtype=object)
+    cells = cells.drop(columns=["record_words", "share"])
+    return cells.assign(**{name: [row[name] for row in new] for name in new[0]}, asked=asked)
 
 
-def _row(cell: Found) -> dict[str, Any]:
+def _row(cell: Found, share: int) -> dict[str, Any]:
     assert cell.record is not None
     row = flat(cell.record)
     row["flags"] += [flag.model_dump() for flag in cell.audit.flags] if cell.audit else []
-    return row
+    return row | {"share": share, "record_words": {axis: row[axis] or "" for axis in LABELLED}}
 
 
-def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts]) -> pd.DataFrame:
-    columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty", "record")
+def _ordered(
+    rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts], was: Mapping[str, Mapping[str, str]]
+) -> pd.DataFrame:
+    """The rows in the order in which sweeps list their entries. was: what they call those that have other words now."""
+    columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty", "record", "record_words", "share")
     known = list(rows)
     frame = pd.DataFrame({name: pd.Series([row.get(name) for row in known], dtype=object) for name in columns})
     for name in _TEXT:
@@ -203,16 +219,16 @@ def _ordered(rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts]) ->
     for name in _NUMBERS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
     frame["seed"] = frame["seed"].fillna(0).astype("int64")
-    keys = pd.DataFrame({axis: _rank(frame[axis], _listed(axis, sweeps)) for axis in AXES})
+    keys = pd.DataFrame({axis: _rank(frame[axis], _listed(axis, sweeps), was.get(axis, {})) for axis in AXES})
     keys["run_id"] = frame["run_id"]
     return frame.loc[keys.sort_values([*AXES, "run_id"], kind="stable").index].reset_index(drop=True)
 
 
-def _rank(values: pd.Series, listed: Sequence[str]) -> list[tuple[int, Any]]:
+def _rank(values: pd.Series, listed: Sequence[str], was: Mapping[str, str]) -> list[tuple[int, Any]]:
     place = {name: position for position, name in enumerate(listed)}
     if values.dtype != object:
         return [(0, -1.0 if pd.isna(v) else float(v)) for v in values]
-    return [(place.get(v, len(place)), v) for v in values]
+    return [(place.get(was.get(v, v), len(place)), v) for v in values]
 
 
 def _listed(axis: str, sweeps: Sequence[SweepFacts]) -> list[str]:

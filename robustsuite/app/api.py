@@ -185,8 +185,12 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     axes: dict[str, dict[str, None]] = {axis: {} for axis in ("model", "dataset", "defense", "shift")}
     threats: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}
+    entries: dict[str, dict[str, dict[str, str]]] = {"model": {}, "dataset": {}, "shift": {}}
     for cell, _ in cells:
         words, cycle = cell.words(), cell.lifecycle
+        for axis, asked in cell.asked_for.items():
+            pictures = cell.judged.sha256 if cell.judged and axis == "dataset" else ""
+            entries[axis].setdefault(str(words[axis]), {"asked": asked, "sha256": pictures})
         for axis, found in axes.items():
             if (entry := words[axis]) is not None:
                 found[entry] = None
@@ -197,7 +201,8 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     return {
         "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": models,
         "data": data, "defenses": defenses, "shifts": shifts, "threats": {k: list(v) for k, v in threats.items()},
-        "names": names_of(cells), "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)),
+        "names": names_of(cells), "entries": entries,
+        "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)),
     }  # fmt: skip
 
 

@@ -34,25 +34,27 @@ from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
 
 
-def data_sets(sweep: Sweep) -> Iterator[tuple[Dataset, Split, str, str]]:
-    """Each data set with the split to judge on, that split's name, and what tables call the set.
+def data_sets(sweep: Sweep, first: int | None = None) -> Iterator[tuple[Dataset, Split, str, str, str]]:
+    """Each data set with the split to judge on, that split's name, what tables call the set, and all that was asked.
 
     Sets that call themselves alike are named with the parameters that tell them apart; raises BadValue for objects.
     """
     loaded = [
-        (*load_data(entry), {} if isinstance(entry, Dataset) else parse_data(entry)[1], name)
+        (*load_data(entry), *((entry.name, {}) if isinstance(entry, Dataset) else parse_data(entry)), name)
         for entry, name in map(named, sweep.data)
     ]
-    for dataset, split, given, name in loaded:
-        twins = [(other, pictures.sha256) for twin, pictures, other, _ in loaded if twin.name == dataset.name]
+    for dataset, split, source, given, name in loaded:
+        twins = [(other, pictures.sha256) for twin, pictures, _, other, _ in loaded if twin.name == dataset.name]
         if any(other == given and sha256 != split.sha256 for other, sha256 in twins):
             raise BadValue(f"expected another name for each data set, got {dataset.name!r} twice; rename one")
         told = apart(given, (other for other, _ in twins))
-        yield replace(dataset, name=used_words(dataset.name, told)), split, str(given.get("split", "test")), name
+        called, judged = used_words(dataset.name, told), str(given.get("split", "test"))
+        asked = used_words(source, given | ({} if first is None else {"first": first}))
+        yield replace(dataset, name=called), split, judged, name, asked
 
 
-def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str]]:
-    """Each model with what tables call it; of those that call themselves alike, each under all that was asked for."""
+def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str, str]]:
+    """Each model with what tables call it and what was asked, which those that call themselves alike are named by."""
     specs = [(_model(entry), name) for entry, name in map(named, sweep.models)]
     loaded = [(load_model(spec, dataset.space), spec, name) for spec, name in specs]
     for model, spec, _ in loaded:
@@ -61,7 +63,7 @@ def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str]]:
             raise BadValue(f"expected {model.host}, which {spec} asks, among the sweep's hosts, got {known}; allow it")
     for model, spec, name in loaded:
         alike = {other for twin, other, _ in loaded if twin.name == model.name}
-        yield replace(model, name=spec) if len(alike) > 1 else model, name
+        yield replace(model, name=spec) if len(alike) > 1 else model, name, spec
 
 
 def _model(entry: object) -> str:
@@ -113,13 +115,13 @@ def shift_sets(
             unfit = _unapplied(found)
         label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
         clean = split if found.clean is None else found.clean
-        names = {"shift": alias}
+        names, asked = {"shift": alias}, {"shift": used_words(name, given)}
         control = {} if found.clean is None else {Variant(CONTROL): clean}
         for variant, pictures in {**control, **found.variants}.items():
             paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
             yield {
                 "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
-                "paired": paired, "reading": found.reading, "names": names,
+                "paired": paired, "reading": found.reading, "names": names, "asked_for": asked,
             }, unfit.get(variant, Decision())  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from robustsuite.errors import BadData
 from robustsuite.records.cells import read_sweep, read_whole
 from robustsuite.records.examples import Examples, table_of
 from robustsuite.records.folder import Found, cells_of
+from robustsuite.records.swept import Entry, Part, SweepFacts
 
 SOME = 256 << 20
 """Bytes of a packed run's rows that stay in memory."""
@@ -26,13 +27,15 @@ AXES = ("models", "data", "defenses", "shifts")
 def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
     """Put the finished cells of these run folders into `out`: how many stand there now, and what was left out and why.
 
-    Raises BadData where two runs hold other rows for one cell, or call an entry by two names.
+    Raises BadData where two runs hold other rows for one cell, or call one entry by two names.
     """
-    described = _joined([read_sweep(run).model_dump(mode="json") for run in runs])
+    sweeps = [read_sweep(run) for run in runs]
+    described, there = _joined(sweeps), [set[str]() for _ in runs]
     store, owner, skipped = Store(out), dict[str, Path](), list[str]()
-    for run in runs:
+    for i, run in enumerate(runs):
         examples = Examples(run, SOME)
         for cell in cells_of(run, examples):
+            there[i].add(cell.name)
             if cell.record is None:
                 skipped.append(f"{run} {cell.name}: {cell.reason}")
             elif cell.name not in owner:
@@ -47,7 +50,8 @@ def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
                 _taken(store, run, cell)
         for file in (run / "artefacts").glob("*.json"):
             store.take_artefact(file)
-    store.describe(described)
+    parts = _parts(sweeps, there)
+    store.describe(described | ({"parts": parts} if parts else {}))
     return len(owner), skipped
 
 
@@ -76,20 +80,42 @@ def _differs(before: Path, cell: Found, examples: Examples) -> bool:
     return not rows.equals(found[list(rows.columns)]) if set(rows.columns) == set(found.columns) else True
 
 
-def _joined(sweeps: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _parts(sweeps: Sequence[SweepFacts], there: Sequence[set[str]]) -> list[dict[str, Any]]:
+    """Whose each cell is, where the runs are of several plans: one name may stand for several things."""
+    shares = [
+        part if part.cells is not None else part.model_copy(update={"cells": tuple(sorted(cells))})
+        for sweep, cells in zip(sweeps, there, strict=True) for part in sweep.shares()
+    ]  # fmt: skip
+    found: list[Part] = []
+    for share in shares:
+        if share not in found:
+            found.append(share)
+    return [part.model_dump(mode="json") for part in found] if len(found) > 1 else []
+
+
+def _joined(runs: Sequence[SweepFacts]) -> dict[str, Any]:
     """What was swept, of all runs: each axis in the order of the first that has an entry."""
+    sweeps = [run.model_dump(mode="json", exclude={"parts"}) for run in runs]
     first = dict(sweeps[0])
     for axis in (*AXES, "cells"):
         first[axis] = _ordered(sweep.get(axis) or [] for sweep in sweeps)
     first["note"] = "; ".join(_ordered([sweep["note"]] for sweep in sweeps if sweep.get("note")))
     threats = _ordered(list(sweep["threats"]) for sweep in sweeps)
     first["threats"] = {t: _ordered(sweep["threats"].get(t, []) for sweep in sweeps) for t in threats}
-    first["names"] = {}
-    for axis, said in ((axis, said) for sweep in sweeps for axis, said in sweep["names"].items()):
-        known = first["names"].setdefault(axis, {})
-        for words, name in said.items():
-            if known.setdefault(words, name) != name:
-                raise BadData(f"expected one name for {words}, got {known[words]!r} and {name!r}; keep one after `as`")
+    first["names"], first["entries"] = {}, {}
+    meant: dict[tuple[str, str], Entry] = {}
+    for share in (share for run in runs for share in run.shares()):
+        for axis, entries in share.entries.items():
+            first["entries"][axis] = {k: v.model_dump() for k, v in entries.items()} | first["entries"].get(axis, {})
+        for axis, said in share.names.items():
+            known = first["names"].setdefault(axis, {})
+            for words, name in said.items():
+                entry = share.entries.get(axis, {}).get(words, Entry())
+                same = meant.setdefault((axis, words), entry) == entry  # else two entries, whose words are alike
+                if known.setdefault(words, name) != name and same:
+                    raise BadData(
+                        f"expected one name for {words}, got {known[words]!r} and {name!r}; keep one after `as`"
+                    )
     return first
 
 

@@ -56,17 +56,20 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     ]  # fmt: skip
     _once(attacks)
     memo = Memo()
-    for dataset, split, judged, called in axes.data_sets(sweep):
+    for dataset, split, judged, called, source in axes.data_sets(sweep, first):
         attacks = _lent(attacks, dataset)
         subjects = Subjects(split.first(None if first is None else min(first, len(split))), (judged,))
-        for model, model_name in axes.models(sweep, dataset):
-            names = {"model": model_name, "dataset": called}
+        for model, model_name, spec in axes.models(sweep, dataset):
+            names, asked = {"model": model_name, "dataset": called}, {"model": spec, "dataset": source}
             for seed in sweep.seeds:
                 shifted = list(axes.shift_sets(sweep, subjects.examples, dataset, seed))
                 for defenses, alias in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
                     system = memo.of(_joined, names, alias)
-                    bare = Cell(sweep.name, cycle, subjects, judged=subjects.examples, names=system, memo=memo)
+                    judged_on = subjects.examples
+                    bare = Cell(
+                        sweep.name, cycle, subjects, judged=judged_on, names=system, asked_for=asked, memo=memo
+                    )
                     cells += _cells(sweep, bare, attacks, shifted)
                     if len(cells) > MOST:
                         raise BadValue(f"expected at most {MOST} cells, got more; split the sweep")
@@ -117,8 +120,7 @@ def _cells(
 
     yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
     for member, unfit in shifted:
-        names = of(_joined, bare.names, member["names"])
-        yield replace(bare, **{**member, "subjects": asked(member["subjects"]), "names": names}), unfit
+        yield replace(bare, **{**member, **_named(bare, member), "subjects": asked(member["subjects"])}), unfit
     for threat, card, given, first, on, called in attacks:
         played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
         about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
@@ -139,6 +141,14 @@ def _first(subjects: Subjects, first: int | None) -> Subjects:
     """The same about the first examples; itself where there are no more."""
     examples = subjects.examples
     return subjects.on(examples.first(first)) if first and first < len(examples) else subjects
+
+
+def _named(cell: Cell, member: dict[str, Any]) -> dict[str, Any]:
+    """What a shift set is called and what was asked for it, beside what a cell's other entries are."""
+    of = cell.memo.of
+    return {
+        "names": of(_joined, cell.names, member["names"]), "asked_for": of(_joined, cell.asked_for, member["asked_for"])
+    }  # fmt: skip
 
 
 def _joined(names: Mapping[str, str], more: Mapping[str, str]) -> Mapping[str, str]:
@@ -165,7 +175,7 @@ def _under_shift(
     changed = {
         "threat": of(_moved, threat, intern(where), others),
         "subjects": of(_first, member["subjects"], first), "paired": False,
-        "names": of(_joined, cell.names, member["names"]),
+        **_named(cell, member),
     }  # fmt: skip
     return replace(cell, **{**member, **changed})
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from robustsuite.errors import BadData
-from robustsuite.records.schema import VERSION, Audit, CellRecord, SweepFacts
+from robustsuite.records.schema import VERSION, Audit, CellRecord
+from robustsuite.records.swept import SweepFacts
 from robustsuite.records.untrusted import object_of, sentence_of, text_of
 from robustsuite.records.v1 import upgraded
 

@@ -284,26 +284,6 @@ class Audit(Strict):
     figures: dict[str, float] = {}
 
 
-class SweepFacts(BaseModel):
-    """What was swept, as sweep.json holds it: the axes in the user's order and the planned cells.
-
-    names: what the user calls an entry, by axis (a column of tables) and the entry's words.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    name: str = ""
-    title: str = ""
-    note: str = ""
-    models: tuple[str, ...] = ()
-    data: tuple[str, ...] = ()
-    defenses: tuple[str, ...] = ()
-    shifts: tuple[str, ...] = ()
-    threats: dict[str, tuple[str, ...]] = {}
-    cells: tuple[str, ...] | None = None
-    names: dict[str, dict[str, Annotated[str, Field(min_length=1, max_length=200)]]] = {}
-
-
 def dumped(record: BaseModel) -> dict[str, Any]:
     """A record as plain JSON values."""
     return record.model_dump(mode="json")

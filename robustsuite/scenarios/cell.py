@@ -69,8 +69,8 @@ class Cell:
 
     subjects: the examples it is about. judged: all that the sweep judges its system on, and probes it with, whatever
     cell comes first. clean: what a shift's pictures are compared with; paired: they were made from these, one from one.
-    names: what tables call its entries, by axis, where the user says. memo: what its parts come to as words, records
-    and hashes, worked out once for all cells that share a part.
+    names: what tables call its entries, by axis, where the user says. asked_for: those entries as they were asked for.
+    memo: what its parts come to as words, records and hashes, worked out once for all cells that share a part.
     """
 
     sweep: str
@@ -86,6 +86,7 @@ class Cell:
     paired: bool = False
     reading: Reading = field(default_factory=Reading)
     names: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    asked_for: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property

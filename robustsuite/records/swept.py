@@ -1,0 +1,50 @@
+"""What was swept, as sweep.json holds it beside the cells. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Word = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Entry(BaseModel):
+    """What an entry's name stands for: what was asked in full, and of a data set the hash of the pictures judged on."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    asked: str = ""
+    sha256: str = ""
+
+
+class Part(BaseModel):
+    """The cells of a sweep with what it calls its entries and what these stand for, by axis and words."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    cells: tuple[str, ...] | None = None
+    names: dict[str, dict[str, Word]] = {}
+    entries: dict[str, dict[str, Entry]] = {}
+
+
+class SweepFacts(Part):
+    """The axes in the user's order and the planned cells.
+
+    names: what the user calls an entry, by axis (a column of tables) and the entry's words. parts: the sweeps that were
+    merged into this one, where they call other things by one name.
+    """
+
+    name: str = ""
+    title: str = ""
+    note: str = ""
+    models: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    defenses: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = ()
+    threats: dict[str, tuple[str, ...]] = {}
+    parts: tuple[Part, ...] = ()
+
+    def shares(self) -> tuple[Part, ...]:
+        """The sweeps that it is made of, itself where it is one."""
+        return self.parts or (Part(cells=self.cells, names=self.names, entries=self.entries),)
