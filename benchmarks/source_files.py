@@ -179,7 +179,7 @@ def quantised(net: nn.Module) -> nn.Module:
     """Its linear layer in 8 bits, by torch's dynamic quantisation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: nn.Module = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), {nn.Linear})  # type: ignore
+        made: nn.Module = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), {nn.Linear})
     return made
 
 
@@ -256,7 +256,8 @@ def transformers(kind: str) -> Form:
                                                        layer_type="basic", id2label=names))  # fmt: skip
         make = t.ViTForImageClassification if kind == "vit" else t.ResNetForImageClassification
         plain = k.trained(lambda: Normalised(Logits(make(config), attrgetter("logits")), *HALF))
-        plain.net.net.save_pretrained(k.folder / kind)  # type: ignore[union-attr]
+        inner: Any = plain.net
+        inner.net.save_pretrained(k.folder / kind)
         half = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
         t.ViTImageProcessor(size={"height": 32, "width": 32}, **half).save_pretrained(k.folder / kind)
         return Source(f"hf:{k.folder / kind}", plain, answered(k, plain, len(names)))

@@ -145,7 +145,8 @@ def row(name: str, form: Form, k: Kit) -> dict[str, Any]:
         found |= {
             "loads": "yes", "attack": attack_for(model.shows), "equal": sum(same), "n": len(same),
             "clean": int(sum(want["clean_ok"])), "standing": int(sum(want["robust"])),
-            "apart": float((ours - theirs).abs().max()) if Access.SCORES in model.shows else None, "note": model.note,
+            "apart": float((ours - theirs).abs().max()) if Access.SCORES in model.shows else None,
+            "note": "; ".join(part for part in model.note.split("; ") if "without normalisation" not in part),
         }  # fmt: skip
     except Missing as error:
         found |= {"loads": "–", "sentence": f"not tried: {error} is not installed"}

@@ -309,7 +309,10 @@ def _joined(models: list[Model], space: InputSpace) -> Model:
     note = "; ".join(model.note for model in models if model.note)
     behaviour = {key: value for model in models for key, value in model.behaviour.items()}
     name = " + ".join(model.name for model in models)
-    return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour)
+    named = {model.classes for model in models if model.classes}
+    classes = named.pop() if len(named) == 1 else ()
+    return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour,
+                 classes=classes)  # fmt: skip
 
 
 def ready(net: nn.Module, device: str = "cpu") -> nn.Module:

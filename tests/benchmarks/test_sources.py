@@ -1,4 +1,4 @@
-"""The table of model sources: each form that loads has the plain network's verdicts, each that does not, its sentence."""
+"""The table of model sources: each form has the plain network's verdicts, or its sentence."""
 
 import json
 from pathlib import Path
