@@ -142,6 +142,7 @@ def moved(net: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
 
 def stored(kind: torch.dtype) -> Form:
     """Weights in another precision."""
+
     def form(k: Kit) -> Source:
         weights = {key: t.to(kind) if t.is_floating_point() else t for key, t in k.weights.items()}
         return Source(k.saved(f"{kind}.pt", weights), moved(k.net, lambda t: t.to(kind).float()))
@@ -167,6 +168,7 @@ def safetensors(k: Kit) -> Source:
 
 def ema(choice: str) -> Form:
     """Two sets of weights in one file."""
+
     def form(k: Kit) -> Source:
         slow = moved(k.net, lambda t: t * 0.98)
         spec = k.saved("both.pt", {"model": k.weights, "ema": slow.state_dict(), "epoch": 3})
@@ -185,6 +187,7 @@ def quantised(net: nn.Module) -> nn.Module:
 
 def own(way: str) -> Form:
     """A factory in a module of one's own."""
+
     def form(k: Kit) -> Source:
         (k.folder / "own_nets.py").write_text(OWN, "utf-8")
         save_file(k.weights, k.folder / "own.safetensors")
@@ -213,6 +216,7 @@ def answered(k: Kit, net: nn.Module, classes: int) -> Dataset:
 
 def architecture(scheme: str, name: str) -> Form:
     """A published architecture with weights of one's own."""
+
     def form(k: Kit) -> Source:
         zoo = import_module("timm" if scheme == "timm" else "torchvision.models")
         make = zoo.create_model if scheme == "timm" else zoo.get_model
@@ -243,6 +247,7 @@ def published(k: Kit) -> Source:
 
 def transformers(kind: str) -> Form:
     """A folder as transformers writes it."""
+
     def form(k: Kit) -> Source:
         if find_spec("transformers") is None:
             raise Missing("transformers")

@@ -58,6 +58,7 @@ class Rounded(nn.Module):
 
 def exported(batch: int | None) -> Form:
     """torch.export, for a number of pictures or any."""
+
     def form(k: Kit) -> Source:
         dynamic = None if batch else ({0: torch.export.Dim("batch", min=1)},)
         program = torch.export.export(k.net, (k.example(batch or 4),), dynamic_shapes=dynamic)
@@ -79,6 +80,7 @@ class _Levels(nn.Module):
 
 def onnx(scheme: str, opset: int, kind: str = "") -> Form:
     """An ONNX file; kind: uint8 pixels in, or labels alone out."""
+
     def form(k: Kit) -> Source:
         for package in ("onnx", {"onnx": "onnx2torch"}.get(scheme, scheme)):
             if find_spec(package) is None:

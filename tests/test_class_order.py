@@ -18,9 +18,10 @@ from robustsuite.engine.runner import Runner
 from robustsuite.integrity.checks import grade
 from robustsuite.integrity.class_order import apart, called, class_order
 from robustsuite.scenarios.cell import Cell
-from robustsuite.serve.data import Subjects
+from robustsuite.serve.data import Dataset, InputSpace, Split, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, load_model, ready, weights_sha256
+from tests.benchmarks.models.test_huggingface import written
 from tests.nets import linear
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -100,11 +101,13 @@ class Mixed(nn.Module):
 
 def flags(net: nn.Module, classes: tuple[str, ...] = (), n: int = 200) -> tuple[list[str], str]:
     """The names of a cell's flags that are about classes, and its grade by all of them."""
-    split = DATA.split("test").first(n)
-    card = card_of("attack", "fgsm")
-    model = Model("m", ready(net), DATA.space, weights_sha256(net), classes=classes)
+    data = replace(DATA, splits={**DATA.splits, "test": DATA.split("test").first(n)})
+    return played(Model("m", ready(net), DATA.space, weights_sha256(net), classes=classes), data)
+
+
+def played(model: Model, data: Dataset) -> tuple[list[str], str]:
+    split, card = data.split("test"), card_of("attack", "fgsm")
     threat = Threat("t", card.place, Access.WHITE_BOX, budget=Linf(0.01))
-    data = replace(DATA, splits={**DATA.splits, "test": split})
     cell = Cell("c", Lifecycle(model, data), Subjects(split), threat, card, (), judged=split)
     made, _ = Runner(64).played(cell)
     found = [flag.model_dump() for flag in made["flags"]]
@@ -130,6 +133,19 @@ def test_a_weak_network_is_told_from_a_guesser_on_all_pictures() -> None:
     torch.manual_seed(1)
     for guesser in (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Mixed(shift=3)):
         assert flags(guesser)[0] == ["clean_at_chance"]
+
+
+def test_an_id2label_in_another_order_than_the_folders(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    space = InputSpace(3, 8, 8, 3)
+    model = load_model(f"hf:{written(tmp_path)}", space)
+    x = torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        test = Split.of(x, ready(model.net)(x).argmax(1))
+    for classes, found in {("Cat", "dog", "eel"): [], ("dog", "cat", "eel"): ["class_order"]}.items():
+        names, grade_ = played(model, Dataset("d", space, classes, {"test": test}))
+        assert [name for name in names if name == "class_order"] == found
+        assert not found or grade_ == "INVALID"
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ CHECKS = (
     Check("E24", "not proven and broken", "a broken image inside its proven radius fails on both sides", "report",
           {"proof_contradicted": ("fail", "all")}),
     Check("E25", "classes in one order", "names of a model's outputs (id2label, a checkpoint's or an endpoint's "
-          "classes) and the data's, in lower case, words alone, a wnid or any of the names between commas: the same set in "
-          "another order fails; others that do not meet warn, unless more than half of at least "
+          "classes) and the data's, in lower case, words alone, a wnid or any of the names between commas: the same "
+          "set in another order fails; others that do not meet warn, unless more than half of at least "
           f"{ENOUGH} clean pictures of those classes are right", "scenario", {"class_order": ("warn", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
