@@ -23,7 +23,7 @@ ROWS = {
 def test_a_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delitem(sources.sys.modules, "own_nets", raising=False)
-    small = ["--n", "16", "--epochs", "1", "--train", "500"]
+    small = ["--n", "8", "--epochs", "1", "--train", "256"]
     rows = sources.main(["--out", str(tmp_path), *small, "--only", *ROWS])
     assert [row["source"] for row in rows] == list(ROWS)
     for row in rows:
