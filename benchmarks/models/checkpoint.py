@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def checkpoint(
         notes.insert(0, f"{path.name} without normalisation: it takes pixels in [0, 1] as they are")
     own = arch.removeprefix("python:").partition(":")[0] if arch.startswith("python:") else ""
     called = f"checkpoint:{path.stem}" + (f"({weights})" if weights else "")
-    return finish(called, net, space, statistics, "; ".join(filter(None, notes)), (own,) if own else ())
+    made = finish(called, net, space, statistics, "; ".join(filter(None, notes)), (own,) if own else ())
+    return replace(made, classes=held.classes if len(held.classes) == space.classes else ())
 
 
 def architecture(arch: str, space: InputSpace, pad_type: str = "") -> nn.Module:

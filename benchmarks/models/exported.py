@@ -21,7 +21,7 @@ from robustsuite.benchmarks.models.files import kind_of, regular
 from robustsuite.benchmarks.models.finish import finish, statistics_of
 from robustsuite.errors import BadModel
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.models import Model, answering, loader
+from robustsuite.serve.models import Model, answering, loader, passes
 
 OTHERS = {"torch": "checkpoint:{}?arch=...", "torchscript": "torchscript:{}", "export": "export:{}"}
 """The scheme that loads a file of each kind."""
@@ -36,6 +36,14 @@ class Frozen(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.held[0](x.cpu())
+
+
+class Closed(Frozen):
+    """A network that no gradient passes, though torch may say of its answers that one would."""
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            return super().forward(x)
 
 
 class Compiled(nn.Module):
@@ -78,8 +86,8 @@ class Compiled(nn.Module):
 def torchscript(name: str, space: InputSpace, *, mean: str = "", std: str = "") -> Model:
     """A TorchScript archive over (N, C, H, W) in [0, 1]: torchscript:net.pt.
 
-    mean, std: where it takes normalised pixels. A frozen one stays in float32 where the judge asks in float64; its note
-    says so. Raises BadModel, BadValue.
+    mean, std: where it takes normalised pixels. A frozen one stays in float32 where the judge asks in float64; one that
+    passes no gradient, as a quantised one, shows scores alone; its note says so. Raises BadModel, BadValue.
     """
     path = _archive(name, "torchscript")
     archive = checked_script(path)
@@ -155,11 +163,12 @@ def _finished(
         net, logits, one = answering(net, net(x), name, space.classes)
     except RuntimeError as error:
         raise _unread(path, f"a network for {'x'.join(map(str, space.shape))} pictures", error) from error
-    if not logits.requires_grad:
-        raise BadModel(f"expected a network with gradients in {path.name}, got none, as from a quantised one; export "
-                       f"the float model")  # fmt: skip
-    doubles = _doubles(net, x.detach())
+    box = not passes(logits, x)
+    doubles = not box and _doubles(net, x.detach())
     notes = [one, "" if doubles else f"{path.name} computes in float32 also where the judge asks in float64"]
+    if box:
+        notes.insert(0, f"{path.name} passes no gradient, as a quantised network: it shows scores alone")
+        net, batch = Closed(net), batch if batch[0] > 1 else (1, 1)  # 8 bits may be scaled by the whole batch
     pair = statistics_of(*statistics, space.channels)
     made = finish(name, Compiled(net, batch, doubles), space, pair, "; ".join(filter(None, notes)))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # a frozen network's weights are part of its code

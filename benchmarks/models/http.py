@@ -210,7 +210,7 @@ def http(name: str, space: InputSpace) -> Model:
     labels = bool(endpoint.answer.labels) and not endpoint.answer.scores
     shows = Access.LABELS if labels else ANSWERS
     return Model(f"http:{endpoint.name}", net, space, weights_sha256(net), shows=shows, host=endpoint.host,
-                 grid=endpoint.grid, note=_note(endpoint))  # fmt: skip
+                 grid=endpoint.grid, note=_note(endpoint), classes=tuple(endpoint.classes))  # fmt: skip
 
 
 def _note(endpoint: Endpoint) -> str:

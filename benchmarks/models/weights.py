@@ -29,6 +29,9 @@ NESTS = (
 )  # fmt: skip
 """Keys under which frameworks keep weights, the likeliest first; a set under another key is found as well."""
 
+NAMES = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label", "label2id")
+"""Keys under which the classes' names stand."""
+
 DEPTH = 3
 """How many dictionaries deep a set of weights may stand."""
 
@@ -58,10 +61,14 @@ class Stand:
 
 
 class Held(NamedTuple):
-    """The sets of weights in a file by their key, 'ema' or 'model.teacher' ('.': the file's own), and its metadata."""
+    """The sets of weights in a file by their key, 'ema' or 'model.teacher' ('.': the file's own), and its metadata.
+
+    classes: their names in order, where the file has such a list beside the weights.
+    """
 
     sets: dict[str, Weights]
     metadata: dict[str, str]
+    classes: tuple[str, ...] = ()
 
     @property
     def first(self) -> Weights:
@@ -82,10 +89,10 @@ def read_weights(name: str) -> Held:
     path = regular(name, "a file of weights")
     if path.suffix == ".json":
         raise BadModel(f"expected a file of weights, got {path.name}{_index(path)}; save one state_dict() in one file")
-    sets, metadata = _safetensors(path) if path.suffix == ".safetensors" else (dict(_torch_file(path)), {})
-    if not sets:
+    held = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+    if not held.sets:
         raise BadModel(f"expected named tensors in {path.name}, got none; save model.state_dict()")
-    return Held(sets, metadata)
+    return held
 
 
 def _index(path: Path) -> str:
@@ -96,17 +103,17 @@ def _index(path: Path) -> str:
     return f", the index of weights in {parts} shards"
 
 
-def _safetensors(path: Path) -> tuple[dict[str, Weights], dict[str, str]]:
+def _safetensors(path: Path) -> Held:
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, AttributeError) as error:  # a dtype that this torch has not
         raise BadModel(f"expected a safetensors file in {path.name}, got {error}; export the model again") from error
-    return ({".": tensors} if tensors else {}), metadata
+    return Held({".": tensors} if tensors else {}, metadata)
 
 
-def _torch_file(path: Path) -> list[tuple[str, Weights]]:
+def _torch_file(path: Path) -> Held:
     kind = kind_of(path)
     if kind == "torchscript":
         raise BadModel(f"expected plain weights in {path.name}, got TorchScript; load it as torchscript:{path.name}")
@@ -122,7 +129,16 @@ def _torch_file(path: Path) -> list[tuple[str, Weights]]:
     if isinstance(content, nn.Module) or not isinstance(content, Mapping):
         got = type(content).__name__
         raise BadModel(f"expected a dictionary of tensors in {path.name}, got {got}; save model.state_dict()")
-    return list(_sets(content))
+    return Held(dict(_sets(content)), {}, next(filter(None, (_names(content.get(key)) for key in NAMES)), ()))
+
+
+def _names(value: object) -> tuple[str, ...]:
+    """A list of names, or a mapping between names and their numbers 0, 1, ...; () for anything else."""
+    if isinstance(value, Mapping):
+        numbered = {k: v for v, k in value.items()} if all(isinstance(k, str) for k in value) else dict(value)
+        value = [numbered.get(i) for i in range(len(value))]
+    named = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return tuple(value) if named else ()  # type: ignore[arg-type]
 
 
 def _unread(path: Path, error: Exception) -> BadModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -135,17 +136,34 @@ def onnx(name: str, space: InputSpace) -> Model:
     path = regular(name, "an ONNX file")
     import onnx as format  # a package that onnx2torch needs and brings
     from onnx.version_converter import convert_version
-    from onnx2torch import convert
 
     note = ""
     try:
         read = format.load(str(path))
         try:
-            net = convert(read)
+            net = _converted(read)
         except NotImplementedError:
-            net = convert(convert_version(read, OPSET))
+            net = _converted(convert_version(read, OPSET))
             note = f"{path.name} brought down to opset {OPSET}"
     except Exception as error:  # the parser raises protobuf's own class, the converters RuntimeError and others
         hint = f"export it again with opset {OPSET}" if "version" in str(error) else "export it again"
         raise BadModel(f"expected an ONNX network in {path.name}, got {in_a_line(error)}; {hint}") from error
     return finish(f"onnx:{path.stem}", net, space, note=note)
+
+
+def _converted(graph: Any) -> nn.Module:
+    """As a network; onnx2torch looks for the weights of convolutions among initialisers alone, not among constants."""
+    from onnx2torch import convert
+
+    try:
+        net: nn.Module = convert(graph)
+    except KeyError:
+        constants = {node.output[0]: node for node in graph.graph.node if node.op_type == "Constant"}
+        needed = {name for node in graph.graph.node if node.op_type.startswith("Conv") for name in node.input[1:]}
+        for name in sorted(needed & constants.keys()):
+            for value in (held.t for held in constants[name].attribute if held.name == "value"):
+                value.name = name
+                graph.graph.initializer.append(value)
+                graph.graph.node.remove(constants[name])
+        net = convert(graph)
+    return net

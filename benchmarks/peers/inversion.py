@@ -38,8 +38,9 @@ from robustsuite.methods.federated.updates import Client
 from robustsuite.scenarios.inversion import observed
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Dataset, InputSpace, Split, load_data
-from robustsuite.serve.models import Normalised, untrained
+from robustsuite.serve.models import Normalised
 from robustsuite.serve.stages import Applied, applied
+from robustsuite.serve.training import untrained
 
 SPACE = InputSpace(3, 32, 32, 10)
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

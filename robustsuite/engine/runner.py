@@ -19,7 +19,8 @@ from robustsuite.engine.parts import Played, divided
 from robustsuite.engine.plan import Decision
 from robustsuite.errors import ENDS, OF_THE_RUN, Unsupported, UsageError
 from robustsuite.integrity import probes
-from robustsuite.integrity.checks import Flag, concerns
+from robustsuite.integrity.checks import ENOUGH, Flag, concerns
+from robustsuite.integrity.class_order import at_chance, class_order
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
 from robustsuite.scenarios import evasion
@@ -68,7 +69,7 @@ class Runner:
         system = self._serve(cell)
         record = joined([part.record for part in parts])
         record = cell.scenario.conclude(Context(cell, system, self.width), record)
-        flags = _noticed(self._probe(cell, system), cell, system)
+        flags = _on_all(_noticed(self._probe(cell, system), cell, system), cell, record)
         seconds, peak = sum(part.seconds for part in parts), max(part.peak for part in parts)
         changed, examples = _recorded(cell, record, flags, seconds, peak)
         return {**changed, "weights_sha256": self.weights}, examples
@@ -217,6 +218,21 @@ def _noticed(probed: list[Flag], cell: Cell, system: System) -> list[Flag]:
     if evades and (alone := [d.card.name for d in cell.lifecycle.at("serve") if d.card.surrogate is None]):
         flags.append(Flag("no_adaptive_attack", f"{', '.join(alone)} brings no surrogate to attack it through"))
     return flags
+
+
+def _on_all(flags: list[Flag], cell: Cell, record: Record) -> list[Flag]:
+    """What the verdicts on all clean pictures say besides: of the order of the classes, and of chance."""
+    model, y = cell.lifecycle.model, cell.split.y.numpy()
+    right = record.columns.get("clean_ok", record.columns.get("robust"))
+    if right is None or len(right) != len(y) or not len(y):
+        return flags
+    bare = model.pretrained and not cell.lifecycle.at("serve")  # a detector's rejections are no guesses
+    if bare and len(y) >= ENOUGH and "clean_ok" in record.columns:
+        head = cell.reading.head
+        found = at_chance(int(right.sum()), len(y), model.space.classes if head is None else len(head))
+        flags = [f for f in flags if f.name != "clean_at_chance"] + ([found] if found else [])
+    order = class_order(model.classes, cell.lifecycle.data.classes, y, right.numpy().astype(bool))
+    return [*flags, order] if order else flags
 
 
 def _declared(cell: Cell, record: Record) -> tuple[Column, ...]:

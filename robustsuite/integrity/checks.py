@@ -28,6 +28,9 @@ PARITY = 0.05
 AUDITED = 64
 """Images an audit looks at in each cell."""
 
+ENOUGH = 50
+"""Clean pictures of a cell whose verdicts say more of class order and chance than the probe's few."""
+
 GRADES = ("CERTIFIED", "SOUND", "PROVISIONAL", "INVALID")
 """From the best; a cell has the worst that its flags say. Only the first two are ranked."""
 
@@ -135,6 +138,10 @@ CHECKS = (
           "goal reached; only a defense that says rejects=True may answer by a row of NaN, where the network below it "
           f"has an answer; any other warns, above {_percent(SMALL)} and more than 2 images it fails", "probe, scenario",
           {"undefined_answers": ("warn", "all")}),
+    Check("E26", "classes in one order", "names of a model's outputs (id2label, a checkpoint's or an endpoint's "
+          "classes) and the data's, in lower case, words alone, a wnid or any of the names between commas: the same "
+          "set in another order fails; others that do not meet warn, unless more than half of at least "
+          f"{ENOUGH} clean pictures of those classes are right", "scenario", {"class_order": ("warn", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",
@@ -151,8 +158,10 @@ CHECKS = (
     Check("S4", "smoothing: prediction", "two-sided binomial test, the abstained share is a column", "design"),
     Check("S5", "smoothing: sandwich", "images broken inside a radius that votes have proven: more than alpha = 0.001 "
           "of them and 1 image warns", "report", {"vote_contradicted": ("warn", "all")}),
-    Check("–", "worth asking", "accuracy on clean pictures that a guesser reaches, a trigger without a picture to "
-          "stand on, and reconstructions no nearer to their own originals than to others' fail", "probe, scenario",
+    Check("–", "worth asking", "accuracy on clean pictures that a guesser reaches once in twenty tries (exact "
+          f"binomial; of a pretrained model as it is on all pictures of a cell with at least {ENOUGH}, else on the "
+          "probe's), a trigger without a picture to stand on, and reconstructions no nearer to their own originals "
+          "than to others' fail", "probe, scenario",
           {"clean_at_chance": ("fail", "all"), "nothing_to_trigger": ("fail", "all"),
            "control_as_good": ("fail", "all")}),
 )  # fmt: skip

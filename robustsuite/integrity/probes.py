@@ -16,6 +16,7 @@ from robustsuite.integrity import gradient_probes
 from robustsuite.integrity.canaries import canaries as canaries
 from robustsuite.integrity.checks import Flag as Flag
 from robustsuite.integrity.checks import undefined
+from robustsuite.integrity.class_order import at_chance
 from robustsuite.integrity.state import kept, state_of
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.oracle import preserved
@@ -157,13 +158,7 @@ def _still(net: nn.Module, x: Tensor, grid: bool) -> Flag | None:
 
 
 def _at_chance(logits: Tensor, y: Tensor) -> Flag | None:
-    """Accuracy that a guesser reaches once in twenty tries or more, as with another pixel range or class order."""
-    from scipy.stats import binom
-
-    right, n, classes = int((logits.argmax(1) == y).sum()), len(y), logits.shape[1]
-    if binom.sf(right - 1, n, 1 / classes) < 0.05:
-        return None
-    return Flag("clean_at_chance", f"{right} of {n} right among {classes} classes; check pixel range and class order")
+    return at_chance(int((logits.argmax(1) == y).sum()), len(y), logits.shape[1])
 
 
 def _batch(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:

@@ -51,9 +51,11 @@ def _figure(value: Any, depth: int) -> object:
 
 @contextmanager
 def kept(net: nn.Module) -> Iterator[None]:
-    """Give every module its attributes back, those that were assigned to; what they hold is not copied."""
-    tables = ("_parameters", "_buffers")
-    saved = [(module, {k: dict(v) if k in tables else v for k, v in vars(module).items()}) for module in net.modules()]
+    """Give every module its attributes back, those that were assigned to; what they hold is not copied.
+
+    A script's tables are views of what its interpreter holds, not dictionaries: they are left alone.
+    """
+    saved = [(module, {k: dict(v) if _table(k, v) else v for k, v in vars(module).items()}) for module in net.modules()]
     try:
         yield
     finally:
@@ -61,8 +63,12 @@ def kept(net: nn.Module) -> Iterator[None]:
             for key in vars(module).keys() - attributes.keys():
                 del module.__dict__[key]
             for key, value in attributes.items():
-                if key in tables:
+                if _table(key, vars(module).get(key)):
                     vars(module)[key].clear()
                     vars(module)[key].update(value)
                 else:
                     module.__dict__[key] = value
+
+
+def _table(key: str, value: object) -> bool:
+    return key in ("_parameters", "_buffers") and isinstance(value, dict)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.errors import Unsupported
+from robustsuite.integrity.class_order import at_chance
 from robustsuite.integrity.probes import Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring, Stream
@@ -121,12 +122,8 @@ def concluded(record: Record, classes: int, reading: Reading) -> Record:
 
 def _at_chance(right: Tensor, classes: int) -> list[Flag]:
     """As many right as a guesser has: folders mapped to the wrong classes, or pixels in another range."""
-    from scipy.stats import binom
-
-    k, n = int(right.sum()), len(right)
-    if n < FEW or binom.sf(k - 1, n, 1 / classes) < 0.05:
-        return []
-    return [Flag("clean_at_chance", f"{k} of {n} right among {classes} classes; check the class mapping")]
+    found = at_chance(int(right.sum()), len(right), classes, "the class mapping") if len(right) >= FEW else None
+    return [found] if found else []
 
 
 CONTROL = (

@@ -17,10 +17,11 @@ from robustsuite.maths.numerics import THREADS
 from robustsuite.serve.adversary import Aux, Poisoned, Poisoner
 from robustsuite.serve.data import Dataset, Split, parse_spec
 from robustsuite.serve.kept import file_of, kept, key_of, learnt
-from robustsuite.serve.models import Fit, Model, Reshaping, Training, load_model, ready, untrained, weights_sha256
+from robustsuite.serve.models import Fit, Model, Reshaping, Training, load_model, ready, weights_sha256
 from robustsuite.serve.protocols import Detecting
 from robustsuite.serve.stages import Applied, applied
 from robustsuite.serve.system import System
+from robustsuite.serve.training import untrained
 
 NOTHING = Split.of(torch.zeros(0, 1, 1, 1), torch.zeros(0, dtype=torch.int64))
 """The split that a training which does not need one is handed: no picture of any other."""

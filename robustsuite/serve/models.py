@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -231,11 +232,19 @@ def differentiable(net: nn.Module, space: InputSpace, device: torch.device | str
     """Whether any gradient leads back to the picture, whatever it shows: votes and thresholds have none."""
     leaf = torch.full((1, *space.shape), 0.5, requires_grad=True, device=device)
     with torch.enable_grad():
-        logits: Tensor = net(leaf)
-        if not logits.requires_grad:
-            return False
-        (grad,) = torch.autograd.grad(logits.nan_to_num(nan=0.0).sum(), leaf, allow_unused=True)
-    return grad is not None
+        return passes(net(leaf), leaf)
+
+
+def passes(logits: Tensor, leaf: Tensor) -> bool:
+    """Whether a gradient leads back to the leaf; operators on 8 bits say that one would, and have none or raise."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that such operators may raise one day
+            return logits.requires_grad and (
+                torch.autograd.grad(logits.nan_to_num(nan=0.0).sum(), leaf, allow_unused=True)[0] is not None
+            )
+    except RuntimeError:
+        return False
 
 
 def weights_sha256(net: nn.Module) -> str:
@@ -243,8 +252,17 @@ def weights_sha256(net: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for part in tensor if isinstance(tensor, tuple) else (tensor,):  # a quantised layer's weights and bias
+            digest.update(_bytes(part))
     return digest.hexdigest()
+
+
+def _bytes(held: object) -> bytes:
+    if not isinstance(held, Tensor):
+        return repr(held).encode()
+    if held.is_quantized:
+        return _bytes(held.int_repr()) + _bytes(held.dequantize())
+    return held.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def loader(**facts: Any) -> Callable[[F], F]:
@@ -277,7 +295,7 @@ def load_model(spec: str, space: InputSpace) -> Model:
         behaviour = behaviour_of(model.net, [card.function.__module__]) | model.behaviour
         model = replace(model, behaviour=dict(sorted(behaviour.items())))
         for key, tensor in model.net.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise BadModel(f"expected finite weights in {spec}, got NaN or infinity in {key!r}; export it again")
     return model
 
@@ -291,24 +309,12 @@ def _joined(models: list[Model], space: InputSpace) -> Model:
     note = "; ".join(model.note for model in models if model.note)
     behaviour = {key: value for model in models for key, value in model.behaviour.items()}
     name = " + ".join(model.name for model in models)
-    return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour)
+    named = {model.classes for model in models if model.classes}
+    classes = named.pop() if len(named) == 1 else ()
+    return Model(name, net, space, weights_sha256(net), note=note, behaviour=behaviour_of(net) | behaviour,
+                 classes=classes)  # fmt: skip
 
 
 def ready(net: nn.Module, device: str = "cpu") -> nn.Module:
     """In eval mode, frozen, on the device: only the input's gradient is ever asked."""
     return net.to(device).eval().requires_grad_(False)
-
-
-def untrained(net: nn.Module, seed: int) -> nn.Module:
-    """A copy with freshly drawn weights, each layer's by its own rule; parameters without one get 0.02 N(0, 1)."""
-    fresh = copy.deepcopy(net)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        for module in fresh.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-                continue
-            for parameter in module.parameters(recurse=False):
-                parameter.copy_(0.02 * torch.randn(parameter.shape))
-    return fresh

@@ -205,3 +205,18 @@ def _finite(losses: list[Tensor], epoch: int) -> float:
 def _line(epoch: int, recipe: Recipe, loss: float, score: float | None) -> str:
     chosen = "" if score is None else f", val score {score:.4f}"
     return f"epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}{chosen}"
+
+
+def untrained(net: nn.Module, seed: int) -> nn.Module:
+    """A copy with freshly drawn weights, each layer's by its own rule; parameters without one get 0.02 N(0, 1)."""
+    fresh = copy.deepcopy(net)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.copy_(0.02 * torch.randn(parameter.shape))
+    return fresh

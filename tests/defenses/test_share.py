@@ -18,8 +18,8 @@ from robustsuite.methods.federated.fedsgd import Rounds, accuracy
 from robustsuite.methods.federated.updates import Client, Gradients, updates
 from robustsuite.scenarios.inversion import Owner, observed
 from robustsuite.serve.data import Split
-from robustsuite.serve.models import untrained
 from robustsuite.serve.stages import applied
+from robustsuite.serve.training import untrained
 
 
 def net() -> nn.Module:

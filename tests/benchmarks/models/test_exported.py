@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import robustsuite as rs
 from robustsuite.errors import BadModel
+from robustsuite.integrity.probes import probe
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.judge import Judge
-from robustsuite.serve.models import load_model, ready
+from robustsuite.serve.models import ANSWERS, load_model, ready
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 SPACE = InputSpace(1, 4, 4, 3)
@@ -102,6 +103,13 @@ def test_an_attack_and_every_probe_pass(scheme: str, tmp_path: Path) -> None:
     found, wanted = (rs.evaluate(n, X, y, attack="pgd", budget=rs.Linf(0.05)) for n in (net, plain))
     assert torch.equal(found.columns["robust"], wanted.columns["robust"])
     assert [f.name for f in found.flags] == [f.name for f in wanted.flags]
+
+
+@pytest.mark.parametrize("scheme", ["script", "traced"])
+def test_a_script_is_probed_as_its_network_is(scheme: str, tmp_path: Path) -> None:
+    net, plain = ready(load_model(WAYS[scheme](tmp_path), SPACE).net), ready(Net())
+    y = plain(X).argmax(1)
+    assert probe(net, X, y, SPACE) == probe(plain, X, y, SPACE)
 
 
 def test_normalisation_and_one_output(tmp_path: Path) -> None:
@@ -220,7 +228,13 @@ def test_a_script_that_opens_files_is_refused(tmp_path: Path) -> None:
     assert "got 'torch.save'" in refusal(f"torchscript:{tmp_path / 's.pt'}")
 
 
-def test_a_quantised_script_is_refused_for_its_gradient(tmp_path: Path) -> None:
+def test_a_quantised_script_is_a_box_that_is_asked_one_by_one(tmp_path: Path) -> None:
     net = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {nn.Linear})
-    said = refusal(script(tmp_path / "q.pt", net))
-    assert "export the float model" in said
+    torch.jit.trace(net, X).save(str(tmp_path / "q.pt"))
+    model = load_model(f"torchscript:{tmp_path / 'q.pt'}", SPACE)
+    assert model.shows == ANSWERS
+    assert "passes no gradient" in model.note
+    alone = torch.cat([net(x) for x in X.split(1)])  # in a batch the scale is the batch's
+    assert not torch.equal(net(X), alone)
+    assert torch.equal(ready(model.net)(X), alone)
+    assert [f.name for f in probe(model.net, X, alone.argmax(1), SPACE, shows=model.shows)] == []

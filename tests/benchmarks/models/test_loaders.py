@@ -139,6 +139,18 @@ def test_onnx_newer_than_the_converter_is_brought_down_and_errors_are_a_line(tmp
     assert len(str(refused.value)) < 400
 
 
+def test_onnx_with_a_convolutions_weights_as_a_constant(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    import onnx
+
+    space, x, weight = InputSpace(3, 8, 8, 3), torch.rand(2, 3, 8, 8), torch.rand(3, 3, 8, 8)
+    constant = onnx.helper.make_node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(weight.numpy()))
+    nodes = [constant, onnx.helper.make_node("Conv", ["x", "w"], ["map"]),
+             onnx.helper.make_node("Flatten", ["map"], ["y"])]  # fmt: skip
+    model = load_model(f"onnx:{exported(tmp_path, nodes, 17)}", space)
+    assert torch.allclose(model.net(x), torch.nn.functional.conv2d(x, weight).flatten(1), rtol=1e-4)
+
+
 def test_what_onnx2torch_says_is_cut_to_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def convert(_: object) -> None:
         raise ValueError("an initializer of version 3\n" + "0.1, " * 9999)
