@@ -8,7 +8,7 @@ arXiv:2106.09947 (unstable predictions). The rules stand in `checks.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.threats import Access, parse_ball
-from robustsuite.engine.execute import Progress
+from robustsuite.engine.execute import Progress, asking
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.runner import play
 from robustsuite.engine.store import Store
@@ -50,20 +50,25 @@ def audit(
     """Audit every measured evasion cell that has no audit yet, and store it beside the cell. Returns how many."""
     tell = (progress or Progress()).tell
     waiting = [cell for cell, decision in cells if decision.status == "run" and _waits(cell, store)]
-    for _, group in groupby(waiting, key=lambda cell: id(cell.lifecycle)):
-        members, searched = list(group), {}  # type: ignore[var-annotated]
-        system = members[0].lifecycle.served()
-        for cell in members:
-            with store.lease(f"audit-{cell.run_id}") as lease:
-                if lease is None or not _waits(cell, store):
-                    continue  # another worker's
-                tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
-                case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
-                flags = list(_flags(case))
-                store.amend(
-                    cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
-                )
+    with asking(cells, store):
+        for _, group in groupby(waiting, key=lambda cell: id(cell.lifecycle)):
+            _of_one_system(list(group), store, width, tell)
     return len(waiting)
+
+
+def _of_one_system(members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None]) -> None:
+    """Audit these cells, which share a served system."""
+    system, searched = members[0].lifecycle.served(), dict[tuple[str, int], bool]()
+    for cell in members:
+        with store.lease(f"audit-{cell.run_id}") as lease:
+            if lease is None or not _waits(cell, store):
+                continue  # another worker's
+            tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
+            case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
+            flags = list(_flags(case))
+            store.amend(
+                cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
+            )
 
 
 def _waits(cell: Cell, store: Store) -> bool:
