@@ -1,6 +1,7 @@
 """The oracle hands over what the threat grants, counts every question, and leaves no trace."""
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -90,6 +91,16 @@ def test_a_noisy_net_draws_anew_at_each_question_and_alike_for_each_example() ->
     assert not torch.equal(first, second)
     b = Oracle.over(Noisy(), Access.WHITE_BOX, rng)
     assert torch.equal(torch.cat([b[torch.tensor([i])](X[i : i + 1]) for i in range(10)]), first)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda o: o(X), lambda o: o.labels(X), lambda o: o.gradient(X, lambda z: z[:, 0]), lambda o: o.metered()(X),
+])  # fmt: skip
+def test_no_question_leaves_streams_behind(ask: Callable[[Oracle], object]) -> None:
+    """A probe of as many pictures as were asked about last would answer by these."""
+    net = Noisy()
+    ask(Oracle.over(net, Access.WHITE_BOX, Rng.of(0, "noisy", torch.arange(10))))
+    assert net.rng is None
 
 
 def test_a_row_of_nan_is_a_rejection() -> None:

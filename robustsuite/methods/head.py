@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
 from robustsuite.maths.randomness import Rng
-from robustsuite.serve.oracle import feed
+from robustsuite.serve.oracle import fed
 
 RESHAPES = (
     "View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "Squeeze", "Unsqueeze", "Mean", "AvgPool2D",
@@ -22,8 +22,7 @@ def linear_head(net: nn.Module, picture: Tensor, rng: Rng) -> Tensor:
     A matrix product or convolution, possibly averaged over places afterwards, whose matrix is a weight of the net. What
     the features are does not matter. Raises Unsupported, naming the last operation, where there is no such head.
     """
-    feed(net, rng)
-    with torch.enable_grad():
+    with torch.enable_grad(), fed(net, rng):
         logits: Tensor = net(picture.detach().clone().requires_grad_())
     node = logits.grad_fn
     while node is not None and _passes(node):

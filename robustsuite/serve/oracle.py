@@ -70,16 +70,28 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
         return answer(net, x.new_zeros(1, *x.shape[1:]), None)[:0]
     missing = -len(x) % TILE
     padded = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
-    if rng is not None:
-        feed(net, Rng(torch.cat([rng.keys, rng.keys[-1:].expand(missing)])))
-    logits: Tensor = net(padded)
+    if rng is None:
+        logits: Tensor = net(padded)
+        return logits[: len(x)]
+    with fed(net, Rng(torch.cat([rng.keys, rng.keys[-1:].expand(missing)]))):
+        logits = net(padded)
     return logits[: len(x)]
 
 
-def feed(net: nn.Module, rng: Rng) -> None:
-    """Hand the streams of the coming batch to every module that draws noise."""
+def feed(net: nn.Module, rng: Rng | None) -> None:
+    """Hand the streams of the coming batch to every module that draws noise; None: they draw the same for any."""
     for module in _drawing(net):
         module.rng = rng
+
+
+@contextmanager
+def fed(net: nn.Module, rng: Rng) -> Iterator[None]:
+    """Feed one question, and leave no streams behind: what comes next must not answer by what was asked before."""
+    feed(net, rng)
+    try:
+        yield
+    finally:
+        feed(net, None)
 
 
 def _drawing(net: nn.Module) -> list[Stochastic]:
@@ -248,8 +260,8 @@ class Metered(nn.Module):
         self.counts.add_total(len(x), 0)
         self.calls += 1
         places = torch.arange(len(x), device=self.streams.keys.device)
-        feed(self.net, Rng(self.streams.keys[:1].expand(len(x))).fold(places).fold(self.calls))
-        logits: Tensor = self.net(x)
+        with fed(self.net, Rng(self.streams.keys[:1].expand(len(x))).fold(places).fold(self.calls)):
+            logits: Tensor = self.net(x)
         if logits.requires_grad:
             logits.register_hook(lambda grad: self.counts.add_total(0, len(grad)))
         return logits

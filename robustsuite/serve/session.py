@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.maths.randomness import Rng
-from robustsuite.serve.oracle import feed
+from robustsuite.serve.oracle import fed
 from robustsuite.serve.system import System
 
 NOTE = "order and batch size are part of this system: {order}, {batch} at a time"
@@ -33,8 +33,7 @@ class Session:
 
     def answer(self, x: Tensor, rng: Rng) -> Tensor:
         """Logits (N, K), detached, of the next pictures (N, C, H, W) of the stream; `rng` feeds what it draws."""
-        feed(self.net, rng)
-        with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.enable_grad():
+        with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.enable_grad(), fed(self.net, rng):
             torch.manual_seed(int(rng.keys[0]) & ((1 << 63) - 1))  # what its layers draw from the global state
             logits: Tensor = self.net(x)
         return logits.detach()
