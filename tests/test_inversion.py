@@ -33,7 +33,7 @@ from robustsuite.methods.federated.lbfgs import lbfgs
 from robustsuite.methods.federated.updates import Client, updates
 from robustsuite.scenarios import inversion
 from robustsuite.serve.data import Split
-from robustsuite.serve.models import untrained
+from robustsuite.serve.training import untrained
 
 SHAPE = (3, 12, 12)
 

@@ -94,7 +94,8 @@ CHECKS = (
           "on more than a tenth of the pictures; zeros on "
           "saturated pixels at most 3 times as frequent as elsewhere; the directional derivative of the margin against "
           f"central differences (h = 0.001, 8 low-frequency directions): median relative error above {_percent(BENT)} "
-          f"warns, above {_percent(BROKEN)} fails; answers that do not move with the pixels warn", "probe",
+          f"warns, above {_percent(BROKEN)} fails; answers that do not move with the pixels (by a level, of what is "
+          "given 8 bits and judged so) warn", "probe",
           {"zero_gradients": ("fail", "gradients"), "gradient_mismatch": ("fail", "gradients"),
            "piecewise_constant": ("warn", "evasion")}),
     Check("E11", "framework canary", "clamp gradient at the bounds, scripted gradients, repeated convolutions, TF32; "

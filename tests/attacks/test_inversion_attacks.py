@@ -26,8 +26,9 @@ from robustsuite.methods.federated.updates import Client
 from robustsuite.scenarios.inversion import observed
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
-from robustsuite.serve.models import Normalised, untrained
+from robustsuite.serve.models import Normalised
 from robustsuite.serve.stages import applied
+from robustsuite.serve.training import untrained
 
 
 def smooth(n: int, side: int = 16, seed: int = 0) -> Tensor:
