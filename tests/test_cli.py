@@ -272,9 +272,9 @@ def test_flags_beside_a_sweep_leave_its_folder_alone(capsys: pytest.CaptureFixtu
 def test_cells_that_leave_a_report_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(capsys, "run", sweep(), "--first", "10")[0] == 0
     _, said, _ = command(capsys, "run", "sweep.yaml", "--first", "8")
-    assert "3 cells that runs/tiny held before leave its report" in " ".join(said.split())
+    assert "3 cells of the sweep before leave the report of runs/tiny" in " ".join(said.split())
     _, said, _ = command(capsys, "run", "sweep.yaml", "--first", "8")
-    assert "leave its report" not in said
+    assert "leave the report" not in said
 
 
 def test_a_dry_run_says_what_it_costs_and_computes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,16 @@ def cifar10(*, root: str = "", pack: str = "", seed: int = 0, train: int = 0) ->
         held = min(VAL, len(y) // 10)
         for part, rows in (("train", order[:-held][: train or None].sort().values), ("val", order[-held:])):
             splits[part] = Split.of(pictures[rows], y[rows], rows)
-    return Dataset("cifar10", InputSpace(3, 32, 32, 10), CLASSES, splits)
+    return Dataset("cifar10", InputSpace(3, 32, 32, 10), CLASSES, splits, note=_aside(path, pack))
+
+
+def _aside(path: Path, pack: str) -> str:
+    """Which of several test packs is read, '' where there is no choice."""
+    there = sorted(file.name for folder in (path, path / "cifar10") for file in folder.glob("*_test*.npz"))
+    named = [name for name in there if pack in name]
+    if len(there) < 2 or not named:
+        return ""
+    return f"test pictures of {named[0]}, not of {', '.join(name for name in there if name != named[0])}"
 
 
 def _found(path: Path, pack: str) -> dict[str, Pictures]:

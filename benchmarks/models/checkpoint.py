@@ -15,7 +15,7 @@ from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.benchmarks.models.finish import finish, statistics_of
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
 from robustsuite.benchmarks.models.weights import Held, Weights, odd, read_weights
-from robustsuite.errors import BadModel, BadValue, UnknownName
+from robustsuite.errors import BadModel, BadValue, UnknownName, quoted
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
 
@@ -46,6 +46,8 @@ def checkpoint(
         raise BadModel(f"expected a model of the data's {space.classes} classes, got classes={classes} for {path.name}")
     if not arch:
         raise BadModel(f"expected arch=... for {path.name}, got none; {_fitting(held.first, space)}")
+    if ":" not in arch and arch not in ARCHITECTURES:
+        raise BadModel(f"expected a known arch= for {path.name}, got {quoted(arch)}; {_fitting(held.first, space)}")
     net = architecture(arch, space, pad_type)
     what = f"{path.name} with arch={arch}"
     notes = [fill(net, chosen(held, net.state_dict(), weights, path.name), what, space)]

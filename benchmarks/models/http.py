@@ -69,6 +69,10 @@ class Service:
         words = f"{self.endpoint.name}: {sent} pictures sent, {answered} answered, {refused} refused, {lost} lost"
         return words + (f", {open_} under way when a process was killed" if open_ else "")
 
+    def allowed(self) -> int | None:
+        """How many pictures it may be asked about in total."""
+        return self.endpoint.queries_total
+
     def seconds(self) -> float:
         """How long a picture takes at the least."""
         return 1.0 / (self.endpoint.rate * self.endpoint.batch)

@@ -20,6 +20,7 @@ from ..read.runs import Results, read
 from ..render.document import Entry, words
 from ..sections.checks_table import MEANING
 from ..sections.generic import mean_entry
+from ..sections.summary import rankings, verdict
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
 """Before a rate whose grade keeps it out of rankings."""
@@ -38,7 +39,10 @@ class Grid(NamedTuple):
 
 
 def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
-    """One grid a threat (attacks down, defenses across), then one a shift set; and the sentences of failed cells."""
+    """One grid a threat (attacks down, defenses across), then one a shift set; and the sentences of failed cells.
+
+    Of one system the last grid is a title alone: how it stands.
+    """
     run = read(runs)
     table = scores(run)
     failed = run.cells[run.cells["status"] == "failed"]
@@ -50,7 +54,8 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     grids = [*_threats(run, alone, worst_case(run)), *_shifts(errors), *_over_seeds(over_seeds(run))]
     if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["grade"])]:
         legend = legend._replace(rows=[*legend.rows, *([Entry(text) for text in row] for row in marks)])
-    return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids)], sentences
+    said = [Grid(line, [], [])] if (line := verdict(rankings(run))) else []
+    return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids), *said], sentences
 
 
 def _letter(i: int) -> str:

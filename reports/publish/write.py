@@ -28,7 +28,7 @@ from ..render.document import Document, Part
 from ..sections.checks_table import integrity_section, to_json
 from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
-from ..sections.summary import cautions, rankings
+from ..sections.summary import cautions, rankings, verdict
 from ..sections.training_findings import artefact_section
 
 FORMATS = ("html", "md", "latex", "csv")
@@ -90,7 +90,8 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
     ]
     shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.order)
     said = tuple(answer for part in parts for answer in part.answers)
-    return Document(run.title, run.note, tuple(made), tuple(cautions(run, rankings(run))), said, tuple(shown))
+    worst = rankings(run)
+    return Document(run.title, run.note, tuple(made), tuple(cautions(run, worst)), said, tuple(shown), verdict(worst))
 
 
 def added(run: Results, table: pd.DataFrame) -> list[Part]:

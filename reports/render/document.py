@@ -82,7 +82,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report: title with its note, counts, cautions, answers, sections."""
+    """A whole report: title with its note, counts, cautions, answers, sections.
+
+    verdict: how the one system of a run stands, in a line; '' where there are several.
+    """
 
     title: str
     note: str
@@ -90,6 +93,7 @@ class Document:
     cautions: tuple[str, ...]
     answers: tuple[Answer, ...]
     sections: tuple[Section, ...] = field(repr=False)
+    verdict: str = ""
 
 
 @lru_cache(maxsize=SHARED, typed=True)

@@ -17,9 +17,11 @@ def render(document: Document) -> str:
         ", ".join(f"{count} {name}" for name, count in document.counts) + ".",
         "",
     ]
+    lines += [f"**{escape(document.verdict)}**", ""] if document.verdict else []
     lines += [f"- **{escape(caution)}**" for caution in document.cautions]
     for answer in document.answers:
-        numbers = ", ".join(f"{label} {value} ({span})" for label, value, span, _ in answer.numbers)
+        spans = [f" ({span})" if span else "" for _, _, span, _ in answer.numbers]
+        numbers = ", ".join(f"{n[0]} {n[1]}{span}" for n, span in zip(answer.numbers, spans, strict=True))
         said = " ".join([f"{numbers}." if numbers else "", *answer.sentences])
         lines += ["", f"**{escape(answer.title)}** ({escape(answer.where)}): {escape(said)}"]
     for section in document.sections:

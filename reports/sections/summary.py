@@ -23,6 +23,26 @@ WHERE = ("dataset", "model", "seed")
 PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
+def verdict(worst: pd.DataFrame) -> str:
+    """How the one system of a run stands, in a line; '' where there are several, or no number that passed its checks.
+
+    `worst` is what `rankings` returned.
+    """
+    rows = worst[worst["robust_accuracy"].notna()] if len(worst) else worst
+    if not len(rows) or len(worst[["dataset", "model", "defense", "seed"]].drop_duplicates()) != 1:
+        return ""
+    sound = rows[rows["grade"] != "INVALID"].sort_values("robust_accuracy", kind="stable").to_dict("records")
+    if not sound:
+        return "Every number under attack failed a check: nothing can be said of how this system stands."
+    low = sound[0]
+    threat = low["budget"] or low["threat"]
+    of = f", the worst of {len(sound)} threats" if len(sound) > 1 else ""
+    return (
+        f"{percent(low['clean_accuracy'])} of {number(low['n'])} images are right unattacked; at most "
+        f"{percent(low['robust_accuracy'])} ({interval(low['lo'], low['hi'])}) stay right under {threat}{of}."
+    )
+
+
 def attacked(run: Results, worst: pd.DataFrame) -> Iterator[Answer]:
     """One short answer a threat, for each dataset and model, over seeds where there are several; `worst` is what
     `rankings` returned.
@@ -30,6 +50,9 @@ def attacked(run: Results, worst: pd.DataFrame) -> Iterator[Answer]:
     means = over_seeds(run)
     means = means[(means["attack"] == TOGETHER) & (means["metric"] == "robust_accuracy")]
     parts = list(groups(worst, GROUP[:-1]))
+    alone = bool(verdict(worst))
+    if alone:  # of one system the threat that it stands worst under comes first
+        parts.sort(key=lambda part: part[1]["robust_accuracy"].fillna(np.inf).min())
     titles = titled([key for key, _ in parts], GROUP[:-1])
     for ((threat, budget, goal, *where), part), title in zip(parts, titles, strict=True):
         mine = _of(means, dict(zip(GROUP, (threat, budget, goal, *where), strict=False)))
@@ -39,9 +62,12 @@ def attacked(run: Results, worst: pd.DataFrame) -> Iterator[Answer]:
             yield _over_seeds(title, _where([*where, 0], str(goal)), mine, "robust accuracy", said)
             continue
         ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
+        rows = part.to_dict("records")
+        numbers = list(_numbers(ranked.to_dict("records"), rows, "robust_accuracy", "robust accuracy"))
+        if alone:
+            numbers.append(("no attack", percent(part["clean_accuracy"].iloc[0]), "", ""))
         yield Answer(
-            title, _where([*where, part["seed"].iloc[0]], str(goal)),
-            tuple(_numbers(ranked.to_dict("records"), part.to_dict("records"), "robust_accuracy", "robust accuracy")),
+            title, _where([*where, part["seed"].iloc[0]], str(goal)), tuple(numbers),
             tuple(_bar(row) for row in by_rank(part).to_dict("records")), tuple(_sentences(part, ranked)),
         )  # fmt: skip
 

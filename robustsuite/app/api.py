@@ -20,7 +20,7 @@ from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Threat
 from robustsuite.engine.audit import audit
 from robustsuite.engine.estimate import crew
-from robustsuite.engine.execute import Planned, Progress, billed, execute, ordered
+from robustsuite.engine.execute import Planned, Progress, billed, execute, ordered, overdrawn
 from robustsuite.engine.executors import spread
 from robustsuite.engine.pack import pack
 from robustsuite.engine.plan import decide, plan
@@ -122,8 +122,10 @@ def run(
     count = _count(by, cells, store, device)
     with watched(cells, store, count or 1) as progress:
         if left:
-            progress.tell(f"{left} cells that {folder} held before leave its report; their files stay, and a sweep "
-                          f"that asks for them finds them computed")  # fmt: skip
+            progress.tell(f"{left} cells of the sweep before leave the report of {folder}; their files stay, and a "
+                          f"sweep that asks for them finds them computed")  # fmt: skip
+        for sentence in overdrawn(cells):
+            progress.tell(sentence)
         if by is None or (by.executor == "local" and count == 1):
             computed = execute(cells, store, progress, width=width)
             if audited:

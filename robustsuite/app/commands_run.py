@@ -117,7 +117,7 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> None:
     """What would be run, what not and why, and the cost, all at the most."""
     from robustsuite.app.api import names_of
     from robustsuite.engine.estimate import estimate, trainings
-    from robustsuite.engine.execute import ordered
+    from robustsuite.engine.execute import ordered, overdrawn
     from robustsuite.records.labels import called, labels
 
     names, cells = names_of(planned), list(ordered(planned))
@@ -148,10 +148,13 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> None:
         screen.print(sentence, markup=False)
     trained, runs, attacked = trainings(cells), len(seconds), sum(seconds.values())
     total = attacked + sum(trained.values())
-    screen.print(
-        f"\n{len(cells)} cells, {runs} to compute: at most {_duration(attacked)} (attacks leave what they break), and "
-        f"{len(trained)} trainings: about {_duration(sum(trained.values()))}"
-    )
+    priced = f"at most {_duration(attacked)} (attacks leave what they break)"
+    if any(cell.lifecycle.model.host for cell, _ in cells):
+        priced = f"at the rates that services allow {_duration(attacked)}, their own pace unknown"
+    taught = f", and {len(trained)} trainings: about {_duration(sum(trained.values()))}" if trained else ""
+    screen.print(f"\n{len(cells)} cells, {runs} to compute: {priced}{taught}")
+    for sentence in overdrawn(cells):
+        screen.print(sentence, markup=False)
     if total > 0:
         bought = min(runs, int(runs * HOUR / total))
         screen.print(f"one hour of one {_unit(cells)} buys about {bought} of the {runs} cells with their trainings")

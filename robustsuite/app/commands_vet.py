@@ -25,6 +25,10 @@ def vet(
     model: Annotated[str, typer.Argument(help="Model spec, e.g. 'checkpoint:net.pth?arch=resnet18_cifar'.")],
     data: Annotated[str, typer.Argument(help="Data spec, e.g. imagefolder:DIR or '{cifar10: {root: DIR}}'.")],
     level: Annotated[str, typer.Option(help="screening (minutes), standard or publication.")] = "screening",
+    first: Annotated[int | None, typer.Option(min=1, help="On the first N pictures, instead of the level's.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option("--budget", "-b", help="A linf radius; 8/255, or 4/255 above 64 pixels.")
+    ] = None,
     host: Annotated[list[str] | None, typer.Option(help="host:port that may be asked, for an http: model.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/vet-... by default.")] = None,
@@ -36,7 +40,8 @@ def vet(
     from robustsuite.app.vetting import vetting
     from robustsuite.engine.plan import plan
 
-    sweep = vetting(model, flags.entry(data, "imagefolder:DIR"), level, tuple(host or ()))
+    radii = tuple(map(_radius, budget or ()))
+    sweep = vetting(model, flags.entry(data, "imagefolder:DIR"), level, tuple(host or ()), first, radii)
     where = flags.device(device)
     if dry_run:
         commands_run.print_plan(plan(sweep, where))
@@ -49,3 +54,13 @@ def vet(
             yield progress
 
     commands_run.finish(api.run(sweep, out=out, device=where, watched=watched, by=api.Workers(workers)))
+
+
+def _radius(text: str) -> str:
+    """A linf radius from '4/255' or 'linf: 4/255'. Raises BadValue."""
+    from robustsuite.errors import BadValue, quoted
+
+    found = flags.budget(text)
+    if not isinstance(found, dict) or set(found) != {"linf"}:
+        raise BadValue(f"expected a linf radius such as 4/255, got {quoted(text)}; l2 is asked besides")
+    return str(found["linf"])

@@ -133,10 +133,11 @@ def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
 
 
 def label(cell: Cell) -> str:
-    """'pgd on rift', 'fog 3 on none'."""
+    """'linf: pgd on rift', 'fog 3 on none'."""
     facts = cell.facts() | {axis: name for axis, name in cell.names.items() if name}
     what = facts["attack"] or f"{facts['corruption'] or facts['shift']} {facts['severity'] or ''}".strip()
-    return f"{what} on {facts['defense']}"
+    threat = f"{facts['threat']}: " if facts["threat"] else ""
+    return f"{threat}{what} on {facts['defense']}"
 
 
 def summary(folder: Path, screen: Console) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from robustsuite.config.threats import Access
 from robustsuite.engine.sweep import Sweep, sweep_of
 from robustsuite.errors import UnknownName
-from robustsuite.serve.data import Dataset, load_data, parse_spec
+from robustsuite.serve.data import Dataset, load_data, parse_data
 from robustsuite.serve.models import Model, load_model
 
 LARGE = 64
@@ -43,39 +43,48 @@ LEVELS = {
 }  # fmt: skip
 
 
-def vetting(model: str, data: Any, level: str = "screening", hosts: tuple[str, ...] = ()) -> Sweep:
+def vetting(
+    model: str, data: Any, level: str = "screening", hosts: tuple[str, ...] = (), first: int | None = None,
+    linf: tuple[str, ...] = (),
+) -> Sweep:  # fmt: skip
     """One model on one data set against every adversary that what it shows allows, and every corruption.
 
-    Budgets: linf 8/255 and l2 0.5, for pictures above 64 pixels 4/255 and 3. Raises UnknownName and what loading does.
+    first: on so many pictures, instead of the level's. linf: radii, instead of 8/255, or 4/255 for pictures above 64
+    pixels; l2 is 0.5, or 3 for these. Raises UnknownName and what loading does.
     """
     if level not in LEVELS:
         raise UnknownName("level", level, LEVELS)
-    source, given = parse_spec(data, "data set")
+    source, given = parse_data(data)
     dataset, judged = load_data(data)
     loaded, asked = load_model(model, dataset.space), LEVELS[level]
-    n = len(judged) if asked.pictures is None else min(asked.pictures, len(judged))
+    n = min(first or asked.pictures or len(judged), len(judged))
     large = max(dataset.space.height, dataset.space.width) > LARGE
-    linf, l2 = ("4/255", 3.0) if large else ("8/255", 0.5)
+    radii, l2 = linf or (("4/255",) if large else ("8/255",)), 3.0 if large else 0.5
     name = "".join(c if c.isalnum() else "-" for c in f"{loaded.name}-{dataset.name}").strip("-")[:60]
     return sweep_of({
         "name": f"vet-{name}-{level}", "title": f"{loaded.name} on {dataset.name}: {level}", "models": [model],
         "data": [{source: {**given, "first": n}}], "hosts": list(hosts),
-        "threats": _threats(loaded, dataset, asked, linf, l2), "shifts": _shifts(dataset, asked),
+        "threats": _threats(loaded, dataset, asked, radii, l2), "shifts": _shifts(dataset, asked),
     }, "vet")  # fmt: skip
 
 
-def _threats(model: Model, dataset: Dataset, level: Level, linf: str, l2: float) -> dict[str, Any]:
+def _threats(model: Model, dataset: Dataset, level: Level, radii: tuple[str, ...], l2: float) -> dict[str, Any]:
     """By what the model shows: all of it, its scores, its labels; and proofs, where it is small enough."""
     found: dict[str, Any] = {}
+    (queries, votes), several = level.queries, len(radii) > 1
+    for radius in radii:
+        beside = f" {radius}" if several else ""
+        if Access.GRADIENTS in model.shows:
+            found["linf" + beside] = {"scenario": "evasion", "access": "white_box", "budget": {"linf": radius},
+                                      "attacks": level.white}  # fmt: skip
+        if Access.SCORES in model.shows:
+            found["scores" + beside] = {"scenario": "evasion", "access": "scores",
+                                        "budget": {"linf": radius, "queries": queries},
+                                        "attacks": [{"square": {"steps": queries - 1}}]}  # fmt: skip
     if Access.GRADIENTS in model.shows:
-        for name, budget in {"linf": {"linf": linf}, "l2": {"l2": l2}}.items():
-            found[name] = {"scenario": "evasion", "access": "white_box", "budget": budget, "attacks": level.white}
-    if Access.SCORES in model.shows:
-        queries = level.queries[0]
-        found["scores"] = {"scenario": "evasion", "access": "scores", "budget": {"linf": linf, "queries": queries},
-                           "attacks": [{"square": {"steps": queries - 1}}]}  # fmt: skip
-    found["labels"] = {"scenario": "evasion", "access": "labels", "budget": {"l2": l2},
-                       "attacks": [{"cgba": {"queries": level.queries[1]}}]}  # fmt: skip
+        found["l2"] = {"scenario": "evasion", "access": "white_box", "budget": {"l2": l2}, "attacks": level.white}
+    found["labels"] = {"scenario": "evasion", "access": "labels", "budget": {"l2": l2, "queries": votes},
+                       "attacks": [{"cgba": {"queries": votes}}]}  # fmt: skip
     weights = sum(p.numel() for p in model.net.parameters())
     if Access.WEIGHTS in model.shows and weights <= BOUNDED[0] and math.prod(dataset.space.shape) <= BOUNDED[1]:
         found["proof"] = {"scenario": "certification", "access": "white_box", "budget": {"linf": "1/255"},

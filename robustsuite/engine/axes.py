@@ -60,7 +60,8 @@ def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str, str]]:
     for model, spec, _ in loaded:
         if model.host and model.host not in sweep.hosts:
             known = ", ".join(sweep.hosts) or "none"
-            raise BadValue(f"expected {model.host}, which {spec} asks, among the sweep's hosts, got {known}; allow it")
+            raise BadValue(f"expected {model.host}, which {spec} asks, among the sweep's hosts, got {known}; write "
+                           f"hosts: [{model.host}], or --host {model.host} to vet")  # fmt: skip
     for model, spec, name in loaded:
         alike = {other for twin, other, _ in loaded if twin.name == model.name}
         yield replace(model, name=spec) if len(alike) > 1 else model, name, spec

@@ -62,6 +62,19 @@ def billed(cells: Iterable[Planned]) -> list[Billed]:
     return list({id(one): one for net in nets.values() for one in services(net)}.values())
 
 
+def overdrawn(cells: Iterable[Planned]) -> Iterator[str]:
+    """A sentence for each service that may be asked more, by the plan, than it allows in total."""
+    planned = [cell for cell, decision in cells if decision.status == "run"]
+    for service in billed((cell, Decision()) for cell in planned):
+        asked = sum(cell.cost().forwards for cell in planned if service in services(cell.lifecycle.model.net))
+        allowed = service.allowed()
+        if allowed is not None and asked > allowed:
+            yield (
+                f"the plan asks at most {asked:,.0f} pictures of a service that allows {allowed:,} (queries_total): "
+                f"the run may end before it is done; judge on fewer pictures, or raise it"
+            )
+
+
 @contextmanager
 def asking(cells: list[Planned], store: Store) -> Iterator[None]:
     """While it lasts, what services answer is kept with the run, and nobody else asks them for it: one bill, one rate.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
-from robustsuite.errors import BadData, BadValue, loading, quoted
+from robustsuite.errors import BadData, BadValue, brief, loading, quoted
 from robustsuite.records.schema import Stream
 
 
@@ -131,7 +131,9 @@ class Dataset:
     def split(self, name: str) -> Split:
         """The split of this name; raises BadData where the data set has none."""
         if name not in self.splits:
-            raise BadData(f"expected a split that {self.name} has, got {name!r}; it has {', '.join(self.splits)}")
+            there = ", ".join(self.splits)
+            raise BadData(f"expected a split that {self.name} has ({there}), got {name!r}; write for example "
+                          f"split: {next(iter(self.splits))}")  # fmt: skip
         return self.splits[name]
 
     def joined(self, *names: str, first: int | None = None) -> Subjects:
@@ -265,6 +267,14 @@ def parse_spec(spec: object, kind: str) -> tuple[str, dict[str, Any]]:
     raise BadValue(f"expected a name for the {kind}, got {quoted(spec)}; write NAME or {{NAME: {{parameter: value}}}}")
 
 
+def likely(file: object) -> str:
+    """The model spec that somebody who names a bare file most likely means, to be told in a sentence."""
+    endings = {".safetensors": "checkpoint", ".pth": "checkpoint", ".pt": "checkpoint", ".ckpt": "checkpoint",
+               ".pt2": "export", ".onnx": "onnx", ".yaml": "http"}  # fmt: skip
+    found = (scheme for ending, scheme in endings.items() if str(file).endswith(ending))
+    return next((f"{scheme}:{brief(file)}" for scheme in found), "torchvision:resnet50")
+
+
 def parse_data(spec: object) -> tuple[str, dict[str, Any]]:
     """A data set's entry as (name, parameters): as `parse_spec` reads it, or 'NAME:ROOT' where it has a root."""
     if isinstance(spec, str) and ":" in spec:
@@ -272,6 +282,9 @@ def parse_data(spec: object) -> tuple[str, dict[str, Any]]:
         if "root" not in card_of("data", name).parameters:
             raise BadValue(f"expected a data set that is read from a folder, got {spec!r}; {name} has no folder")
         return name, {"root": root}
+    if isinstance(spec, str) and ("/" in spec or "." in spec):
+        where = brief(spec)
+        raise BadValue(f"expected a data set, got the path {where!r}; write imagefolder:{where} or cifar10:{where}")
     return parse_spec(spec, "data set")
 
 

@@ -21,7 +21,7 @@ from robustsuite.config.identity import behaviour_of
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel, BadValue, brief, loading, quoted
-from robustsuite.serve.data import InputSpace, Split
+from robustsuite.serve.data import InputSpace, Split, likely
 from robustsuite.serve.ensembles import Members
 from robustsuite.serve.protocols import Billed
 
@@ -276,13 +276,11 @@ def load_model(spec: str, space: InputSpace) -> Model:
     'A + B + C' joins pretrained models: the mean of their logits, or what a defense such as crossmax makes of them.
     space: the data set's input space, against which the model is checked. Raises UnknownName, BadValue, BadModel.
     """
-    if not isinstance(spec, str):
-        raise BadValue(f"expected a model as scheme:name, got {quoted(spec)}; write for example torchvision:resnet50")
+    if not isinstance(spec, str) or ":" not in spec:
+        raise BadValue(f"expected a model as scheme:name, got {quoted(spec)}; write for example {likely(spec)}")
     if " + " in spec:
         return _joined([load_model(part.strip(), space) for part in spec.split(" + ")], space)
-    scheme, colon, rest = spec.partition(":")
-    if not colon:
-        raise BadValue(f"expected a model as scheme:name, got {quoted(spec)}; write for example torchvision:resnet50")
+    scheme, _, rest = spec.partition(":")
     card = card_of("model", scheme)
     name, _, query = rest.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)

@@ -42,6 +42,10 @@ class Billed(Protocol):
         """How long a picture takes at the least."""
         ...
 
+    def allowed(self) -> int | None:
+        """How many pictures it may be asked about in total, None for any number."""
+        ...
+
     def bill(self) -> str:
         """What was asked so far, in a sentence."""
         ...

@@ -202,3 +202,18 @@ def test_a_system_without_a_sound_seed_has_a_page(tmp_path: Path) -> None:
         attack(store, 5, seed=seed, flags=FAILED)
     page = (write_report([tmp_path / "run"], tmp_path / "out")[0].parent / "report.html").read_text(encoding="utf-8")
     assert "Over seeds" in page
+
+
+def test_one_system_has_its_verdict_in_a_line_and_its_worst_threat_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    attack(store, 6, threat="b", budget="linf(eps=0.1)")
+    attack(store, 3, threat="z", budget="l2(eps=1)")
+    document = build(run := read([tmp_path / "run"]), scores(run))
+    assert document.verdict == (
+        "100.0 % of 10 images are right unattacked; at most 30.0 % (6.7–65.2) stay right under l2(eps=1), the worst of "
+        "2 threats."
+    )
+    assert [answer.title[:2] for answer in document.answers] == ["z:", "b:"]
+    attack(store, 5, threat="z", budget="l2(eps=1)", defense="rift")
+    run = read([tmp_path / "run"])
+    assert build(run, scores(run)).verdict == ""

@@ -12,7 +12,7 @@ from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
 from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
-from robustsuite.errors import BadModel, BadValue, UnknownName
+from robustsuite.errors import BadModel, BadValue
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import load_model, ready
 
@@ -79,7 +79,7 @@ def test_another_architecture_is_refused_with_the_one_that_fits(tmp_path, weight
     path = saved(tmp_path, weights)
     assert "arch=resnet2b" in refusal(path, "arch=cnn_a")
     assert "arch=resnet2b" in refusal(path, "")
-    assert "did you mean 'resnet2b'" in refusal(path, "arch=resnet2", kind=UnknownName)
+    assert "got 'resnet2'; its tensors fit arch=resnet2b" in refusal(path, "arch=resnet2")
 
 
 def test_class_counts_shapes_and_values_are_checked(tmp_path, weights):
