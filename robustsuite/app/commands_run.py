@@ -113,8 +113,8 @@ def _chosen(
     return sweep_of({**asked, "name": f"{asked['name'][:60]}-{digest}"}, "the command line")
 
 
-def print_plan(planned: list[tuple[Cell, Decision]]) -> None:
-    """What would be run, what not and why, and the cost, all at the most."""
+def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
+    """What would be run, what not and why, and the cost, all at the most. Returns its seconds."""
     from robustsuite.app.api import names_of
     from robustsuite.engine.estimate import estimate, trainings
     from robustsuite.engine.execute import ordered, overdrawn
@@ -158,6 +158,7 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> None:
     if total > 0:
         bought = min(runs, int(runs * HOUR / total))
         screen.print(f"one hour of one {_unit(cells)} buys about {bought} of the {runs} cells with their trainings")
+    return total
 
 
 def _unit(cells: list[tuple[Cell, Decision]]) -> str:

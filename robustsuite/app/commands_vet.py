@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from robustsuite.engine.store import Store
 
 
+SOON = 600.0
+"""Seconds that somebody waits for."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command of this file to the command line."""
     app.command()(vet)
@@ -44,16 +48,25 @@ def vet(
     sweep = vetting(model, flags.entry(data, "imagefolder:DIR"), level, tuple(host or ()), first, radii)
     where = flags.device(device)
     if dry_run:
-        commands_run.print_plan(plan(sweep, where))
+        _priced(plan(sweep, where))
         return
 
     @contextmanager
     def watched(cells: list[Planned], store: Store, count: int) -> Iterator[Progress]:
-        commands_run.print_plan(cells)  # of the plan that is run, which need not be made a second time for it
+        _priced(cells)  # of the plan that is run, which need not be made a second time for it
         with display.progress(cells, store, count, screen=commands_run.screen) as progress:
             yield progress
 
     commands_run.finish(api.run(sweep, out=out, device=where, watched=watched, by=api.Workers(workers)))
+
+
+def _priced(cells: list[Planned]) -> None:
+    """Print the plan, and on how many pictures it would take some minutes where it takes long."""
+    seconds = commands_run.print_plan(cells)
+    n = max((len(cell.split) for cell, _ in cells), default=0)
+    few = max(8, int(n * SOON / max(seconds, 1.0)) // 8 * 8)
+    if seconds > 2 * SOON and few < n:
+        commands_run.screen.print(f"--first {few} would take at most {few / n * seconds / 60:.0f} min")
 
 
 def _radius(text: str) -> str:
