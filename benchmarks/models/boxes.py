@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.benchmarks.models.files import ONNX, regular
 from robustsuite.benchmarks.models.finish import eight_bits, statistics_of
 from robustsuite.config.identity import installed
 from robustsuite.config.threats import Access
@@ -30,11 +31,9 @@ def onnxruntime(name: str, space: InputSpace, *, mean: str = "", std: str = "") 
     It takes (N, C, H, W) or (N, H, W, C), as its shape says, in [0, 1] or normalised by mean and std; its first output
     of `classes` columns are the scores, else whole numbers (N,) the class. Raises MissingPackage, BadModel.
     """
-    path = Path(name).expanduser()
     if find_spec("onnxruntime") is None:
-        raise MissingPackage("onnxruntime", f"the model onnxruntime:{path.name}", "'robustsuite[onnx]'")
-    if not path.is_file():
-        raise BadModel(f"expected an ONNX file, got {str(path)!r}, which is not there; check the path")
+        raise MissingPackage("onnxruntime", f"the model onnxruntime:{Path(name).name}", "'robustsuite[onnx]'")
+    path = regular(name, "an ONNX file", ONNX)
     content = path.read_bytes()
     graph = _Graph(_session(content, path.name), space, path.name)
     box: nn.Module = Box(graph, hashlib.sha256(content).hexdigest())

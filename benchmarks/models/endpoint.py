@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustsuite.benchmarks.models.files import regular
 from robustsuite.benchmarks.models.finish import eight_bits
-from robustsuite.errors import BadModel, BadValue
+from robustsuite.config.text import read_yaml
+from robustsuite.errors import BadModel, BadValue, quoted
 
 LARGEST = 1 << 20
 """Bytes of the yaml at the most."""
@@ -113,19 +114,17 @@ class Endpoint(_Strict):
 
 
 def read_endpoint(path: Path) -> Endpoint:
-    """The description in a yaml file. Raises BadModel, BadValue."""
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise BadModel(f"expected a yaml of an endpoint at {str(path)!r}, got none or over a megabyte; check the path")
+    """The description in a yaml file. Raises BadModel, BadData, BadValue."""
+    path = regular(str(path), "a yaml of an endpoint", LARGEST)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value, _ = read_yaml(path.read_text(encoding="utf-8"), path.name, dates=True)
         found = Endpoint.model_validate(value)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        line = str(error).splitlines()[0]
-        raise BadModel(f"expected yaml in {path.name}, got {line}; mend it") from error
+    except UnicodeDecodeError as error:
+        raise BadModel(f"expected yaml in {path.name}, got no UTF-8 ({error.reason}); mend it") from error
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join(map(str, first["loc"])) or "it"
-        got = repr(first["input"])[:80]
+        got = quoted(first["input"])
         raise BadModel(f"expected {first['msg'].lower()} for {spot} in {path.name}, got {got}; mend it") from error
     return _checked(found, path.name)
 
