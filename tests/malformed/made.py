@@ -31,6 +31,10 @@ def digit():
 """
 
 
+Content = bytes | str | Callable[[], bytes]
+"""What is in a file, or what makes it: bombs are packed when they are asked for."""
+
+
 class Case(NamedTuple):
     """Words for the command line, and what makes their files in the working folder (which has nets.py)."""
 
@@ -59,13 +63,14 @@ def of_cifar(root: str) -> tuple[str, ...]:
     return asked("python:nets:ten", f"{{cifar10: {{root: '{root}'}}}}")
 
 
-def put(name: str, content: bytes | str) -> Callable[[Path], object]:
+def put(name: str, content: Content) -> Callable[[Path], object]:
     """One file of this content."""
 
     def make(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
+        found = content() if callable(content) else content
+        path.write_bytes(found.encode("utf-8", "surrogatepass") if isinstance(found, str) else found)
 
     return make
 

@@ -180,7 +180,8 @@ def test_a_folder_or_a_file_that_may_not_be_read_is_a_sentence(root, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing.Path, "open", refused)
+        opens = listing.Path.open
+        patch.setattr(listing.Path, "open", lambda p, *a, **k: refused() if p.suffix == ".png" else opens(p, *a, **k))
         with pytest.raises(BadData, match=r"1\.png', got Permission denied"):
             load(root)
     monkeypatch.setattr(listing.os, "scandir", refused)
