@@ -145,9 +145,8 @@ def _archive(name: str, kind: str) -> Path:
 
 
 def _unread(path: Path, what: str, error: Exception) -> BadModel:
-    while error.__context__ is not None and "warnings above" in str(error):  # which are not shown
-        error = error.__context__  # type: ignore[assignment]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = "a damaged one" if "warnings above" in str(error) else str(error)  # warnings that nobody is shown
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
     return BadModel(f"expected {what} in {path.name}, got {lines[-1][:160]}; export the network again")
 
 
