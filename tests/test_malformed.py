@@ -137,7 +137,7 @@ def test_an_error_whose_words_raise_is_told() -> None:
 def test_a_memo_of_billions_takes_no_memory() -> None:
     tracemalloc.start()
     with pytest.raises(BadData, match=r"nothing was run"):
-        unpickled(b"\x80\x02}r\xff\xff\xff\x0f.", "test_batch")
+        unpickled(b"\x80\x02}r\xff\xff\xff\x01.", "test_batch")
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 
@@ -256,3 +256,26 @@ def test_classes_that_are_no_text_or_no_number_are_told_with_their_line() -> Non
             load_data({"imagefolder": {"root": "pics", "classes_file": "c"}})
         assert len(str(found.value)) < 500
     assert in_order(["10", "2", "9" * 5000, "0"]) == ("0", "2", "10", "9" * 5000)
+
+
+def test_a_batch_that_fits_no_memory_is_refused() -> None:
+    pytest.importorskip("onnxruntime")
+    for batch in (10**12, 0):
+        Path("n.onnx").write_bytes(models.graph((batch, 1, 8, 8)))
+        with pytest.raises(BadModel, match="a batch that fits into memory"):
+            load_model("onnxruntime:n.onnx", SPACE)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("url: 'http://['", "http or https url"),
+        ("url: http://localhost:99999/", "http or https url"),
+        ('url: http://localhost/\nheaders: {a: "b\\nc: d"}', "headers of plain letters"),
+        ("url: http://localhost/\nheaders: {é: d}", "headers of plain letters"),
+    ],
+)
+def test_addresses_and_headers_that_are_none_are_refused(text: str, says: str) -> None:
+    Path("e.yaml").write_text(f"name: e\n{text}\n", "utf-8")
+    with pytest.raises(UsageError, match=says):
+        read_endpoint(Path("e.yaml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from robustsuite.serve.models import ANSWERS, Box, Model, Normalised, Votes, loa
 KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
          "tensor(uint8)": np.uint8}  # fmt: skip
 """What a graph may take; uint8 gets 0 ... 255."""
+
+VALUES = 1 << 28
+"""Numbers in a batch of a graph's own size at the most, 1 GiB in float32."""
 
 
 @loader(requires="onnxruntime")
@@ -78,6 +82,8 @@ class _Graph:
         if not fits:
             raise BadModel(f"expected {name} to take {space.shape} pictures, got {given[0].shape}; choose data to fit")
         self.last = fits[0]
+        if self.batch is not None and not 1 <= self.batch * math.prod(space.shape) <= VALUES:
+            raise BadModel(f"expected {name} to take a batch that fits into memory, got {self.batch}; export it again")
         self.output, self.labels = self._outputs(space, name)
 
     def _outputs(self, space: InputSpace, name: str) -> tuple[str, bool]:

@@ -130,8 +130,12 @@ def read_endpoint(path: Path) -> Endpoint:
 
 
 def _checked(found: Endpoint, name: str) -> Endpoint:
-    parts = urlsplit(found.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(found.url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half an address, a port that is none
+        good = False
+    if not good:
         raise BadValue(f"expected an http or https url in {name}, got {found.url!r}; mend it")
     if parts.username or parts.password:
         raise BadValue(f"expected no user or password in the url of {name}, got one; use headers and the environment")
@@ -150,6 +154,9 @@ def _checked(found: Endpoint, name: str) -> Endpoint:
         raise BadValue(f"expected body.field in {name}, got none; say under which key pictures are sent")
     if found.body.picture == "raw" and found.batch > 1:
         raise BadValue(f"expected batch: 1 in {name} where pictures are sent raw, got {found.batch}; a body holds one")
+    for text in (*found.headers, *found.headers.values()):
+        if not (text.isascii() and text.isprintable()):
+            raise BadValue(f"expected headers of plain letters in {name}, got {quoted(text)}; mend it")
     return found
 
 
