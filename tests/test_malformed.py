@@ -279,3 +279,13 @@ def test_addresses_and_headers_that_are_none_are_refused(text: str, says: str) -
     Path("e.yaml").write_text(f"name: e\n{text}\n", "utf-8")
     with pytest.raises(UsageError, match=says):
         read_endpoint(Path("e.yaml"))
+
+
+def test_a_file_that_does_not_decode_is_let_go() -> None:
+    data.folders(Path.cwd(), {"0.png": bytes(20 << 20)})
+    tracemalloc.start()
+    with pytest.raises(BadData, match="got none of JPEG") as found:
+        decoding.read_pictures([Path("pics/a/0.png")])
+    assert tracemalloc.get_traced_memory()[0] < 10 << 20
+    assert found
+    tracemalloc.stop()

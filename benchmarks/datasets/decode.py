@@ -7,19 +7,21 @@ What is in the file decides, not its ending; no other format is tried and no oth
 - CMYK and YCCK become RGB by the plain formula, (255 - c)(255 - k) / 255; embedded colour profiles are not applied.
 - 16 bits are scaled: v / 65535, rounded to 8 bits; so are 12 bits, v / 4095. Of floats, [0, 1] is taken and nothing
   else; whole numbers of 32 bits or with a sign say no range and are refused.
-- More than PIXELS pixels, a quarter of that where they have more than 8 bits, are refused before they are unpacked, and
-  so are JPEGs of more than SCANS passes; a truncated file is refused, never filled up.
+- More than PIXELS pixels, a quarter of that where they have more than 8 bits, half in WebP, are refused before they are
+  unpacked, and so are JPEGs of more than SCANS passes; a truncated file is refused, never filled up.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from threading import RLock
 from typing import NamedTuple
@@ -83,11 +85,33 @@ def read_pictures(files: Sequence[File], preparation: Preparation | None = None,
 
 
 def _decoded(file: File, prepare: Preparation, channels: int) -> np.ndarray:
-    """uint8 (H, W, C). What is large is read by one thread at a time."""
-    with ALONE if length(file) > HEAVY else nullcontext():
+    """uint8 (H, W, C)."""
+    try:
+        return _read(file, prepare, channels)
+    except BadData as error:
+        told: BaseException | None = error
+        while told is not None:  # where it was raised, the file's bytes are still held
+            traceback.clear_frames(told.__traceback__)
+            told = told.__context__
+        raise
+
+
+def _read(file: File, prepare: Preparation, channels: int) -> np.ndarray:
+    """What is large is read by one thread at a time."""
+    with _alone(length(file) > HEAVY):
         data = content(file)
-        with ALONE if _pixels(data) > LARGE else nullcontext():
+        with _alone(_pixels(data) > LARGE):
             return _prepared(decode(data, said(file), "RGB" if channels == 3 else "L"), prepare, said(file), channels)
+
+
+@contextmanager
+def _alone(needed: bool) -> Iterator[None]:
+    """While no other thread reads what is large; what was freed then goes back, which each thread would keep."""
+    with ALONE if needed else nullcontext():
+        yield
+        if needed:
+            with suppress(AttributeError, OSError):  # glibc's own
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prepared(picture: Image.Image, prepare: Preparation, name: str, channels: int) -> np.ndarray:
@@ -111,8 +135,9 @@ def decode(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
         if data[:2] == b"\xff\xd8" and (passes := data.count(b"\xff\xda")) > SCANS:
             raise ValueError(f"{passes} scans, more than {SCANS}")
         picture = _opened(data)
-        if picture.width * picture.height > PIXELS:
-            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {PIXELS:,}")
+        most = PIXELS // 2 if picture.format == "WEBP" else PIXELS  # its decoder keeps three copies
+        if picture.width * picture.height > most:
+            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {most:,}")
         eight = _of_8_bits(picture, data)
         orientation = 1
         with suppress(Exception):  # EXIF that cannot be read turns nothing
@@ -120,7 +145,7 @@ def decode(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
         if orientation in ROTATED:
             eight = eight.transpose(ROTATED[orientation])
         eight.info.pop("transparency", None)
-        return eight.convert(mode)
+        return eight if eight.mode == mode else eight.convert(mode)
     except UnidentifiedImageError as error:
         raise BadData(
             f"expected a picture in {name}, got none of {', '.join(FORMATS)}; the file is damaged or of another kind, "
