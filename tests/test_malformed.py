@@ -4,10 +4,12 @@ import logging
 import os
 import struct
 import sys
+import tarfile
 import threading
 import time
 import tracemalloc
 from collections import Counter
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import EpsImagePlugin, Image
 
 from robustsuite.app import cli
 from robustsuite.benchmarks.datasets import decode as decoding
@@ -289,3 +292,35 @@ def test_a_file_that_does_not_decode_is_let_go() -> None:
     assert tracemalloc.get_traced_memory()[0] < 10 << 20
     assert found
     tracemalloc.stop()
+
+
+def test_noughts_are_no_archive_and_packed_ones_are_read() -> None:
+    Path("c.tar.gz").touch()
+    os.truncate("c.tar.gz", 1 << 30)
+    started = time.monotonic()
+    with pytest.raises(BadData, match="CIFAR-10"):
+        load_data({"cifar10": {"root": "c.tar.gz"}})
+    assert time.monotonic() - started < 5
+    for way in ("gz", "bz2", "xz"):
+        with tarfile.open("c.tar", f"w:{way}") as archive:
+            Path("test_batch").write_bytes(data.batch())
+            archive.add("test_batch")
+        assert len(load_data({"cifar10": {"root": "c.tar"}})[1]) == 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script on PATH")
+def test_postscript_named_as_a_picture_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "bin" / "gs"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\n[ "$1" = --version ] || : > ran\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    content = data.shell(data.OTHERS["EPS"])
+    data.folders(Path.cwd(), {"0.jpg": content})
+    with pytest.raises(BadData, match="got none of JPEG"):
+        decoding.read_pictures([Path("pics/a/0.jpg")])
+    assert not Path("ran").exists()
+    with suppress(OSError), Image.open("pics/a/0.jpg") as picture:  # PIL left alone would
+        picture.load()
+    assert Path("ran").exists()

@@ -18,6 +18,7 @@ from robustsuite.errors import BadData
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = ("test_batch",)
 ROW = 3 * 32 * 32
+PACKED = {b"\x1f\x8b": "r:gz", b"BZ": "r:bz2", b"\xfd7": "r:xz"}
 
 
 class Pictures(NamedTuple):
@@ -78,7 +79,9 @@ def from_archive(path: Path) -> dict[str, Pictures]:
     """train and test of cifar-10-python.tar.gz or cifar-10-binary.tar.gz, read inside the archive."""
     found, unpacked = dict[str, bytes](), 0
     try:
-        with tarfile.open(path) as tar:
+        with path.open("rb") as file:
+            packing: Any = PACKED.get(file.read(2), "r:")  # tarfile would try each on the whole file
+        with tarfile.open(path, packing) as tar:
             for member in tar:
                 unpacked += member.size  # a member that is left out is unpacked too
                 if unpacked > BYTES:
