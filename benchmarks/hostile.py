@@ -143,8 +143,8 @@ def canaries(folder: Path) -> None:
 
 def good(place: Path) -> tuple[float, float]:
     """Seconds and MiB of a run on plain pictures."""
-    made, data = import_module("tests.malformed.made"), import_module("tests.malformed.data")
-    case = made.Case("good", "one", made.of_pictures(), lambda folder: data.folders(folder, {}))
+    made, pictures = import_module("tests.malformed.made"), import_module("tests.malformed.pictures")
+    case = made.Case("good", "one", made.of_pictures(), lambda folder: pictures.folders(folder, {}))
     ended = tried(case, place)
     assert (ended.wrong, ended.code) == ("", 0), ended
     return ended.seconds, ended.mib

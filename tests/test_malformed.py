@@ -29,7 +29,7 @@ from robustsuite.benchmarks.models.endpoint import read_endpoint
 from robustsuite.errors import BadData, BadModel, BadValue, UsageError, cause
 from robustsuite.serve.data import InputSpace, load_data
 from robustsuite.serve.models import load_model
-from tests.malformed import data, models
+from tests.malformed import archives, data, models, pictures, texts
 from tests.malformed.made import NETS, Case
 
 SPACE = InputSpace(1, 8, 8, 10)
@@ -78,7 +78,7 @@ def test_the_corpus_is_large_enough_and_the_same_every_time() -> None:
 
 
 def test_aliases_in_an_endpoints_yaml_are_counted_before_they_are_shown() -> None:
-    Path("e.yaml").write_text(f"{models.BOMB}\nname: e\nurl: *a19")
+    Path("e.yaml").write_text(f"{texts.BOMB}\nname: e\nurl: *a19")
     started = time.monotonic()
     with pytest.raises(BadData, match=r"values in e.yaml"):
         read_endpoint(Path("e.yaml"))
@@ -105,7 +105,7 @@ def test_a_file_beyond_what_its_kind_may_have_is_not_read() -> None:
     ):
         with pytest.raises(UsageError, match=r"more than"):
             ask()
-    data.folders(Path.cwd(), {})
+    pictures.folders(Path.cwd(), {})
     with pytest.raises(BadData, match=r"64 MiB of classes"):
         load_data({"imagefolder": {"root": "pics", "classes_file": "c"}})
 
@@ -155,23 +155,23 @@ LABELS = {
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 def test_labels_are_a_list_of_whole_numbers(labels: Any) -> None:
-    Path("p_test.npz").write_bytes(data.pack(images=data.PIXELS, labels=labels))
+    Path("p_test.npz").write_bytes(archives.pack(images=pictures.PIXELS, labels=labels))
     with pytest.raises(BadData, match=r"labels in p_test.npz as a list of whole numbers"):
         from_npz(Path("p_test.npz"))
     with pytest.raises(BadData, match=r"whole numbers|uint8 rows"):
-        unpickled(data.batch(labels=labels), "test_batch")
+        unpickled(archives.batch(labels=labels), "test_batch")
 
 
 def test_offsets_rise_within_the_pack_and_pictures_have_its_size() -> None:
-    blob = [data.picture("jpg", one) for one in data.PIXELS]
+    blob = [pictures.picture("jpg", one) for one in pictures.PIXELS]
     cuts = np.cumsum([0, *map(len, blob)])
     joined, labels = np.frombuffer(b"".join(blob), np.uint8), np.arange(10)
     for offsets in (-cuts, cuts[::-1], cuts + 1, cuts[:5], cuts / 2):
-        Path("p.npz").write_bytes(data.pack(jpeg=joined, offsets=offsets, labels=labels))
+        Path("p.npz").write_bytes(archives.pack(jpeg=joined, offsets=offsets, labels=labels))
         with pytest.raises(BadData, match=r"offsets"):
             from_npz(Path("p.npz"))
-    wide = np.frombuffer(data.picture("png", data.PIXELS[0][:5]), np.uint8)
-    Path("p.npz").write_bytes(data.pack(jpeg=wide, offsets=np.array([0, len(wide)]), labels=labels[:1]))
+    wide = np.frombuffer(pictures.picture("png", pictures.PIXELS[0][:5]), np.uint8)
+    Path("p.npz").write_bytes(archives.pack(jpeg=wide, offsets=np.array([0, len(wide)]), labels=labels[:1]))
     with pytest.raises(BadData, match=r"32 x 32 pixels in p.npz, picture 0"):
         from_npz(Path("p.npz"))
 
@@ -179,8 +179,8 @@ def test_offsets_rise_within_the_pack_and_pictures_have_its_size() -> None:
 def test_an_archive_is_not_unpacked_beyond_half_a_gigabyte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("robustsuite.benchmarks.datasets.cifar10.BYTES", 10_000)
     monkeypatch.setattr("robustsuite.benchmarks.datasets.cifar_files.BYTES", 10_000)
-    Path("p_test.npz").write_bytes(data.pack(images=data.PIXELS, labels=np.arange(10)))
-    Path("c.tar.gz").write_bytes(data.tarred({"readme": bytes(20_000), "test_batch": data.batch()}))
+    Path("p_test.npz").write_bytes(archives.pack(images=pictures.PIXELS, labels=np.arange(10)))
+    Path("c.tar.gz").write_bytes(archives.tarred({"readme": bytes(20_000), "test_batch": archives.batch()}))
     for name in ("p_test.npz", "c.tar.gz"):
         with pytest.raises(BadData, match=r"more than 10,000"):
             load_data({"cifar10": {"root": name}})
@@ -188,13 +188,13 @@ def test_an_archive_is_not_unpacked_beyond_half_a_gigabyte(monkeypatch: pytest.M
 
 def test_many_scans_and_deep_pictures_of_many_pixels_are_refused_at_once() -> None:
     started = time.monotonic()
-    small = data.picture("jpg", np.zeros((64, 64, 3), np.uint8), progressive=True)
+    small = pictures.picture("jpg", np.zeros((64, 64, 3), np.uint8), progressive=True)
     with pytest.raises(BadData, match=r"scans, more than 500"):
-        decode(data.scans(small, 600), "x")
-    for deep in (data.png(5000, 5000, 16, rows=1), data.png(5000, 5000, 16, 0, rows=1), b"P6 5000 5000 254\n"):
+        decode(pictures.scans(small, 600), "x")
+    for deep in (pictures.png(5000, 5000, 16, rows=1), pictures.png(5000, 5000, 16, 0, rows=1), b"P6 5000 5000 254\n"):
         with pytest.raises(BadData, match=r"other than 8 bits, more than"):
             decode(deep, "x")
-    assert decode(data.picture("jpg", progressive=True), "x").size == (32, 32)
+    assert decode(pictures.picture("jpg", progressive=True), "x").size == (32, 32)
     assert time.monotonic() - started < 5
 
 
@@ -212,7 +212,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
         return whole(*args)
 
     monkeypatch.setattr(decoding, "decode", watched)
-    data.folders(Path.cwd(), {})
+    pictures.folders(Path.cwd(), {})
     files = sorted(Path("pics").rglob("*.png"))
     decoding.read_pictures(files)
     assert max(most) > 1
@@ -227,7 +227,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_ribbon_is_refused_before_it_is_enlarged() -> None:
-    data.folders(Path.cwd(), {"0.png": data.png(8_000_000, 1, 1, 0)})
+    pictures.folders(Path.cwd(), {"0.png": pictures.png(8_000_000, 1, 1, 0)})
     (read, _) = load_data({"imagefolder": {"root": "pics", "size": 224}})
     with pytest.raises(BadData, match=r"once its shorter side is 256 in 'pics/a/0.png', got 8000000 x 1"):
         read.split("test").images(torch.arange(1))
@@ -235,24 +235,24 @@ def test_a_ribbon_is_refused_before_it_is_enlarged() -> None:
 
 @pytest.mark.parametrize("given", [{"size": 0}, {"size": -1}, {"size": 10**6}, {"resize": 0}, {"resize": 10**6}])
 def test_sizes_of_no_picture_are_refused(given: dict[str, int]) -> None:
-    data.folders(Path.cwd(), {})
+    pictures.folders(Path.cwd(), {})
     with pytest.raises(BadValue, match=r"from 1 to 8192 pixels"):
         load_data({"imagefolder": {"root": "pics", **given}})
 
 
 def test_members_that_overlap_or_burst_are_refused() -> None:
-    Path("z.zip").write_bytes(data.fields(data.good_zip(), 42, bytes(4)) + b"")
-    large = data.fields(data.good_zip(), 20, struct.pack("<I", 1 << 20))
+    Path("z.zip").write_bytes(archives.fields(archives.good_zip(), 42, bytes(4)) + b"")
+    large = archives.fields(archives.good_zip(), 20, struct.pack("<I", 1 << 20))
     Path("o.zip").write_bytes(large)
     with pytest.raises(BadData, match=r"overlap"):
         load_data({"imagefolder": {"root": "o.zip"}})
-    Path("b.zip").write_bytes(data.zipped({"a/p.png": bytes(70 << 20), "b/p.png": b"x"}))
+    Path("b.zip").write_bytes(archives.zipped({"a/p.png": bytes(70 << 20), "b/p.png": b"x"}))
     with pytest.raises(BadData, match=r"that unpack to 73,400,320"):
         load_data({"imagefolder": {"root": "b.zip"}})
 
 
 def test_classes_that_are_no_text_or_no_number_are_told_with_their_line() -> None:
-    data.folders(Path.cwd(), {})
+    pictures.folders(Path.cwd(), {})
     for content, said in ((b"\xff\xfe", "UTF-8"), ("²\ta".encode(), "line 1"), (b"1" * 5000 + b"\ta", "line 1")):
         Path("c").write_bytes(content)
         with pytest.raises(BadData, match=said) as found:
@@ -285,7 +285,7 @@ def test_addresses_and_headers_that_are_none_are_refused(text: str, says: str) -
 
 
 def test_a_file_that_does_not_decode_is_let_go() -> None:
-    data.folders(Path.cwd(), {"0.png": bytes(20 << 20)})
+    pictures.folders(Path.cwd(), {"0.png": bytes(20 << 20)})
     tracemalloc.start()
     with pytest.raises(BadData, match="got none of JPEG") as found:
         decoding.read_pictures([Path("pics/a/0.png")])
@@ -303,7 +303,7 @@ def test_noughts_are_no_archive_and_packed_ones_are_read() -> None:
     assert time.monotonic() - started < 5
     for way in ("gz", "bz2", "xz"):
         with tarfile.open("c.tar", f"w:{way}") as archive:
-            Path("test_batch").write_bytes(data.batch())
+            Path("test_batch").write_bytes(archives.batch())
             archive.add("test_batch")
         assert len(load_data({"cifar10": {"root": "c.tar"}})[1]) == 10
 
@@ -316,8 +316,8 @@ def test_postscript_named_as_a_picture_runs_no_program(tmp_path: Path, monkeypat
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
-    content = data.shell(data.OTHERS["EPS"])
-    data.folders(Path.cwd(), {"0.jpg": content})
+    content = pictures.shell(pictures.OTHERS["EPS"])
+    pictures.folders(Path.cwd(), {"0.jpg": content})
     with pytest.raises(BadData, match="got none of JPEG"):
         decoding.read_pictures([Path("pics/a/0.jpg")])
     assert not Path("ran").exists()
