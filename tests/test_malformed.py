@@ -244,6 +244,9 @@ def test_members_that_overlap_or_burst_are_refused() -> None:
     Path("z.zip").write_bytes(archives.fields(archives.good_zip(), 42, bytes(4)) + b"")
     large = archives.fields(archives.good_zip(), 20, struct.pack("<I", 1 << 20))
     Path("o.zip").write_bytes(large)
+    Path("t.zip").write_bytes(archives.twice(pictures.picture("png")))
+    with pytest.raises(BadData, match=r"got 'a/p.png' twice"):
+        load_data({"imagefolder": {"root": "t.zip"}})
     with pytest.raises(BadData, match=r"overlap"):
         load_data({"imagefolder": {"root": "o.zip"}})
     Path("b.zip").write_bytes(archives.zipped({"a/p.png": bytes(70 << 20), "b/p.png": b"x"}))

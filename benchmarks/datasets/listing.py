@@ -117,6 +117,8 @@ def _zipped(archive: Path) -> Listing:
     found, members = Listing({}, Counter()), opened(archive).infolist()
     if sum(info.compress_size for info in members) > archive.stat().st_size:
         raise BadData(f"expected members side by side in {str(archive)!r}, got some that overlap; pack it again")
+    if twice := [name for name, n in Counter(info.filename for info in members).items() if n > 1]:
+        raise BadData(f"expected each name once in {str(archive)!r}, got {twice[0][:100]!r} twice; pack it again")
     for info in sorted(members, key=lambda i: i.filename):
         parts = PurePosixPath(info.filename).parts
         if info.filename.startswith(("/", "\\")) or ".." in parts or ":" in info.filename[:2]:
