@@ -159,7 +159,10 @@ def cause(error: BaseException) -> str:
 
     Theirs is what stands outside this library, torch and python, rather than in an installed package.
     """
-    said = (str(error).strip().splitlines() or ["no message"])[0][:200]
+    try:
+        said = (str(error).strip().splitlines() or ["no message"])[0][:200]
+    except Exception:  # anybody's __str__
+        said = "a message that cannot be read"
     if isinstance(error, SystemExit):
         said = f"it ends the program with {error.code!r}"
     if isinstance(error, SyntaxError) and error.filename:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from robustsuite.benchmarks.datasets.cifar_files import Pictures, from_archive, from_folder
+from robustsuite.benchmarks.datasets.cifar_files import Pictures, from_archive, from_folder, whole
 from robustsuite.benchmarks.datasets.decode import decode, read_pictures
-from robustsuite.benchmarks.datasets.listing import listed
+from robustsuite.benchmarks.datasets.listing import BYTES, listed
 from robustsuite.errors import BadData, BadValue
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
@@ -91,17 +92,33 @@ def _packs(folder: Path, pack: str) -> dict[str, Pictures]:
 def from_npz(path: Path) -> Pictures:
     """`images` (N, 32, 32, 3) uint8 and `labels`, or JPEG files end to end in `jpeg`, cut at `offsets`."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (size := sum(member.file_size for member in archive.infolist())) > BYTES:
+                raise ValueError(f"arrays of {size:,} bytes, more than {BYTES:,}")
         with np.load(path, allow_pickle=False) as pack:
+            labels = whole(pack["labels"], path.name)
             if "images" in pack:
-                return Pictures(pack["images"], pack["labels"].astype(np.int64))
-            blob, offsets, labels = pack["jpeg"].tobytes(), pack["offsets"], pack["labels"].astype(np.int64)
+                return Pictures(pack["images"], labels)
+            blob, offsets = pack["jpeg"].tobytes(), whole(pack["offsets"], path.name, "offsets")
+    except BadData:
+        raise
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise BadData(f"expected images and labels in {path.name}, got {error}; pack it again") from error
     except Exception as error:  # zipfile.BadZipFile, zlib.error
         raise BadData(f"expected an .npz pack in {path.name}, got {error}; fetch it again") from error
 
+    if len(offsets) != len(labels) + 1 or offsets[0] < 0 or offsets[-1] > len(blob) or (np.diff(offsets) < 0).any():
+        raise BadData(f"expected {len(labels) + 1} offsets that rise from 0 to {len(blob)} in {path.name}, got others; "
+                      f"pack it again")  # fmt: skip
+    if not len(labels):
+        return Pictures(np.zeros((0, 32, 32, 3), np.uint8), labels)
+
     def one(i: int) -> np.ndarray:
-        return np.asarray(decode(blob[offsets[i] : offsets[i + 1]], f"{path.name}, picture {i}"))
+        name = f"{path.name}, picture {i}"
+        pixels = np.asarray(decode(blob[offsets[i] : offsets[i + 1]], name))
+        if pixels.shape != (32, 32, 3):
+            raise BadData(f"expected 32 x 32 pixels in {name}, got {pixels.shape[:2]}; pack it again")
+        return pixels
 
     with ThreadPoolExecutor(8) as pool:
         return Pictures(np.stack(list(pool.map(one, range(len(labels))))), labels)

@@ -7,19 +7,23 @@ What is in the file decides, not its ending; no other format is tried and no oth
 - CMYK and YCCK become RGB by the plain formula, (255 - c)(255 - k) / 255; embedded colour profiles are not applied.
 - 16 bits are scaled: v / 65535, rounded to 8 bits; so are 12 bits, v / 4095. Of floats, [0, 1] is taken and nothing
   else; whole numbers of 32 bits or with a sign say no range and are refused.
-- More than PIXELS pixels are refused before they are unpacked; a truncated file is refused, never filled up.
+- More than PIXELS pixels, a quarter of that where they have more than 8 bits, half in WebP, are refused before they are
+  unpacked, and so are JPEGs of more than SCANS passes; a truncated file is refused, never filled up.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +33,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from torch import Tensor
 
-from robustsuite.benchmarks.datasets.listing import File, content, said
+from robustsuite.benchmarks.datasets.listing import File, content, length, said
 from robustsuite.errors import BadData, UnknownName
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -37,6 +41,14 @@ PIXELS = 89_478_485
 """PIL's own limit, where it warns."""
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest-exact")
 THREADS = max(8, os.cpu_count() or 1)
+
+DEEP = PIXELS // 4
+"""Pixels of other than 8 bits at the most, which take four times the memory."""
+SCANS = 500
+"""Passes that a progressive JPEG makes over its picture at the most; each takes time, and hardly a byte."""
+
+ALONE, LARGE, HEAVY = RLock(), 1 << 22, 1 << 24
+"""Held for pictures of more pixels, and files of more bytes, than this: one at a time, they fit into memory."""
 
 ROTATED = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
@@ -74,11 +86,43 @@ def read_pictures(files: Sequence[File], preparation: Preparation | None = None,
 
 def _decoded(file: File, prepare: Preparation, channels: int) -> np.ndarray:
     """uint8 (H, W, C)."""
+    try:
+        return _read(file, prepare, channels)
+    except BadData as error:
+        told: BaseException | None = error
+        while told is not None:  # where it was raised, the file's bytes are still held
+            traceback.clear_frames(told.__traceback__)
+            told = told.__context__
+        raise
+
+
+def _read(file: File, prepare: Preparation, channels: int) -> np.ndarray:
+    """What is large is read by one thread at a time."""
+    with _alone(length(file) > HEAVY):
+        data = content(file)
+        with _alone(_pixels(data) > LARGE):
+            return _prepared(decode(data, said(file), "RGB" if channels == 3 else "L"), prepare, said(file), channels)
+
+
+@contextmanager
+def _alone(needed: bool) -> Iterator[None]:
+    """While no other thread reads what is large; what was freed then goes back, which each thread would keep."""
+    with ALONE if needed else nullcontext():
+        yield
+        if needed:
+            with suppress(AttributeError, OSError):  # glibc's own
+                ctypes.CDLL(None).malloc_trim(0)
+
+
+def _prepared(picture: Image.Image, prepare: Preparation, name: str, channels: int) -> np.ndarray:
     from torchvision.transforms import InterpolationMode  # takes over a second to load
     from torchvision.transforms import functional as pil
 
-    picture = decode(content(file), said(file), "RGB" if channels == 3 else "L")
     if prepare.resize is not None:
+        short, long = sorted(picture.size)
+        if prepare.resize**2 * long > PIXELS * short:
+            raise BadData(f"expected a picture of at most {PIXELS:,} pixels once its shorter side is {prepare.resize} "
+                          f"in {name}, got {picture.width} x {picture.height}; leave it out")  # fmt: skip
         picture = pil.resize(picture, prepare.resize, InterpolationMode(prepare.interpolation))
     if prepare.size is not None:
         picture = pil.center_crop(picture, [prepare.size, prepare.size])
@@ -88,9 +132,12 @@ def _decoded(file: File, prepare: Preparation, channels: int) -> np.ndarray:
 def decode(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
     """One 8-bit picture from its file's bytes, by the rules above. Raises BadData naming it where they are damaged."""
     try:
+        if data[:2] == b"\xff\xd8" and (passes := data.count(b"\xff\xda")) > SCANS:
+            raise ValueError(f"{passes} scans, more than {SCANS}")
         picture = _opened(data)
-        if picture.width * picture.height > PIXELS:
-            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {PIXELS:,}")
+        most = PIXELS // 2 if picture.format == "WEBP" else PIXELS  # its decoder keeps three copies
+        if picture.width * picture.height > most:
+            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {most:,}")
         eight = _of_8_bits(picture, data)
         orientation = 1
         with suppress(Exception):  # EXIF that cannot be read turns nothing
@@ -98,7 +145,7 @@ def decode(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
         if orientation in ROTATED:
             eight = eight.transpose(ROTATED[orientation])
         eight.info.pop("transparency", None)
-        return eight.convert(mode)
+        return eight if eight.mode == mode else eight.convert(mode)
     except UnidentifiedImageError as error:
         raise BadData(
             f"expected a picture in {name}, got none of {', '.join(FORMATS)}; the file is damaged or of another kind, "
@@ -106,6 +153,14 @@ def decode(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
         ) from error
     except Exception as error:  # a damaged file may raise nearly anything
         raise BadData(f"expected a picture in {name}, got {_words(error)}; mend the file or leave it out") from error
+
+
+def _pixels(data: bytes) -> int:
+    """As the file's head says; 0 where it says nothing."""
+    with suppress(Exception):
+        picture = _opened(data)
+        return picture.width * picture.height
+    return 0
 
 
 def _words(error: Exception) -> str:
@@ -123,9 +178,12 @@ def _of_8_bits(picture: Image.Image, data: bytes) -> Image.Image:
     tags = getattr(picture, "tag_v2", {})
     if tags.get(284) == 2 and tags.get(258) not in (None, 8, (8,) * len(picture.getbands())):
         raise ValueError("other than 8 bits in a plane for each colour, which cannot be read in full")
+    deep = ";16" in raw or picture.mode.startswith(("I", "F"))
+    if (deep or _scaled(picture)) and picture.width * picture.height > DEEP:
+        raise ValueError(f"{picture.width} x {picture.height} pixels of other than 8 bits, more than {DEEP:,}")
     if re.search(";16[BLN]", raw) and not picture.mode.startswith("I"):
         return Image.fromarray(_rounded(_sixteen(picture, raw, data), 65535))
-    if raw and picture.tile[0].codec_name == "ppm":  # type: ignore[attr-defined]
+    if _scaled(picture):
         return Image.fromarray(_netpbm(picture, data))
     picture.load()
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
@@ -137,6 +195,12 @@ def _of_8_bits(picture: Image.Image, data: bytes) -> Image.Image:
     if picture.mode == "F":
         return Image.fromarray(np.rint(_unit(np.asarray(picture)) * 255).astype(np.uint8))
     return picture
+
+
+def _scaled(picture: Image.Image) -> bool:
+    """Whether it is a PGM or PPM whose greatest value is another than 255."""
+    tiles = getattr(picture, "tile", [])
+    return bool(tiles) and tiles[0].codec_name == "ppm"
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,16 +9,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustsuite.benchmarks.datasets.decode import Preparation, read_pictures
+from robustsuite.benchmarks.datasets.decode import INTERPOLATIONS, Preparation, read_pictures
 from robustsuite.benchmarks.datasets.hashes import digests
 from robustsuite.benchmarks.datasets.listing import File, Listing, listed, listing
-from robustsuite.errors import BadData, BadValue
+from robustsuite.errors import BadData, BadValue, UnknownName, quoted
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 Labelled = list[tuple[File, int]]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folders that are splits, and which."""
+
+SIDE = 8192
+"""Pixels of a side at the most."""
+
+LISTED = 1 << 26
+"""Bytes of a list of classes at the most."""
 
 
 @source()
@@ -37,12 +43,11 @@ def imagefolder(
     val folder a tenth of train is held out. Classes are counted in the order of `in_order`, over all splits. The note
     says what was left aside. Raises BadData, naming a damaged picture when it is asked for.
     """
-    path = _path(root, "imagefolder")
+    path, prepare = _path(root, "imagefolder"), _preparation(size, resize, interpolation)
     there = listing(path)
     inside = _splits(there.folders, path)
     names = in_order({c for children in inside.values() for c in children})
     classes = _classes(classes_file) if classes_file else {name: (i, name) for i, name in enumerate(names)}
-    prepare = Preparation(size, resize or round(size / 0.875), interpolation)
     found = {s: _labelled(children, classes, path) for s, children in inside.items()}
     note = _aside(there, sum(map(len, found.values())))
     if "train" in found and "val" not in found:
@@ -73,7 +78,7 @@ def imagenet(
     All 1000 wnid folders must be there (they may be empty), or classes_file gives 'index TAB wnid TAB name' lines.
     The test split is made of these pictures; there is no other. Raises BadData.
     """
-    path = _path(root, "imagenet")
+    path, prepare = _path(root, "imagenet"), _preparation(size, resize, interpolation)
     folders = listed(path)
     children = _children(folders, folder) or (_children(folders, "") if folder == "val" else {})
     wnids = sorted(name for name in children if name[:1] == "n" and name[1:].isdigit())
@@ -88,7 +93,6 @@ def imagenet(
     files = _labelled({wnid: children[wnid] for wnid in wnids}, classes, path)
     if not files:
         raise BadData(f"expected pictures in the wnid folders under {str(path)!r}, got none; extract them first")
-    prepare = Preparation(size, resize or round(size / 0.875), interpolation)
     names = tuple(wnid if name == wnid else f"{wnid} {name}" for wnid, (_, name) in _by_index(classes))
     return Dataset("imagenet", InputSpace(3, size, size, len(names)), names, {"test": lazy(files, prepare)})
 
@@ -114,7 +118,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """
     found = sorted(names)
     if all(name.isascii() and name.isdigit() for name in found):
-        return tuple(sorted(found, key=int))
+        return tuple(sorted(found, key=lambda name: (len(bare := name.lstrip("0")), bare)))  # int() ends at 4300 digits
     return tuple(found)
 
 
@@ -149,6 +153,16 @@ def _name(path: Path) -> str:
     return "".join(c if c.isprintable() else "?" for c in name) or "pictures"
 
 
+def _preparation(size: int, resize: int | None, interpolation: str) -> Preparation:
+    """Raises BadValue for sizes of no picture, UnknownName for an interpolation that is none."""
+    for key, value in (("size", size), ("resize", resize)):
+        if value is not None and not 1 <= value <= SIDE:
+            raise BadValue(f"expected {key} from 1 to {SIDE} pixels, got {quoted(value)}; for example {key}: 224")
+    if interpolation not in INTERPOLATIONS:
+        raise UnknownName("interpolation", interpolation, INTERPOLATIONS)
+    return Preparation(size, resize or round(size / 0.875), interpolation)
+
+
 def _path(root: str, name: str) -> Path:
     if not root:
         raise BadValue(f"expected the folder of {name}, got none; write {{{name}: {{root: FOLDER}}}}")
@@ -180,13 +194,19 @@ def _classes(file: str) -> dict[str, tuple[int, str]]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise BadData(f"expected a file of classes, got {file!r}, which is not there; check classes_file")
+    if path.stat().st_size > LISTED:
+        raise BadData(f"expected at most {LISTED >> 20} MiB of classes in {path.name}, got more; check classes_file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(f"expected text in {path.name}, got no UTF-8 ({error.reason}); check classes_file") from error
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         index, _, rest = line.partition("\t")
         folder, _, name = rest.partition("\t")
-        if not index.isdigit() or not folder:
+        if not (index.isascii() and index.isdigit() and len(index) < 10) or not folder:
             raise BadData(
-                f"expected 'index TAB folder TAB name' in line {number} of {path.name}, got {line!r}; mend it"
+                f"expected 'index TAB folder TAB name' in line {number} of {path.name}, got {quoted(line)}; mend it"
             )
         found[folder] = (int(index), name.split(",")[0] or folder)
     if sorted(i for i, _ in found.values()) != list(range(len(found))):

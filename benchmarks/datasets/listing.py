@@ -12,10 +12,11 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from robustsuite.errors import BadData
 
@@ -23,6 +24,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".t
 LEFT_BEHIND = ("__macosx", "thumbs.db", "desktop.ini")
 BYTES = 1 << 29
 """A picture's file is no longer than this, 512 MiB, packed or unpacked."""
+
+UNDOUBTED, HUNDREDFOLD = 1 << 26, 100
+"""A member above 64 MiB unpacks to a hundred times its size at the most: no picture packs better, but for bombs."""
 
 LINKED = 2
 """Links to folders are followed so deep, for splits and classes; with no limit, folders that link to one another would
@@ -110,8 +114,12 @@ def _inside(place: Path, *, links: bool) -> tuple[Inode, list[str], list[str], l
 
 
 def _zipped(archive: Path) -> Listing:
-    found = Listing({}, Counter())
-    for info in sorted(opened(archive).infolist(), key=lambda i: i.filename):
+    found, members = Listing({}, Counter()), opened(archive).infolist()
+    if sum(info.compress_size for info in members) > archive.stat().st_size:
+        raise BadData(f"expected members side by side in {str(archive)!r}, got some that overlap; pack it again")
+    if twice := [name for name, n in Counter(info.filename for info in members).items() if n > 1]:
+        raise BadData(f"expected each name once in {str(archive)!r}, got {twice[0][:100]!r} twice; pack it again")
+    for info in sorted(members, key=lambda i: i.filename):
         parts = PurePosixPath(info.filename).parts
         if info.filename.startswith(("/", "\\")) or ".." in parts or ":" in info.filename[:2]:
             raise BadData(
@@ -156,21 +164,34 @@ def said(file: File) -> str:
     return f"{file.name!r} of {str(file.archive)!r}" if isinstance(file, Member) else repr(str(file))
 
 
+def length(file: File) -> int:
+    """Bytes that the file has, or that its archive declares; 0 where that cannot be told."""
+    with suppress(OSError):
+        return file.size if isinstance(file, Member) else file.stat().st_size
+    return 0
+
+
 def content(file: File) -> bytes:
     """A picture file's bytes; raises BadData where it is too long or cannot be read."""
+    with stream(file) as found:
+        return found.read()
+
+
+@contextmanager
+def stream(file: File) -> Iterator[IO[bytes]]:
+    """A picture file, open; raises BadData where it is too long or cannot be read, also while that is done."""
     try:
-        if isinstance(file, Member):
-            return _unpacked(file)
-        size = file.stat().st_size
-        if size > BYTES:
-            raise _too_long(file, size)
-        return file.read_bytes()
+        if not isinstance(file, Member) and length(file) > BYTES:
+            raise _too_long(file, length(file))
+        with _member(file) if isinstance(file, Member) else file.open("rb") as found:
+            yield found
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         got = getattr(error, "strerror", None) or error
         raise BadData(f"expected a picture in {said(file)}, got {got}; fetch it again") from error
 
 
-def _unpacked(file: Member) -> bytes:
+def _member(file: Member) -> IO[bytes]:
+    """A member, which unpacks to no more than it declares, whatever is in it."""
     archive = opened(file.archive)
     info = archive.getinfo(file.name)
     if info.flag_bits & 1:
@@ -179,8 +200,10 @@ def _unpacked(file: Member) -> bytes:
         raise BadData(f"expected a member stored or deflated, got {said(file)} packed otherwise; pack it again")
     if info.file_size > BYTES:
         raise _too_long(file, info.file_size)
-    with archive.open(info) as stream:  # asked for as much as is declared and a byte, a lie unpacks to no more
-        return stream.read(info.file_size + 1)
+    if info.file_size > max(UNDOUBTED, HUNDREDFOLD * info.compress_size):
+        raise BadData(f"expected a picture in {said(file)}, got {info.compress_size:,} bytes that unpack to "
+                      f"{info.file_size:,}; leave it out")  # fmt: skip
+    return archive.open(info)
 
 
 def _too_long(file: File, size: int) -> BadData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.benchmarks.models.files import ONNX, regular
 from robustsuite.benchmarks.models.finish import eight_bits, statistics_of
 from robustsuite.config.identity import installed
 from robustsuite.config.threats import Access
@@ -22,6 +24,9 @@ KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(dou
          "tensor(uint8)": np.uint8}  # fmt: skip
 """What a graph may take; uint8 gets 0 ... 255."""
 
+VALUES = 1 << 28
+"""Numbers in a batch of a graph's own size at the most, 1 GiB in float32."""
+
 
 @loader(requires="onnxruntime")
 def onnxruntime(name: str, space: InputSpace, *, mean: str = "", std: str = "") -> Model:
@@ -30,11 +35,9 @@ def onnxruntime(name: str, space: InputSpace, *, mean: str = "", std: str = "") 
     It takes (N, C, H, W) or (N, H, W, C), as its shape says, in [0, 1] or normalised by mean and std; its first output
     of `classes` columns are the scores, else whole numbers (N,) the class. Raises MissingPackage, BadModel.
     """
-    path = Path(name).expanduser()
     if find_spec("onnxruntime") is None:
-        raise MissingPackage("onnxruntime", f"the model onnxruntime:{path.name}", "'robustsuite[onnx]'")
-    if not path.is_file():
-        raise BadModel(f"expected an ONNX file, got {str(path)!r}, which is not there; check the path")
+        raise MissingPackage("onnxruntime", f"the model onnxruntime:{Path(name).name}", "'robustsuite[onnx]'")
+    path = regular(name, "an ONNX file", ONNX)
     content = path.read_bytes()
     graph = _Graph(_session(content, path.name), space, path.name)
     box: nn.Module = Box(graph, hashlib.sha256(content).hexdigest())
@@ -79,6 +82,8 @@ class _Graph:
         if not fits:
             raise BadModel(f"expected {name} to take {space.shape} pictures, got {given[0].shape}; choose data to fit")
         self.last = fits[0]
+        if self.batch is not None and not 1 <= self.batch * math.prod(space.shape) <= VALUES:
+            raise BadModel(f"expected {name} to take a batch that fits into memory, got {self.batch}; export it again")
         self.output, self.labels = self._outputs(space, name)
 
     def _outputs(self, space: InputSpace, name: str) -> tuple[str, bool]:

@@ -15,7 +15,7 @@ from robustsuite.benchmarks.models.factories import call_factory
 from robustsuite.benchmarks.models.finish import finish, statistics_of
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
 from robustsuite.benchmarks.models.weights import Held, Weights, odd, read_weights
-from robustsuite.errors import BadModel, BadValue, UnknownName, quoted
+from robustsuite.errors import BadModel, BadValue, UnknownName, brief, quoted
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, loader
 
@@ -92,7 +92,7 @@ def architecture(arch: str, space: InputSpace, pad_type: str = "") -> nn.Module:
 def chosen(held: Held, ours: Weights, key: str, what: str) -> Weights:
     """The set under `key`, or the one that fits `ours`; where none does, the likeliest. Raises BadModel for several."""
     if key and key not in held.sets:
-        there = ", ".join(list(held.sets)[:8])
+        there = ", ".join(map(brief, list(held.sets)[:8]))
         raise BadModel(f"expected weights= as a set that {what} has ({there}), got {key!r}; choose one of them")
     fit = [k for k, w in held.sets.items() if _shapes(unwrapped(w, ours)) == _shapes(ours)]
     if not key and len(fit) > 1:
@@ -129,13 +129,13 @@ def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace, hint: s
     for key, tensor in weights.items():
         if how := odd(tensor):
             hint = "save those of the float model" if how == "quantised" else "save plain dense tensors"
-            raise BadModel(f"expected plain weights in {what}, got {key!r}, which is {how}; {hint}")
+            raise BadModel(f"expected plain weights in {what}, got {quoted(key)}, which is {how}; {hint}")
     ours, needed, given = net.state_dict(), _shapes(net.state_dict()), _shapes(weights)
     wrong = [_named("missing", needed.keys() - given, ours), _named("left over", given.keys() - needed, weights)]
     shared = sorted(needed.keys() & given)
-    wrong += [f"{k} of {tuple(given[k])} for {tuple(needed[k])}" for k in shared if given[k] != needed[k]][:2]
+    wrong += [f"{brief(k)} of {tuple(given[k])} for {tuple(needed[k])}" for k in shared if given[k] != needed[k]][:2]
     kinds = [k for k in shared if ours[k].is_floating_point() != weights[k].is_floating_point()]
-    wrong += [f"{k} of {_dtype(weights[k].dtype)} for {_dtype(ours[k].dtype)}" for k in kinds[:2]]
+    wrong += [f"{brief(k)} of {_dtype(weights[k].dtype)} for {_dtype(ours[k].dtype)}" for k in kinds[:2]]
     if any(wrong):
         detail = "; ".join(part for part in wrong if part)
         raise BadModel(f"expected weights that fit, got for {what}: {detail}; {hint or _fitting(weights, space)}")
@@ -150,7 +150,7 @@ def _dtype(dtype: torch.dtype) -> str:
 
 
 def _named(word: str, keys: AbstractSet[str], order: Weights) -> str:
-    first = [key for key in order if key in keys][:3]
+    first = [brief(key) for key in order if key in keys][:3]
     return f"{len(keys)} {word} ({', '.join(first)}{', ...' if len(keys) > 3 else ''})" if keys else ""
 
 

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustsuite.benchmarks.models.files import regular
 from robustsuite.benchmarks.models.finish import eight_bits
-from robustsuite.errors import BadModel, BadValue
+from robustsuite.config.text import read_yaml
+from robustsuite.errors import BadModel, BadValue, quoted
 
 LARGEST = 1 << 20
 """Bytes of the yaml at the most."""
@@ -113,26 +114,28 @@ class Endpoint(_Strict):
 
 
 def read_endpoint(path: Path) -> Endpoint:
-    """The description in a yaml file. Raises BadModel, BadValue."""
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise BadModel(f"expected a yaml of an endpoint at {str(path)!r}, got none or over a megabyte; check the path")
+    """The description in a yaml file. Raises BadModel, BadData, BadValue."""
+    path = regular(str(path), "a yaml of an endpoint", LARGEST)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value, _ = read_yaml(path.read_text(encoding="utf-8"), path.name, dates=True)
         found = Endpoint.model_validate(value)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        line = str(error).splitlines()[0]
-        raise BadModel(f"expected yaml in {path.name}, got {line}; mend it") from error
+    except UnicodeDecodeError as error:
+        raise BadModel(f"expected yaml in {path.name}, got no UTF-8 ({error.reason}); mend it") from error
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join(map(str, first["loc"])) or "it"
-        got = repr(first["input"])[:80]
+        got = quoted(first["input"])
         raise BadModel(f"expected {first['msg'].lower()} for {spot} in {path.name}, got {got}; mend it") from error
     return _checked(found, path.name)
 
 
 def _checked(found: Endpoint, name: str) -> Endpoint:
-    parts = urlsplit(found.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(found.url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half an address, a port that is none
+        good = False
+    if not good:
         raise BadValue(f"expected an http or https url in {name}, got {found.url!r}; mend it")
     if parts.username or parts.password:
         raise BadValue(f"expected no user or password in the url of {name}, got one; use headers and the environment")
@@ -151,6 +154,9 @@ def _checked(found: Endpoint, name: str) -> Endpoint:
         raise BadValue(f"expected body.field in {name}, got none; say under which key pictures are sent")
     if found.body.picture == "raw" and found.batch > 1:
         raise BadValue(f"expected batch: 1 in {name} where pictures are sent raw, got {found.batch}; a body holds one")
+    for text in (*found.headers, *found.headers.values()):
+        if not (text.isascii() and text.isprintable()):
+            raise BadValue(f"expected headers of plain letters in {name}, got {quoted(text)}; mend it")
     return found
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,11 +114,23 @@ def export(name: str, space: InputSpace, *, mean: str = "", std: str = "") -> Mo
     path = _archive(name, "export")
     archive = checked_export(path)
     try:
-        program: Any = torch.export.load(archive)
-        net: nn.Module = program.module()
+        with unlogged():
+            program: Any = torch.export.load(archive)
+            net: nn.Module = program.module()
     except Exception as error:  # deserialisation raises classes of many kinds
         raise _unread(path, "an exported program", error) from error
     return _finished(f"export:{path.stem}", path, net, space, (mean, std), _batch(program, space, path))
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Torch logs the whole traceback of what it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _archive(name: str, kind: str) -> Path:
@@ -131,7 +145,8 @@ def _archive(name: str, kind: str) -> Path:
 
 
 def _unread(path: Path, what: str, error: Exception) -> BadModel:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = "a damaged one" if "warnings above" in str(error) else str(error)  # warnings that nobody is shown
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
     return BadModel(f"expected {what} in {path.name}, got {lines[-1][:160]}; export the network again")
 
 

@@ -12,12 +12,15 @@ from robustsuite.errors import BadModel
 SHARDS = ("*.index.json", "*.distcp", "zero_pp_rank_*", "*_zero_pp_rank_*", "mp_rank_*", "global_step*")
 """What stands in a folder over which the weights of one network were spread."""
 
+ONNX = 1 << 31
+"""Bytes of a graph in one file, by the format's own limit."""
+
 CODE = 64 * 2**20
 """Bytes of code that an archive may declare; weights are stored as they are and stand for themselves."""
 
 
-def regular(name: str, what: str) -> Path:
-    """The path of a plain file that holds something; `what` it should be, with its article.
+def regular(name: str, what: str, most: int = 0) -> Path:
+    """The path of a plain file that holds something; `what` it should be, with its article. most: bytes, if any limit.
 
     Raises BadModel at once for folders, pipes, devices, links to nowhere, empty files, web pages and LFS pointers.
     """
@@ -32,6 +35,8 @@ def regular(name: str, what: str) -> Path:
         raise BadModel(f"expected {what}, got {_short(name)}, which is a folder; {_inside(path)}")
     if not stat.S_ISREG(mode):
         raise BadModel(f"expected {what}, got {_short(name)}, which is a pipe or a device; name a plain file")
+    if most and size > most:
+        raise BadModel(f"expected {what}, got {size:,} bytes in {path.name}, more than {most:,}; check the path")
     if not size:
         raise BadModel(f"expected {what}, got {_short(name)}, which is empty; fetch or export it again")
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from robustsuite.benchmarks.models.checkpoint import fill
-from robustsuite.benchmarks.models.files import regular
+from robustsuite.benchmarks.models.files import ONNX, regular
 from robustsuite.benchmarks.models.finish import downloaded, finish, in_a_line
 from robustsuite.benchmarks.models.huggingface import hub
 from robustsuite.benchmarks.models.small_nets import build
@@ -133,7 +133,7 @@ def onnx(name: str, space: InputSpace) -> Model:
     """
     if find_spec("onnx2torch") is None:
         raise MissingPackage("onnx2torch", f"the model onnx:{Path(name).name}", "'robustsuite[onnx]'")
-    path = regular(name, "an ONNX file")
+    path = regular(name, "an ONNX file", ONNX)
     import onnx as format  # a package that onnx2torch needs and brings
     from onnx.version_converter import convert_version
 

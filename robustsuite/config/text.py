@@ -35,10 +35,11 @@ UNSEEN = {"Cc", "Cs"}
 BIDI = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def read_yaml(text: str, where: str) -> tuple[Any, yaml.Node | None]:
+def read_yaml(text: str, where: str, dates: bool = False) -> tuple[Any, yaml.Node | None]:
     """The value of a yaml text and its tree; `where` names it in errors. Raises BadData, BadValue.
 
     Refused are texts beyond the limits, keys written twice, and values other than words, numbers, lists and mappings.
+    dates: those without quotes are words as well.
     """
     if len(text) > BYTES:
         raise BadData(f"expected at most {BYTES} characters of yaml in {where}, got {len(text)}; split it")
@@ -49,7 +50,7 @@ def read_yaml(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         if tree is None:
             return None, None
         _sized(tree, where, {})
-        _unlike(tree, where)
+        _unlike(tree, where, dates)
         return plain_value(loader.construct_document(tree), where), tree
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -90,11 +91,13 @@ def _sized(node: yaml.Node, where: str, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _unlike(tree: yaml.Node, where: str) -> None:
-    """Raises BadData for a key that a mapping has twice, with both lines."""
+def _unlike(tree: yaml.Node, where: str, dates: bool) -> None:
+    """Raises BadData for a key that a mapping has twice, with both lines; dates: makes words of them."""
     waiting, seen = [tree], set()
     while waiting:
         node = waiting.pop()
+        if dates and node.tag == "tag:yaml.org,2002:timestamp":
+            node.tag = "tag:yaml.org,2002:str"
         if id(node) in seen or not isinstance(node, yaml.CollectionNode):
             continue
         seen.add(id(node))

@@ -180,7 +180,8 @@ def test_a_folder_or_a_file_that_may_not_be_read_is_a_sentence(root, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing.Path, "read_bytes", refused)
+        opens = listing.Path.open
+        patch.setattr(listing.Path, "open", lambda p, *a, **k: refused() if p.suffix == ".png" else opens(p, *a, **k))
         with pytest.raises(BadData, match=r"1\.png', got Permission denied"):
             load(root)
     monkeypatch.setattr(listing.os, "scandir", refused)
@@ -248,7 +249,7 @@ def test_a_split_is_its_pictures_bytes_not_their_names_and_sizes(tmp_path):
 def test_hashes_are_kept_while_a_file_stays_as_it_is(root, cache, monkeypatch):
     put(root, a__1=1, a__2=2)
     read: list[object] = []
-    monkeypatch.setattr(hashes, "content", lambda file: read.append(file) or listing.content(file))
+    monkeypatch.setattr(hashes, "stream", lambda file: read.append(file) or listing.stream(file))
     monkeypatch.setattr(hashes, "SETTLED", -time.time_ns())
     before = load(root).split("test").sha256
     assert len(read) == 2
