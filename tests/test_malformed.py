@@ -266,6 +266,7 @@ def test_classes_that_are_no_text_or_no_number_are_told_with_their_line() -> Non
 
 def test_a_batch_that_fits_no_memory_is_refused() -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
     for batch in (10**12, 0):
         Path("n.onnx").write_bytes(models.graph((batch, 1, 8, 8)))
         with pytest.raises(BadModel, match="a batch that fits into memory"):

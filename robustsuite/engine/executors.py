@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -51,7 +51,8 @@ def local(job: Job, workers: int, look: Look, tell: Tell) -> None:
     def start(i: int) -> None:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(job, _card(job, i), theirs), name=f"worker {i + 1}")
-        process.start()
+        with _deaf():
+            process.start()
         theirs.close()
         alive[process.sentinel] = process, ours
 
@@ -90,6 +91,16 @@ def _said(pipe: Connection) -> str:
     return ""
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process started meanwhile never hears a terminal's Ctrl-C, not while Python starts in it either."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _signal(code: int) -> str:
     with suppress(ValueError):
         return signal.Signals(-code).name
@@ -118,7 +129,6 @@ def _card(job: Job, i: int) -> str | None:
 
 def _child(job: Job, card: str | None, pipe: Connection) -> None:
     """One spawned worker. Its card is chosen before CUDA starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches everybody; the head says when to end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card

@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -192,7 +193,6 @@ def graphs() -> Iterator[tuple[str, str, Content]]:
     for scheme, name, good, other in (
         ("torchscript", "n.pt", script(), program()),
         ("export", "n.pt2", program(), script()),
-        ("onnxruntime", "n.onnx", graph(), script()),
     ):
         yield from ((f"{scheme}: {k}", f"{scheme}:{name}", v) for k, v in changes(good, other, scheme))
     state = saved(net().state_dict())
@@ -227,8 +227,15 @@ def graphs() -> Iterator[tuple[str, str, Content]]:
         "export:n.pt2",
         repacked(program(), lambda n, c: (n, c.replace(b'"as_int": 64', b'"as_int": 1000000000000000'))),
     )
+    if find_spec("onnx"):
+        yield from onnx_graphs()
+
+
+def onnx_graphs() -> Iterator[tuple[str, str, Content]]:
+    """The same of ONNX files, which the package onnx writes."""
+    yield from ((f"onnxruntime: {k}", "onnxruntime:n.onnx", v) for k, v in changes(graph(), script(), "onnxruntime"))
     for what, content in (
-        ("weights", state),
+        ("weights", saved(net().state_dict())),
         ("external /etc/passwd", graph(external="/etc/passwd")),
         ("external FIFO", graph(external="f")),
         ("external above", graph(external="../../x")),
