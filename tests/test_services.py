@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import robustsuite as rs
 from robustsuite.app.api import Workers
 from robustsuite.benchmarks.models.endpoint import read_endpoint
+from robustsuite.engine.execute import overdrawn
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadModel, BadValue, Stopped, UsageError
@@ -215,3 +216,12 @@ def test_nothing_is_asked_before_a_cell_needs_it(net: nn.Module) -> None:
         assert sum(estimate(planned).values()) > 0
         assert served.looked == 0
     assert torch.is_grad_enabled()
+
+
+def test_a_plan_that_its_bill_does_not_cover_says_so(net: nn.Module) -> None:
+    with serving(Served(net)) as host:
+        asked = [plan(sweep_of(sweep(described(host, queries_total=most), host), "x")) for most in (1, 10**9)]
+    said, covered = ([*overdrawn(cells)] for cells in asked)
+    assert not covered
+    assert len(said) == 1
+    assert "of a service that allows 1 (queries_total)" in said[0]

@@ -28,7 +28,7 @@ from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import Sweep, read_sweep, sweep_of
 from robustsuite.engine.work import Job, Shard, follower
-from robustsuite.errors import BadValue, Lost, quoted
+from robustsuite.errors import BadValue, Lost, Stopped, quoted
 from robustsuite.integrity.checks import Flag
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.maths import stats
@@ -127,7 +127,10 @@ def run(
         for sentence in overdrawn(cells):
             progress.tell(sentence)
         if by is None or (by.executor == "local" and count == 1):
-            computed = execute(cells, store, progress, width=width)
+            try:
+                computed = execute(cells, store, progress, width=width)
+            except Stopped as error:
+                raise Stopped(f"{error}; `robustsuite report {folder}` shows what was measured until then") from error
             if audited:
                 audit(cells, store, progress, width=width)
             for service in billed(cells):

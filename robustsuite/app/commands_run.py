@@ -61,7 +61,9 @@ def run(
 
     chosen = _chosen(sweep, model, data, shift, attack, defense, budget, access, seed)
     if dry_run:
-        print_plan(plan(chosen, flags.device(device), first))
+        planned = plan(chosen, flags.device(device), first)
+        print_plan(planned)
+        warn(planned)
         return
     watched = partial(display.progress, screen=screen)
     done = api.run(
@@ -113,11 +115,19 @@ def _chosen(
     return sweep_of({**asked, "name": f"{asked['name'][:60]}-{digest}"}, "the command line")
 
 
+def warn(planned: list[tuple[Cell, Decision]]) -> None:
+    """What a run of this plan is told before it begins."""
+    from robustsuite.engine.execute import overdrawn
+
+    for sentence in overdrawn(planned):
+        screen.print(sentence, markup=False)
+
+
 def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
     """What would be run, what not and why, and the cost, all at the most. Returns its seconds."""
     from robustsuite.app.api import names_of
     from robustsuite.engine.estimate import estimate, trainings
-    from robustsuite.engine.execute import ordered, overdrawn
+    from robustsuite.engine.execute import ordered
     from robustsuite.records.labels import called, labels
 
     names, cells = names_of(planned), list(ordered(planned))
@@ -153,8 +163,6 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
         priced = f"at the rates that services allow {_duration(attacked)}, their own pace unknown"
     taught = f", and {len(trained)} trainings: about {_duration(sum(trained.values()))}" if trained else ""
     screen.print(f"\n{len(cells)} cells, {runs} to compute: {priced}{taught}")
-    for sentence in overdrawn(cells):
-        screen.print(sentence, markup=False)
     if total > 0:
         bought = min(runs, int(runs * HOUR / total))
         screen.print(f"one hour of one {_unit(cells)} buys about {bought} of the {runs} cells with their trainings")

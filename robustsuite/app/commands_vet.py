@@ -48,7 +48,9 @@ def vet(
     sweep = vetting(model, flags.entry(data, "imagefolder:DIR"), level, tuple(host or ()), first, radii)
     where = flags.device(device)
     if dry_run:
-        _priced(plan(sweep, where))
+        planned = plan(sweep, where)
+        _priced(planned)
+        commands_run.warn(planned)
         return
 
     @contextmanager
