@@ -7,19 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustsuite.app.api import evaluate
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.registry import DefenseCard
+from robustsuite.config.threats import Access, Ball
+from robustsuite.errors import BadValue
 from robustsuite.integrity.canaries import canaries
 from robustsuite.integrity.checks import level_of
 from robustsuite.integrity.probes import probe
 from robustsuite.integrity.state import state_of
+from robustsuite.maths.randomness import Rng
+from robustsuite.scenarios.evasion import Found, attack
 from robustsuite.serve.data import InputSpace, Split, load_data
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, Training, load_model, ready
+from robustsuite.serve.oracle import Oracle
 from robustsuite.serve.stages import Applied
 from tests.frauds import FRAUDS, honest
+from tests.toys import labelled, linear
 
 DATA = digits()
 TEST = DATA.split("test")
@@ -95,3 +102,17 @@ def test_published_networks_raise_no_flag(shared, name: str) -> None:
     space = InputSpace(3, 32, 32, 10)
     net = ready(load_model(f"checkpoint:{shared / 'models' / name}.safetensors?arch={SHARED[name]}", space).net)
     assert probe(net, split.images(torch.arange(32)), split.y, space) == []
+
+
+@pytest.mark.parametrize("name", ["robust", "clean_ok", "queries", "in_budget", "rejected", "robust_direct", "label"])
+def test_no_attack_writes_a_verdict(name: str) -> None:
+    """Or what is counted: on untouched pictures it read 0 %."""
+
+    @attack(needs=Access.SCORES, norms=("linf",))
+    def claims(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng) -> Found:
+        """Says what it likes."""
+        return Found(x, {name: torch.zeros(len(x), dtype=torch.bool)})
+
+    split = labelled(linear())
+    with pytest.raises(BadValue, match=f"got '{name}', which the judge writes"):
+        evaluate(linear(), split.images(torch.arange(24)), split.y, attack=claims)

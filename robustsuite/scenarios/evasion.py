@@ -58,6 +58,12 @@ class Attack(Protocol):
 NORMS = ("l1", "l2", "linf")
 """The norms a nearest adversarial's size is stored in."""
 
+JUDGED = {
+    "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
+    "overturned", "below_a_bit", "index", "label", *NORMS,
+}  # fmt: skip
+"""Columns that no attack may write, and every name that begins with robust."""
+
 BELOW_A_BIT = 0.1
 """Share of the breaks that rounding to 8 bits may undo."""
 
@@ -165,8 +171,13 @@ def attacked(
         columns["wrong_share"] = answers.share.cpu()
     if card.minimum_norm:
         columns |= {norm: projections.norm((x_adv.double() - x.double()).flatten(1), norm).cpu() for norm in NORMS}
-    columns |= best.columns
-    claimed = columns.pop("claimed", columns["fooled"] & in_budget)
+    own = {name: column for name, column in best.columns.items() if name != "claimed"}
+    if clash := next((name for name in own if name in JUDGED or name.startswith("robust")), None):
+        raise BadValue(
+            f"expected columns of its own from {card.name}, got {clash!r}, which the judge writes; rename it"
+        )
+    columns |= own
+    claimed = best.columns.get("claimed", columns["fooled"] & in_budget)
     columns["overturned"] = claimed & columns["robust"]
     if not system.stochastic and not card.minimum_norm:
         fell = (columns["clean_ok"] & ~columns["robust"]).nonzero().flatten().to(x.device)
