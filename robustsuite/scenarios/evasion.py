@@ -171,12 +171,7 @@ def attacked(
         columns["wrong_share"] = answers.share.cpu()
     if card.minimum_norm:
         columns |= {norm: projections.norm((x_adv.double() - x.double()).flatten(1), norm).cpu() for norm in NORMS}
-    own = {name: column for name, column in best.columns.items() if name != "claimed"}
-    if clash := next((name for name in own if name in JUDGED or name.startswith("robust")), None):
-        raise BadValue(
-            f"expected columns of its own from {card.name}, got {clash!r}, which the judge writes; rename it"
-        )
-    columns |= own
+    columns |= _own_columns(card, best.columns)
     claimed = best.columns.get("claimed", columns["fooled"] & in_budget)
     columns["overturned"] = claimed & columns["robust"]
     if not system.stochastic and not card.minimum_norm:
@@ -187,6 +182,13 @@ def attacked(
         columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
     forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
     return Record(columns, [], forwards, backwards)
+
+
+def _own_columns(card: AttackCard, columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What an attack stores beside the verdict; raises BadValue for a name of the judge's."""
+    if clash := next((name for name in columns if name in JUDGED or name.startswith("robust")), None):
+        raise BadValue(f"expected own columns from {card.name}, got {clash!r}, which the judge writes; rename it")
+    return {name: column for name, column in columns.items() if name != "claimed"}
 
 
 def concluded(record: Record, system: System, card: AttackCard, eot: int | None = None, own: str = "") -> Record:
