@@ -31,7 +31,7 @@ def cifar10(*, root: str = "", pack: str = "", seed: int = 0, train: int = 0) ->
     if not root:
         raise BadValue("expected the folder of CIFAR-10, got none; write {cifar10: {root: FOLDER}}")
     path = Path(root).expanduser()
-    found = _found(path, pack)
+    found, note = _found(path, pack)
     if not found:
         raise BadData(f"expected CIFAR-10 in {str(path)!r} ({LAYOUTS}), got none of them; check root")
     splits = {}
@@ -48,45 +48,41 @@ def cifar10(*, root: str = "", pack: str = "", seed: int = 0, train: int = 0) ->
         held = min(VAL, len(y) // 10)
         for part, rows in (("train", order[:-held][: train or None].sort().values), ("val", order[-held:])):
             splits[part] = Split.of(pictures[rows], y[rows], rows)
-    return Dataset("cifar10", InputSpace(3, 32, 32, 10), CLASSES, splits, note=_aside(path, pack))
+    return Dataset("cifar10", InputSpace(3, 32, 32, 10), CLASSES, splits, note=note)
 
 
-def _aside(path: Path, pack: str) -> str:
-    """Which of several test packs is read, '' where there is no choice."""
-    there = sorted(file.name for folder in (path, path / "cifar10") for file in folder.glob("*_test*.npz"))
-    named = [name for name in there if pack in name]
-    if len(there) < 2 or not named:
-        return ""
-    return f"test pictures of {named[0]}, not of {', '.join(name for name in there if name != named[0])}"
-
-
-def _found(path: Path, pack: str) -> dict[str, Pictures]:
+def _found(path: Path, pack: str) -> tuple[dict[str, Pictures], str]:
+    """The splits that lie there, and which of several test packs was read, '' where there was no choice."""
     if path.is_file():
         if path.suffix == ".npz":
-            return {"train" if "train" in path.stem else "test": from_npz(path)}
-        return from_zip(path) if path.suffix == ".zip" else from_archive(path)
+            return {"train" if "train" in path.stem else "test": from_npz(path)}, ""
+        return from_zip(path) if path.suffix == ".zip" else from_archive(path), ""
     if not path.is_dir():
         raise BadData(f"expected a folder or file of CIFAR-10, got {str(path)!r}, which is not there; check root")
     for folder in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin"):
         if splits := from_folder(folder):
-            return splits
+            return splits, ""
     for archive in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
         if (path / archive).is_file():
-            return from_archive(path / archive)
-    return _packs(path, pack) or (_packs(path / "cifar10", pack) if (path / "cifar10").is_dir() else {})
+            return from_archive(path / archive), ""
+    packed = _packs(path, pack)
+    return packed if packed[0] else _packs(path / "cifar10", pack)
 
 
-def _packs(folder: Path, pack: str) -> dict[str, Pictures]:
-    splits = {}
+def _packs(folder: Path, pack: str) -> tuple[dict[str, Pictures], str]:
+    splits, note = {}, ""
     for split in ("train", "test"):
         files = sorted(f for f in folder.glob("*.npz") if f"_{split}" in f.stem)
         chosen = [f for f in files if pack in f.stem]
         if chosen:
             splits[split] = from_npz(chosen[0])
+            if split == "test" and len(files) > 1:
+                others = ", ".join(f.name for f in files if f != chosen[0])
+                note = f"test pictures of {chosen[0].name}, not of {others}"
         elif files and split == "test":
             names = ", ".join(f.name for f in files)
             raise BadData(f"expected a test pack with {pack!r} in its name, got {names}; choose one of them")
-    return splits
+    return splits, note
 
 
 def from_npz(path: Path) -> Pictures:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..measure.scores import headline, measured_as, scores
-from ..measure.seeds import TOGETHER, over_seeds
+from ..measure.seeds import THREAT, TOGETHER, over_seeds
 from ..measure.tables import corruption_errors
 from ..measure.worst import worst_case
 from ..read.runs import Results, read
@@ -24,10 +24,6 @@ from ..sections.summary import rankings, verdict
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
 """Before a rate whose grade keeps it out of rankings."""
-
-
-OF_SEEDS = ("scenario", "threat", "budget", "goal", "shift", "model", "dataset")
-"""What a grid of means over seeds is of."""
 
 
 class Grid(NamedTuple):
@@ -70,7 +66,8 @@ def _of_one_seed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_seeds(means: pd.DataFrame) -> Iterator[Grid]:
-    for (_, threat, budget, _, shift, model, dataset), part in means.groupby(list(OF_SEEDS), sort=False, dropna=False):
+    kinds = means.groupby([*THREAT, "shift"], sort=False, dropna=False)
+    for (_, threat, budget, _, dataset, model, shift), part in kinds:
         rows = part[part["metric"] != "clean_accuracy"] if (part["metric"] != "clean_accuracy").any() else part
         rows = rows.sort_values("attack", key=lambda names: names == TOGETHER, kind="stable")
         if not (threat or shift):

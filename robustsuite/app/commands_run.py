@@ -67,7 +67,7 @@ def run(
         return
     watched = partial(display.progress, screen=screen)
     done = api.run(
-        chosen, out=out, device=flags.device(device), first=first, width=batch_size, audited=audit, watched=watched,
+        chosen, out=out, device=device, first=first, width=batch_size, audited=audit, watched=watched,
         by=_workers(workers, executor), shard=shard,
     )  # fmt: skip
     finish(done)

@@ -79,6 +79,18 @@ def test_packs_of_pixels_and_of_png_blobs(tmp_path):
         load_data({"cifar10": {"root": str(tmp_path), "pack": "lossless"}})
 
 
+def test_of_several_test_packs_the_one_that_is_read_is_named(tmp_path):
+    def note(**spec: str) -> str:
+        return load_data({"cifar10": {"root": str(tmp_path), **spec}})[0].note
+
+    for name in ("c_test_jpeg", "c_test_lossless"):
+        np.savez(tmp_path / f"{name}.npz", images=IMAGES[100:], labels=LABELS[100:])
+    assert note() == "test pictures of c_test_jpeg.npz, not of c_test_lossless.npz"
+    assert note(pack="lossless") == "test pictures of c_test_lossless.npz, not of c_test_jpeg.npz"
+    python_version(tmp_path / "cifar-10-batches-py")
+    assert note() == "", "none of the packs is read beside the published files"
+
+
 def png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
