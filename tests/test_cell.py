@@ -37,7 +37,9 @@ def recorded(cell: Cell) -> CellRecord:
         threat=cell.threat.facts() if cell.threat else None,
         attack=used(cell.attack, dict(cell.given)) if cell.attack else None,
         defenses=tuple(used(d.card, dict(d.given)) for d in cycle.defenses),
-        model=ModelFacts(name=model.name, sha256=model.sha256, behaviour=model.behaviour),
+        model=ModelFacts(
+            name=model.name, sha256=model.sha256, behaviour=model.behaviour, shows=model.shows.kinds()
+        ),
         data=DataFacts(
             name=data.name, sha256=cell.split.sha256, n=len(cell.split), splits=subjects.splits, stream=subjects.stream
         ),
@@ -58,6 +60,7 @@ def hashed(cell: Cell) -> str:
         "scenario": identity(cell.scenario.card, {}),
         "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None,
     }  # fmt: skip
+    del facts["model"]["shows"]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -27,6 +27,8 @@ FACTS = {
     "paper": "Zhang and Wu, 2020, arXiv:1905.10695",
     "cost": ordered_topk.cost,
     "minimum_norm": True,
+    "family": ("minimum norm",),
+    "least": ordered_topk.LEAST,
 }
 EASED = "bisection moves to the weight a search started from, not to the one it had eased to"
 

@@ -38,12 +38,17 @@ def _cost(*, version: str, **_: object) -> Cost:
     return COSTS.get(version, COSTS["standard"])
 
 
+def _families(*, version: str, **_: object) -> tuple[str, ...]:
+    return ("gradient",) if version == "rand" else ("gradient", "minimum norm", "score")
+
+
 @evasion.attack(
     needs=Access.WHITE_BOX,
     norms=tuple(NORMS),
     whole=True,
     paper="Croce and Hein, 2020, arXiv:2003.01690",
     cost=_cost,
+    family=_families,
     differs=(
         "with fewer than 10 classes every wrong class is a target, where the package stops with an index error",
         "no targeted goals: the package has no such mode; `ensemble` plays them",

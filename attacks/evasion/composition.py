@@ -45,6 +45,8 @@ def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int)
     goals=("untargeted", "targeted"),
     paper="Croce and Hein, 2020, arXiv:2003.01690; Melamed et al., 2024, arXiv:2407.02240",
     cost=_cost,
+    family=("gradient", "minimum norm", "score"),
+    least={"steps": 100},  # its FMN audit's, and AutoAttack's for APGD
     differs=(
         "it is not AutoAttack: FMN and a short Square audit a sample of what APGD leaves, and all of it only if one of "
         "the sample breaks, so a verdict may depend on which other examples are asked (never on batch size or order)",

@@ -22,6 +22,8 @@ from robustsuite.serve.oracle import Oracle
     paper="Paniagua, Grainger, Wu, 2023, arXiv:2312.11510",
     cost=ordered_topk.cost,
     minimum_norm=True,
+    family=("minimum norm",),
+    least=ordered_topk.LEAST,
     differs=("bisection moves to the weight a search started from, not to the one it had eased to",),
 )
 def cw_k(

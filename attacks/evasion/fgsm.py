@@ -23,6 +23,8 @@ from robustsuite.serve.oracle import Oracle
     goals=("untargeted", "targeted"),
     paper="Goodfellow et al., 2015, arXiv:1412.6572",
     cost=lambda **_: Cost(forwards=1, backwards=1),
+    family=("gradient",),
+    least={"steps": 20},  # it has one: no number rests on it
 )
 def fgsm(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None = None, loss: str = "ce"

@@ -35,6 +35,8 @@ def _cost(*, steps: int, **_: object) -> Cost:
     goals=("untargeted", "targeted"),
     paper="Pintor et al., 2021, arXiv:2102.12827",
     cost=_cost,
+    family=("minimum norm",),
+    least={"steps": 100},  # the smaller of the paper's two settings, 100 and 1000
     minimum_norm=True,
     differs=("before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",),
 )

@@ -29,6 +29,7 @@ except ImportError:
     library = None
 
 PAPER = "Chen, Jordan, Wainwright, 2020, arXiv:1904.02144 (foolbox: Rauber et al., 2020, 10.21105/joss.02607)"
+LEAST = {"queries": 5000}  # as of our own decision-based attacks
 DIFFERS = (
     "the start and its cost are those of our own decision-based attacks, so that what follows can be compared",
     "the estimated direction is scaled to length 1 an image; the package scales the batch as a whole",
@@ -108,7 +109,7 @@ def _ready(model: Oracle, probes: int) -> dict[str, Any]:
 
 @evasion.attack(
     name="foolbox:hopskipjump", needs=Access.LABELS, norms=("l2",), paper=PAPER, cost=_cost, minimum_norm=True,
-    differs=DIFFERS, requires="foolbox",
+    differs=DIFFERS, requires="foolbox", family=("decision",), least=LEAST,
 )  # fmt: skip
 def hopskipjump(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, queries: int = 10000, probes: int = 100
@@ -128,7 +129,8 @@ def hopskipjump(
 
 @evasion.attack(
     name="foolbox:hopskipjump_targeted", needs=Access.LABELS | Access.AUX_DATA, norms=("l2",), goals=("targeted",),
-    paper=PAPER, cost=_cost, minimum_norm=True, differs=DIFFERS, requires="foolbox",
+    paper=PAPER, cost=_cost, minimum_norm=True, differs=DIFFERS, requires="foolbox", family=("decision",),
+    least=LEAST,
 )  # fmt: skip
 def hopskipjump_targeted(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor, aux: Aux, queries: int = 10000,

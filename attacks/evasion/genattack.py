@@ -48,6 +48,8 @@ def _cost(*, queries: int, **_: object) -> Cost:
     goals=("targeted", "untargeted"),
     paper="Alzantot et al., 2019, arXiv:1805.11090",
     cost=_cost,
+    family=("score",),
+    least={"queries": 5000},  # as Square's in AutoAttack
     differs=("the last generation asks about as many children as queries are left",),
 )
 def genattack(

@@ -22,6 +22,7 @@ STEP = 0.01
 """MI-FGSM's step in [0, 1], whatever eps is: the authors'."""
 
 PAPER = "Wang, 2021, Black-box adversarial attacks by a microbial genetic algorithm (MGA)"
+LEAST = {"queries": 5000}  # as Square's in AutoAttack
 DIFFERS = (
     "a changed individual is asked about at once, not when it is next drawn, so a success is noticed queries earlier",
 )
@@ -32,7 +33,8 @@ def _cost(*, queries: int, **_: object) -> Cost:
 
 
 @evasion.attack(
-    needs=Access.SCORES, norms=("linf",), goals=("untargeted", "targeted"), paper=PAPER, cost=_cost, differs=DIFFERS
+    needs=Access.SCORES, norms=("linf",), goals=("untargeted", "targeted"), paper=PAPER, cost=_cost, differs=DIFFERS,
+    family=("score",), least=LEAST,
 )
 def mga(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None,
@@ -51,6 +53,7 @@ def mga(
 @evasion.attack(
     needs=Access.SCORES | Access.AUX_DATA, norms=("linf",), goals=("untargeted", "targeted"), paper=PAPER, cost=_cost,
     differs=(*DIFFERS, "surrogates take pixels as their own normalisation wants them; the authors' code skips it"),
+    family=("transfer", "score"), least=LEAST,
 )  # fmt: skip
 def mga_transfer(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None, aux: Aux,

@@ -28,6 +28,7 @@ def _cost(*, draws: int, **_: object) -> Cost:
     norms=("linf", "l2", "l1", "l0"),
     paper="Carlini et al., 2019, arXiv:1902.06705",
     cost=_cost,
+    family=("noise",),
 )
 def noise(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, draws: int = 100) -> evasion.Found:
     """Uniform samples of the ball, the one of largest margin kept.

@@ -39,6 +39,8 @@ def _cost(*, classes: int, steps: int, restarts: int, n_targets: int, **_: objec
     goals=("untargeted", "targeted"),
     paper="Madry et al., 2018, arXiv:1706.06083",
     cost=_cost,
+    family=("gradient",),
+    least={"steps": 20},  # Madry et al. judge CIFAR-10 by 20
     differs=(
         "an image leaves at the first wrong answer, and a run that cycles ends; both change the cost, not the verdict",
     ),

@@ -23,6 +23,8 @@ from robustsuite.serve.oracle import Oracle
     paper="Paniagua, Grainger, Wu, 2023, arXiv:2312.11510",
     cost=ordered_topk.cost,
     minimum_norm=True,
+    family=("minimum norm",),
+    least=ordered_topk.LEAST,
     differs=(
         "the quadratic program is solved exactly, in logit space, and from the last step's solution",
         "its gradient is 2 (f - z*) by the envelope theorem; no solver is differentiated",

@@ -38,6 +38,8 @@ def _cost(*, queries: int, **_: object) -> Cost:
     norms=("linf",),
     paper="Abdukhamidov et al., 2025, doi:10.1109/TR.2025.3551717",
     cost=_cost,
+    family=("transfer", "score"),
+    least={"queries": 5000},  # as Square's in AutoAttack
     differs=(
         "the interpretation term has a gradient (second order, ReLU as softplus); in the authors' code it has none",
         "it enters with the sign that keeps the maps together; the authors' would drive them apart",

@@ -25,6 +25,8 @@ def _cost(*, steps: int, **_: object) -> Cost:
     goals=("untargeted", "targeted"),
     paper="Andriushchenko et al., 2020, arXiv:1912.00049",
     cost=_cost,
+    family=("score",),
+    least={"steps": 4999},  # AutoAttack's 5000 queries, the first of which asks about the start
     differs=(
         "each image has windows and colours of its own, where the authors' code draws one window for the batch",
         "the window's side is halved after 10, 50, 200 ... proposals whatever `steps` is, as in AutoAttack",

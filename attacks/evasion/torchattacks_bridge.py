@@ -59,6 +59,17 @@ DIFFERS = {
     "APGDT": "10 steps unless `steps` says otherwise, where AutoAttack takes 100",
     "FAB": "10 steps unless `steps` says otherwise, where AutoAttack takes 100",
 }
+SEARCH: dict[str, tuple[str, dict[str, int]]] = {
+    **dict.fromkeys(("VANILA", "GN"), ("noise", {})),
+    **dict.fromkeys(("PIFGSM", "PIFGSMPP"), ("gradient", {"num_iter_set": 20})),
+    **dict.fromkeys(("CW", "FAB"), ("minimum norm", {"steps": 100})),
+    **dict.fromkeys(("EADL1", "EADEN"), ("minimum norm", {"max_iterations": 100})),
+    "DeepFool": ("minimum norm", {"steps": 50}), "SparseFool": ("minimum norm", {"steps": 20}),
+    "Square": ("score", {"n_queries": 5000}), "SPSA": ("score", {"nb_iter": 100}),
+    "OnePixel": ("score", {"steps": 100}), "Pixle": ("score", {"max_iterations": 100}),
+}  # fmt: skip
+"""Family, and the least of a parameter, where it is not as for our own PGD: orders of size that their papers use."""
+
 ALWAYS = (
     "random numbers are drawn for the batch, so what an example gets depends on those beside it",
     "step sizes stay at the package's defaults whatever eps is; what leaves the budget is projected into it",
@@ -212,7 +223,10 @@ def _bridge(name: str) -> Callable[..., Tensor]:
     plugin.__signature__ = inspect.Signature([*first, *extra])  # type: ignore[attr-defined]
     plugin.__name__ = plugin.__qualname__ = name
     plugin.__doc__ = f"The attack {name} of the package torchattacks, as it stands there."
+    family, least = SEARCH.get(name, ("gradient", {"steps": 20}))  # what takes no steps takes one, as FGSM
+    families = ("gradient", "minimum norm", "score") if name == "AutoAttack" else (family,)
     facts = {"norms": _norms(kind), "paper": _paper(kind), "cost": _cost(name), "requires": "torchattacks"}
+    facts |= {"family": families, "least": least}
     differs = (*([DIFFERS[name]] if name in DIFFERS else []), *ALWAYS)
     return evasion.attack(name=f"torchattacks:{name}", needs=Access.WHITE_BOX, differs=differs, **facts)(plugin)
 

@@ -33,6 +33,13 @@ TAKEN = ("classes", "first")
 
 PLACES = ("data", "train", "harden", "serve", "share")
 
+FAMILIES = ("gradient", "minimum norm", "score", "decision", "transfer", "noise")
+"""How evasion attacks search, in the field's terms.
+
+gradient: ascent inside the ball; minimum norm: to the nearest error, by gradients; score, decision: by questions alone;
+transfer: on a network of the adversary's own; noise: the floor.
+"""
+
 GOALS = ("untargeted", "targeted", "ordered_topk")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +96,8 @@ class AttackCard(Card):
     whole: it wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
     cost: from the number of classes and every parameter, all as keywords.
+    family: of FAMILIES, several of an ensemble; a function of every parameter where these decide.
+    least: parameter -> from which value on a number may rest on it; an attack that lacks the parameter never suffices.
     """
 
     needs: Access = Access.NONE
@@ -97,10 +106,16 @@ class AttackCard(Card):
     whole: bool = False
     minimum_norm: bool = False
     cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
+    family: tuple[str, ...] | Callable[..., tuple[str, ...]] = field(default=(), compare=False)
+    least: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def priced(self, classes: int, **given: Any) -> Cost:
         """What it costs an example, the parameters that are not given at their defaults."""
         return self.cost(classes=classes, **{**self.parameters, **given})
+
+    def families(self, **given: Any) -> tuple[str, ...]:
+        """How it searches, the parameters that are not given at their defaults; () where its card does not say."""
+        return self.family(**{**self.parameters, **given}) if callable(self.family) else tuple(self.family)
 
 
 @dataclass(frozen=True)
@@ -186,6 +201,9 @@ def _sound(card: Card) -> Card:
             ("norms", card.norms, _among(card.norms, BALLS), f"a tuple of {', '.join(BALLS)}"),
             ("goals", card.goals, _among(card.goals, GOALS), f"a tuple of {', '.join(GOALS)}"),
             ("cost", card.cost, callable(card.cost), "a function"),
+            ("family", card.family, callable(card.family) or _among(card.family, FAMILIES),
+             f"a tuple of {', '.join(FAMILIES)}"),
+            ("least", card.least, _whole(card.least), "a dict of whole numbers by parameter"),
             ("parameters", taken, not taken, f"none of the name {' or '.join(TAKEN)}"),
         ]
     if isinstance(card, DefenseCard):
@@ -207,6 +225,10 @@ def _sound(card: Card) -> Card:
 
 def _among(values: object, known: Collection[str]) -> bool:
     return isinstance(values, tuple | list) and all(isinstance(v, str) and v in known for v in values)
+
+
+def _whole(values: object) -> bool:
+    return isinstance(values, Mapping) and all(isinstance(k, str) and type(v) is int for k, v in values.items())
 
 
 def _cards_in(module: ModuleType) -> Iterator[Card]:
@@ -277,17 +299,19 @@ def canonical(card: Card, given: dict[str, Any]) -> str:
 
 def used(card: Card, given: dict[str, Any]) -> Used:
     """A plugin in use as a record holds it: every parameter resolved, its distribution and the hash of its source."""
-    module = card.function.__module__
+    module, attack = card.function.__module__, card if isinstance(card, AttackCard) else None
     return Used(
         name=card.name, stage=card.place if card.kind == "defense" else "", given=plain(changed(card, given)),
         parameters=plain(dict(sorted({**card.parameters, **given}.items()))),
-        needs=card.needs.kinds() if isinstance(card, AttackCard) else (),
-        distribution=distribution_of(module), source=source_of(module),
+        needs=attack.needs.kinds() if attack else (), distribution=distribution_of(module), source=source_of(module),
+        family=attack.families(**given) if attack else (), least=dict(attack.least) if attack else {},
     )  # fmt: skip
 
 
 def identity(card: Card, given: dict[str, Any]) -> str:
-    """What tells this use of a plugin from any other, as text: which parameters are defaults is no part of it."""
-    facts = dumped(used(card, given))
-    del facts["given"]
+    """What tells this use of a plugin from any other, as text: which parameters are defaults is no part of it.
+
+    Nor is what its card says of its strength: that grades a number and changes none.
+    """
+    facts = {k: v for k, v in dumped(used(card, given)).items() if k not in ("given", "family", "least")}
     return json.dumps(facts, sort_keys=True)

@@ -25,6 +25,9 @@ BENT, BROKEN = 0.05, 0.2
 PARITY = 0.05
 """Queries on standing images that two defenses in one ranking may differ by."""
 
+PUBLISHED = 1000
+"""Images below which a number is a screening, none to publish: half a width of 3.1 points at 50 %."""
+
 AUDITED = 64
 """Images an audit looks at in each cell."""
 
@@ -143,6 +146,13 @@ CHECKS = (
           "classes) and the data's, in lower case, words alone, a wnid or any of the names between commas: the same "
           "set in another order fails; others that do not meet warn, unless more than half of at least "
           f"{ENOUGH} clean pictures of those classes are right", "scenario", {"class_order": ("warn", "all")}),
+    Check("E31", "a strong attack was played", "of the cell's threat, on its pictures, not failed: an attack by "
+          "gradients (gradient, minimum norm) at its card's least, or, where the threat grants none or the model shows "
+          "none, one by queries (score, decision); none warns, unless nothing stands or a proof agrees", "report",
+          {"weak_alone": ("warn", "all")}),
+    Check("E32", "two families agree", "beside it one of another family at its least, which the adversary could play, "
+          "on the same system, pictures, budget and goal; none warns (noise is no family, nor what a card says nothing "
+          "of)", "report", {"one_family": ("warn", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",

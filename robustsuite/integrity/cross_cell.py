@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from robustsuite.integrity.checks import LARGE, LEVEL, PARITY, SMALL, Flag, grade
+from robustsuite.integrity import strength
+from robustsuite.integrity.checks import LARGE, LEVEL, PARITY, SMALL, Flag, grade, level_of
 from robustsuite.maths.stats import clopper_pearson
 
 Row = Mapping[Any, Any]
@@ -44,10 +45,11 @@ class Verdicts(NamedTuple):
 
 
 class Graded(NamedTuple):
-    """A cell's flags from other cells, and its grade with them; '' where it has no number."""
+    """A cell's flags from other cells, its grade with them, and why it is a screening; '' where it has no number."""
 
     flags: list[Flag]
     grade: str
+    screening: str = ""
 
 
 def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
@@ -63,6 +65,10 @@ def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
     for run_id, flag in _contradicted(evasion, proofs, examples):
         found[run_id].append(flag)
     sure = set(_sandwiched(evasion, proofs, examples)) | {str(p["run_id"]) for p in proofs}
+    struck = {run_id for run_id, row in done.items() for flag in (*row["flags"], *found[run_id])
+              if level_of(flag) == "fail"}  # fmt: skip
+    for run_id, flag in _weak(evasion, examples, struck, sure):
+        found[run_id].append(flag)
     graded = {}
     for row in rows:
         run_id = str(row["run_id"])
@@ -72,7 +78,7 @@ def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
             graded[run_id] = Graded([], "")
         else:
             ends = grade([*source["flags"], *found[twin]], certified=twin in sure)
-            graded[run_id] = Graded(found[twin], ends)
+            graded[run_id] = Graded(found[twin], ends, strength.screening(source))
     return graded
 
 
@@ -92,6 +98,11 @@ def _groups(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> Iterator[
 def _column(examples: Examples, row: Row, name: str) -> Verdicts:
     table = examples(str(row["run_id"]))
     return Verdicts(np.asarray(table["index"]), np.asarray(table[name], dtype=bool))
+
+
+def _stands(examples: Examples, row: Row) -> Verdicts:
+    """Which images no wrong answer was found for; a rejection is none, whatever the judge makes of it."""
+    return _column(examples, row, "unbroken" if "unbroken" in examples(str(row["run_id"])) else "robust")
 
 
 def shared(a: Verdicts, b: Verdicts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -132,6 +143,11 @@ def _eps(row: Row) -> float | None:
 
 def _but_eps(row: Row) -> tuple[str, ...]:
     return tuple(repr(value) for name, value in row["record"].threat.budget if name != "eps")
+
+
+def _shift(row: Row) -> Any:
+    """Which shift the pictures are of: those of another bear the same indices."""
+    return row["record"].shift
 
 
 def _white(row: Row) -> bool:
@@ -175,10 +191,10 @@ def _alone(rows: Sequence[Row], examples: Examples) -> Found:
 
 def _monotone(rows: Sequence[Row], examples: Examples) -> Found:
     """E3: the same attack with more budget leaves more standing."""
-    for group in _groups(rows, *SYSTEM, "access", "goal", "attack", _but_eps):
+    for group in _groups(rows, *SYSTEM, _shift, "access", "goal", "attack", _but_eps):
         known = sorted((row for row in group if _eps(row) is not None), key=lambda row: float(_eps(row) or 0))
         for less, more in pairwise(known):
-            before, after = shared(_column(examples, less, "robust"), _column(examples, more, "robust"))
+            before, after = shared(_stands(examples, less), _stands(examples, more))
             n, rise = len(before), int(after.sum()) - int(before.sum())
             if rise > max(1, SMALL * n):
                 level = "fail" if rise > max(2, LARGE * n) else "warn"
@@ -188,14 +204,14 @@ def _monotone(rows: Sequence[Row], examples: Examples) -> Found:
 
 def _colours(rows: Sequence[Row], examples: Examples) -> Found:
     """E5: black-box attacks break what all white-box ones together leave."""
-    for group in _groups((row for row in rows if row.get("needs")), *SYSTEM, "goal", _norm, _eps):
+    for group in _groups((row for row in rows if row.get("needs")), *SYSTEM, _shift, "goal", _norm, _eps):
         white = [row for row in group if _white(row)]
         blacks = [row for row in group if not _white(row)]
         if not white or not blacks:
             continue
-        left = standing(_column(examples, row, "robust") for row in white)
+        left = standing(_stands(examples, row) for row in white)
         for black in blacks:
-            rest, stands = shared(left, _column(examples, black, "robust"))
+            rest, stands = shared(left, _stands(examples, black))
             extra, fewer, n = int((rest & ~stands).sum()), int((~rest & stands).sum()), len(rest)
             surprising = one_sided(extra, fewer) < LEVEL
             if not extra or (_random(examples, black, *white) and not surprising):
@@ -212,13 +228,20 @@ def _order(rows: Sequence[Row], examples: Examples) -> Found:
     for group in _groups(known, *SYSTEM, "threat", "budget", "goal"):
         for simple in group:
             for strong in (row for row in group if STRENGTH[_name(row)] == STRENGTH[_name(simple)] + 1):
-                a, b = shared(_column(examples, simple, "robust"), _column(examples, strong, "robust"))
+                a, b = shared(_stands(examples, simple), _stands(examples, strong))
                 more, fewer, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
                 chance = _random(examples, simple, strong) and one_sided(more, fewer) >= LEVEL
                 if more - fewer > max(2, SMALL * n) and not chance:
                     level = "fail" if _name(simple) == "fgsm" else "warn"
                     words = f"{simple['attack']} leaves {more - fewer} of {n} images fewer"
                     yield str(strong["run_id"]), Flag("weaker_than_simpler", words, level)
+
+
+def _weak(rows: Sequence[Row], examples: Examples, struck: set[str], sure: set[str]) -> Found:
+    """E31, E32: a number that rests on weak attacks, or on one family of them."""
+    fallen = {str(row["run_id"]) for row in rows if not _stands(examples, row).value.any()}
+    for group in _groups(rows, *SYSTEM, _shift, "goal", _norm, _eps):
+        yield from strength.weak(group, struck, sure | fallen, lambda row: _stands(examples, row).at)
 
 
 def _name(row: Row) -> str:
@@ -252,9 +275,9 @@ def _against(rows: Sequence[Row], proofs: Sequence[Row]) -> Iterator[tuple[Row, 
     known: dict[tuple[Any, ...], list[Row]] = {}
     for proof in proofs:
         if proof.get("needs"):
-            known.setdefault((*(proof[name] for name in SYSTEM), _norm(proof)), []).append(proof)
+            known.setdefault((*(proof[name] for name in SYSTEM), _shift(proof), _norm(proof)), []).append(proof)
     for row in rows:
-        for proof in known.get((*(row[name] for name in SYSTEM), _norm(row)), ()):
+        for proof in known.get((*(row[name] for name in SYSTEM), _shift(row), _norm(row)), ()):
             yield row, proof
 
 

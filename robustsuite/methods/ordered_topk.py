@@ -27,6 +27,8 @@ BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-8, 1e-2
 """AdamW's (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
 WARM_UP, START, EASED = 5, 2e-3, 0.75
 """Steps until the moments are reset, standard deviation of the first delta, the weight's factor after a success."""
+LEAST = {"iterations": 60}
+"""Of one search, as in the papers' full setting: what their attacks need before a number may rest on them."""
 
 
 class Pull(Protocol):

@@ -99,7 +99,11 @@ class ThreatFacts(Strict):
 
 
 class Used(Strict):
-    """A plugin in use. given: parameters that were set to something else than the default; parameters: all of them."""
+    """A plugin in use. given: parameters that were set to something else than the default; parameters: all of them.
+
+    family, least: how an attack searches, and from which values of its parameters on it counts as one of that family;
+    no part of a cell's id, and empty in records that were made before cards said so.
+    """
 
     name: str
     stage: str = ""
@@ -108,6 +112,8 @@ class Used(Strict):
     needs: tuple[str, ...] = ()
     distribution: str = ""
     source: str = ""
+    family: tuple[str, ...] = ()
+    least: dict[str, int] = {}
 
     def words(self) -> str:
         """For eyes: 'pgd(steps=50)'."""
@@ -120,11 +126,15 @@ def used_words(name: str, given: dict[str, Any]) -> str:
 
 
 class ModelFacts(Strict):
-    """behaviour: what the answers depend on besides the weights: versions of libraries, hashes of sources."""
+    """behaviour: what the answers depend on besides the weights: versions of libraries, hashes of sources.
+
+    shows: what it gives anybody at the most, no part of a cell's id; None in records that do not say.
+    """
 
     name: str
     sha256: str = ""
     behaviour: dict[str, str] = {}
+    shows: tuple[str, ...] | None = None
 
 
 class Stream(Strict):

@@ -136,7 +136,7 @@ class Cell:
             "threat": of(_told, Threat.facts, self.threat) if self.threat else "null",
             "attack": of(_told, _identity, self.attack, self.given) if self.attack else "null",
             "defenses": of(_told, _identities, cycle.defenses), "scenario": of(_told, _protocol, self.scenario),
-            "model": of(_told, _model, cycle.model), "data": of(_told, _data, cycle.data, self.subjects),
+            "model": of(_told, _answers, cycle.model), "data": of(_told, _data, cycle.data, self.subjects),
             "shift": of(_told, _shift, self.shift, self.variant, self.reading, cycle.model.space)
             if self.shift else "null",
             "seed": _json(cycle.seed), "trained_on": _json(cycle.trained_on()),
@@ -203,7 +203,13 @@ def _protocol(scenario: Scenario) -> str:
 
 
 def _model(model: Model) -> ModelFacts:
-    return ModelFacts(name=model.name, sha256=model.sha256, behaviour=model.behaviour)
+    shows = model.shows.kinds()
+    return ModelFacts(name=model.name, sha256=model.sha256, behaviour=model.behaviour, shows=shows)
+
+
+def _answers(model: Model) -> dict[str, Any]:
+    """Of these facts those that a number depends on: what is shown decides who may play, not what comes of it."""
+    return {k: v for k, v in dumped(_model(model)).items() if k != "shows"}
 
 
 def _data(data: Dataset, subjects: Subjects) -> DataFacts:

@@ -1,0 +1,161 @@
+"""What a number under attack rests on: attacks of which families, at their cards' least, on how many images.
+
+One attack that fails leaves everything standing, so a number needs an attack of sufficient strength and a second one
+that searches otherwise (Carlini et al., 2019, arXiv:1902.06705; Croce & Hein, 2020, arXiv:2003.01690). Read from
+records alone: what an attack is stands there, as its card said when the cell was played.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustsuite.integrity.checks import PUBLISHED, Flag
+from robustsuite.records.schema import CellRecord
+
+Row = Mapping[Any, Any]
+Pictures = Callable[[Row], NDArray[Any]]
+"""A cell -> the indices of the pictures that it is about."""
+
+BY_GRADIENTS = frozenset({"gradient", "minimum norm"})
+BY_QUESTIONS = frozenset({"score", "decision"})
+FLOOR = "noise"
+"""Of no family that counts: what does no more than draw pictures is what the others are held against."""
+
+NAMED = 3
+"""Attacks that a sentence names."""
+
+ADVISED = (
+    ("gradient", "apgd", "gradients", ("linf", "l2", "l1")),
+    ("minimum norm", "fmn", "gradients", ("linf", "l2", "l1", "l0")),
+    ("score", "square", "scores", ("linf", "l2")),
+    ("decision", "cgba", "labels", ("l2",)),
+)
+"""family, an attack of it, what that needs, the norms it works in: what to add where a family is missing."""
+
+
+def screening(row: Row, n: int | None = None) -> str:
+    """Why a measured cell is a screening: few images (its own, or n), little of a parameter; '' where it is none."""
+    if row["scenario"] not in ("evasion", "certification"):
+        return ""
+    n = int(row["n"]) if n is None else n
+    return "; ".join([*([f"{n} images"] if n < PUBLISHED else []), *shortfalls(row["record"])])
+
+
+def shortfalls(record: CellRecord) -> list[str]:
+    """What the attack had less of than its card's least: 'steps 10 of 20', or of the queries that the threat leaves."""
+    attack = record.attack
+    if attack is None:
+        return []
+    return [f"{name} {_had(record, name) or 'none'} of {least}" for name, least in attack.least.items()
+            if _had(record, name) < least]  # fmt: skip
+
+
+def _had(record: CellRecord, name: str) -> int:
+    value = record.attack.parameters.get(name, 0) if record.attack else 0
+    return int(min(value, _queries(record))) if isinstance(value, int | float) else 0
+
+
+def _queries(record: CellRecord) -> float:
+    """How many questions the threat allows an image."""
+    budget = record.threat.budget if record.threat else None
+    total = budget.queries_total / max(1, record.data.n) if budget and budget.queries_total else math.inf
+    return min(total, budget.queries if budget and budget.queries else math.inf)
+
+
+def weak(
+    rows: Sequence[Row], struck: Collection[str], settled: Collection[str], pictures: Pictures
+) -> Iterator[tuple[str, Flag]]:
+    """E31, E32: cells whose number rests on too little. rows: measured ones of one system, norm, radius and goal.
+
+    struck: those that failed a check, which nothing rests on. settled: those that no further attack could lower.
+    """
+    for row in rows:
+        if str(row["run_id"]) in settled:
+            continue
+        sound = [other for other in rows if str(other["run_id"]) not in struck]
+        flag = _lacks(row, [other for other in sound if _open(other, row) and _covers(other, row, pictures)])
+        if flag is not None:
+            yield str(row["run_id"]), flag
+
+
+def _lacks(row: Row, met: Sequence[Row]) -> Flag | None:
+    """What the attacks that this cell's adversary has lack; they are of its own threat but for the second family."""
+    first = BY_GRADIENTS if _gradients(row["record"]) else BY_QUESTIONS
+    own = [other for other in met if other["threat"] == row["threat"]]
+    names = _listed(str(other["attack"]) for other in own) or f"{row['attack']}, which failed a check,"
+    strong = {family for other in own if not shortfalls(other["record"]) for family in _families(other["record"])}
+    less = _listed(f"{other['attack']}: {', '.join(found)}" for other in met if (found := shortfalls(other["record"])))
+    below = f" (below the least: {less})" if less else ""
+    silent = [str(other["attack"]) for other in met if not other["record"].attack.family]
+    below += f" ({_listed(silent)}: no family is stated on the card)" if silent else ""
+    if not strong & first:
+        kind = "gradient" if first == BY_GRADIENTS else "query"
+        words = f"{names} alone: no {kind} attack at its least{below}; add {_advice(row, first, set())}"
+        return Flag("weak_alone", words)
+    known = strong.union(*(_families(other["record"]) for other in met if not shortfalls(other["record"])))
+    if len(known) > 1:
+        return None
+    words = f"{names} alone: one family at its least, {min(known)}{below}; add {_advice(row, None, known)}"
+    return Flag("one_family", words)
+
+
+def _advice(row: Row, of: Collection[str] | None, known: Collection[str]) -> str:
+    """Attacks of ours that would mend it, as far as this threat lets them be played."""
+    record: CellRecord = row["record"]
+    granted = _granted(record)
+    found = [
+        f"{attack} ({family})" for family, attack, needs, norms in ADVISED
+        if needs in granted and row["norm"] in norms and family not in known and (of is None or family in of)
+        and record.threat is not None and record.threat.goal.name in ("untargeted", "targeted")
+    ]  # fmt: skip
+    if found:
+        return " or ".join(found)
+    return "one of another family, such as a transfer from a surrogate of the adversary's own" if known else \
+        "one that goes to its least, or a proof"  # fmt: skip
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(dict.fromkeys(names))
+    return ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")
+
+
+def _granted(record: CellRecord) -> set[str]:
+    """What the threat hands over of the system, as far as the model shows it."""
+    access = set(record.threat.access) if record.threat else set()
+    return access if record.model.shows is None else access & {*record.model.shows, "aux_data"}
+
+
+def _gradients(record: CellRecord) -> bool:
+    """Whether this adversary has gradients of the system itself."""
+    return bool({"gradients", "weights"} & _granted(record))
+
+
+def _families(record: CellRecord) -> set[str]:
+    """How the attack searched; what it found on a network of the adversary's own is a transfer, whatever it is."""
+    attack = record.attack
+    if attack is None:
+        return set()
+    if {"gradients", "weights"} & set(attack.needs) and not _gradients(record):
+        return {"transfer"} if attack.family else set()
+    return set(attack.family) - {FLOOR}
+
+
+def _covers(other: Row, row: Row, pictures: Pictures) -> bool:
+    """Whether the other is about all of this cell's pictures."""
+    if other["data_sha256"] == row["data_sha256"]:
+        return True
+    theirs, mine = pictures(other), pictures(row)
+    return len(theirs) >= len(mine) and bool(np.isin(mine, theirs).all())
+
+
+def _open(other: Row, row: Row) -> bool:
+    """Whether this cell's adversary could play the other's attack: its own threat's, or one that asks for no more."""
+    if other["threat"] == row["threat"]:
+        return True
+    theirs, mine = other["record"], row["record"]
+    return set(theirs.attack.needs) <= _granted(mine) and _queries(theirs) <= _queries(mine)
