@@ -17,6 +17,11 @@ def shown(entry: Entry, grade: str, note: str = "") -> Entry:
     return replace(entry, text=f"≤ {entry.text}") if grade == "PROVISIONAL" and entry.bar is not None else entry
 
 
+def label(grade: str, why: str) -> Entry:
+    """A grade, and why it is a screening, where it is one: 'SOUND, screening: 80 images'."""
+    return Entry(f"{grade}, screening: {why}" if grade and why else grade, grade, kind=grade.lower())
+
+
 def worst_of(grades: Mapping[str, str], deciding: str, white: Collection[str]) -> str:
     """A union's grade: the deciding attack's, but PROVISIONAL where all on gradients (`white`) are in doubt."""
     own = grades.get(deciding, "")

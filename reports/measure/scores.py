@@ -33,6 +33,7 @@ COLUMNS = (
     "n",
     "status",
     "grade",
+    "screening",
     "code",
     "sentence",
     "same_as",

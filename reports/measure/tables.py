@@ -30,10 +30,12 @@ def corruption_errors(run: Results) -> pd.DataFrame:
     """Mean error per corruption over its severities, with bootstrap intervals over images.
 
     One row per (shift, dataset, model, seed, defense, corruption). `clean_error` is the paired clean set's;
-    `mean` closes each set, without the four extra corruptions.
+    `mean` closes each set, without the four extra corruptions. It is over every corruption and severity that the set
+    was asked for, on any system: one that lacks a part of them, be it the hard ones, has no mean.
     """
     cells = run.cells[(run.cells["scenario"] == "shift") & run.cells["severity"].notna()]
     rows: list[dict[str, Any]] = []
+    asked = {key: _graded(part) for key, part in cells.groupby(["shift", "dataset"], sort=False)}
     for key, system in cells.groupby(["shift", *SYSTEM], sort=False):
         base = dict(zip(("shift", *SYSTEM), key, strict=True))
         wrong: dict[str, pd.Series] = {}
@@ -48,13 +50,20 @@ def corruption_errors(run: Results) -> pd.DataFrame:
             clean += [1.0 - float(rows_["clean_ok"].mean()) for rows_ in errors if "clean_ok" in rows_]
         clean_error = float(np.mean(clean)) if clean else float("nan")
         meant = [values for name, values in wrong.items() if name not in ALEXNET_EXTRA] or list(wrong.values())
-        entries = [*wrong.items(), ("mean", _mean_of(meant))] if wrong else []
+        whole = {pair for pair in _graded(system) if pair[0] in wrong} >= asked[key[:2]]
+        entries = [*wrong.items(), *([("mean", _mean_of(meant))] if whole else [])]
         for name, values in entries:
             score = average("mean_error", values)
             rows.append({**base, "corruption": name, "error": score.value, "lo": score.lo, "hi": score.hi,
                          "n": score.n, "clean_error": clean_error})  # fmt: skip
     columns = ["shift", *SYSTEM, "corruption", "error", "lo", "hi", "n", "clean_error"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _graded(cells: pd.DataFrame) -> set[tuple[str, float]]:
+    """The corruptions with their severities that a mean is over."""
+    pairs = set(zip(cells["corruption"], cells["severity"], strict=True))
+    return {pair for pair in pairs if pair[0] not in ALEXNET_EXTRA} or pairs
 
 
 def _mean_of(series: Sequence[pd.Series]) -> pd.Series:

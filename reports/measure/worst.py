@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from robustsuite.integrity.cross_cell import Verdicts, shared, standing
+from robustsuite.integrity.strength import united
 from robustsuite.maths import stats
 
 from ..read.runs import Results, once
@@ -31,8 +32,9 @@ LEVEL = 0.05
 class Survival:
     """One defended model under one threat: what stands after every attack, and what could not be counted.
 
-    grades: each attack's own. outlived[a, b]: how many images, of those every attack met, stand under the a-th of
-    `alone` and fall to the b-th.
+    alone: what each attack leaves by itself, like everything here of the images that every attack met. met: the most
+    that one of them met. grades: each attack's own. outlived[a, b]: how many images stand under the a-th of `alone` and
+    fall to the b-th. screening: why the union is one.
     """
 
     group: tuple[Any, ...]
@@ -46,6 +48,8 @@ class Survival:
     grade: str = ""
     grades: Mapping[str, str] = field(default_factory=dict)
     outlived: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    met: int = 0
+    screening: str = ""
 
     @property
     def strongest(self) -> str:
@@ -76,7 +80,7 @@ def _survival(
     defense: str,
     cells: Sequence[Mapping[Any, Any]],
 ) -> Survival | None:
-    robusts, clean, alone, missing, flags, ends = [], [], {}, {}, {}, {}
+    robusts, clean, met, missing, flags, ends = [], [], {}, {}, {}, {}
     for cell in cells:
         source = measured_as(cell, run.known)
         if source is None:
@@ -85,7 +89,7 @@ def _survival(
         rows = run.columns(source["run_id"])
         robusts.append(Verdicts(rows["index"], rows["robust"].astype(bool)))
         clean.append(Verdicts(rows["index"], rows["clean_ok"].astype(bool)))
-        alone[cell["attack"]] = float(rows["robust"].mean())
+        met[cell["attack"]] = source
         ends[cell["attack"]] = str(cell.get("grade", ""))
         if cell["flags"]:
             flags[cell["attack"]] = flag_names(cell)
@@ -93,19 +97,24 @@ def _survival(
         return None
     robust, right = _all(robusts), _all(clean)
     if robust.empty:
-        missing |= dict.fromkeys(alone, "no image in common")
         return None
+    alone, outlived = _compared(robusts, list(met), robust.index.to_numpy())
     inert = all(cell["status"] == "inert" for cell in cells)
     white = {cell["attack"] for cell in cells if "gradients" in cell.get("needs", "")} & set(ends)
-    ended = worst_of(ends, min(alone, key=lambda attack: alone[attack]), white)
-    outlived = _outlived(robusts, robust.index.to_numpy())
-    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended, ends, outlived)
+    deciding = min(alone, key=lambda attack: alone[attack])
+    ended = worst_of(ends, deciding, white)
+    most = max(len(v.at) for v in robusts)
+    rests = "; ".join(united(met.values(), met[deciding], len(robust)))
+    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended, ends, outlived, most, rests)
 
 
-def _outlived(robusts: Sequence[Verdicts], index: NDArray[Any]) -> NDArray[np.int64]:
+def _compared(
+    robusts: Sequence[Verdicts], attacks: Sequence[str], index: NDArray[Any]
+) -> tuple[dict[str, float], NDArray[np.int64]]:
+    """What each attack leaves of these images, and how many stand under one and fall to another."""
     same = [v.value if len(v.at) == len(index) else v.value[np.searchsorted(v.at, index)] for v in robusts]
     stands = np.stack(same).astype(np.float64)
-    return (stands @ (1 - stands).T).astype(np.int64)
+    return dict(zip(attacks, map(float, stands.mean(1)), strict=True)), (stands @ (1 - stands).T).astype(np.int64)
 
 
 def _all(robusts: Sequence[Verdicts]) -> pd.Series:
@@ -118,12 +127,14 @@ def _all(robusts: Sequence[Verdicts]) -> pd.Series:
 def worst_case(run: Results) -> pd.DataFrame:
     """One row per threat, dataset, model, seed and defense: robust accuracy under all attacks at once, and its rank.
 
-    A row is ranked only against rivals that faced the same attacks; one with a failed or unmeasured attack that a rival
+    `of`: the most images that an attack on it or on a rival met, `n` those that all attacks on it met. A row is ranked
+    only against rivals that faced the same attacks; one with a failed or unmeasured attack that a rival
     faced, or with a struck number, would look better than it is and stays unranked, with the reason.
     """
     rows: list[dict[str, Any]] = []
     for members in _by_group(survivals(run)):
         ranks, reasons = _ranks(members)
+        most = max(member.met for member in members)
         for member in members:
             robust, clean = rate("robust_accuracy", member.robust), rate("clean_accuracy", member.clean)
             first, last = ranks.get(member.defense, (0, 0))
@@ -136,6 +147,7 @@ def worst_case(run: Results) -> pd.DataFrame:
                     "hi": robust.hi,
                     "k": robust.k,
                     "n": robust.n,
+                    "of": most,
                     "clean_accuracy": clean.value,
                     "clean_lo": clean.lo,
                     "clean_hi": clean.hi,
@@ -144,6 +156,7 @@ def worst_case(run: Results) -> pd.DataFrame:
                     "missing": ";".join(f"{attack}: {why}" for attack, why in member.missing.items()),
                     "flags": ";".join(f"{attack}: {names}" for attack, names in member.flags.items()),
                     "grade": member.grade,
+                    "screening": member.screening,
                     "struck": member.struck,
                     "inert": member.inert,
                     "rank_first": first,

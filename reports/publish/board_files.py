@@ -104,7 +104,8 @@ def _standing(s: Standing, examples: str) -> dict[str, Any]:
     proof = {"certifier": s.proof[0], "record": f"cells/{s.proof[1]}.json"} if s.proof[1] else None
     return {
         "source": "measured", "model": s.model, "defense": s.defense, "seed": s.seed,
-        "rank": list(s.ranks) if s.ranks[0] else None, "unranked": s.unranked, "grade": s.grade,
+        "rank": list(s.ranks) if s.ranks[0] else None, "unranked": s.unranked,
+        "grade": s.grade, "screening": s.screening,
         "attacked_at_most": _score(s.upper),
         "proven_at_least": _score(s.lower), "clean": _score(s.clean), "strongest": s.strongest, "missing": s.missing,
         "flags": s.flags, "inert": s.inert, "proof": proof, "examples": examples,

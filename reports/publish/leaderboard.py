@@ -56,6 +56,7 @@ class Standing:
     ranks: tuple[int, int] = (0, 0)
     unranked: str = ""
     grade: str = ""
+    screening: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _attacked(run: Results, name: str, system: tuple[Any, ...], survival: Surviv
         rate("clean_accuracy", survival.clean), tuple(attacks), strongest=survival.strongest,
         missing="; ".join(f"{attack}: {why}" for attack, why in survival.missing.items()),
         flags="; ".join(f"{attack}: {names}" for attack, names in survival.flags.items()), struck=survival.struck,
-        inert=survival.inert, grade=survival.grade,
+        inert=survival.inert, grade=survival.grade, screening=survival.screening,
     )  # fmt: skip
 
 
@@ -256,7 +257,7 @@ def _others(run: Results) -> Iterator[Board]:
                 _name(run, m.system), str(m.system[0]), str(m.system[1]), int(m.system[2]), m.score, None, None,
                 m.attacks, strongest=str(m.cell["attack"]), flags=flag_names(m.cell), ranks=ranks,
                 struck=m.cell["grade"] == "INVALID", inert=m.cell["status"] == "inert", unranked=m.unranked,
-                grade=str(m.cell["grade"]),
+                grade=str(m.cell["grade"]), screening=str(m.cell["screening"]),
             ) for m, ranks in zip(members, ranges(members), strict=True)
         ]  # fmt: skip
         _same_pictures(run, key, standings)
@@ -285,7 +286,7 @@ def _certified(
         name, str(system[0]), str(system[1]), int(system[2]), upper, rate("certified_accuracy", stands),
         rate("clean_accuracy", clean), (), (str(cell["attack"]), run_id), strongest=attacks,
         flags="; ".join(flags.values()), struck=survival.struck, inert=inert,
-        grade=str(cell["grade"]),
+        grade=str(cell["grade"]), screening=str(cell["screening"]),
     )  # fmt: skip
 
 

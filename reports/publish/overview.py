@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ..measure.grades import label
 from ..measure.scores import headline, measured_as, scores
 from ..measure.seeds import THREAT, TOGETHER, over_seeds
 from ..measure.tables import corruption_errors
@@ -37,7 +38,7 @@ class Grid(NamedTuple):
 def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     """One grid a threat (attacks down, defenses across), then one a shift set; and the sentences of failed cells.
 
-    Of one system the last grid is a title alone: how it stands.
+    The last grids are titles alone: what is a screening, and of one system how it stands.
     """
     run = read(runs)
     table = scores(run)
@@ -50,8 +51,17 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     grids = [*_threats(run, alone, worst_case(run)), *_shifts(errors), *_over_seeds(over_seeds(run))]
     if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["grade"])]:
         legend = legend._replace(rows=[*legend.rows, *([Entry(text) for text in row] for row in marks)])
-    said = [Grid(line, [], [])] if (line := verdict(rankings(run))) else []
+    said = [Grid(line, [], []) for line in (*_screenings(worst_case(run)), verdict(rankings(run))) if line]
     return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids), *said], sentences
+
+
+def _screenings(worst: pd.DataFrame) -> Iterator[str]:
+    """Which threats' unions are screenings, and why: 'SOUND, screening: 80 images (linf, l2)'."""
+    threats: dict[str, dict[str, None]] = {}
+    for row in worst.to_dict("records"):
+        if row["screening"]:
+            threats.setdefault(label(row["grade"], row["screening"]).text, {})[str(row["threat"])] = None
+    yield from (f"{words} ({', '.join(names)})" for words, names in threats.items())
 
 
 def _letter(i: int) -> str:

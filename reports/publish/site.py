@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..measure.compare import title
+from ..measure.grades import label
 from ..measure.scores import Score, cell_scores
 from ..measure.tables import flags_of
 from ..render.document import Entry, Section, Table, accuracy, counted, words
@@ -26,8 +27,8 @@ FOOT = (
     "ranges from exact McNemar tests on the same images, Holm-corrected within a board; equal ranges are ties."
 )
 FACTS = (
-    "run_id", "status", "grade", "scenario", "threat", "budget", "access", "goal", "model", "defense", "attack",
-    "dataset", "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards",
+    "run_id", "status", "grade", "screening", "scenario", "threat", "budget", "access", "goal", "model", "defense",
+    "attack", "dataset", "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards",
     "queries", "device", "dtype", "suite_version", "commit", "dirty", "weights_sha256", "data_sha256", "started",
 )  # fmt: skip
 
@@ -116,7 +117,7 @@ def _scored(i: int, board: Board) -> Table:
     rows = tuple(
         (Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), _scored_entry(s),
          words(s.strongest), counted(s.upper.n if s.upper else 0, number(s.upper.n if s.upper else 0)),
-         Entry(s.grade, kind=s.grade.lower()),
+         label(s.grade, s.screening),
          Entry("; ".join(filter(None, (s.unranked, "inert: same as undefended" if s.inert else "")))))
         for s in board.standings
     )  # fmt: skip
@@ -144,7 +145,7 @@ def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
     return (
         Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), lower, upper, clean, words(s.strongest),
-        counted(n, number(n)), Entry(s.grade, kind=s.grade.lower()), words("measured"),
+        counted(n, number(n)), label(s.grade, s.screening), words("measured"),
         Entry("; ".join(note for note in notes if note)),
     )  # fmt: skip
 

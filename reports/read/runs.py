@@ -167,13 +167,13 @@ def read(paths: Sequence[Path]) -> Results:
 
 
 def _judged(run: Results) -> Results:
-    """The run with the flags that its cells raise against one another, and with a grade a cell."""
+    """The run with the flags that its cells raise against one another, and with a grade and what it rests on a cell."""
     found, known = grades(run.known.values(), run.columns), run.known
     for run_id, graded in found.items():
         known[run_id]["flags"] = [*known[run_id]["flags"], *(flag.facts() for flag in graded.flags)]
-        known[run_id]["grade"] = graded.grade
+        known[run_id] |= {"grade": graded.grade, "screening": graded.screening}
     cells = run.cells.copy()
-    for name in ("flags", "grade"):
+    for name in ("flags", "grade", "screening"):
         cells[name] = pd.Series([cell[name] for cell in known.values()], index=cells.index, dtype=object)
     judged = replace(run, cells=cells)
     judged.__dict__["known"] = known  # of very many cells, not made anew

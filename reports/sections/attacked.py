@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..measure import tables
-from ..measure.grades import shown
+from ..measure.grades import label, shown
 from ..measure.worst import GROUP, by_rank, paired
 from ..read.extra import part as reported
 from ..read.runs import Results
@@ -74,7 +75,9 @@ def worst_section(worst: pd.DataFrame) -> Section:
 def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
     notes = [row["unranked"], f"without {row['missing'].replace(';', ', ')}" if row["missing"] else "",
              f"flagged {row['flags'].replace(';', ', ')}" if row["flags"] else "",
-             "inert: same as undefended" if row["inert"] else ""]  # fmt: skip
+             "inert: same as undefended" if row["inert"] else "",
+             f"on the {row['n']} of {row['of']} images that every attack met" if row["n"] < row["of"] else "",
+    ]  # fmt: skip
     if row["unranked"]:
         notes[1] = ""
     faced, absent = len(row["attacks"].split(";")), row["missing"].count(": ")
@@ -85,7 +88,7 @@ def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
     place = ranks(row["rank_first"], row["rank_last"])
     return (
         Entry(place or "–", row["rank_first"] or 10**6), words(row["defense"]), robust,
-        Entry(row["grade"], kind=row["grade"].lower()),
+        label(row["grade"], row["screening"]),
         counted(row["clean_accuracy"], percent(row["clean_accuracy"])), words(row["strongest"]),
         counted(faced, f"{faced} of {faced + absent}"), counted(row["n"], number(row["n"])),
         Entry("; ".join(note for note in notes if note)),
@@ -126,7 +129,7 @@ def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
 def _ended(row: Mapping[Any, Any], status: Entry) -> Entry:
     """The grade where there is a number, the status where there is none or another cell's."""
     done = row["status"] == "done" and row["grade"]
-    return Entry(row["grade"], row["grade"], flags_or(row), kind=row["grade"].lower()) if done else status
+    return replace(label(row["grade"], row["screening"]), note=flags_or(row)) if done else status
 
 
 def paired_section(run: Results) -> Section:

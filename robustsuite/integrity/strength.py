@@ -38,12 +38,21 @@ ADVISED = (
 """family, an attack of it, what that needs, the norms it works in: what to add where a family is missing."""
 
 
-def screening(row: Row, n: int | None = None) -> str:
-    """Why a measured cell is a screening: few images (its own, or n), little of a parameter; '' where it is none."""
-    if row["scenario"] not in ("evasion", "certification"):
-        return ""
-    n = int(row["n"]) if n is None else n
-    return "; ".join([*([f"{n} images"] if n < PUBLISHED else []), *shortfalls(row["record"])])
+def screening(row: Row) -> str:
+    """Why a measured cell is a screening: few images, little of a parameter; '' where it is none."""
+    judged = row["scenario"] in ("evasion", "certification")
+    return "; ".join([*few(int(row["n"])), *shortfalls(row["record"])]) if judged else ""
+
+
+def united(rows: Iterable[Row], deciding: Row, n: int) -> list[str]:
+    """Why a union over n images is a screening: few of them, and no attack at its least; the deciding one is named."""
+    weak = all(shortfalls(row["record"]) or not _families(row["record"]) for row in rows)
+    return [*few(n), *(shortfalls(deciding["record"]) if weak else [])]
+
+
+def few(n: int) -> list[str]:
+    """['80 images'] where so many are a screening."""
+    return [f"{n} images"] if n < PUBLISHED else []
 
 
 def shortfalls(record: CellRecord) -> list[str]:

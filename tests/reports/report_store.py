@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.records.flat import flat
+from robustsuite.records.schema import dumped
 from robustsuite.records.v1 import upgraded
 
 ATTACKS = [
@@ -51,7 +52,12 @@ class Store:
         (root / "sweep.json").write_text(json.dumps(sweep), "utf-8")
 
     def add(self, rows: pd.DataFrame | None, **cell: Any) -> str:
-        """One cell folder; returns its run id."""
+        """One cell folder; returns its run id.
+
+        Attacks are ensembles of two families, so that no report of a test is about their strength, unless the test
+        says `family` and `least`.
+        """
+        strength = {"family": cell.pop("family", ("gradient", "score")), "least": cell.pop("least", {})}
         identity = (
             "threat",
             "model",
@@ -78,7 +84,10 @@ class Store:
         folder = self.root / "cells" / row["run_id"]
         folder.mkdir(parents=True)
         stored = row | {key: WORDS.get(row[key], row[key]) for key in ("attack", "defense")}
-        (folder / "run.json").write_text(json.dumps(stored), "utf-8")
+        record = upgraded(stored, _kinds(rows) if rows is not None else {})
+        if record.attack is not None:
+            record = record.model_copy(update={"attack": record.attack.model_copy(update=strength)})
+        (folder / "run.json").write_text(json.dumps(dumped(record)), "utf-8")
         if rows is not None:
             rows = rows.assign(run_id=row["run_id"])
             rows.to_parquet(folder / "examples.parquet")
@@ -194,6 +203,10 @@ def build(root: Path) -> Store:
 
 def cell_of(scenario: str, rows: pd.DataFrame, **facts: Any) -> dict[str, Any]:
     """A measured cell of version 0.1.0 as reports hold it."""
-    kinds = {"b": "bool", "i": "int", "f": "float"}
     row = {"run_id": "a", "status": "done", "scenario": scenario, "n": len(rows), **facts}
-    return flat(upgraded(row, {str(name): kinds[kind.kind] for name, kind in rows.dtypes.items()}))
+    return flat(upgraded(row, _kinds(rows)))
+
+
+def _kinds(rows: pd.DataFrame) -> dict[str, str]:
+    kinds = {"b": "bool", "i": "int", "f": "float"}
+    return {str(name): kinds[kind.kind] for name, kind in rows.dtypes.items()}
