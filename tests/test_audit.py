@@ -90,11 +90,11 @@ def test_a_report_counts_the_audits_flags(tmp_path: Path) -> None:
     store, one = Store(tmp_path), cell(honest(), steps=5)
     execute([(one, Decision())], store)
     store.describe({"name": "audits", "cells": [one.run_id]})
-    assert read([tmp_path]).cells["grade"].tolist() == ["SOUND"]
+    assert read([tmp_path]).cells["grade"].tolist() == ["PROVISIONAL"], "one attack alone"
     audit_file = store.cells / one.run_id / "audit.json"
-    flag = {"name": "not_converged", "detail": "x", "level": "warn"}
+    flag = {"name": "not_converged", "detail": "x", "level": "fail"}
     audit_file.write_text(json.dumps({"run_id": one.run_id, "flags": [flag]}))
-    assert read([tmp_path]).cells["grade"].tolist() == ["PROVISIONAL"]
+    assert read([tmp_path]).cells["grade"].tolist() == ["INVALID"]
     audit_file.write_text("{")
     with pytest.raises(BadData, match="got none"):
         read([tmp_path])

@@ -97,7 +97,7 @@ def test_a_killed_sweep_ends_in_the_same_report(tmp_path: Path, kills: int, seed
     struck = sum(kill_once(tmp_path / "killed", seeds, chance) for _ in range(kills))
     assert struck == kills, f"the sweep ended before {kills - struck} of {kills} kills"
     resumed = report(tmp_path / "killed", seeds)
-    assert {"scores.csv", "report.md", "paired.csv"} <= set(resumed)
+    assert {"scores.csv", "report.md", "worst_case.csv"} <= set(resumed)
     assert resumed.keys() == undisturbed.keys()
     assert [name for name in resumed if resumed[name] != undisturbed[name]] == []
     left_over = [f for f in (tmp_path / "killed" / "run" / "cells").iterdir() if f.name.startswith(".")]

@@ -67,13 +67,15 @@ def test_what_a_card_says_of_strength_is_no_part_of_an_id() -> None:
         (["noise"], "weak_alone", "noise alone: no gradient attack at its least; add apgd (gradient) or fmn (minimum "
          "norm)"),
         (["pgd(steps=19)"], "weak_alone", "pgd(steps=19) alone: no gradient attack at its least (below the least: "
-         "pgd(steps=19): steps 19 of 20); add apgd (gradient) or fmn (minimum norm)"),
+         "pgd(steps=19): steps 19 of 20); play pgd(steps=19) at the least, or add apgd (gradient) or fmn "
+         "(minimum norm)"),
         (["pgd"], "one_family", "pgd alone: one family at its least, gradient; add fmn (minimum norm) or square "
          "(score)"),
         (["pgd", "apgd", "fgsm", "noise"], "one_family", "pgd, apgd, fgsm and 1 more alone: one family at its least, "
          "gradient (below the least: fgsm: steps none of 20); add fmn (minimum norm) or square (score)"),
         (["pgd", "square(steps=60)"], "one_family", "pgd, square(steps=60) alone: one family at its least, gradient "
-         "(below the least: square(steps=60): steps 60 of 4999); add fmn (minimum norm) or square (score)"),
+         "(below the least: square(steps=60): steps 60 of 4999); play square(steps=60) at the least, or add fmn "
+         "(minimum norm)"),
         (["square"], "weak_alone", "square alone: no gradient attack at its least; add apgd (gradient) or fmn (minimum "
          "norm)"),
         (["pgd", "square"], "", ""),
@@ -103,7 +105,7 @@ def test_what_another_threat_of_the_same_adversary_found_is_a_second_family() ->
     white, black = cells.play("pgd"), cells.play("square", threat="s", access="labels, scores")
     assert cells.said(white) == []
     assert [name for name, _ in cells.said(black)] == ["one_family"]
-    assert "add one of another family, such as a transfer" in cells.said(black)[0][1]
+    assert "; add one of another family, such as a transfer" in cells.said(black)[0][1]
     other = cells.play("pgd", threat="wide", budget="linf(eps=16/255)")
     assert [name for name, _ in cells.said(other)] == ["one_family"]
 

@@ -152,6 +152,8 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         yield "needs", card.needs.words()
         yield "budgets", ", ".join(card.norms)
         yield "goals", ", ".join(card.goals)
+        yield "family", ", ".join(card.families())
+        yield "at the least", ", ".join(f"{name} {value}" for name, value in card.least.items())
         cost = card.priced(10)
         yield "cost an image, at the most", f"{cost.forwards:g} forwards, {cost.backwards:g} backwards (10 classes)"
     if isinstance(card, DefenseCard):

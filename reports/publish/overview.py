@@ -51,17 +51,17 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     grids = [*_threats(run, alone, worst_case(run)), *_shifts(errors), *_over_seeds(over_seeds(run))]
     if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["grade"])]:
         legend = legend._replace(rows=[*legend.rows, *([Entry(text) for text in row] for row in marks)])
-    said = [Grid(line, [], []) for line in (*_screenings(worst_case(run)), verdict(rankings(run))) if line]
+    said = [Grid(line, [], []) for line in (_screenings(worst_case(run)), verdict(rankings(run))) if line]
     return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids), *said], sentences
 
 
-def _screenings(worst: pd.DataFrame) -> Iterator[str]:
-    """Which threats' unions are screenings, and why: 'SOUND, screening: 80 images (linf, l2)'."""
+def _screenings(worst: pd.DataFrame) -> str:
+    """Which threats' unions are screenings, and why, a line each: 'SOUND, screening: 80 images (linf, l2)'."""
     threats: dict[str, dict[str, None]] = {}
     for row in worst.to_dict("records"):
         if row["screening"]:
             threats.setdefault(label(row["grade"], row["screening"]).text, {})[str(row["threat"])] = None
-    yield from (f"{words} ({', '.join(names)})" for words, names in threats.items())
+    return "\n".join(f"{words} ({', '.join(names)})" for words, names in threats.items())
 
 
 def _letter(i: int) -> str:

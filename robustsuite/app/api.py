@@ -230,7 +230,8 @@ def names_of(cells: list[Planned]) -> dict[str, dict[str, str]]:
 class Evaluation:
     """One network against one attack: accuracies with exact 95 % intervals, one row an example, flags.
 
-    grade: SOUND, PROVISIONAL or INVALID, as a sweep's cell would end.
+    grade: SOUND, PROVISIONAL or INVALID, as a sweep's cell would end: one attack of one family is PROVISIONAL, and
+    `flags` say what to add. screening: why it is one, as '80 images; steps 10 of 20', '' where it is none.
     """
 
     clean: float
@@ -239,6 +240,7 @@ class Evaluation:
     columns: dict[str, Tensor] = field(repr=False)
     flags: list[Flag] = field(default_factory=list)
     grade: str = ""
+    screening: str = ""
 
 
 @untouched()
@@ -280,4 +282,4 @@ def evaluate(
     right = int(columns["robust"].sum())
     interval = stats.clopper_pearson(right, len(split))
     clean = float(columns["clean_ok"].float().mean())
-    return Evaluation(clean, right / len(split), interval, columns, flags, standing.grade)
+    return Evaluation(clean, right / len(split), interval, columns, flags, *standing[1:])

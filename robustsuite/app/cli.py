@@ -105,7 +105,9 @@ def _own_facts(card: Card) -> dict[str, Any]:
     from robustsuite.config.registry import AttackCard, DefenseCard
 
     if isinstance(card, AttackCard):
-        return {"needs": card.needs.words(), "norms": list(card.norms), "goals": list(card.goals)}
+        least = [f"{name} {value}" for name, value in card.least.items()]
+        return {"needs": card.needs.words(), "norms": list(card.norms), "goals": list(card.goals),
+                "family": list(card.families()), "least": least}  # fmt: skip
     if isinstance(card, DefenseCard):
         surrogate = card.surrogate is not None
         return {"hides": card.hides.words(), "stochastic": card.stochastic, "rejects": card.rejects,

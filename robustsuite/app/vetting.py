@@ -19,7 +19,8 @@ BOUNDED = 3_000_000, 3 * 64 * 64
 
 
 class Level(NamedTuple):
-    """pictures judged on; white: attacks that see everything; queries: of those that see scores, and labels.
+    """pictures judged on; white: attacks that see everything, of two families at their least; queries: of those that see
+    scores, and labels.
 
     severities of each corruption; proven: pictures that a proof is tried on.
     """
@@ -33,7 +34,7 @@ class Level(NamedTuple):
 
 LEVELS = {
     "screening": Level(
-        128, [{"pgd": {"steps": 20}}, {"apgd": {"steps": 20}}, {"apgd": {"steps": 20, "loss": "margin"}}],
+        128, [{"pgd": {"steps": 20}}, {"apgd": {"steps": 20}}, {"apgd": {"steps": 20, "loss": "margin"}}, "fmn"],
         (500, 500), [3], 16,
     ),
     "standard": Level(1000, [{"pgd": {"steps": 50}}, "ensemble"], (2000, 2000), [1, 3, 5], 64),

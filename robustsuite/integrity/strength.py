@@ -97,35 +97,40 @@ def _lacks(row: Row, met: Sequence[Row]) -> Flag | None:
     first = BY_GRADIENTS if _gradients(row["record"]) else BY_QUESTIONS
     own = [other for other in met if other["threat"] == row["threat"]]
     names = _listed(str(other["attack"]) for other in own) or f"{row['attack']}, which failed a check,"
-    strong = {family for other in own if not shortfalls(other["record"]) for family in _families(other["record"])}
+    strong = _strong(own)
     less = _listed(f"{other['attack']}: {', '.join(found)}" for other in met if (found := shortfalls(other["record"])))
     below = f" (below the least: {less})" if less else ""
     silent = [str(other["attack"]) for other in met if not other["record"].attack.family]
     below += f" ({_listed(silent)}: no family is stated on the card)" if silent else ""
     if not strong & first:
         kind = "gradient" if first == BY_GRADIENTS else "query"
-        words = f"{names} alone: no {kind} attack at its least{below}; add {_advice(row, first, set())}"
-        return Flag("weak_alone", words)
-    known = strong.union(*(_families(other["record"]) for other in met if not shortfalls(other["record"])))
+        return Flag("weak_alone", f"{names} alone: no {kind} attack at its least{below}; {_advice(row, own, first)}")
+    known = strong | _strong(met)
     if len(known) > 1:
         return None
-    words = f"{names} alone: one family at its least, {min(known)}{below}; add {_advice(row, None, known)}"
+    wanted = {family for family, *_ in ADVISED} - known
+    words = f"{names} alone: one family at its least, {min(known)}{below}; {_advice(row, met, wanted)}"
     return Flag("one_family", words)
 
 
-def _advice(row: Row, of: Collection[str] | None, known: Collection[str]) -> str:
-    """Attacks of ours that would mend it, as far as this threat lets them be played."""
+def _strong(rows: Iterable[Row]) -> set[str]:
+    return {family for row in rows if not shortfalls(row["record"]) for family in _families(row["record"])}
+
+
+def _advice(row: Row, met: Sequence[Row], wanted: Collection[str]) -> str:
+    """What would mend it, as far as this threat lets it be played: more of what was played, and attacks of ours."""
     record: CellRecord = row["record"]
-    granted = _granted(record)
-    found = [
-        f"{attack} ({family})" for family, attack, needs, norms in ADVISED
-        if needs in granted and row["norm"] in norms and family not in known and (of is None or family in of)
-        and record.threat is not None and record.threat.goal.name in ("untargeted", "targeted")
-    ]  # fmt: skip
-    if found:
-        return " or ".join(found)
-    return "one of another family, such as a transfer from a surrogate of the adversary's own" if known else \
-        "one that goes to its least, or a proof"  # fmt: skip
+    short = [other for other in met if _families(other["record"]) & set(wanted) and shortfalls(other["record"])]
+    raised = [str(o["attack"]) for o in short if set(o["record"].attack.least) <= set(o["record"].attack.parameters)]
+    more = [f"play {_listed(raised)} at the least"] if raised else []
+    granted, played = _granted(record), {other["record"].attack.name for other in met}
+    if record.threat is not None and record.threat.goal.name in ("untargeted", "targeted"):
+        found = [
+            f"{attack} ({family})" for family, attack, needs, norms in ADVISED
+            if family in wanted and needs in granted and row["norm"] in norms and attack not in played
+        ]  # fmt: skip
+        more += [f"add {' or '.join(found)}"] if found else []
+    return ", or ".join(more) or "add one of another family, such as a transfer from the adversary's own network"
 
 
 def _listed(names: Iterable[str]) -> str:
