@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from robustsuite.config.registry import FAMILIES, AttackCard, cards, identity, used
+from robustsuite.app.api import evaluate
+from robustsuite.benchmarks.datasets.digits import digits
+from robustsuite.config.registry import FAMILIES, AttackCard, carded, cards, identity, used
+from robustsuite.config.threats import Linf
+from robustsuite.errors import UsageError
 from robustsuite.integrity.cross_cell import Graded, grades
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
+from tests.nets import linear
 from tests.test_integrity import WHITE, Cells, proof, rows
 
 ATTACKS = [card for card in cards().values() if isinstance(card, AttackCard) and card.place == "evasion"]
@@ -48,6 +54,18 @@ def test_every_evasion_attack_states_its_family(card: AttackCard) -> None:
     assert set(families) <= set(FAMILIES)
     exempt = {"noise", "autoattack", "torchattacks:GN", "torchattacks:VANILA"}
     assert card.least or card.name in exempt, "state from which steps or queries on a number may rest on it"
+
+
+@pytest.mark.parametrize(
+    ("fact", "words"),
+    [
+        ({"family": ("gradients",)}, "a tuple of gradient, minimum norm"),
+        ({"least": {"steps": 1.5}}, "a dict of whole numbers"),
+    ],
+)
+def test_a_card_says_it_in_the_fields_terms(fact: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        carded("attack", "evasion", **fact)(lambda model, x, y, budget, *, rng: x)
 
 
 def test_what_a_card_says_of_strength_is_no_part_of_an_id() -> None:
@@ -190,3 +208,15 @@ def test_a_screening_says_why(n: int, steps: int, words: str) -> None:
     cells = Played()
     name = cells.play(f"pgd(steps={steps})", n=n, access=WHITE)
     assert cells.ends()[name].screening == words
+
+
+def test_an_evaluation_by_one_attack_is_provisional_and_says_what_to_add() -> None:
+    test = digits().split("test").first(40)
+    asked = (linear(), test.images(torch.arange(40)), test.y)
+    alone = evaluate(*asked, attack="pgd", budget=Linf(0.1))
+    assert (alone.grade, alone.screening) == ("PROVISIONAL", "40 images")
+    assert "pgd alone: one family at its least, gradient; add fmn (minimum norm) or square (score)" in [
+        flag.detail for flag in alone.flags
+    ]
+    several = evaluate(*asked, attack="ensemble", budget=Linf(0.1))
+    assert (several.grade, several.screening, several.flags) == ("SOUND", "40 images", [])

@@ -36,6 +36,7 @@ SAME_EPS = 0.02
 class Standing:
     """One system on a board. `upper` is what attacks leave, `lower` what is proven; `ranks` is (0, 0) where unranked.
 
+    `of`: the most images that one of its attacks met; the union is over those that all met.
     `attacks` are (attack, run id, share it leaves); `proof` is (certifier, run id).
     """
 
@@ -57,6 +58,7 @@ class Standing:
     unranked: str = ""
     grade: str = ""
     screening: str = ""
+    of: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def _attacked(run: Results, name: str, system: tuple[Any, ...], survival: Surviv
         missing="; ".join(f"{attack}: {why}" for attack, why in survival.missing.items()),
         flags="; ".join(f"{attack}: {names}" for attack, names in survival.flags.items()), struck=survival.struck,
         inert=survival.inert, grade=survival.grade, screening=survival.screening,
+        of=survival.met,
     )  # fmt: skip
 
 

@@ -142,6 +142,7 @@ def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
              f"proof: {s.proof[0]}, n = {s.lower.n}" if s.lower and s.attacks else s.proof[0]]  # fmt: skip
     first = s.upper if s.attacks else s.lower
     n = first.n if first else 0
+    notes += [f"on the {n} of {s.of} images that every attack met"] if n < s.of else []
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
     return (
         Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), lower, upper, clean, words(s.strongest),

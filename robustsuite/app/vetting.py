@@ -19,8 +19,8 @@ BOUNDED = 3_000_000, 3 * 64 * 64
 
 
 class Level(NamedTuple):
-    """pictures judged on; white: attacks that see everything, of two families at their least; queries: of those that see
-    scores, and labels.
+    """pictures judged on; white: attacks that see everything, two families of them at their least; queries: of those
+    that see scores, and labels.
 
     severities of each corruption; proven: pictures that a proof is tried on.
     """

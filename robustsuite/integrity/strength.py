@@ -60,13 +60,14 @@ def shortfalls(record: CellRecord) -> list[str]:
     attack = record.attack
     if attack is None:
         return []
-    return [f"{name} {_had(record, name) or 'none'} of {least}" for name, least in attack.least.items()
-            if _had(record, name) < least]  # fmt: skip
+    had = {name: _had(attack.parameters.get(name), record) for name in attack.least}
+    return [f"{name} {had[name] or 'none'} of {least}" for name, least in attack.least.items()
+            if not had[name] >= least]  # fmt: skip
 
 
-def _had(record: CellRecord, name: str) -> int:
-    value = record.attack.parameters.get(name, 0) if record.attack else 0
-    return int(min(value, _queries(record))) if isinstance(value, int | float) else 0
+def _had(value: Any, record: CellRecord) -> float:
+    """A parameter, but no more than the threat leaves; 0 for what is no number."""
+    return min(value, _queries(record)) if isinstance(value, int | float) else 0
 
 
 def _queries(record: CellRecord) -> float:

@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from report_store import Store
 
+from robustsuite.errors import BadValue
 from robustsuite.maths import stats
 from robustsuite.reports import write_report
 from robustsuite.reports.measure.kinds import auc
+from robustsuite.reports.measure.mce import ALEXNET, mce
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.seeds import TOGETHER, over_seeds
 from robustsuite.reports.measure.tables import corruption_errors
@@ -82,6 +84,8 @@ def test_a_union_over_different_images_is_over_the_shared_ones_and_says_so(tmp_p
     assert row["strongest"] == "pgd"
     section = worst_section(worst_case(read([store.root])))
     assert "on the 10 of 20 images that every attack met" in section.tables[0].rows[0][-1].text
+    write_leaderboard([store.root], tmp_path / "site")
+    assert "on the 10 of 20 images that every attack met" in (tmp_path / "site" / "linf.html").read_text("utf-8")
 
 
 def test_attacks_without_a_common_image_have_no_union(tmp_path: Path) -> None:
@@ -175,6 +179,15 @@ def test_a_mean_over_corruptions_is_over_all_that_were_asked_for(tmp_path: Path)
     assert table["crossmax", "contrast"] == pytest.approx(0.1)
     write_report([store.root], tmp_path / "report")
     overview([store.root])
+
+
+def test_a_part_of_the_fifteen_has_no_mce() -> None:
+    """AlexNet's own errors are 100 %; fourteen of them are refused."""
+    errors = {name: [mean] * 5 for name, mean in ALEXNET.items()}
+    assert mce(errors) == pytest.approx(100)
+    del errors["fog"]
+    with pytest.raises(BadValue, match="got no fog; a part has no mCE"):
+        mce(errors)
 
 
 def test_a_mean_is_over_the_corruptions_and_severities_of_its_rivals(tmp_path: Path) -> None:
