@@ -21,6 +21,7 @@ from robustsuite.errors import ENDS, OF_THE_RUN, Unsupported, UsageError
 from robustsuite.integrity import probes
 from robustsuite.integrity.checks import ENOUGH, Flag, concerns
 from robustsuite.integrity.class_order import at_chance, class_order
+from robustsuite.integrity.shortcuts import shortcuts
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
 from robustsuite.scenarios import evasion
@@ -112,6 +113,8 @@ class Runner:
                     gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows, grid=system.grid,
                     rejects=system.under is not None,
                 )  # fmt: skip
+                if Access.GRADIENTS in system.shows and not system.stochastic:
+                    self.probed += shortcuts(system.net, system.surrogate, x, y)
         return self.probed
 
     def _clean(self, system: System, cell: Cell, rows: range) -> Tensor | None:
