@@ -15,8 +15,9 @@ from robustsuite.errors import BadModel
 from robustsuite.integrity import gradient_probes
 from robustsuite.integrity.canaries import canaries as canaries
 from robustsuite.integrity.checks import Flag as Flag
-from robustsuite.integrity.checks import undefined
+from robustsuite.integrity.checks import level_of, undefined
 from robustsuite.integrity.class_order import at_chance
+from robustsuite.integrity.jumps import jumps
 from robustsuite.integrity.state import kept, state_of
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.data import InputSpace
@@ -93,6 +94,8 @@ def probe(
         still = None if random or rounded or not scores else _still(net, x[:8], grid)
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
+        if scores and not random and rounded is None and still is None and not services(net):
+            flags.append(jumps(net, answered, logits[~silent]))
         moves = not random and rounded is None and still is None and batch is None
         if Access.GRADIENTS in shows:
             flags += gradient_probes.gradients(net, answered, logits[~silent], moves=moves)
@@ -115,7 +118,8 @@ def _elsewhere(net: nn.Module, x: Tensor, shows: Access, known: set[str]) -> lis
     if Access.GRADIENTS in shows:
         found += gradient_probes.gradients(net, at, logits, moves=True)
     words = f"at random points of linf {AROUND * 255:g}/255: "
-    return [flag._replace(detail=words + flag.detail) for flag in found if flag and flag.name not in known]
+    sure = [flag for flag in found if flag and flag.name not in known and level_of(flag) == "fail"]
+    return [flag._replace(detail=words + flag.detail) for flag in sure]
 
 
 def _training(net: nn.Module) -> Flag | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.threats import Access
-from robustsuite.integrity.checks import BROKEN, SMALL, Flag
+from robustsuite.integrity.checks import SMALL, Flag
 from robustsuite.integrity.gradient_probes import errors
 from robustsuite.maths.numerics import float32
 from robustsuite.maths.randomness import Rng
@@ -31,8 +31,8 @@ HAIR = 4e-6
 NEAR = 1e-3
 """Relative to the largest logit: leads below may go either way, and numbers that should be equal differ so far."""
 
-WAVES = 2
-"""Directions that the gradient is held against."""
+WAVES, ASKEW = 2, 0.5
+"""Directions that the gradient is held against, and the relative error of one that points elsewhere."""
 
 
 class Witnessed(NamedTuple):
@@ -98,7 +98,7 @@ def _bent(net: nn.Module, x: Tensor) -> Tensor:
         logits = net(x)
     if not bool(logits.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    return errors(net, x, logits.topk(2, 1).indices, WAVES) > BROKEN
+    return errors(net, x, logits.topk(2, 1).indices, WAVES) > ASKEW
 
 
 def flags(columns: dict[str, Tensor]) -> list[Flag]:
@@ -109,7 +109,7 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
     if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
         words = f"{k} of {n} attacked pictures get another answer with gradients on, in float64, among others or nearby"
         raised.append(Flag("two_faced", words))
-    if 2 * (k := found.get("bent", 0)) > max(2, n):
-        words = f"where the attack ended, gradients are over {BROKEN:.0%} off finite differences on {k} of {n} pictures"
+    if (k := found.get("bent", 0)) > max(2, n / 2):
+        words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {n} pictures"
         raised.append(Flag("gradient_mismatch", words))
     return raised
