@@ -153,15 +153,20 @@ CHECKS = (
     Check("E28", "every picture has an answer", "a right answer that is gone (rejected, tied, unsettled) counts as "
           f"broken; more than {_percent(SMALL)} and 2 images beyond clean ones that end in a tie, or in readings that "
           "disagree, fail", "scenario", {"no_answer": ("fail", "all")}),
-    Check("E29", "no memory of the pictures", "3 steps of linf 4/255 within 8/255, on at most 16 right pictures "
-          "and on their mirror images: those that fall mirrored alone, beyond the reverse, at one-sided McNemar "
-          "p < 0.005, fail", "probe", {"remembers": ("fail", "all")}),
+    Check("E29", "no memory of the pictures", "3 steps of linf 4/255 within 8/255, on at most 16 right pictures and on "
+          "their mirror images: those that fall mirrored alone, beyond the reverse, at one-sided McNemar p < 0.005, "
+          "fail", "probe", {"remembers": ("fail", "all")}),
     Check("E30", "no better way inside", "the same steps through each network that is found inside the system (as a "
           "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
           "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
     Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 20 times: where the "
-          "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, on more than half of at "
-          "least 4 lines: fails; not asked of rounded scores or inputs", "probe", {"scores_jump": ("fail", "evasion")}),
+          "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, on more than half of "
+          "at least 4 lines: fails; not asked of rounded scores or inputs", "probe",
+          {"scores_jump": ("fail", "evasion")}),
+    Check("E32", "a detector earns nothing", "a rejected picture counts as broken, and the row says what would stand "
+          "if it did not; more clean pictures rejected than twice the share that the defense says (`fpr`; exact "
+          "binomial, p < 0.001) warns; more than half of at least 4 random points of the ball rejected warns",
+          "scenario", {"over_rejecting": ("warn", "all"), "noise_rejected": ("warn", "evasion")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",

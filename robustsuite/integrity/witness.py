@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustsuite.config.threats import Access
+from robustsuite.config.threats import Access, Ball
 from robustsuite.integrity.checks import SMALL, Flag
 from robustsuite.integrity.gradient_probes import errors
 from robustsuite.maths.numerics import float32
@@ -36,11 +36,15 @@ WAVES, ASKEW = 2, 0.5
 
 
 class Witnessed(NamedTuple):
-    """By picture (N,) bool: was it asked again; did the answers differ in kind; did its gradient point elsewhere."""
+    """By picture (N,) bool: was it asked again; did the answers differ in kind; did its gradient point elsewhere;
+
+    was a random point of the ball around it rejected.
+    """
 
     witnessed: Tensor
     two_faced: Tensor
     bent: Tensor
+    noise_rejected: Tensor
 
 
 def drawn(rng: Rng) -> Tensor:
@@ -49,20 +53,22 @@ def drawn(rng: Rng) -> Tensor:
 
 
 @float32()
-def witnessed(system: System, judge: Judge, x: Tensor, x_adv: Tensor, rows: Tensor, rng: Rng, *,
-              gradients: bool) -> Witnessed:  # fmt: skip
+def witnessed(system: System, judge: Judge, x: Tensor, y: Tensor, x_adv: Tensor, rows: Tensor, rng: Rng, *,
+              ball: Ball, gradients: bool) -> Witnessed:  # fmt: skip
     """Ask about x_adv[rows], beside their clean pictures x, in every way; (N,) bool of all pictures.
 
     gradients: whether the attack went by the served network's own.
     """
-    asked, two_faced, bent = torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
+    asked, two_faced, bent, rejected = torch.zeros(4, len(x), dtype=torch.bool, device=x.device)
     if len(rows):
         asked[rows] = True
         with preserved(system.net):
+            if system.under is not None:
+                rejected[rows] = judge(ball.sample(x[rows], rng[rows].fold("noise")), y[rows], rng[rows]).rejected
             two_faced[rows] = _differ(system, judge, x[rows], x_adv[rows], rng[rows], gradients)
             if gradients and not system.stochastic:
                 bent[rows] = _bent(system.net, x_adv[rows])
-    return Witnessed(asked, two_faced, bent)
+    return Witnessed(asked, two_faced, bent, rejected)
 
 
 def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gradients: bool) -> Tensor:
@@ -106,6 +112,9 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
     n = int(columns["witnessed"].sum()) if "witnessed" in columns else 0
     found = {name: int(columns[name].sum()) for name in ("two_faced", "bent") if name in columns}
     raised = []
+    if (k := int(columns["noise_rejected"].sum()) if "noise_rejected" in columns else 0) > max(3, n / 2):
+        words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
+        raised.append(Flag("noise_rejected", words))
     if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
         words = f"{k} of {n} attacked pictures get another answer with gradients on, in float64, among others or nearby"
         raised.append(Flag("two_faced", words))

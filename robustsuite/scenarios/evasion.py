@@ -62,7 +62,8 @@ NORMS = ("l1", "l2", "linf")
 
 JUDGED = {
     "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
-    "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", *NORMS,
+    "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
+    "bent", "noise_rejected", *NORMS,
 }  # fmt: skip
 """Columns that no attack may write, and every name that begins with robust."""
 
@@ -200,7 +201,8 @@ def _asked_again(context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor
     rows = (of.to(x.device) & drawn(context.rng)).nonzero().flatten()
     own = transfers(context.card, context.threat, system)
     direct = Access.GRADIENTS in context.card.needs and not system.hides and not own
-    found = witnessed(system, judge, x, x_adv, rows, context.rng.fold("judge"), gradients=direct)
+    found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
+                      gradients=direct)  # fmt: skip
     return {name: column.cpu() for name, column in found._asdict().items()}
 
 
