@@ -7,6 +7,7 @@ Athalye et al., 2018, arXiv:1802.00420; Carlini et al., 2019, arXiv:1902.06705, 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ def witnessed(system: System, judge: Judge, x: Tensor, y: Tensor, x_adv: Tensor,
                 rejected[rows] = judge(ball.sample(x[rows], rng[rows].fold("noise")), y[rows], rng[rows]).rejected
             two_faced[rows] = _differ(system, judge, x[rows], x_adv[rows], rng[rows], gradients)
             if gradients and not system.stochastic:
-                bent[rows] = _bent(system.net, x_adv[rows])
+                bent[rows] = _bent(system.net, x_adv, rows, judge.width)
     return Witnessed(asked, two_faced, bent, rejected)
 
 
@@ -81,12 +82,21 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
         differs |= _apart(first, among, exact)
         step = 1 / 255 if system.grid else HAIR
         differs |= _apart(first, answer(system.net, x + step * torch.where(x < 0.5, 1.0, -1.0), rng), False)
-        if gradients:
-            with torch.enable_grad():
-                differs |= _apart(first, answer(system.net, x.clone().requires_grad_(), rng).detach(), exact)
+        differs |= _apart(first, _by_nobody(system.net, x, rng, gradients), exact)
         if exact and Access.GRADIENTS in system.shows and (wide := judge.precisely(x)) is not None:
             differs |= _apart(first, wide.to(first), False)
     return differs
+
+
+def _by_nobody(net: nn.Module, x: Tensor, rng: Rng, gradients: bool) -> Tensor:
+    """Logits (M, K) as a thread of its own asks for them: nothing of an attack or a judge stands among its callers."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_asked, net, x, rng, gradients).result()
+
+
+def _asked(net: nn.Module, pictures: Tensor, rng: Rng, gradients: bool) -> Tensor:
+    with torch.set_grad_enabled(gradients):
+        return answer(net, pictures.clone().requires_grad_(gradients), rng).detach()
 
 
 def _apart(a: Tensor, b: Tensor, exact: bool) -> Tensor:
@@ -98,13 +108,15 @@ def _apart(a: Tensor, b: Tensor, exact: bool) -> Tensor:
     return apart | ((finite(a) - finite(b)).abs().amax(1) > scale) & ~none if exact else apart
 
 
-def _bent(net: nn.Module, x: Tensor) -> Tensor:
-    """Where (M,) the gradient says something else than differences do."""
+def _bent(net: nn.Module, x: Tensor, rows: Tensor, width: int) -> Tensor:
+    """Where (M,) of these rows the gradient, asked in a batch as large as an attack's, is not what differences say."""
+    others = torch.arange(len(x), device=x.device)
+    crowd = x[torch.cat([rows, others[~torch.isin(others, rows)]])[: max(width, len(rows))]]
     with torch.no_grad():
-        logits = net(x)
-    if not bool(logits.isfinite().all()):
-        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    return errors(net, x, logits.topk(2, 1).indices, WAVES) > ASKEW
+        logits = net(crowd)
+    top = torch.where(logits.isfinite(), logits, 0.0).topk(2, 1).indices
+    askew: Tensor = errors(net, crowd, top, WAVES, len(rows)) > ASKEW
+    return askew & logits[: len(rows)].isfinite().all(1)
 
 
 def flags(columns: dict[str, Tensor]) -> list[Flag]:
