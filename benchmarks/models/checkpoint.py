@@ -143,7 +143,8 @@ def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace, hint: s
     wrong += [f"{brief(k)} of {_dtype(weights[k].dtype)} for {_dtype(ours[k].dtype)}" for k in kinds[:2]]
     if any(wrong):
         detail = "; ".join(part for part in wrong if part)
-        raise BadModel(f"expected weights that fit, got for {what}: {detail}; {hint or _hint(_fitting([weights], space))}")
+        hint = hint or _hint(_fitting([weights], space))
+        raise BadModel(f"expected weights that fit, got for {what}: {detail}; {hint}")
     net.load_state_dict({k: weights[k] for k in needed}, strict=False)
     stored = dict.fromkeys(weights[k].dtype for k in shared if weights[k].is_floating_point())
     other = [_dtype(dtype) for dtype in stored if dtype != torch.float32]

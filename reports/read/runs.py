@@ -73,6 +73,11 @@ class Results:
         return {str(cell["run_id"]): cell for cell in self.cells.to_dict("records")}  # type: ignore[misc]
 
     @cached_property
+    def defended(self) -> bool:
+        """Whether any system has a defense; where none has, `undefended` tells nothing apart."""
+        return bool((self.cells["defense"] != "none").any())
+
+    @cached_property
     def budgets(self) -> dict[str, tuple[float | None, str]]:
         """Radius in full (None without one) and norm, by the words that tables are grouped by; the words tell apart."""
         return {str(cell["budget"]): (radius_of(cell), str(cell["norm"])) for cell in self.known.values()}

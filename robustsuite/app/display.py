@@ -147,7 +147,7 @@ def summary(folder: Path, screen: Console) -> int:
     tables, failed = overview([folder])
     for title, header, rows in tables:
         screen.print(f"[bold]{escape(title)}[/bold]")
-        table = Table(box=None, pad_edge=False, show_header=bool(header))
+        table = Table(box=None, pad_edge=False, show_header=any(header))
         for i, name in enumerate(header):
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
         for row in rows:
