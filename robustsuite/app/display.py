@@ -110,10 +110,11 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
                 clock.finished(record)
                 bar.update(task, advance=1, left=clock.left())
 
-            yield Progress(
-                lambda cell: bar.update(task, description=escape(label(cell))[:40]), ends,
-                lambda text: bar.update(task, description=escape(text)[:40]),
-            )  # fmt: skip
+            def starts(cell: Cell, part: int, parts: int) -> None:
+                place = f", part {part}/{parts}" if parts > 1 else ""
+                bar.update(task, description=escape(label(cell)[: 40 - len(place)] + place))
+
+            yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[:40])))
         return
     yield _plain(len(cells), len(cells) - len(missing), clock, screen)
 
@@ -121,23 +122,31 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
 def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
     count, last = done, 0.0
 
-    def ends(cell: Cell, record: CellRecord) -> None:
-        nonlocal count, last
-        count += 1
-        clock.finished(record)
+    def say(text: str) -> None:
+        nonlocal last
         if time.monotonic() - last > PLAIN_EVERY or count == total:
             last = time.monotonic()
-            screen.print(f"{count}/{total} {label(cell)} {record.status} {clock.left()}", markup=False, soft_wrap=True)
+            screen.print(f"{count}/{total} {text} {clock.left()}", markup=False, soft_wrap=True)
 
-    return Progress(ends=ends, tell=lambda text: screen.print(text, markup=False))
+    def starts(cell: Cell, part: int, parts: int) -> None:
+        if parts > 1:
+            say(f"{label(cell)}, part {part}/{parts}")
+
+    def ends(cell: Cell, record: CellRecord) -> None:
+        nonlocal count
+        count += 1
+        clock.finished(record)
+        say(f"{label(cell)} {record.status}")
+
+    return Progress(starts, ends, lambda text: screen.print(text, markup=False))
 
 
 def label(cell: Cell) -> str:
-    """'linf: pgd on rift', 'fog 3 on none'."""
+    """'linf: pgd on rift'; of an undefended system 'fog 3'."""
     facts = cell.facts() | {axis: name for axis, name in cell.names.items() if name}
     what = facts["attack"] or f"{facts['corruption'] or facts['shift']} {facts['severity'] or ''}".strip()
     threat = f"{facts['threat']}: " if facts["threat"] else ""
-    return f"{threat}{what} on {facts['defense']}"
+    return f"{threat}{what}" + (f" on {facts['defense']}" if cell.lifecycle.defenses else "")
 
 
 def summary(folder: Path, screen: Console) -> int:

@@ -89,6 +89,14 @@ class Store:
         """The parts of a cell."""
         return Parts(self.folder, run_id)
 
+    def halfway(self) -> dict[str, int]:
+        """How many parts there are of each cell that is not whole yet."""
+        found = {}
+        for cell in (self.folder / "parts").glob("*"):
+            with suppress(OSError):  # whole meanwhile, and its parts removed
+                found[cell.name] = sum(1 for _ in cell.iterdir())
+        return found
+
     def tidy(self) -> None:
         """Remove what only a run at work needs, where no other is at work."""
         self._sweep()
