@@ -20,6 +20,9 @@ from ..render.text import interval, number, percent, plain, ranks
 from .generic import groups, mean_entry, one_severity, titled
 
 WHERE = ("dataset", "model", "seed")
+NAMED = 5
+"""Of cells that are not there so many are named."""
+
 PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
@@ -259,11 +262,18 @@ def cautions(run: Results, worst: pd.DataFrame) -> Iterator[str]:
     if run.skipped:
         yield f"{len(run.skipped)} cell folder{'s were' if len(run.skipped) > 1 else ' was'} unreadable and left out."
     if run.absent:
-        yield f"Unfinished: {run.absent} of {run.absent + len(run.cells)} planned cells are not there yet."
+        yield f"Unfinished: {run.absent} of {run.absent + len(run.cells)} planned cells are not there yet{_named(run)}."
     if run.foreign:
         yield f"{run.foreign} cell(s) of an earlier plan in the same folder were left out."
     if run.cells["dirty"].map(bool).any():
         yield "Some cells were measured from a source tree with uncommitted changes."
+
+
+def _named(run: Results) -> str:
+    """Which cells are not there, the first few by name; nothing of a run that does not say."""
+    some = run.unfinished[:NAMED]
+    more = f" and {run.absent - len(some)} more" if run.absent > len(some) else ""
+    return f": {', '.join(some)}{more}" if some else ""
 
 
 def rankings(run: Results) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from robustsuite.app.api import label
 from robustsuite.engine.estimate import estimate
 from robustsuite.engine.execute import Planned, Progress
 from robustsuite.engine.store import Store
@@ -139,14 +140,6 @@ def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
         say(f"{label(cell)} {record.status}")
 
     return Progress(starts, ends, lambda text: screen.print(text, markup=False))
-
-
-def label(cell: Cell) -> str:
-    """'linf: pgd on rift'; of an undefended system 'fog 3'."""
-    facts = cell.facts() | {axis: name for axis, name in cell.names.items() if name}
-    what = facts["attack"] or f"{facts['corruption'] or facts['shift']} {facts['severity'] or ''}".strip()
-    threat = f"{facts['threat']}: " if facts["threat"] else ""
-    return f"{threat}{what}" + (f" on {facts['defense']}" if cell.lifecycle.defenses else "")
 
 
 def summary(folder: Path, screen: Console) -> int:

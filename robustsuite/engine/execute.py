@@ -92,7 +92,11 @@ def asking(cells: list[Planned], store: Store) -> Iterator[None]:
             raise BadOutput("expected nobody else to ask a service for this run, got another process; wait for it")
         for service in asked:
             service.begin(store.folder / "ledger")
-        yield
+        try:
+            store.billed([service.bill() for service in asked])  # of the runs before, should this one be killed
+            yield
+        finally:
+            store.billed([service.bill() for service in asked])
 
 
 def _execute(cells: list[Planned], store: Store, progress: Progress, width: int | None) -> int:

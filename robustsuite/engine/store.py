@@ -178,6 +178,12 @@ class Store:
         self._put(self.folder / "sweep.json", sweep)
         return len(set(before) - set(sweep.get("cells", ())))
 
+    def billed(self, sentences: list[str]) -> None:
+        """Store with what was swept what its services were sent and answered so far, for the report."""
+        with suppress(BadData):  # cells that nobody described have no report
+            described = read_sweep(self.folder).model_dump(mode="json")
+            self._put(self.folder / "sweep.json", described | {"bills": sentences})
+
     def take(self, folder: Path) -> None:
         """Copy a whole cell from another run."""
         aside = self.cells / _aside(folder.name)
