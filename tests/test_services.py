@@ -179,7 +179,7 @@ def test_a_bill_has_a_hard_stop_and_a_larger_one_goes_on(net: nn.Module) -> None
         assert any(line.endswith("1 of 2 planned cells are not there yet: t: square(steps=20).")
                    for line in cautions(stopped, rankings(stopped)))  # fmt: skip
         answered = count["answered"] + count["again"]
-        assert f"shop: {count['sent']} pictures sent, {answered} answered, 0 refused" in bill()
+        assert f"Service shop: {count['sent']} pictures sent, {answered} answered, 0 refused" in bill()
         done = rs.run(sweep(described(host, batch=8, queries_total=5000), host), out=Path("http"))
         assert done.computed > 0
         assert f"shop: {served.looked} pictures sent, {served.looked} answered, 0 refused, 0 lost" in bill()

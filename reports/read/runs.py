@@ -52,8 +52,8 @@ _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift":
 class Results:
     """The cells of one or several sweeps: one row each in `cells`, their per-example rows on demand.
 
-    `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they are
-    where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
+    `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they
+    are where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
     defenses found out while they trained, `bills` what services were sent and answered.
     """
 
