@@ -86,7 +86,7 @@ def played(kind: str, n: int, most: int | None) -> dict[str, object]:
     one, started = cell(kind, n), time.perf_counter()
     parts = 0
 
-    def starts(_: Cell) -> None:
+    def starts(*_: object) -> None:
         nonlocal parts
         parts += 1
         if most is not None and parts > most:

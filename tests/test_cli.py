@@ -325,6 +325,14 @@ def test_a_resumed_run_counts_each_cell_once(
     assert re.findall(r"^(\d+)/(\d+) ", again, re.MULTILINE) == [(str(total), str(total))]
 
 
+def test_a_plan_of_one_system_has_no_column_of_defenses(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("python:tests.nets:linear", "digits", "--first", "4", "--dry-run")
+    code, out, _ = command(capsys, "vet", *asked)
+    assert code == 0
+    assert re.search(r"^threat +attack or shift +cells", out, re.MULTILINE)
+    assert "none" not in out
+
+
 def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from robustsuite.scenarios import evasion
 

@@ -127,6 +127,14 @@ def test_a_black_box_that_breaks_more_doubts_every_white_box() -> None:
     assert (cells.grade("pgd"), cells.grade("square")) == ("INVALID", "SOUND")
 
 
+def test_an_answer_that_is_gone_is_no_break_that_gradients_missed() -> None:
+    """Ten images that Square's points leave without an answer: they count as broken, and doubt no PGD."""
+    cells = Cells()
+    cells.add("pgd", rows(80))
+    cells.add("square", rows(70, unanswered=(ORDER >= 70) & (ORDER < 80)), needs="scores", access="scores")
+    assert cells.names("pgd") == set()
+
+
 def test_chance_in_a_random_system_is_no_contradiction() -> None:
     share = np.zeros(N)
     cells = Cells()
@@ -265,10 +273,8 @@ def test_the_documentation_shows_the_table() -> None:
     text = (Path(__file__).parents[1] / "docs" / "integrity.md").read_text("utf-8")
     assert as_markdown() in text, "paste robustsuite.integrity.checks.as_markdown() into docs/integrity.md"
     ids = [check.id for check in CHECKS]
-    assert [i for i in ids if i[0] in "CS"] == [f"C{i}" for i in range(1, 6)] + [f"S{i}" for i in range(1, 6)]
-    numbers = [int(i[1:]) for i in ids if i[0] == "E"]
-    assert numbers == sorted(set(numbers))
-    assert {*range(1, 27), 31, 32} <= set(numbers)
+    wanted = [f"E{i}" for i in range(1, 35)] + [f"C{i}" for i in range(1, 6)] + [f"S{i}" for i in range(1, 6)]
+    assert [i for i in ids if i != "–"] == wanted
     assert all(f"`{word}`" in text for word in checks.GRADES)
 
 

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robustsuite as rs
+from robustsuite.app.api import titles_of
+from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import parse_sweep
 from robustsuite.errors import BadValue
 from robustsuite.records.flat import flat
@@ -34,6 +36,15 @@ threats:
     budget: {linf: 8/255}
     attacks: [{noise: {draws: 2}, as: two draws}, {noise: {draws: 3}}, fgsm]
 """
+
+
+def test_a_cell_that_is_not_there_yet_has_a_name_of_its_own() -> None:
+    """With the model, the data set and the seed where the sweep has several, and by what the user calls its entries."""
+    said = titles_of(plan(parse_sweep(SWEEP + "seeds: [0, 1]\n", "x")))
+    assert len(set(said.values())) == len(said)
+    assert "linf: two draws on JPEG-50, digits(first=20), seed 1" in said.values()
+    assert "linf: fgsm, digits(first=30), seed 0" in said.values()
+    assert not any("tests.nets" in title for title in said.values())
 
 
 @pytest.mark.parametrize(

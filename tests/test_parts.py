@@ -1,22 +1,27 @@
 """A cell in parts is the cell: the same rows, flags and notes however it is divided; a killed one loses a part."""
 
+import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from robustsuite.app import display
 from robustsuite.app.api import run
 from robustsuite.config.registry import Cost
 from robustsuite.config.threats import Access, Ball, Linf, Threat
 from robustsuite.engine import parts
-from robustsuite.engine.execute import execute
+from robustsuite.engine.execute import Progress, execute
 from robustsuite.engine.parts import Bounds, Played, divided, read_part, write_part
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
+from robustsuite.engine.work import follower
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.cells import read_cell, read_whole
 from robustsuite.records.schema import At, CellRecord
@@ -99,6 +104,35 @@ def test_a_cell_of_forty_parts_killed_at_the_last_computes_two(tmp_path: Path) -
     assert execute([(cell, Decision())], Store(tmp_path)) == 1
     assert len(STEPS) == 40 + 2  # the one that was lost and the one that was damaged
     assert read_cell(tmp_path / "cells" / cell.run_id).rows == 40 * parts.CPU.least
+
+
+def test_each_part_is_told_as_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who computes it, by who looks on while others do, and in plain lines as on a terminal."""
+    monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
+    STEPS[:] = [0] * 40
+    cell, store, seen = toy(3 * parts.CPU.least, 10_000), Store(tmp_path), []
+    planned = [(cell, Decision())]
+    look = follower(planned, store, Progress(lambda cell, part, parts: seen.append((part, parts))))
+    lines, screen = io.StringIO(), io.StringIO()
+    with (
+        display.progress(planned, store, 1, screen=Console(file=lines)) as plain,
+        display.progress(planned, store, 1, screen=Console(file=screen, force_terminal=True, width=200)) as live,
+    ):
+
+        def starts(*place: Any) -> None:
+            look()
+            plain.starts(*place)
+            live.starts(*place)
+
+        def ends(*ended: Any) -> None:
+            plain.ends(*ended)
+            live.ends(*ended)
+
+        execute(planned, store, Progress(starts, ends))
+    assert seen == [(2, 3), (3, 3)]
+    told = [line.split(" about")[0].strip() for line in lines.getvalue().splitlines()]
+    assert told == [*(f"0/1 t: counted(far=10000), part {i}/3" for i in (1, 2, 3)), "1/1 t: counted(far=10000) done"]
+    assert "part 3/3" in screen.getvalue()
 
 
 def test_a_part_is_bounded_in_bytes_and_in_work() -> None:

@@ -22,6 +22,9 @@ from robustsuite.engine.execute import overdrawn
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadModel, BadValue, Stopped, UsageError
+from robustsuite.reports import write_report
+from robustsuite.reports.read.runs import read
+from robustsuite.reports.sections.summary import cautions, rankings
 from tests.nets import linear
 from tests.services import Served, serving
 
@@ -62,6 +65,12 @@ def billed(folder: Path) -> dict[str, int]:
             entry = json.loads(line)
             count[entry["is"]] = count.get(entry["is"], 0) + len(entry["keys"])
     return count
+
+
+def bill() -> str:
+    """What the report's page of costs says."""
+    write_report([Path("http")], Path("report"), ["md"])
+    return Path("report/costs.md").read_text()
 
 
 def test_floats_over_http_have_the_rows_of_the_network_itself_and_each_picture_is_asked_once(net: nn.Module) -> None:
@@ -166,8 +175,15 @@ def test_a_bill_has_a_hard_stop_and_a_larger_one_goes_on(net: nn.Module) -> None
         with pytest.raises(Stopped, match="expected at most 50 pictures sent to shop"):
             rs.run(sweep(described(host, batch=8, queries_total=50), host), out=Path("http"))
         assert served.looked <= 50
+        stopped, count = read([Path("http")]), billed(Path("http"))
+        assert any(line.endswith("1 of 2 planned cells are not there yet: t: square(steps=20).")
+                   for line in cautions(stopped, rankings(stopped)))  # fmt: skip
+        answered = count["answered"] + count["again"]
+        assert f"Service shop: {count['sent']} pictures sent, {answered} answered, 0 refused" in bill()
         done = rs.run(sweep(described(host, batch=8, queries_total=5000), host), out=Path("http"))
         assert done.computed > 0
+        assert f"shop: {served.looked} pictures sent, {served.looked} answered, 0 refused, 0 lost" in bill()
+        assert len(read([Path("http")]).bills) == 1
         assert max(served.seen.values()) <= 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from difflib import get_close_matches
@@ -37,20 +38,24 @@ def checkpoint(
 ) -> Model:
     """A .safetensors or torch.save file: checkpoint:file.safetensors?arch=resnet4b&mean=0.5&std=0.25.
 
-    arch: one of our small nets, torchvision:NAME, timm:NAME (with pad_type) or python:pkg.mod:factory. weights: which
-    set, where a file has several, by its key: state_dict_ema. mean, std: for pixels in [0, 1]; without them the file's
-    own metadata, without that none. Raises BadModel.
+    arch: one of our small nets, torchvision:NAME, timm:NAME (with pad_type) or python:pkg.mod:factory; without it the
+    one small net that the tensors fit. weights: which set, where a file has several, by its key: state_dict_ema. mean,
+    std: for pixels in [0, 1]; without them the file's own metadata, without that none. Raises BadModel.
     """
     held, path = read_weights(name), Path(name)
     if classes and classes != str(space.classes):
         raise BadModel(f"expected a model of the data's {space.classes} classes, got classes={classes} for {path.name}")
-    if not arch:
-        raise BadModel(f"expected arch=... for {path.name}, got none; {_fitting(held.first, space)}")
+    notes = []
     if ":" not in arch and arch not in ARCHITECTURES:
-        raise BadModel(f"expected a known arch= for {path.name}, got {quoted(arch)}; {_fitting(held.first, space)}")
+        fit = _fitting([held.sets[weights]] if weights in held.sets else held.sets.values(), space)
+        if arch or len(fit) != 1:
+            wanted, got = ("a known arch=", quoted(arch)) if arch else ("arch=...", "none")
+            raise BadModel(f"expected {wanted} for {path.name}, got {got}; {_hint(fit)}")
+        (arch,) = fit
+        notes.append(f"{path.name} read as arch={arch}, the only one of ours that its tensors fit")
     net = architecture(arch, space, pad_type)
     what = f"{path.name} with arch={arch}"
-    notes = [fill(net, chosen(held, net.state_dict(), weights, path.name), what, space)]
+    notes.append(fill(net, chosen(held, net.state_dict(), weights, path.name), what, space))
     statistics = statistics_of(
         mean or held.metadata.get("mean", ""), std or held.metadata.get("std", ""), space.channels
     )
@@ -138,7 +143,8 @@ def fill(net: nn.Module, weights: Weights, what: str, space: InputSpace, hint: s
     wrong += [f"{brief(k)} of {_dtype(weights[k].dtype)} for {_dtype(ours[k].dtype)}" for k in kinds[:2]]
     if any(wrong):
         detail = "; ".join(part for part in wrong if part)
-        raise BadModel(f"expected weights that fit, got for {what}: {detail}; {hint or _fitting(weights, space)}")
+        hint = hint or _hint(_fitting([weights], space))
+        raise BadModel(f"expected weights that fit, got for {what}: {detail}; {hint}")
     net.load_state_dict({k: weights[k] for k in needed}, strict=False)
     stored = dict.fromkeys(weights[k].dtype for k in shared if weights[k].is_floating_point())
     other = [_dtype(dtype) for dtype in stored if dtype != torch.float32]
@@ -154,15 +160,20 @@ def _named(word: str, keys: AbstractSet[str], order: Weights) -> str:
     return f"{len(keys)} {word} ({', '.join(first)}{', ...' if len(keys) > 3 else ''})" if keys else ""
 
 
-def _fitting(weights: Weights, space: InputSpace) -> str:
-    """Which of the small nets these tensors would fit."""
-    fit = []
+def _fitting(sets: Iterable[Weights], space: InputSpace) -> list[str]:
+    """Which of the small nets one of these sets of tensors fits, by names and shapes."""
+    sets, fit = list(sets), []
     for name in ARCHITECTURES:
         try:
             with torch.device("meta"):
                 ours = build(name, space).state_dict()
         except RuntimeError:  # a picture too small for this net
             continue
-        if _shapes(ours) == _shapes(unwrapped(weights, ours)):
+        if any(_shapes(ours) == _shapes(unwrapped(weights, ours)) for weights in sets):
             fit.append(name)
-    return f"its tensors fit arch={fit[0]}" if fit else f"own architectures: {', '.join(ARCHITECTURES)}"
+    return fit
+
+
+def _hint(fit: Sequence[str]) -> str:
+    named = " and ".join(f"arch={name}" for name in fit)
+    return f"its tensors fit {named}" if fit else f"own architectures: {', '.join(ARCHITECTURES)}"

@@ -44,7 +44,7 @@ def budgets_section(run: Results) -> Section:
         caption = "; ".join(said for said in about if said)
         found.append(Table(f"radii-{i + 1}", threats, caption, columns, tuple(rows), "over_eps.csv"))
     for key, part, left in drawn(list(groups(table, [*FAMILY, "dataset"]))):
-        figured.append(_figure(key, part, left))
+        figured.append(_figure(run, key, part, left))
     lead = (
         "Threats that differ in their radius alone: the share of images right under every attack at once, with its "
         "exact 95 % interval; of several seeds the mean ± sample standard deviation and the range of the seeds.",
@@ -63,22 +63,24 @@ def _entry(row: Mapping[Any, Any] | None) -> Entry:
     return shown(Entry(text, float(row["robust_accuracy"]), bar=bar), row["grade"], row["grade"])
 
 
-def _figure(key: tuple[Any, ...], part: pd.DataFrame, left: str) -> Figure:
+def _figure(run: Results, key: tuple[Any, ...], part: pd.DataFrame, left: str) -> Figure:
     threats, access, goal, norm, dataset = (str(value) for value in key)
     several = bool((part["seeds"] > 1).any())
     models = part["model"].nunique() > 1
-    system = part["model"] + ", " + part["defense"].map(plain) if models else part["defense"]
+    defense = ", " + part["defense"].map(plain) if run.defended else ""
+    system = part["model"] + defense if models else part["defense"]
     names = list(dict.fromkeys(system))
     more = f"; the first {MOST_LINES} of {len(names)} systems" if len(names) > MOST_LINES else ""
     about = (threats, access, goal, dataset, "" if models else str(part["model"].iloc[0]))
     band = "range over seeds" if several else "exact 95 % interval"
     caption = (
         f"Robust accuracy by {norm} radius, all attacks at once, with its {band} (numbers that failed a check are left "
-        f"out), {' · '.join(said for said in about if said)}{more}{left}"
+        f"out), {' · '.join(filter(None, about))}{more}{left}"
     )
-    called = told_apart(names[:MOST_LINES], partial(short, width=LEGEND))
+    some = names[:MOST_LINES]
+    said = told_apart(some, partial(short, width=LEGEND)) if run.defended or models else dict.fromkeys(some, "")
     lines = part.assign(system=system)
-    return draw(f"radii-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=lines, names=called, norm=norm))
+    return draw(f"radii-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=lines, names=said, norm=norm))
 
 
 def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str], norm: str) -> None:
@@ -95,4 +97,5 @@ def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str], norm: str)
     whole = norm == "linf" and all(len(text.removesuffix("/255")) <= 5 for text in said)
     ax.set_xticks(radii, [text.removesuffix("/255") if whole else text for text in said])
     ax.set_xlabel("linf radius, 1/255" if whole else f"{norm} radius")
-    legend(canvas)
+    if any(names.values()):
+        legend(canvas)

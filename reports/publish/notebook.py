@@ -40,9 +40,8 @@ def _table(grid: Grid) -> Markup:
         Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row)))
         for row in grid.rows
     )
-    return Markup("<table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
-        grid.title, head, rows
-    )
+    above = Markup("<thead><tr>{}</tr></thead>").format(head) if any(grid.header) else ""
+    return Markup("<table><caption>{}</caption>{}<tbody>{}</tbody></table>").format(grid.title, above, rows)
 
 
 def _cell(entry: Entry) -> Markup:

@@ -20,7 +20,7 @@ from ..measure.worst import worst_case
 from ..read.runs import Results, read
 from ..render.document import Entry, words
 from ..sections.checks_table import MEANING
-from ..sections.generic import mean_entry
+from ..sections.generic import mean_entry, one_severity
 from ..sections.summary import rankings, verdict
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
@@ -38,21 +38,23 @@ class Grid(NamedTuple):
 def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     """One grid a threat (attacks down, defenses across), then one a shift set; and the sentences of failed cells.
 
-    The last grids are titles alone: what is a screening, and of one system how it stands.
+    Where no system has a defense nothing stands above the rates. The last grids are titles alone: what is a screening,
+    and of one system how it stands.
     """
     run = read(runs)
     table = scores(run)
     failed = run.cells[run.cells["status"] == "failed"]
     cells = failed.to_dict("records")
-    sentences = [f"{c['attack'] or c['corruption']} on {c['defense']}: {c['sentence']}" for c in cells]
-    letters = {name: _letter(i) for i, name in enumerate(dict.fromkeys(table["defense"]))}
-    legend = Grid("defenses", [], [[Entry(letter), words(name)] for name, letter in letters.items()])
+    on = {name: f" on {name}" if run.defended else "" for name in failed["defense"]}
+    sentences = [f"{c['attack'] or c['corruption']}{on[c['defense']]}: {c['sentence']}" for c in cells]
+    letters = {name: _letter(i) if run.defended else "" for i, name in enumerate(dict.fromkeys(table["defense"]))}
+    named = [[Entry(letter), words(name)] for name, letter in letters.items() if letter]
     alone, errors = _of_one_seed(table), _of_one_seed(corruption_errors(run))
-    grids = [*_threats(run, alone, worst_case(run)), *_shifts(errors), *_over_seeds(over_seeds(run))]
-    if marks := [[mark.strip(), MEANING[name]] for name, mark in MARKS.items() if name in set(table["grade"])]:
-        legend = legend._replace(rows=[*legend.rows, *([Entry(text) for text in row] for row in marks)])
+    grids = [*_threats(run, alone, worst_case(run)), *_shifts(run, errors), *_over_seeds(over_seeds(run))]
+    marks = [[Entry(mark.strip()), Entry(MEANING[name])] for name, mark in MARKS.items() if name in set(table["grade"])]
+    legend = [Grid("defenses" if named else "marks", [], [*named, *marks])] if named or marks else []
     said = [Grid(line, [], []) for line in (_screenings(worst_case(run)), verdict(rankings(run))) if line]
-    return [legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids), *said], sentences
+    return [*legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids), *said], sentences
 
 
 def _screenings(worst: pd.DataFrame) -> str:
@@ -113,13 +115,14 @@ def _threats(run: Results, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
 
 
-def _shifts(errors: pd.DataFrame) -> Iterator[Grid]:
+def _shifts(run: Results, errors: pd.DataFrame) -> Iterator[Grid]:
     if not len(errors):
         return
     keys = [k for k in ("shift", "model", "dataset") if k in errors]
     for key, rows in errors.groupby(keys, sort=False):
         grid = _grid(rows, "corruption", "defense", _error)
-        yield Grid(f"error, % (mean over severities): {', '.join(map(str, key))}", ["", *grid.header[1:]], grid.rows)
+        over = one_severity(run, str(rows["shift"].iloc[0])) or "mean over severities"
+        yield Grid(f"error, % ({over}): {', '.join(map(str, key))}", ["", *grid.header[1:]], grid.rows)
 
 
 def _grid(rows: pd.DataFrame, down: str, across: str, cell: Callable[[dict[Any, Any]], Entry]) -> Grid:

@@ -24,7 +24,7 @@ from ..measure.strength import attack_pairs
 from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
-from ..render.document import Document, Part
+from ..render.document import Document, Part, undefended, with_n
 from ..sections.checks_table import integrity_section, to_json
 from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
@@ -89,7 +89,9 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         provenance_section(run),
     ]
     shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.order)
-    said = tuple(answer for part in parts for answer in part.answers)
+    if not run.defended:
+        shown = [undefended(section) for section in shown]
+    said = with_n([answer for part in parts for answer in part.answers])
     worst = rankings(run)
     return Document(run.title, run.note, tuple(made), tuple(cautions(run, worst)), said, tuple(shown), verdict(worst))
 

@@ -52,8 +52,9 @@ _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift":
 class Results:
     """The cells of one or several sweeps: one row each in `cells`, their per-example rows on demand.
 
-    `skipped` names unreadable folders, `absent` counts planned cells that are not there, `foreign` those that an
-    earlier sweep left in the same folder. `artefacts` is what defenses found out while they trained.
+    `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they
+    are where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
+    defenses found out while they trained, `bills` what services were sent and answered.
     """
 
     title: str
@@ -62,7 +63,9 @@ class Results:
     skipped: tuple[str, ...] = ()
     absent: int = 0
     foreign: int = 0
+    unfinished: tuple[str, ...] = field(repr=False, default=())
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
+    bills: tuple[str, ...] = ()
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
     arrays: Callable[[str], Columns] | None = field(repr=False, default=None)
     found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -71,6 +74,11 @@ class Results:
     def known(self) -> dict[str, dict[str, Any]]:
         """Every cell as a dict, by its run id, in the order of `cells`."""
         return {str(cell["run_id"]): cell for cell in self.cells.to_dict("records")}  # type: ignore[misc]
+
+    @cached_property
+    def defended(self) -> bool:
+        """Whether any system has a defense; where none has, `undefended` tells nothing apart."""
+        return bool((self.cells["defense"] != "none").any())
 
     @cached_property
     def budgets(self) -> dict[str, tuple[float | None, str]]:
@@ -129,6 +137,7 @@ def read(paths: Sequence[Path]) -> Results:
     held = Held()
     skipped: list[str] = []
     absent = foreign = 0
+    unfinished: list[str] = []
     shares: list[Part] = []
     for path, sweep in zip(map(Path, paths), sweeps, strict=True):
         examples, planned, there = Examples(path, HOLDS), set(sweep.cells or ()), set[str]()
@@ -143,7 +152,9 @@ def read(paths: Sequence[Path]) -> Results:
             elif cell.name not in rows:
                 rows[cell.name] = _row(cell, whose.get(cell.name, len(shares)))
                 held.put(path, cell, examples)
-        absent += len(planned - there)
+        missing = [name for name in sweep.cells or () if name not in there]
+        absent += len(set(missing))
+        unfinished += [sweep.planned[name] for name in missing if name in sweep.planned]
         shares += sweep.shares()
     if not rows:
         why = f" that can be read ({len(skipped)} cannot: {skipped[0]})" if skipped else ""
@@ -158,8 +169,10 @@ def read(paths: Sequence[Path]) -> Results:
         cells=_labelled(_ordered(rows.values(), sweeps, was), shares),
         skipped=tuple(sorted([*skipped, *damaged])),
         absent=absent,
+        unfinished=tuple(unfinished),
         foreign=foreign,
         artefacts=tuple(artefacts),
+        bills=tuple(dict.fromkeys(bill for sweep in sweeps for bill in sweep.bills)),
         load=held.frame,
         arrays=held.columns,
     )

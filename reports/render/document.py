@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import pandas as pd
 
 from .draw import Figure
-from .text import interval, percent, plain
+from .text import interval, number, percent, plain
 
 SHARED = 1 << 16
 """Entries that are made once, however many rows say the same."""
@@ -44,7 +44,7 @@ class Table:
 class Answer:
     """The short answer for one threat against one model: a few large numbers, a bar per defense, a sentence or three.
 
-    `numbers` are (label, number, interval, good or bad); `bars` are (rank, defense, entry).
+    `numbers` are (label, number, interval, good or bad); `bars` are (rank, defense, entry); `n` images were judged.
     """
 
     title: str
@@ -52,6 +52,7 @@ class Answer:
     numbers: tuple[tuple[str, str, str, str], ...]
     bars: tuple[tuple[str, str, Entry], ...]
     sentences: tuple[str, ...]
+    n: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,26 @@ class Document:
     answers: tuple[Answer, ...]
     sections: tuple[Section, ...] = field(repr=False)
     verdict: str = ""
+
+
+def undefended(section: Section) -> Section:
+    """A section of a run without defenses: no column and no caption says so, none is headed by it."""
+
+    def told(table: Table) -> Table:
+        keep = [i for i, name in enumerate(table.columns) if name not in ("defense", "defenses")]
+        columns = tuple("value" if table.columns[i] == plain("none") else table.columns[i] for i in keep)
+        rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
+        caption = ", ".join(part for part in table.caption.split(", ") if part != f"defense {plain('none')}")
+        return replace(table, caption=caption, columns=columns, rows=rows)
+
+    return replace(section, tables=tuple(map(told, section.tables)))
+
+
+def with_n(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """The short answers, each with its own number of images where they differ: a proof is tried on fewer."""
+    if len({answer.n for answer in answers}) < 2:
+        return tuple(answers)
+    return tuple(replace(a, where=f"{a.where} · {number(a.n)} images") if a.n else a for a in answers)
 
 
 @lru_cache(maxsize=SHARED, typed=True)

@@ -22,7 +22,7 @@ from .generic import WHERE, flags_or, groups, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
-from .summary import attacked, rankings
+from .summary import attacked, doubt, rankings
 
 THREAT = GROUP[:-1]
 """What one table is about; several seeds of it stand in that table."""
@@ -49,11 +49,12 @@ def worst_section(worst: pd.DataFrame) -> Section:
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         seeds = list(groups(part, ("seed",)))
         apart = len(seeds) > 1
-        rows = tuple((*((counted(seed[0], str(seed[0])),) if apart else ()), *_worst_row(row))
+        rivals = part["defense"].nunique()
+        rows = tuple((*((counted(seed[0], str(seed[0])),) if apart else ()), *_worst_row(row, rivals))
                      for seed, mine in seeds for row in by_rank(mine).to_dict("records"))  # fmt: skip
         columns = (
             *(("seed",) if apart else ()),
-            "rank",
+            *(("rank",) if rivals > 1 else ()),
             "defense",
             "all attacks at once",
             "grade",
@@ -66,14 +67,16 @@ def worst_section(worst: pd.DataFrame) -> Section:
         found.append(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv"))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
-        "exact 95 % interval. Equal rank ranges are ties: a paired test on the same images cannot tell them apart.",
+        "exact 95 % interval."
     )
-    said = lead if found else ("No attack was measured.",)
-    return Section("ranking", "Worst case over attacks", said, tuple(found), order=10)
+    if any("rank" in table.columns for table in found):
+        lead += " Equal rank ranges are ties: a paired test on the same images cannot tell them apart."
+    said = lead if found else "No attack was measured."
+    return Section("ranking", "Worst case over attacks", (said,), tuple(found), order=10)
 
 
-def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
-    notes = [row["unranked"], f"without {row['missing'].replace(';', ', ')}" if row["missing"] else "",
+def _worst_row(row: Mapping[Any, Any], rivals: int) -> tuple[Entry, ...]:
+    notes = [doubt(row, rivals), f"without {row['missing'].replace(';', ', ')}" if row["missing"] else "",
              f"flagged {row['flags'].replace(';', ', ')}" if row["flags"] else "",
              "inert: same as undefended" if row["inert"] else "",
              f"on the {row['n']} of {row['of']} images that every attack met" if row["n"] < row["of"] else "",
@@ -85,9 +88,9 @@ def _worst_row(row: Mapping[Any, Any]) -> tuple[Entry, ...]:
     if row["missing"] and not row["inert"] and not robust.text.startswith("≤"):
         robust = Entry(f"≤ {robust.text}", robust.key, "an upper bound: some attacks have no verdict", robust.struck,
                        bar=robust.bar)  # fmt: skip
-    place = ranks(row["rank_first"], row["rank_last"])
+    place = Entry(ranks(row["rank_first"], row["rank_last"]) or "–", row["rank_first"] or 10**6)
     return (
-        Entry(place or "–", row["rank_first"] or 10**6), words(row["defense"]), robust,
+        *((place,) if rivals > 1 else ()), words(row["defense"]), robust,
         label(row["grade"], row["screening"]),
         counted(row["clean_accuracy"], percent(row["clean_accuracy"])), words(row["strongest"]),
         counted(faced, f"{faced} of {faced + absent}"), counted(row["n"], number(row["n"])),
@@ -110,13 +113,15 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
                      counted(row["n"], number(row["n"]) if row["n"] else "–"),
                      Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
     columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
-    table = Table("attacks", "Every attack, every defense", caption, columns, tuple(rows))
+    every = "Every attack, every defense" if run.defended else "Every attack"
+    table = Table("attacks", every, caption, columns, tuple(rows))
     lead = (
         "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
         "cells have no number, and say why below.",
     )
     found = (table, *cost_tables(run)) if rows else ()
-    return Section("attacks", "Attacks and defenses", lead, found, tuple(drawn), order=11)
+    title = "Attacks and defenses" if run.defended else "Attacks"
+    return Section("attacks", title, lead, found, tuple(drawn), order=11)
 
 
 def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:

@@ -41,7 +41,8 @@ def cost_section(run: Results) -> Section:
                "queries", "peak memory")  # fmt: skip
     total = f"{len(costs)} cells ran for {duration(float(costs['seconds'].sum()))} in all."
     found = Table("cost", "Cost of every cell", caption, columns, rows, "costs.csv")
-    return Section("cost", "Cost", (total,), (found,), passing=True, order=90)
+    bills = tuple(f"Service {bill}." for bill in run.bills)
+    return Section("cost", "Cost", (total, *bills), (found,), passing=True, order=90)
 
 
 def _axis(value: Any) -> Entry:

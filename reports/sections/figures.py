@@ -6,7 +6,7 @@ Nothing here measures anything: the numbers come from scores.py, worst.py and ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -73,12 +73,17 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
                 caption,
                 size,
                 partial(
-                    _heatmap, part=part, worst=mine, defenses=told_apart(defenses, wrap),
+                    _heatmap, part=part, worst=mine, defenses=called(run, defenses, wrap),
                     attacks=told_apart(attacks, partial(short, width=26)),
                 ),
             )
         )
     return found
+
+
+def called(run: Results, names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str]:
+    """What a figure calls each defense; nothing where no system of the run has one."""
+    return told_apart(names, cut) if run.defended else dict.fromkeys(names, "")
 
 
 def drawn(groups: Sequence[tuple[Any, pd.DataFrame]]) -> Iterator[tuple[Any, pd.DataFrame, str]]:
@@ -177,7 +182,7 @@ def curves(run: Results) -> list[Figure]:
     groups = table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False)
     for key, part, left in drawn([(key, part) for key, part in groups if (part["kind"] == "curve").any()]):
         caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}{left}"
-        names = told_apart(list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
+        names = called(run, list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
         found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), partial(_curves, part=part, names=names)))
     return found
 
@@ -192,7 +197,8 @@ def _curves(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
         dot = rows[rows["kind"] == "point"]
         ax.plot(dot["radius"], 100 * dot["value"], "o", color=colour, markersize=5)
     radius_axes(ax, str(part["norm"].iloc[0]), "robust accuracy, %", float(part["radius"].max()))
-    legend(canvas)
+    if any(names.values()):
+        legend(canvas)
 
 
 def sandwiches(run: Results) -> list[Figure]:
@@ -210,7 +216,7 @@ def sandwiches(run: Results) -> list[Figure]:
         found.append(
             draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
                   partial(_sandwich, part=part, upper=upper, shape=(rows, columns),
-                         defenses=told_apart(defenses, partial(short, width=32))))
+                         defenses=called(run, defenses, partial(short, width=32))))
         )  # fmt: skip
     return found
 
@@ -261,7 +267,7 @@ def corruption_panels(run: Results) -> list[Figure]:
     for key, part, left in drawn(list(grid.groupby(["shift", "dataset", "model", "seed"], sort=False))):
         present = list(dict.fromkeys(part["corruption"]))
         size_of = 4 * max(3, len(set(part["severity"].dropna()))) + 3
-        called = told_apart(list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of))
+        titles = called(run, list(dict.fromkeys(part["defense"])), partial(wrap, width=size_of))
         names = [c for c in CORRUPTIONS if c in present] + [c for c in present if c not in CORRUPTIONS]
         levels = sorted(set(part["severity"].dropna()))
         defenses = list(dict.fromkeys(part["defense"]))
@@ -271,7 +277,7 @@ def corruption_panels(run: Results) -> list[Figure]:
         caption = f"Accuracy in % by corruption and severity, {where(key)}{left}"
         found.append(
             draw(f"corruptions-{slug(key)}", caption, size,
-                  partial(_panels, part=part, defenses=called, sides=(names, levels), shape=(rows, columns)))
+                  partial(_panels, part=part, defenses=titles, sides=(names, levels), shape=(rows, columns)))
         )  # fmt: skip
     return found
 

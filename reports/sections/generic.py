@@ -89,6 +89,12 @@ def other_section(run: Results, scores: pd.DataFrame) -> Section:
     return Section("scenarios", "Other scenarios", (), tuple(found), order=55)
 
 
+def one_severity(run: Results, shift: str, before: str = "") -> str:
+    """`severity 3` after these words where a corruption set was asked for at one alone; else nothing."""
+    asked = run.cells.loc[run.cells["shift"] == shift, "severity"].dropna().unique()
+    return f"{before}severity {asked[0]:g}" if len(asked) == 1 else ""
+
+
 def flags_or(row: Mapping[Any, Any]) -> str:
     """The names of a row's flags, or its sentence."""
     return str(row["flags"] or row["sentence"])

@@ -113,10 +113,12 @@ def _success(row: Mapping[Any, Any], threshold: float) -> Entry:
 def figures(table: pd.DataFrame) -> list[Figure]:
     """One drawing a system and threat: median distance against queries, a line an attack."""
     found = []
+    defended = bool((table["defense"] != "none").any())
     groups = table[np.isfinite(table["median"])].groupby(list(WHERE), sort=False)
     for key, part, left in drawn([(key, part) for key, part in groups if part["queries"].nunique() > 1]):
         names = told_apart(list(dict.fromkeys(part["attack"])), partial(short, width=LEGEND))
-        caption = f"Median l2 distance against queries, {where(key)}{left}"
+        about = where(key if defended else key[:-1])
+        caption = f"Median l2 distance against queries, {about}{left}"
         found.append(draw(f"queries-{slug(key)}", caption, (7.2, 3.9), partial(_lines, part=part, names=names)))
     return found
 

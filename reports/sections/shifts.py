@@ -15,7 +15,7 @@ from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, counted, error
 from ..render.text import percent, plain
 from .figures import corruption_panels
-from .generic import groups, titled
+from .generic import groups, one_severity, titled
 from .natural import natural_tables
 from .summary import corrupted
 
@@ -42,11 +42,12 @@ def shift_tables(run: Results) -> Iterator[Table]:
         )
         caption += _read_as(run, key)
         mine = grid[(grid[["shift", *_WHERE]] == list(key)).all(axis=1)]
-        yield _corruptions(f"corruptions-{i + 1}", (title, caption), part, mine)
+        over = one_severity(run, str(key[0])) or "mean over severities"
+        yield _corruptions(f"corruptions-{i + 1}", (title, caption, over), part, mine)
     yield from natural_tables(run)
 
 
-def _corruptions(name: str, titles: tuple[str, str], part: pd.DataFrame, grid: pd.DataFrame) -> Table:
+def _corruptions(name: str, titles: tuple[str, str, str], part: pd.DataFrame, grid: pd.DataFrame) -> Table:
     defenses = list(dict.fromkeys(part["defense"]))
     cells = {(row["corruption"], row["defense"]): row for row in part.to_dict("records")}
     present = set(part["corruption"]) - {"mean"}
@@ -65,8 +66,8 @@ def _corruptions(name: str, titles: tuple[str, str], part: pd.DataFrame, grid: p
         rows.append((Entry(label, "2"), *(counted(values[d], f"{values[d]:.1f} %") for d in defenses)))
     extra = {c: " (extra, in no mean)" if c in ALEXNET_EXTRA and meant < len(present) else "" for c in names}
     rows += [(Entry(c.replace("_", " ") + extra[c], c), *(_error(cells.get((c, d))) for d in defenses)) for c in names]
-    columns = ("error, mean over severities", *(plain(d) for d in defenses))
-    shift, caption = titles
+    shift, caption, over = titles
+    columns = (f"error, {over}", *(plain(d) for d in defenses))
     if against:
         caption += "; mCE in percent of AlexNet's published errors on ImageNet-C"
     return Table(name, shift, caption, columns, tuple(rows), "corruptions.csv")

@@ -17,9 +17,12 @@ from ..measure.worst import GROUP, by_rank, worst_case
 from ..read.runs import Results
 from ..render.document import Answer, Entry, accuracy, error
 from ..render.text import interval, number, percent, plain, ranks
-from .generic import groups, mean_entry, titled
+from .generic import groups, mean_entry, one_severity, titled
 
 WHERE = ("dataset", "model", "seed")
+NAMED = 5
+"""Of cells that are not there so many are named."""
+
 PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
@@ -59,7 +62,7 @@ def attacked(run: Results, worst: pd.DataFrame) -> Iterator[Answer]:
         if len(mine):
             faced = max(part["attacks"].str.count(";")) + 1
             said = (f"Worst of {faced} attack{'s' if faced > 1 else ''} per image, {number(part['n'].min())} images.",)
-            yield _over_seeds(title, _where([*where, 0], str(goal)), mine, "robust accuracy", said)
+            yield _over_seeds(run, title, _where([*where, 0], str(goal)), mine, "robust accuracy", said)
             continue
         ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
         rows = part.to_dict("records")
@@ -68,7 +71,8 @@ def attacked(run: Results, worst: pd.DataFrame) -> Iterator[Answer]:
             numbers.append(("no attack", percent(part["clean_accuracy"].iloc[0]), "", ""))
         yield Answer(
             title, _where([*where, part["seed"].iloc[0]], str(goal)), tuple(numbers),
-            tuple(_bar(row) for row in by_rank(part).to_dict("records")), tuple(_sentences(part, ranked)),
+            tuple(_bar(run, row, len(part)) for row in by_rank(part).to_dict("records")),
+            tuple(_sentences(run, part, ranked)), int(part["n"].min()),
         )  # fmt: skip
 
 
@@ -78,7 +82,9 @@ def _of(frame: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
     return frame[hit] if len(frame) else frame
 
 
-def _over_seeds(title: str, where: str, means: pd.DataFrame, what: str, said: Sequence[str]) -> Answer:
+def _over_seeds(
+    run: Results, title: str, where: str, means: pd.DataFrame, what: str, said: Sequence[str]
+) -> Answer:  # fmt: skip
     """The short answer over several seeds: means with their deviation, no ranks."""
     lower = what == "error"
     rows = means.sort_values("mean", ascending=lower, kind="stable").to_dict("records")
@@ -91,12 +97,19 @@ def _over_seeds(title: str, where: str, means: pd.DataFrame, what: str, said: Se
         numbers.append((label, mean_entry(best).text, _counted(best), "good"))
     if bare is not None and not (sound and defended and sound[0] is bare):
         numbers.append(("undefended" if defended else what, mean_entry(bare).text, _counted(bare), "bad"))
-    named = [(plain(r["defense"]) + (f", {r['attack']}" if r["attack"] not in ("", TOGETHER) else ""), r) for r in rows]
+    named = [(_called(run, r["defense"], what) + (f", {r['attack']}" if r["attack"] not in ("", TOGETHER) else ""), r)
+             for r in rows]  # fmt: skip
     left = [f"{name}: {row['left_out']}" for name, row in named if row["left_out"]]
     spread = (f"Not in a mean: {'. '.join(left)}.",) if left else ()
     return Answer(title, where, tuple(numbers),
                   tuple(("", name, mean_entry(row)) for name, row in named),
-                  ("Mean ± sample standard deviation; thin lines span the seeds.", *said, *spread))  # fmt: skip
+                  ("Mean ± sample standard deviation; thin lines span the seeds.", *said, *spread),
+                  int(means["n"].min()))  # fmt: skip
+
+
+def _called(run: Results, defense: str, what: str) -> str:
+    """What a bar is called: by its defense, or, where no system of the run has one, by what it measures."""
+    return plain(defense) if run.defended else what
 
 
 def _counted(row: Mapping[Any, Any]) -> str:
@@ -115,7 +128,7 @@ def proven(run: Results, scores: pd.DataFrame) -> Iterator[Answer]:
         mine = _of(means, dict(zip(("threat", "budget", *WHERE), (threat, budget, *where), strict=False)))
         if len(mine):
             covers = f"A proof covers every perturbation in the budget; {number(mine['n'].min())} images."
-            yield _over_seeds(title, _where([*where, 0]), mine, "certified accuracy", (covers,))
+            yield _over_seeds(run, title, _where([*where, 0]), mine, "certified accuracy", (covers,))
             continue
         yield from _proven(run, several, title, [*where, several["seed"].iloc[0]])
 
@@ -125,17 +138,19 @@ def _proven(run: Results, whole: pd.DataFrame, title: str, where: Sequence[Any])
     part = whole[whole["metric"] == radius].sort_values("value", ascending=False, kind="stable")
     records = part.to_dict("records")
     if records:
-        bars = tuple(("", f"{plain(r['defense'])}, {r['attack']}", accuracy(r["value"], r["lo"], r["hi"],
-                      note=r["flags"], struck=r["grade"] == "INVALID")) for r in records)  # fmt: skip
+        bars = tuple(("", f"{_called(run, r['defense'], 'certified accuracy')}, {r['attack']}",
+                      accuracy(r["value"], r["lo"], r["hi"], note=r["flags"], struck=r["grade"] == "INVALID"))
+                     for r in records)  # fmt: skip
         sound = [r for r in records if r["grade"] not in ("INVALID", "PROVISIONAL")]
         yield Answer(title, _where(where), tuple(_numbers(sound[:1], records, "value", "certified accuracy")), bars,
-                     tuple(_proof_sentences(part, whole[whole["n"] == 0])))  # fmt: skip
+                     tuple(_proof_sentences(run, part, whole[whole["n"] == 0])), int(part["n"].min()))  # fmt: skip
 
 
-def _proof_sentences(part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
+def _proof_sentences(run: Results, part: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
     yield f"A proof covers every perturbation in the budget; {number(part['n'].min())} images."
     if len(missing):
-        cells = [f"{plain(row['defense'])} ({row['status']})" for row in missing.to_dict("records")]
+        cells = [f"{_called(run, row['defense'], row['attack'])} ({row['status']})"
+                 for row in missing.to_dict("records")]  # fmt: skip
         yield f"No verdict: {_listed(cells)}."
 
 
@@ -152,15 +167,19 @@ def corrupted(run: Results) -> Iterator[Answer]:
         inside = ~named["corruption"].isin(ALEXNET_EXTRA)
         named = named[inside] if inside.any() else named
         worst = named.groupby("corruption", sort=False)["error"].mean().idxmax()
-        bars = tuple(("", plain(r["defense"]), error(r["error"], r["lo"], r["hi"])) for r in records)
-        sentence = f"{str(worst).replace('_', ' ')} costs most; mean of {named['corruption'].nunique()} corruptions."
+        bars = tuple(("", _called(run, r["defense"], "mean error"), error(r["error"], r["lo"], r["hi"]))
+                     for r in records)  # fmt: skip
+        many = named["corruption"].nunique()
+        meant = f"mean of {many} corruption{'s' if many > 1 else ''}{one_severity(run, shift, ' at ')}"
+        sentence = f"{str(worst).replace('_', ' ')} costs most; {meant}."
         sentence = sentence[0].upper() + sentence[1:]
         mine = _of(means_over, dict(zip(("shift", *WHERE), (shift, *where), strict=False)))
         if len(mine):
-            yield _over_seeds(title, _where([*where, 0]), mine, "error", (sentence,))
+            yield _over_seeds(run, title, _where([*where, 0]), mine, "error", (sentence,))
             continue
         numbers = tuple(_numbers(records[:1], records, "error", "error"))
-        yield Answer(title, _where([*where, part["seed"].iloc[0]]), numbers, bars, (sentence,))
+        n = int(means["n"].min())
+        yield Answer(title, _where([*where, part["seed"].iloc[0]]), numbers, bars, (sentence,), n)
 
 
 def _where(where: Sequence[Any], goal: str = "") -> str:
@@ -188,14 +207,21 @@ def _numbers(
             return
 
 
-def _bar(row: Mapping[Any, Any]) -> tuple[str, str, Entry]:
+def _bar(run: Results, row: Mapping[Any, Any], rivals: int) -> tuple[str, str, Entry]:
+    """A row's bar; of one system alone without a rank."""
     entry = accuracy(row["robust_accuracy"], row["lo"], row["hi"], note=row["flags"], struck=row["struck"])
     if row["unranked"] and not row["struck"]:
-        entry = Entry(f"≤ {entry.text}", entry.key, row["unranked"], entry.struck, bar=entry.bar)
-    return ranks(row["rank_first"], row["rank_last"]) or "–", plain(row["defense"]), entry
+        entry = Entry(f"≤ {entry.text}", entry.key, doubt(row, rivals), entry.struck, bar=entry.bar)
+    place = (ranks(row["rank_first"], row["rank_last"]) or "–") if rivals > 1 else ""
+    return place, _called(run, row["defense"], "robust accuracy"), entry
 
 
-def _sentences(part: pd.DataFrame, ranked: pd.DataFrame) -> Iterator[str]:
+def doubt(row: Mapping[Any, Any], rivals: int) -> str:
+    """Why a row of the worst-case table has no rank; of one system, which needs none, what is wrong with its number."""
+    return str(row["unranked"]) if rivals > 1 else str(row["unranked"]).removeprefix("not ranked: ")
+
+
+def _sentences(run: Results, part: pd.DataFrame, ranked: pd.DataFrame) -> Iterator[str]:
     rows = ranked.to_dict("records")
     if rows:
         first = rows[0]
@@ -210,9 +236,11 @@ def _sentences(part: pd.DataFrame, ranked: pd.DataFrame) -> Iterator[str]:
     n = int(part["n"].min())
     span = str(faced.max()) if faced.min() == faced.max() else f"{faced.min()} to {faced.max()}"
     yield f"Worst of {span} attack{'s' if faced.max() > 1 else ''} per image, {number(n)} images."
-    left = [plain(row["defense"]) for row in part[part["unranked"] != ""].to_dict("records")]
-    if left:
-        yield f"Not ranked: {_listed(left)}; see the notes."
+    left = part[part["unranked"] != ""].to_dict("records")
+    if left and len(part) > 1:
+        yield f"Not ranked: {_listed([plain(row['defense']) for row in left])}; see the notes."
+    elif left:
+        yield doubt(left[0], 1).capitalize() + "."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -234,11 +262,18 @@ def cautions(run: Results, worst: pd.DataFrame) -> Iterator[str]:
     if run.skipped:
         yield f"{len(run.skipped)} cell folder{'s were' if len(run.skipped) > 1 else ' was'} unreadable and left out."
     if run.absent:
-        yield f"Unfinished: {run.absent} of {run.absent + len(run.cells)} planned cells are not there yet."
+        yield f"Unfinished: {run.absent} of {run.absent + len(run.cells)} planned cells are not there yet{_named(run)}."
     if run.foreign:
         yield f"{run.foreign} cell(s) of an earlier plan in the same folder were left out."
     if run.cells["dirty"].map(bool).any():
         yield "Some cells were measured from a source tree with uncommitted changes."
+
+
+def _named(run: Results) -> str:
+    """Which cells are not there, the first few by name; nothing of a run that does not say."""
+    some = run.unfinished[:NAMED]
+    more = f" and {run.absent - len(some)} more" if run.absent > len(some) else ""
+    return f": {', '.join(some)}{more}" if some else ""
 
 
 def rankings(run: Results) -> pd.DataFrame:

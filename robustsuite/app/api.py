@@ -36,6 +36,7 @@ from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.randomness import untouched
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
+from robustsuite.records.swept import LONGEST
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.serve.data import Dataset, Split, Subjects, in_unit
@@ -207,8 +208,31 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
         "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": models,
         "data": data, "defenses": defenses, "shifts": shifts, "threats": {k: list(v) for k, v in threats.items()},
         "names": names_of(cells), "entries": entries,
-        "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)),
+        "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)), "planned": titles_of(cells),
+        "bills": [],
     }  # fmt: skip
+
+
+def titles_of(cells: list[Planned]) -> dict[str, str]:
+    """What each cell is, by run id, with those of its model, data set and seed that not all of them have."""
+    about = {cell.run_id: (label(cell), *_system(cell)) for cell, _ in cells}
+    apart = [i for i, values in enumerate(zip(*about.values(), strict=True)) if i == 0 or len(set(values)) > 1]
+    return {run_id: ", ".join(said[i] for i in apart)[:LONGEST] for run_id, said in about.items()}
+
+
+def _system(cell: Cell) -> tuple[str, str, str]:
+    cycle = cell.lifecycle
+    return cycle.model.name, cycle.data.name, f"seed {cycle.seed}"
+
+
+def label(cell: Cell) -> str:
+    """'linf: pgd on rift'; of an undefended system 'fog 3'."""
+    said = cell.words() | {axis: name for axis, name in cell.names.items() if name}
+    what = said["attack"] or said["shift"]
+    if not said["attack"] and cell.variant and cell.shift != "clean":
+        what = f"{cell.variant.corruption or said['shift']} {cell.variant.severity or ''}".strip()
+    threat = f"{said['threat']}: " if said["threat"] else ""
+    return f"{threat}{what}" + (f" on {said['defense']}" if cell.lifecycle.defenses else "")
 
 
 def names_of(cells: list[Planned]) -> dict[str, dict[str, str]]:

@@ -139,8 +139,10 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
         said = called(cell.words(), found)
         key = said["threat"] or "shift", said["attack"] or said["shift"], said["defense"]
         groups.setdefault(key, []).append((cell, decision))
-    table = Table(box=None, pad_edge=False)
-    for name in ("threat", "attack or shift", "defense"):
+    table, axes = Table(box=None, pad_edge=False), ["threat", "attack or shift", "defense"]
+    if not any(cell.lifecycle.defenses for cell, _ in cells):
+        axes.pop()
+    for name in axes:
         table.add_column(name, overflow="fold")
     for name in ("cells", "forwards", "backwards", "seconds"):
         table.add_column(name, justify="right")
@@ -152,7 +154,7 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
                        f"{sum(seconds[cell.run_id] for cell, _ in members):,.0f}"]  # fmt: skip
         else:
             figures = [status.status, "", ""]
-        table.add_row(*map(escape, key), str(len(members)), *figures)
+        table.add_row(*map(escape, key[: len(axes)]), str(len(members)), *figures)
     screen.print(table)
     for sentence in dict.fromkeys(f"{v.status}: {v.sentence}" for _, v in cells if v.status != "run"):
         screen.print(sentence, markup=False)

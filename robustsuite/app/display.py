@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from robustsuite.app.api import label
 from robustsuite.engine.estimate import estimate
 from robustsuite.engine.execute import Planned, Progress
 from robustsuite.engine.store import Store
@@ -110,10 +111,11 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
                 clock.finished(record)
                 bar.update(task, advance=1, left=clock.left())
 
-            yield Progress(
-                lambda cell: bar.update(task, description=escape(label(cell))[:40]), ends,
-                lambda text: bar.update(task, description=escape(text)[:40]),
-            )  # fmt: skip
+            def starts(cell: Cell, part: int, parts: int) -> None:
+                place = f", part {part}/{parts}" if parts > 1 else ""
+                bar.update(task, description=escape(label(cell)[: 40 - len(place)] + place))
+
+            yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[:40])))
         return
     yield _plain(len(cells), len(cells) - len(missing), clock, screen)
 
@@ -121,23 +123,23 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
 def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
     count, last = done, 0.0
 
-    def ends(cell: Cell, record: CellRecord) -> None:
-        nonlocal count, last
-        count += 1
-        clock.finished(record)
+    def say(text: str) -> None:
+        nonlocal last
         if time.monotonic() - last > PLAIN_EVERY or count == total:
             last = time.monotonic()
-            screen.print(f"{count}/{total} {label(cell)} {record.status} {clock.left()}", markup=False, soft_wrap=True)
+            screen.print(f"{count}/{total} {text} {clock.left()}", markup=False, soft_wrap=True)
 
-    return Progress(ends=ends, tell=lambda text: screen.print(text, markup=False))
+    def starts(cell: Cell, part: int, parts: int) -> None:
+        if parts > 1:
+            say(f"{label(cell)}, part {part}/{parts}")
 
+    def ends(cell: Cell, record: CellRecord) -> None:
+        nonlocal count
+        count += 1
+        clock.finished(record)
+        say(f"{label(cell)} {record.status}")
 
-def label(cell: Cell) -> str:
-    """'linf: pgd on rift', 'fog 3 on none'."""
-    facts = cell.facts() | {axis: name for axis, name in cell.names.items() if name}
-    what = facts["attack"] or f"{facts['corruption'] or facts['shift']} {facts['severity'] or ''}".strip()
-    threat = f"{facts['threat']}: " if facts["threat"] else ""
-    return f"{threat}{what} on {facts['defense']}"
+    return Progress(starts, ends, lambda text: screen.print(text, markup=False))
 
 
 def summary(folder: Path, screen: Console) -> int:
@@ -147,7 +149,7 @@ def summary(folder: Path, screen: Console) -> int:
     tables, failed = overview([folder])
     for title, header, rows in tables:
         screen.print(f"[bold]{escape(title)}[/bold]")
-        table = Table(box=None, pad_edge=False, show_header=bool(header))
+        table = Table(box=None, pad_edge=False, show_header=any(header))
         for i, name in enumerate(header):
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
         for row in rows:

@@ -37,9 +37,11 @@ DEATHS = 3
 
 @dataclass
 class Progress:
-    """What a display is told: the cell that starts, and each cell that ended with its record."""
+    """What a display is told: the cell of which a part starts, with that part's place among how many, from 1; and each
+    cell that ended with its record.
+    """
 
-    starts: Callable[[Cell], None] = field(default=lambda cell: None)
+    starts: Callable[[Cell, int, int], None] = field(default=lambda cell, part, parts: None)
     ends: Callable[[Cell, CellRecord], None] = field(default=lambda cell, record: None)
     tell: Callable[[str], None] = field(default=lambda text: None)
 
@@ -90,7 +92,11 @@ def asking(cells: list[Planned], store: Store) -> Iterator[None]:
             raise BadOutput("expected nobody else to ask a service for this run, got another process; wait for it")
         for service in asked:
             service.begin(store.folder / "ledger")
-        yield
+        try:
+            store.billed([service.bill() for service in asked])  # of the runs before, should this one be killed
+            yield
+        finally:
+            store.billed([service.bill() for service in asked])
 
 
 def _execute(cells: list[Planned], store: Store, progress: Progress, width: int | None) -> int:
@@ -158,13 +164,13 @@ class _Worker:
     def _play(self, cell: Cell, decision: Decision, runner: Runner) -> None:
         """The cell's free parts, and the cell from its parts where the last one is there; one part needs no file."""
         rows, parts, name = divided(cell), self.store.parts(cell.run_id), cell.run_id
-        for part in rows if len(rows) > 1 else ():
+        for place, part in enumerate(rows if len(rows) > 1 else (), 1):
             if parts.there(part):
                 continue
             with self.store.lease(f"{name}-{part.start}") as lease:
                 if lease is None or parts.there(part) or self._done(cell):
                     continue
-                self.progress.starts(cell)
+                self.progress.starts(cell, place, len(rows))
                 try:
                     parts.write(part, _part(runner, cell, part, lease))
                 except OF_THE_RUN:
@@ -177,7 +183,7 @@ class _Worker:
             if lease is None or self._done(cell):
                 return
             if len(rows) == 1:
-                self.progress.starts(cell)
+                self.progress.starts(cell, 1, 1)
                 self._end(cell, decision, lambda: runner.joined(cell, [_part(runner, cell, rows[0], lease)]))
             elif all(map(parts.there, rows)):
                 found = [part for part in map(parts.read, rows) if part is not None]

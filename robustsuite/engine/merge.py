@@ -97,7 +97,8 @@ def _joined(runs: Sequence[SweepFacts]) -> dict[str, Any]:
     """What was swept, of all runs: each axis in the order of the first that has an entry."""
     sweeps = [run.model_dump(mode="json", exclude={"parts"}) for run in runs]
     first = dict(sweeps[0])
-    for axis in (*AXES, "cells"):
+    first["planned"] = {run_id: said for sweep in reversed(sweeps) for run_id, said in sweep["planned"].items()}
+    for axis in (*AXES, "cells", "bills"):
         first[axis] = _ordered(sweep.get(axis) or [] for sweep in sweeps)
     first["note"] = "; ".join(_ordered([sweep["note"]] for sweep in sweeps if sweep.get("note")))
     threats = _ordered(list(sweep["threats"]) for sweep in sweeps)

@@ -89,6 +89,14 @@ class Store:
         """The parts of a cell."""
         return Parts(self.folder, run_id)
 
+    def halfway(self) -> dict[str, int]:
+        """How many parts there are of each cell that is not whole yet."""
+        found = {}
+        for cell in (self.folder / "parts").glob("*"):
+            with suppress(OSError):  # whole meanwhile, and its parts removed
+                found[cell.name] = sum(1 for _ in cell.iterdir())
+        return found
+
     def tidy(self) -> None:
         """Remove what only a run at work needs, where no other is at work."""
         self._sweep()
@@ -169,6 +177,12 @@ class Store:
             before = read_sweep(self.folder).cells or ()
         self._put(self.folder / "sweep.json", sweep)
         return len(set(before) - set(sweep.get("cells", ())))
+
+    def billed(self, sentences: list[str]) -> None:
+        """Store with what was swept what its services were sent and answered so far, for the report."""
+        with suppress(BadData):  # cells that nobody described have no report
+            described = read_sweep(self.folder).model_dump(mode="json")
+            self._put(self.folder / "sweep.json", described | {"bills": sentences})
 
     def take(self, folder: Path) -> None:
         """Copy a whole cell from another run."""

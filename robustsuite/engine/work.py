@@ -17,7 +17,7 @@ from typing import Any
 
 from robustsuite.engine.audit import audit
 from robustsuite.engine.execute import Planned, Progress, execute, ordered
-from robustsuite.engine.parts import work_of
+from robustsuite.engine.parts import divided, work_of
 from robustsuite.engine.plan import plan
 from robustsuite.engine.store import Store
 from robustsuite.engine.sweep import sweep_of
@@ -93,7 +93,11 @@ def told(job: Job) -> str | None:
 
 
 def follower(cells: Iterable[Planned], store: Store, progress: Progress) -> Callable[[], int]:
-    """A look at the folder: it tells the display what ended since the last one, and returns how many cells are open."""
+    """A look at the folder: it tells the display what ended since the last one, and returns how many cells are open.
+
+    Of cells in several parts also how many are there; which of the others are being played, leases alone would say.
+    """
+    played: dict[str, int] = {}
     waiting = {cell.run_id: cell for cell, _ in cells if not store.finished(cell.run_id)}
     failed = {run_id for run_id in waiting if (store.cells / run_id).exists()}  # of an earlier run
 
@@ -104,6 +108,10 @@ def follower(cells: Iterable[Planned], store: Store, progress: Progress) -> Call
                 progress.ends(waiting.pop(run_id), record)
         for run_id in [run_id for run_id in waiting if run_id in store.packed and store.finished(run_id)]:
             waiting.pop(run_id)  # packed by another command
+        for run_id, there_now in store.halfway().items():
+            if run_id in waiting and played.get(run_id) != there_now:
+                played[run_id], parts = there_now, len(divided(waiting[run_id]))
+                progress.starts(waiting[run_id], min(there_now + 1, parts), parts)
         return len(waiting)
 
     return look

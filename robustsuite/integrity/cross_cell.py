@@ -101,8 +101,10 @@ def _column(examples: Examples, row: Row, name: str) -> Verdicts:
 
 
 def _stands(examples: Examples, row: Row) -> Verdicts:
-    """Which images no wrong answer was found for; a rejection is none, whatever the judge makes of it."""
-    return _column(examples, row, "unbroken" if "unbroken" in examples(str(row["run_id"])) else "robust")
+    """Which images no wrong answer was found for: those that stand, and those whose right answer is gone."""
+    found = _column(examples, row, "robust")
+    gone = "unanswered" in examples(str(row["run_id"]))
+    return Verdicts(found.at, found.value | _column(examples, row, "unanswered").value) if gone else found
 
 
 def shared(a: Verdicts, b: Verdicts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -238,8 +240,8 @@ def _order(rows: Sequence[Row], examples: Examples) -> Found:
 
 
 def _weak(rows: Sequence[Row], examples: Examples, struck: set[str], sure: set[str]) -> Found:
-    """E31, E32: a number that rests on weak attacks, or on one family of them."""
-    fallen = {str(row["run_id"]) for row in rows if not _stands(examples, row).value.any()}
+    """E33, E34: a number that rests on weak attacks, or on one family of them."""
+    fallen = {str(row["run_id"]) for row in rows if not _column(examples, row, "robust").value.any()}
     for group in _groups(rows, *SYSTEM, _shift, "goal", _norm, _eps):
         yield from strength.weak(group, struck, sure | fallen, lambda row: _stands(examples, row).at)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def gradients(net: nn.Module, x: Tensor, logits: Tensor, *, moves: bool) -> Iter
         yield flag
         return
     yield from _scale(net, x[:STARTED], logits[:STARTED], grad[: len(x)][:STARTED])
-    lively = (grad[: len(x)] != 0).flatten(1).any(1).nonzero().flatten()[:COMPARED]
+    lively = (grad[: len(x)] != 0).flatten(1).any(1).nonzero().flatten()
     if moves and (flag := _truth(net, x[lively], top[lively])) is not None:
         yield flag
 
@@ -108,17 +109,31 @@ def _scale(net: nn.Module, x: Tensor, logits: Tensor, grad: Tensor) -> Iterator[
         yield Flag("logit_scale", f"the first logit leads by {margins:.2g} in the median: scaled or tempered?")
 
 
+def errors(net: nn.Module, x: Tensor, top: Tensor, waves: int, few: int) -> Tensor:
+    """The gradient of the lead of top[:, 0] over top[:, 1] at x (N, C, H, W) against central differences in the box.
+
+    Median relative error over so many low-frequency directions, (few,) of the first; all are asked for gradients.
+    """
+    return _errors(net, x, top, waves, few).median(0).values
+
+
+def _errors(net: nn.Module, x: Tensor, top: Tensor, waves: int, few: int) -> Tensor:
+    """Relative errors (waves, few)."""
+    inside = STEP + (1 - 2 * STEP) * x
+    grad, inside, top = _of_the_lead(net, inside, top), inside[:few], top[:few]
+    grad = None if grad is None else grad[:few]
+    found = []
+    for wave, measured, rounding in islice(_differences(net, inside, top), waves):
+        said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
+        found.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
+    return torch.stack(found)
+
+
 def _truth(net: nn.Module, x: Tensor, top: Tensor) -> Flag | None:
     """The gradient against central differences along low-frequency directions, inside the box."""
-    inside = STEP + (1 - 2 * STEP) * x
-    grad = _of_the_lead(net, inside, top)
-    errors = []
-    for wave, measured, rounding in _differences(net, inside, top):
-        said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
-        errors.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
     if not len(x):
         return None
-    error = float(torch.cat(errors).median())
+    error = float(_errors(net, x, top, len(WAVES), COMPARED).median())
     if error <= BENT:
         return None
     words = f"gradients differ from finite differences by {error:.0%} in the median (step {STEP:g})"

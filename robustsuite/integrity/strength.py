@@ -80,7 +80,7 @@ def _queries(record: CellRecord) -> float:
 def weak(
     rows: Sequence[Row], struck: Collection[str], settled: Collection[str], pictures: Pictures
 ) -> Iterator[tuple[str, Flag]]:
-    """E31, E32: cells whose number rests on too little. rows: measured ones of one system, norm, radius and goal.
+    """E33, E34: cells whose number rests on too little. rows: measured ones of one system, norm, radius and goal.
 
     struck: those that failed a check, which nothing rests on. settled: those that no further attack could lower.
     """

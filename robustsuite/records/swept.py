@@ -6,7 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Word = Annotated[str, Field(min_length=1, max_length=200)]
+LONGEST = 200
+"""Characters of a word."""
+
+Word = Annotated[str, Field(min_length=1, max_length=LONGEST)]
+Sentence = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Entry(BaseModel):
@@ -32,7 +36,8 @@ class SweepFacts(Part):
     """The axes in the user's order and the planned cells.
 
     names: what the user calls an entry, by axis (a column of tables) and the entry's words. parts: the sweeps that were
-    merged into this one, where they call other things by one name.
+    merged into this one, where they call other things by one name. planned: what each cell is, in words, also of one
+    that is not there. bills: what services were sent for it and answered, a sentence each.
     """
 
     name: str = ""
@@ -44,6 +49,8 @@ class SweepFacts(Part):
     shifts: tuple[str, ...] = ()
     threats: dict[str, tuple[str, ...]] = {}
     parts: tuple[Part, ...] = ()
+    planned: dict[str, Word] = {}
+    bills: tuple[Sentence, ...] = ()
 
     def shares(self) -> tuple[Part, ...]:
         """The sweeps that it is made of, itself where it is one."""

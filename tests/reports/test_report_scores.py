@@ -189,7 +189,24 @@ def test_the_plan_says_what_is_absent_and_what_belongs_to_another_sweep(
     again = read([copy])
     assert list(again.known) == kept
     assert (again.absent, again.foreign) == (2, 3)
-    assert any("2 of" in line for line in cautions(again, worst_case(again)))
+    assert any(f"2 of {len(kept) + 2} planned cells are not there yet." in line
+               for line in cautions(again, worst_case(again)))  # fmt: skip
+
+
+@pytest.mark.parametrize(("missing", "said"), [
+    (2, "not there yet: cell 0, cell 1."), (7, "not there yet: cell 0, cell 1, cell 2, cell 3, cell 4 and 2 more."),
+])  # fmt: skip
+def test_cells_that_are_not_there_are_named_a_few_of_them(
+    store: Store, run: Results, tmp_path: Path, missing: int, said: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    file, absent = copy / "sweep.json", [f"not-run-{i}" for i in range(missing)]
+    named = {run_id: f"cell {i}" for i, run_id in enumerate(absent)}
+    plan = {"cells": [*absent, *run.known], "planned": {**named, next(iter(run.known)): "a cell that is there"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | plan))
+    again = read([copy])
+    assert any(line.endswith(said) for line in cautions(again, worst_case(again)))
 
 
 def test_nothing_to_read_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

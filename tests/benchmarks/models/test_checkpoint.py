@@ -78,8 +78,20 @@ def test_missing_and_left_over_tensors_are_named(tmp_path, weights):
 def test_another_architecture_is_refused_with_the_one_that_fits(tmp_path, weights):
     path = saved(tmp_path, weights)
     assert "arch=resnet2b" in refusal(path, "arch=cnn_a")
-    assert "arch=resnet2b" in refusal(path, "")
     assert "got 'resnet2'; its tensors fit arch=resnet2b" in refusal(path, "arch=resnet2")
+
+
+def test_without_arch_the_only_net_that_fits_is_taken_and_said(tmp_path, weights, monkeypatch):
+    path = saved(tmp_path, weights)
+    given, found = (load_model(f"checkpoint:{path}{query}", SPACE) for query in ("?arch=resnet2b", ""))
+    assert found.sha256 == given.sha256
+    assert f"{path.name} read as arch=resnet2b, the only one of ours that its tensors fit" in found.note
+    assert "read as" not in given.note
+    monkeypatch.setitem(ARCHITECTURES, "its_twin", ARCHITECTURES["resnet2b"])
+    assert "expected arch=... for" in refusal(path, "")
+    assert "its tensors fit arch=resnet2b and arch=its_twin" in refusal(path, "")
+    weights["extra.bias"] = weights["linear2.bias"].clone()
+    assert "got none; own architectures: resnet2b, " in refusal(saved(tmp_path, weights, "more.safetensors"), "")
 
 
 def test_class_counts_shapes_and_values_are_checked(tmp_path, weights):
