@@ -117,13 +117,13 @@ def errors(net: nn.Module, x: Tensor, top: Tensor, waves: int, few: int) -> Tens
     return _errors(net, x, top, waves, few).median(0).values
 
 
-def _errors(net: nn.Module, x: Tensor, top: Tensor, waves: int, few: int) -> Tensor:
+def _errors(net: nn.Module, x: Tensor, top: Tensor, waves: int, few: int, step: float = STEP) -> Tensor:
     """Relative errors (waves, few)."""
     inside = STEP + (1 - 2 * STEP) * x
     grad, inside, top = _of_the_lead(net, inside, top), inside[:few], top[:few]
     grad = None if grad is None else grad[:few]
     found = []
-    for wave, measured, rounding in islice(_differences(net, inside, top), waves):
+    for wave, measured, rounding in islice(_differences(net, inside, top, step), waves):
         said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
         found.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
     return torch.stack(found)
@@ -133,20 +133,25 @@ def _truth(net: nn.Module, x: Tensor, top: Tensor) -> Flag | None:
     """The gradient against central differences along low-frequency directions, inside the box."""
     if not len(x):
         return None
-    error = float(_errors(net, x, top, len(WAVES), COMPARED).median())
+    found = _errors(net, x, top, len(WAVES), COMPARED)
+    if float(found.median()) > BENT:  # kinks of a ReLU network lie within the step; nearer there are fewer of them
+        found = torch.minimum(found, _errors(net, x, top, len(WAVES), COMPARED, STEP / 4))
+    error = float(found.median())
     if error <= BENT:
         return None
     words = f"gradients differ from finite differences by {error:.0%} in the median (step {STEP:g})"
     return Flag("gradient_mismatch", words, "fail" if error > BROKEN else "warn")
 
 
-def _differences(net: nn.Module, x: Tensor, top: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _differences(
+    net: nn.Module, x: Tensor, top: Tensor, step: float = STEP
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Each wave, the margin's central difference (N,) along it, and what of it float32 may have made up."""
     for wave in directions(x):
         with torch.no_grad():
-            ahead, behind = (net(x + sign * STEP * wave).nan_to_num(nan=0.0) for sign in (1, -1))
-        measured = (_margin(ahead, top) - _margin(behind, top)) / (2 * STEP)
-        yield wave, measured, 1e-6 * ahead.abs().amax(1) / STEP
+            ahead, behind = (net(x + sign * step * wave).nan_to_num(nan=0.0) for sign in (1, -1))
+        measured = (_margin(ahead, top) - _margin(behind, top)) / (2 * step)
+        yield wave, measured, 1e-6 * ahead.abs().amax(1) / step
 
 
 def _moves(net: nn.Module, x: Tensor, top: Tensor) -> bool:

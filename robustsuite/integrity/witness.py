@@ -113,9 +113,9 @@ def _bent(net: nn.Module, x: Tensor, rows: Tensor, width: int) -> Tensor:
     others = torch.arange(len(x), device=x.device)
     crowd = x[torch.cat([rows, others[~torch.isin(others, rows)]])[: max(width, len(rows))]]
     with torch.no_grad():
-        logits = net(crowd)
+        logits: Tensor = net(crowd)
     top = torch.where(logits.isfinite(), logits, 0.0).topk(2, 1).indices
-    askew: Tensor = errors(net, crowd, top, WAVES, len(rows)) > ASKEW
+    askew = errors(net, crowd, top, WAVES, len(rows)) > ASKEW
     return askew & logits[: len(rows)].isfinite().all(1)
 
 
