@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import Unsupported
+from robustsuite.integrity.tampering import untampered
 from robustsuite.maths.losses import CONFIDENCE_MARGIN
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.record import blank
 from robustsuite.serve.judge import Answers, Judge
 from robustsuite.serve.models import differentiable
-from robustsuite.serve.oracle import Desk, preserved
+from robustsuite.serve.oracle import Desk, answer, preserved
 from robustsuite.serve.system import System
 
 ROUTES = ("direct", "surrogate", "continued")
@@ -176,7 +177,9 @@ def _try(
         handed = dict(context.handed)
         if context.card.goals != ("untargeted",):
             handed["targets"] = None if threat.goal.name == "untargeted" else context.targets[rows].clone()
-        with preserved(net):
+        judging = [one for one in (net, system.net, system.under) if one is not None]
+        who, data = f"the attack {context.card.name}", {"pictures": x, "labels": context.y, "targets": context.targets}
+        with untampered(judging, who, lambda: answer(net, home[:1], context.rng[rows[:1]]), **data):
             found = context.attack(
                 desk.oracle(), home.clone(), context.y[rows].clone(), copy.copy(ball),
                 rng=context.rng[rows].fold("attack"), **handed,

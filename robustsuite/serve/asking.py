@@ -80,19 +80,22 @@ class Metered(nn.Module):
 
 
 @contextmanager
-def preserved(net: nn.Module) -> Iterator[None]:
+def preserved(net: nn.Module) -> Iterator[list[str]]:
     """Leave the network and the global random states as they were, whatever happens inside.
+
+    Yields a list that is filled, in the end, with the names of parameters and buffers whose values had changed.
 
     Restores: training flags, parameters' requires_grad and grad, hooks, values of parameters and buffers
     if they changed, and the random states of python, numpy and torch.
     """
     modules = [(m, m.training, {h: dict(getattr(m, h)) for h in _HOOKS if hasattr(m, h)}) for m in net.modules()]
     params = [(p, p.requires_grad, p.grad) for p in net.parameters()]
+    names = {id(tensor): name for name, tensor in [*net.named_parameters(), *net.named_buffers()]}
     tensors = _kinds([*net.parameters(), *net.buffers()])
-    values = [_joined(kind) for kind in tensors]
+    values, changed = [_joined(kind) for kind in tensors], list[str]()
     try:
         with untouched():
-            yield
+            yield changed
     finally:
         for module, training, hooks in modules:
             module.training = training
@@ -105,9 +108,16 @@ def preserved(net: nn.Module) -> Iterator[None]:
             p.grad = grad
         with torch.no_grad():
             for kind, value in zip(tensors, values, strict=True):
-                if not torch.equal(_joined(kind), value):
-                    for tensor, part in zip(kind, value.split([t.numel() for t in kind]), strict=True):
-                        tensor.copy_(part.view_as(tensor))
+                pairs = list(zip(kind, value.split([t.numel() for t in kind]), strict=True))
+                if value.device.type == "cpu":  # nothing to launch: a second copy would cost more than many looks
+                    same = all(torch.equal(tensor.reshape(-1), part) for tensor, part in pairs)
+                else:
+                    same = torch.equal(_joined(kind), value)
+                for tensor, part in () if same else pairs:
+                    before = part.view_as(tensor)
+                    if not bool(((tensor == before) | (tensor != tensor) & (before != before)).all()):  # NaN is NaN
+                        changed.append(names[id(tensor)])
+                    tensor.copy_(before)
 
 
 def _kinds(tensors: list[Tensor]) -> list[list[Tensor]]:
