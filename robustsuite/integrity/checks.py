@@ -143,6 +143,10 @@ CHECKS = (
           "classes) and the data's, in lower case, words alone, a wnid or any of the names between commas: the same "
           "set in another order fails; others that do not meet warn, unless more than half of at least "
           f"{ENOUGH} clean pictures of those classes are right", "scenario", {"class_order": ("warn", "all")}),
+    Check("E29", "nothing beyond the access", "threats that do not grant weights: the attack again on 16 images in a "
+          "process of its own that holds a line to its oracle and nothing else; a verdict or a number of queries that "
+          "differs, or an attack that fails there, fails; one that does not end there warns", "audit",
+          {"beyond_access": ("fail", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",

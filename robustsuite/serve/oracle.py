@@ -175,8 +175,10 @@ class Desk:
         """What the attack is handed."""
         device = self.rng.keys.device
         free = device.type == "cpu" or not (self.queries is self.queries_total is None)
-        asked = (self.scores, self.labels, self.gradient, self.left, self.network, self.metered, self.counts.copy)
-        asking = Asking(*map(_behind, (*asked, self.bill)))
+        questions: tuple[Callable[..., Any], ...] = (
+            self.scores, self.labels, self.gradient, self.left, self.network, self.metered, self.counts.copy, self.bill
+        )  # fmt: skip
+        asking = Asking(*map(_behind, questions))
         look = self.look if self.look is not None else 1 if free else LOOK
         return Oracle(
             asking, torch.arange(len(self.rng), device=device), self.width, self.eot, self.confidence_margin,
