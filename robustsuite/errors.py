@@ -72,7 +72,7 @@ class MissingPackage(UsageError):
 
     def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
         super().__init__(
-            f"{purpose} needs the package {package}, which is not installed; {install(extra or package)}"
+            f"{brief(purpose)} needs the package {package}, which is not installed; {install(extra or package)}"
         )
 
 

@@ -208,15 +208,15 @@ def test_the_audit_names_an_attack_that_reaches_beyond_its_access(tmp_path: Path
     net.prey = True
     found = audited(tmp_path, cell(net, made(digs, Access.LABELS)))
     (flag,) = [flag for flag in found["flags"] if flag["name"] == "beyond_access"]
-    assert (flag["check"], flag["level"]) == ("E29", "fail")
-    assert found["figures"]["E29"] > 8
+    assert (flag["check"], flag["level"]) == ("E33", "fail")
+    assert found["figures"]["E33"] > 8
 
 
 def test_the_audit_leaves_an_honest_attack_in_peace_and_says_what_it_did_not_replay(tmp_path: Path) -> None:
     square = card_of("attack", "square")
     one = replace(cell(honest(), square, queries=40), given=(("steps", 40),))
     found = audited(tmp_path / "a", one)
-    assert found["figures"]["E29"] == 0
+    assert found["figures"]["E33"] == 0
     assert not [flag for flag in found["flags"] if flag["name"] == "beyond_access"]
     local = made(lambda model, x, y, budget, rng: x, Access.LABELS, name="local")
-    assert audited(tmp_path / "b", cell(honest(), local))["figures"]["E29_not_replayed"] == 16
+    assert audited(tmp_path / "b", cell(honest(), local))["figures"]["E33_not_replayed"] == 16

@@ -286,7 +286,7 @@ def _order(case: _Case) -> Iterator[Flag]:
 
 
 def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
-    """E29: the attack in a process of its own, which holds an oracle's line and nothing else."""
+    """E33: the attack in a process of its own, which holds an oracle's line and nothing else."""
     if case.cell.threat is None or Access.WEIGHTS in case.cell.threat.access:
         return  # it was handed the network
     few = torch.arange(min(REPLAYED, len(case.robust)))
@@ -300,7 +300,7 @@ def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
             if _differs(here, case.robust[few], case.queries[few]):
                 differs = _differs(there, here["robust"], here["queries"])
     except NotReplayed:
-        case.figures["E29_not_replayed"] = float(len(few))
+        case.figures["E33_not_replayed"] = float(len(few))
         return
     except (OutOfMemoryError, *OF_THE_RUN):
         raise
@@ -308,7 +308,7 @@ def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
         words = f"in a process without the network the attack fails: {cause(error)}"
         yield Flag("beyond_access", words, "warn" if isinstance(error, Overdue) else "fail")
         return
-    case.figures["E29"] = float(differs)
+    case.figures["E33"] = float(differs)
     if differs:
         words = f"{differs} of {len(few)} verdicts or numbers of queries are others in a process without the network"
         yield Flag("beyond_access", words)

@@ -20,7 +20,8 @@ from robustsuite.engine.plan import Decision
 from robustsuite.errors import ENDS, OF_THE_RUN, Unsupported, UsageError
 from robustsuite.integrity import probes
 from robustsuite.integrity.checks import ENOUGH, Flag, concerns
-from robustsuite.integrity.class_order import at_chance, class_order
+from robustsuite.integrity.class_order import at_chance, class_order, over_rejecting
+from robustsuite.integrity.shortcuts import shortcuts
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
 from robustsuite.scenarios import evasion
@@ -112,6 +113,8 @@ class Runner:
                     gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows, grid=system.grid,
                     rejects=system.under is not None,
                 )  # fmt: skip
+                if Access.GRADIENTS in system.shows and not system.stochastic:
+                    self.probed += shortcuts(system.net, system.surrogate, x, y)
         return self.probed
 
     def _clean(self, system: System, cell: Cell, rows: range) -> Tensor | None:
@@ -226,6 +229,10 @@ def _on_all(flags: list[Flag], cell: Cell, record: Record) -> list[Flag]:
     right = record.columns.get("clean_ok", record.columns.get("robust"))
     if right is None or len(right) != len(y) or not len(y):
         return flags
+    if cell.scenario.asks and "rejected" in record.columns:
+        rates = [float(d.parameters["fpr"]) for d in cell.lifecycle.at("serve") if "fpr" in d.parameters]
+        refused = int((record.columns["rejected"] & ~right).sum())  # what is not right unattacked is not attacked
+        flags = [*flags, *over_rejecting(refused, len(y), rates)]
     bare = model.pretrained and not cell.lifecycle.at("serve")  # a detector's rejections are no guesses
     if bare and len(y) >= ENOUGH and "clean_ok" in record.columns:
         head = cell.reading.head

@@ -65,7 +65,8 @@ CHECKS = (
     Check("E1", "within the threat model", "norm and box read again in float64; any picture outside fails; a warning "
           "where rounding to 8 bits undoes more than a tenth of the breaks and 2 images", "scenario",
           {"over_budget": ("fail", "all"), "below_a_bit": ("warn", "all")}),
-    Check("E2", "verified again", "the judge re-reads near ties in float64, a tie is no break; claims it "
+    Check("E2", "verified again", "the judge reads near ties again, twice in float32 with the batch in another order "
+          "and in float64; a tie, and readings that disagree, are neither a break nor a right answer; claims it "
           f"does not share warn, above {_percent(SMALL)} and more than 2 images they fail (a claim on a stand-in or on "
           "one draw of a random system is none)", "report", {"overturned": ("warn", "all")}),
     Check("E3", "more budget, fewer survivors", f"same attack, larger eps: a rise above {_percent(SMALL)} and 1 image "
@@ -95,7 +96,9 @@ CHECKS = (
           "saturated pixels at most 3 times as frequent as elsewhere; the directional derivative of the margin against "
           f"central differences (h = 0.001, 8 low-frequency directions): median relative error above {_percent(BENT)} "
           f"warns, above {_percent(BROKEN)} fails; answers that do not move with the pixels (by a level, of what is "
-          "given 8 bits and judged so) warn", "probe",
+          "given 8 bits and judged so) warn; all of it also at random points of linf 8/255, and the derivative (2 "
+          "directions) where the attack ended, on one picture in 8: off by half on more than half of them, it fails",
+          "probe, scenario",
           {"zero_gradients": ("fail", "gradients"), "gradient_mismatch": ("fail", "gradients"),
            "piecewise_constant": ("warn", "evasion")}),
     Check("E11", "framework canary", "clamp gradient at the bounds, scripted gradients, repeated convolutions, TF32; "
@@ -143,7 +146,28 @@ CHECKS = (
           "classes) and the data's, in lower case, words alone, a wnid or any of the names between commas: the same "
           "set in another order fails; others that do not meet warn, unless more than half of at least "
           f"{ENOUGH} clean pictures of those classes are right", "scenario", {"class_order": ("warn", "all")}),
-    Check("E29", "nothing beyond the access", "threats that do not grant weights: the attack again on 16 images in a "
+    Check("E27", "everybody is answered alike", "one attacked picture in 8 is asked again with gradients on, in "
+          "float64, among others and 4e-6 away: an answer of another kind (or other numbers to one question, beyond "
+          f"0.001 of the largest logit) on more than {_percent(SMALL)} and 1 picture fails", "scenario",
+          {"two_faced": ("fail", "all")}),
+    Check("E28", "every picture has an answer", "a right answer that is gone (rejected, tied, unsettled) counts as "
+          f"broken; more than {_percent(SMALL)} and 2 images beyond clean ones that end in a tie, or in readings that "
+          "disagree, fail", "scenario", {"no_answer": ("fail", "all")}),
+    Check("E29", "no memory of the pictures", "3 steps of linf 4/255 within 8/255, on at most 16 right pictures and on "
+          "their mirror images: those that fall mirrored alone, beyond the reverse, at one-sided McNemar p < 0.005, "
+          "fail", "probe", {"remembers": ("fail", "all")}),
+    Check("E30", "no better way inside", "the same steps through each network that is found inside the system (as a "
+          "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
+          "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
+    Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 20 times: where the "
+          "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, on more than half of "
+          "at least 4 lines: fails; not asked of rounded scores or inputs", "probe",
+          {"scores_jump": ("fail", "evasion")}),
+    Check("E32", "a detector earns nothing", "a rejected picture counts as broken, and the row says what would stand "
+          "if it did not; more clean pictures rejected than twice the share that the defense says (`fpr`; exact "
+          "binomial, p < 0.001) warns; more than half of at least 4 random points of the ball rejected warns",
+          "scenario", {"over_rejecting": ("warn", "all"), "noise_rejected": ("warn", "evasion")}),
+    Check("E33", "nothing beyond the access", "threats that do not grant weights: the attack again on 16 images in a "
           "process of its own that holds a line to its oracle and nothing else; a verdict or a number of queries that "
           "differs, or an attack that fails there, fails; one that does not end there warns", "audit",
           {"beyond_access": ("fail", "all")}),

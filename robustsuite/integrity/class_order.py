@@ -1,4 +1,4 @@
-"""Whether a model's outputs stand in the order of the data set's classes: by their names, and by its answers."""
+"""What the answers to all clean pictures say: of the classes' order, of chance, of how much is rejected."""
 
 from __future__ import annotations
 
@@ -82,3 +82,17 @@ def at_chance(right: int, n: int, classes: int, hint: str = "class order, normal
     if binom.sf(right - 1, n, 1 / classes) < 0.05:
         return None
     return Flag("clean_at_chance", f"{right} of {n} right among {classes} classes; check {hint}")
+
+
+def over_rejecting(refused: int, n: int, rates: Sequence[float]) -> list[Flag]:
+    """The flag of more clean pictures rejected than twice what the defenses say they reject; none say, nothing said.
+
+    Twice, since they speak of right answers, and wrong ones are rejected more often.
+    """
+    from scipy.stats import binom
+
+    most = min(1.0, 2 * sum(rates))
+    if not rates or binom.sf(refused - 1, n, most) >= 0.001:
+        return []
+    words = f"{refused} of {n} clean pictures are rejected, where {sum(rates):.1%} were said"
+    return [Flag("over_rejecting", words)]

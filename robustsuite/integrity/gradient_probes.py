@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -108,17 +109,30 @@ def _scale(net: nn.Module, x: Tensor, logits: Tensor, grad: Tensor) -> Iterator[
         yield Flag("logit_scale", f"the first logit leads by {margins:.2g} in the median: scaled or tempered?")
 
 
-def _truth(net: nn.Module, x: Tensor, top: Tensor) -> Flag | None:
-    """The gradient against central differences along low-frequency directions, inside the box."""
+def errors(net: nn.Module, x: Tensor, top: Tensor, waves: int = len(WAVES)) -> Tensor:
+    """The gradient of the lead of top[:, 0] over top[:, 1] at x against central differences inside the box.
+
+    Median relative error (N,) over so many low-frequency directions.
+    """
+    return _errors(net, x, top, waves).median(0).values
+
+
+def _errors(net: nn.Module, x: Tensor, top: Tensor, waves: int = len(WAVES)) -> Tensor:
+    """Relative errors (waves, N)."""
     inside = STEP + (1 - 2 * STEP) * x
     grad = _of_the_lead(net, inside, top)
-    errors = []
-    for wave, measured, rounding in _differences(net, inside, top):
+    found = []
+    for wave, measured, rounding in islice(_differences(net, inside, top), waves):
         said = torch.zeros_like(measured) if grad is None else (grad * wave).flatten(1).sum(1)
-        errors.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
+        found.append((said - measured).abs() / (torch.maximum(said.abs(), measured.abs()) + rounding))
+    return torch.stack(found)
+
+
+def _truth(net: nn.Module, x: Tensor, top: Tensor) -> Flag | None:
+    """The gradient against central differences along low-frequency directions, inside the box."""
     if not len(x):
         return None
-    error = float(torch.cat(errors).median())
+    error = float(_errors(net, x, top).median())
     if error <= BENT:
         return None
     words = f"gradients differ from finite differences by {error:.0%} in the median (step {STEP:g})"

@@ -15,10 +15,13 @@ from robustsuite.errors import BadModel
 from robustsuite.integrity import gradient_probes
 from robustsuite.integrity.canaries import canaries as canaries
 from robustsuite.integrity.checks import Flag as Flag
-from robustsuite.integrity.checks import undefined
+from robustsuite.integrity.checks import level_of, undefined
 from robustsuite.integrity.class_order import at_chance
+from robustsuite.integrity.jumps import jumps
 from robustsuite.integrity.state import kept, state_of
+from robustsuite.maths.randomness import Rng
 from robustsuite.serve.data import InputSpace
+from robustsuite.serve.models import services
 from robustsuite.serve.oracle import preserved
 from robustsuite.serve.task import TASK, finite
 
@@ -27,6 +30,9 @@ NEARBY = 4e-6
 
 ASKED = 5
 """Calls on the same pictures that have to agree (Croce & Hein's number)."""
+
+AROUND = 8 / 255
+"""linf radius of the random points that are asked about besides clean pictures."""
 
 ROUNDED = 1e-3
 """Logits on a grid at least this wide, in standard deviations, have been rounded."""
@@ -88,10 +94,32 @@ def probe(
         still = None if random or rounded or not scores else _still(net, x[:8], grid)
         batch = None if random else _batch(net, x, logits)
         flags += [rounded, still, batch]
+        if scores and not random and rounded is None and still is None and not services(net):
+            flags.append(jumps(net, answered, logits[~silent]))
         moves = not random and rounded is None and still is None and batch is None
         if Access.GRADIENTS in shows:
             flags += gradient_probes.gradients(net, answered, logits[~silent], moves=moves)
-    return [flag for flag in flags if flag is not None]
+        raised = [flag for flag in flags if flag is not None]
+        if moves and len(answered) and not services(net):  # what answers clean pictures oddly is flagged already
+            raised += _elsewhere(net, answered, shows, {flag.name for flag in raised})
+    return raised
+
+
+def _elsewhere(net: nn.Module, x: Tensor, shows: Access, known: set[str]) -> list[Flag]:
+    """The same at random points around the pictures, as an attack starts from: there, too, answers tell the truth."""
+    noise = Rng.of(0, "probe", torch.arange(len(x))).to(str(x.device)).uniform(*x.shape[1:], low=-AROUND, high=AROUND)
+    at = (x + noise).clamp(0, 1)
+    logits = net(at).detach()
+    there = logits.isfinite().all(1)
+    at, logits = at[there], logits[there]
+    if not len(at):
+        return []
+    found = [_batch(net, at, logits)]
+    if Access.GRADIENTS in shows:
+        found += gradient_probes.gradients(net, at, logits, moves=True)
+    words = f"at random points of linf {AROUND * 255:g}/255: "
+    sure = [flag for flag in found if flag and flag.name not in known and level_of(flag) == "fail"]
+    return [flag._replace(detail=words + flag.detail) for flag in sure]
 
 
 def _training(net: nn.Module) -> Flag | None:

@@ -15,17 +15,19 @@ from robustsuite.config.keys import BallSpec, Entries
 from robustsuite.config.registry import AttackCard, carded
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import BadValue
-from robustsuite.integrity.probes import Flag
+from robustsuite.integrity.witness import drawn, witnessed
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
-from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
+from robustsuite.scenarios.conclusions import flags_of, note_of
+from robustsuite.scenarios.record import UNDEFINED, Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.routes import ROUTES, AttackContext, broken, draws, every_route, least, levels, transfers
+from robustsuite.scenarios.routes import AttackContext, Try, broken, draws, every_route, least, levels, transfers
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
-from robustsuite.serve.judge import REPEATS, Judge
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.models import services
 from robustsuite.serve.oracle import Oracle
 from robustsuite.serve.system import System
 
@@ -60,12 +62,10 @@ NORMS = ("l1", "l2", "linf")
 
 JUDGED = {
     "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
-    "overturned", "below_a_bit", "index", "label", *NORMS,
+    "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
+    "bent", "noise_rejected", *NORMS,
 }  # fmt: skip
 """Columns that no attack may write, and every name that begins with robust."""
-
-BELOW_A_BIT = 0.1
-"""Share of the breaks that rounding to 8 bits may undo."""
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -128,9 +128,11 @@ def attacked(
 
     clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients or draws noise is
     attacked directly, through its surrogate, and directly again from the surrogate's point; the row is the least.
-    Columns: clean_ok, robust, in_budget, fooled (the goal reached whatever the budget), distance (in the budget's
-    norm), queries (forwards an image), rejected, overturned (a claim the judge does not share), undefined where any
-    answer is, robust_<route> where there are several, and the attack's own. Raises Unsupported where no route is open.
+    Columns: clean_ok, robust (right, and still answered right), in_budget, fooled (the goal reached whatever the
+    budget), distance (in the budget's norm), queries (forwards an image), rejected, overturned (a claim the judge does
+    not share), undefined and unsettled where any answer is, unanswered (neither robust nor broken: the right answer is
+    gone, no wrong one came) where any is, robust_<route> where there are several, and the attack's own. Raises
+    Unsupported where no route is open.
     """
     ball = threat.budget
     if ball is None:
@@ -138,7 +140,7 @@ def attacked(
     x, y = split.images(torch.arange(len(split))).to(system.device), split.y.to(system.device)
     x = levels(x) if system.grid else x
     judge = Judge(system.net, stochastic=system.stochastic, width=width, under=system.under)
-    clean_ok = (_right(judge, x, y, rng.fold("clean")) if clean_ok is None else clean_ok).to(x.device)
+    clean_ok = (judge(x, y, rng.fold("clean")).held if clean_ok is None else clean_ok).to(x.device)
     targets = threat.goal.targets(y, system.space.classes, rng.fold("targets"))
     # a picture that is of the class to reach cannot be brought there
     meant = torch.ones_like(clean_ok) if threat.goal.name == "untargeted" else (targets != y[:, None]).all(1)
@@ -148,15 +150,22 @@ def attacked(
     handed: dict[str, Any] = {"aux": aux} if Access.AUX_DATA in card.needs else {}
     context = AttackContext(system, attack, threat, ball, card, rng, width, eot, handed, x, y, targets, meant)
     tries = every_route(context, rows, judge)
-    best = least(tries, context)
-    answers, x_adv = best.answers, best.x_adv
+    forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
+    return Record(_verdicts(context, tries, judge, clean_ok), [], forwards, backwards)
 
+
+def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: Tensor) -> dict[str, Tensor]:
+    """The columns (N,) of what the tries brought, all of them the judge's but the attack's own."""
+    system, card, ball, x, best = context.system, context.card, context.ball, context.x, least(tries, context)
+    answers, x_adv = best.answers, best.x_adv
     in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
     inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     fooled, clean_ok = ((answers.wrong & inside) | ~clean_ok).cpu(), clean_ok.cpu()
+    counts = in_budget & inside.cpu()  # what came back from elsewhere says nothing of the system
+    unbroken = clean_ok & ~(fooled & in_budget)
     columns = {
         "clean_ok": clean_ok,
-        "robust": clean_ok & ~(fooled & in_budget),
+        "robust": clean_ok & (answers.held.cpu() | ~counts),
         "in_budget": in_budget,
         "fooled": fooled,
         "distance": torch.where(clean_ok, distance, 0.0),
@@ -164,24 +173,37 @@ def attacked(
         "rejected": answers.rejected.cpu(),
         "rechecked": answers.rechecked.cpu(),
     }
-    undefined = (answers.undefined & inside).cpu() & in_budget  # the network's doing, not that of a picture of NaN
-    if bool(undefined.any()):
-        columns["undefined"] = undefined
+    some = {"undefined": answers.undefined.cpu() & counts, "unsettled": answers.unsettled.cpu() & counts,
+            "unanswered": unbroken & ~columns["robust"]}  # fmt: skip
+    some |= _asked_again(context, judge, x_adv, clean_ok & counts)
+    columns |= {name: column for name, column in some.items() if bool(column.any())}
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
     if card.minimum_norm:
         columns |= {norm: projections.norm((x_adv.double() - x.double()).flatten(1), norm).cpu() for norm in NORMS}
     columns |= _own_columns(card, best.columns)
     claimed = best.columns.get("claimed", columns["fooled"] & in_budget)
-    columns["overturned"] = claimed & columns["robust"]
+    columns["overturned"] = claimed & unbroken
     if not system.stochastic and not card.minimum_norm:
-        fell = (columns["clean_ok"] & ~columns["robust"]).nonzero().flatten().to(x.device)
-        bits = judge(levels(x_adv[fell]), targets[fell], rng.fold("bits")[fell])
+        fell = (clean_ok & ~unbroken).nonzero().flatten().to(x.device)
+        bits = judge(levels(x_adv[fell]), context.targets[fell], context.rng.fold("bits")[fell])
         columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
         columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
-    forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
-    return Record(columns, [], forwards, backwards)
+    return columns
+
+
+def _asked_again(context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor) -> dict[str, Tensor]:
+    """What a few of these pictures (N,) say when they are asked about in other ways; nothing of what is paid for."""
+    system, x = context.system, context.x
+    if services(system.net):
+        return {}
+    rows = (of.to(x.device) & drawn(context.rng)).nonzero().flatten()
+    own = transfers(context.card, context.threat, system)
+    direct = Access.GRADIENTS in context.card.needs and not system.hides and not own
+    found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
+                      gradients=direct)  # fmt: skip
+    return {name: column.cpu() for name, column in found._asdict().items()}
 
 
 def _own_columns(card: AttackCard, columns: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -193,63 +215,15 @@ def _own_columns(card: AttackCard, columns: dict[str, Tensor]) -> dict[str, Tens
 
 def concluded(record: Record, system: System, card: AttackCard, eot: int | None = None, own: str = "") -> Record:
     """The record with the flags and the note that its columns lead to. own: whose pictures were taken to the system."""
-    flags = _flags(record.columns, system, card, draws(system, eot), own)
-    return record._replace(flags=flags, note="" if own else _note(record.columns, system, card))
+    flags = flags_of(record.columns, system, card, draws(system, eot), own)
+    return record._replace(flags=flags, note="" if own else note_of(record.columns, system, card))
 
 
 def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
     """Which pictures (N,) bool the served system gets right before anybody touches them; a tie is not right."""
-    judge = Judge(system.net, stochastic=system.stochastic, width=width, ties=True, under=system.under)
-    parts = [_right(judge, x, y, rng[positions]).cpu() for positions, x, y in split.batches(width, system.device)]
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, under=system.under)
+    parts = [judge(x, y, rng[positions]).held.cpu() for positions, x, y in split.batches(width, system.device)]
     return torch.cat(parts)
-
-
-def _right(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-    answers = judge(x, y, rng)
-    return ~answers.wrong & ~answers.rejected
-
-
-def _flags(columns: dict[str, Tensor], system: System, card: AttackCard, drawn: int, own: str) -> list[Flag]:
-    """What casts doubt on the number itself."""
-    n, flags = len(columns["robust"]), []
-    outside = int((columns["clean_ok"] & ~columns["in_budget"]).sum())
-    if outside and not card.minimum_norm:
-        flags.append(Flag("over_budget", f"{outside} of {n} returned pictures are outside the budget or the box"))
-    if "below_a_bit" in columns:
-        back, fell = int(columns["below_a_bit"].sum()), int((columns["clean_ok"] & ~columns["robust"]).sum())
-        if back > max(2, BELOW_A_BIT * fell):
-            flags.append(Flag("below_a_bit", f"{back} of {fell} broken pictures are right again in 8 bits"))
-    flags += undefined_answers(columns)
-    averaged = drawn > 1 or system.surrogate is not None or own
-    if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
-        flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
-    if {"robust_direct", "robust_surrogate"} <= set(columns):
-        direct, through = columns["robust_direct"], columns["robust_surrogate"]
-        more = int((direct & ~through).sum())
-        if more > max(2, 0.005 * n):
-            words = f"the surrogate's point breaks {more} of {n} pictures that the direct attack leaves standing"
-            flags.append(Flag("transfer_beats_direct", words))
-    if own:
-        words = f"played on the adversary's own {own} alone; nothing was asked of the system"
-        flags.append(Flag("transfer_alone", words))
-    return flags
-
-
-def _note(columns: dict[str, Tensor], system: System, card: AttackCard) -> str:
-    """What a reader of the number should know."""
-    notes, n = [], len(columns["robust"])
-    routes = [route for route in ROUTES if f"robust_{route}" in columns]
-    if routes:
-        each = ", ".join(f"{route} {float(columns[f'robust_{route}'].float().mean()):.1%}" for route in routes)
-        notes.append(f"attacked {len(routes)} ways: {each}; the row is their minimum")
-    elif system.surrogate is not None and card.needs & (Access.GRADIENTS | Access.WEIGHTS):
-        notes.append("no gradient passes the served system: attacked through the defense's surrogate alone")
-    if system.stochastic:
-        mean = float((columns["clean_ok"] * (1 - columns["wrong_share"])).sum()) / max(n, 1)
-        notes.append(f"each picture was judged {REPEATS} times: right in {mean:.1%} of the answers")
-    if overturned := int(columns["overturned"].sum()):
-        notes.append(f"the attack claims {overturned} more breaks, which the judge does not share")
-    return "; ".join(notes)
 
 
 def decide(cell: Cell) -> Decision | None:
@@ -296,6 +270,8 @@ scenario = Scenario(
         Column(name="queries", dtype="int", unit="answers", better="more"),
         Column(name="rejected", scores=(Scoring(name="rejected_rate", sparse=True),)),
         UNDEFINED,
+        Column(name="unsettled", better="less", scores=(Scoring(name="unsettled_rate", sparse=True),)),
+        Column(name="unanswered", better="less", scores=(Scoring(name="unanswered_rate", sparse=True),)),
         Column(name="overturned", scores=(Scoring(name="overturned_rate", sparse=True),)),
     ),
     headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",

@@ -106,14 +106,14 @@ def transfers(card: AttackCard, threat: Threat, system: System) -> bool:
 def least(tries: list[Try], context: AttackContext) -> Try:
     """The tries joined: each picture from the route that the judge finds wrong most often within the budget.
 
-    Among equals the nearest wrong one, among those the first.
+    Among equals the nearest wrong one, then one without a right answer, among those the first.
     """
     if len(tries) == 1:
         return tries[0]
 
     def rank(one: Try) -> Tensor:
         near = one.answers.wrong / (1 + context.ball.distance(context.x, one.x_adv))  # below one vote of REPEATS
-        return one.answers.share * context.ball.allows(context.x, one.x_adv) + 1e-3 * near
+        return (one.answers.share + 1e-4 * ~one.answers.held) * context.ball.allows(context.x, one.x_adv) + 1e-3 * near
 
     route = torch.stack([rank(one) for one in tries]).max(0).indices
     pick = torch.arange(len(route), device=route.device)
@@ -194,7 +194,8 @@ def _try(
     spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
     queries = _spread(desk.counts.billed(), rows, len(x))
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))
-    answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant)
+    answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant,
+                               held=answers.held | ~context.meant)  # fmt: skip
     return Try(route, x_adv, answers, spread, queries, desk.counts.totals())
 
 

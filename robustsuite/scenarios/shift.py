@@ -55,8 +55,7 @@ def streamed(context: Context, stream: Stream) -> Record:
     session, split, reading = context.session(), context.split, context.reading
     if reading.head is not None:
         raise Unsupported("expected a whole head of a system that adapts, got one cut to some classes")
-    judge = Judge(session.net, stochastic=False, width=stream.batch, ties=True, watch=reading.watch,
-                  under=session.under)  # fmt: skip
+    judge = Judge(session.net, stochastic=False, width=stream.batch, watch=reading.watch, under=session.under)
     parts = []
     for positions, x, y in split.batches(stream.batch, context.served().device):
         parts.append(judge.read(session.answer(x, context.rng[positions]), y))
@@ -88,25 +87,25 @@ def asked(
         system, shifted, classes = *restricted(system, shifted, head), head
     watch = None if reading.watch is None else int((classes == reading.watch).nonzero()[0])
     # nobody chose among the draws of a random system: one is asked
-    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, ties=True, watch=watch,
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, watch=watch,
                   under=system.under)  # fmt: skip
     parts = [judge(x, y, rng[positions]) for positions, x, y in shifted.batches(width, system.device)]
     return _recorded(parts, classes, reading, clean_ok)
 
 
 def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok: Tensor | None) -> Record:
-    wrong, bad, prediction, confidence, watched, none = (
+    held, bad, prediction, confidence, watched, none = (
         torch.cat([getattr(part, name) for part in parts]).cpu()
-        for name in ("wrong", "rejected", "prediction", "confidence", "watched", "undefined")
+        for name in ("held", "rejected", "prediction", "confidence", "watched", "undefined")
     )
-    columns = {"robust": ~wrong & ~bad, "rejected": bad, "prediction": classes[prediction], "confidence": confidence}
+    columns = {"robust": held, "rejected": bad, "prediction": classes[prediction], "confidence": confidence}
     if bool(none.any()):
         columns["undefined"] = none
     if reading.watch is not None:
         columns["watched"] = watched
     if clean_ok is not None:
         columns["clean_ok"] = clean_ok
-    return Record(columns, [], len(wrong), 0)
+    return Record(columns, [], len(held), 0)
 
 
 def concluded(record: Record, classes: int, reading: Reading) -> Record:

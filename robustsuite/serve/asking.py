@@ -23,13 +23,19 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
     if not len(x):  # a net may not take an empty batch; its width is learnt from one blank picture
         return answer(net, x.new_zeros(1, *x.shape[1:]), None)[:0]
     missing = -len(x) % TILE
-    padded = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+    padded = torch.cat([x, _company(x, missing)]) if missing else x
     if rng is None:
         logits: Tensor = net(padded)
         return logits[: len(x)]
     with fed(net, Rng(torch.cat([rng.keys, rng.keys[-1:].expand(missing)]))):
         logits = net(padded)
     return logits[: len(x)]
+
+
+def _company(x: Tensor, missing: int) -> Tensor:
+    """So many pictures to fill a tile with: x mirrored, then moved on by a row at a time; no picture twice."""
+    rounds = -(-missing // len(x))
+    return torch.cat([x.flip(3).roll(-i, 2) for i in range(rounds)])[:missing].detach()
 
 
 def feed(net: nn.Module, rng: Rng | None) -> None:

@@ -1,15 +1,18 @@
-"""The judge: the served model's answer in float32, and again in float64 where the margin is within rounding.
+"""The judge: the served model's answer in float32, and where the margin is within rounding in further readings.
 
-It knows nothing of the attack. A tie is no break (on an ensemble that aggregates by rank, three quarters of an
-attack's successes were exact float ties). Logits of NaN or infinity are a wrong
-answer, whatever the goal: an undefined answer is no robustness. Only where something may reject is a row of NaN a
-rejection, and only while the network below it has an answer.
+It knows nothing of the attack, and asks as an attack does: in float32 first, in full batches of different pictures.
+An answer is *wrong* where the goal is reached and *held* where it surely is not. Between the two are ties (on an
+ensemble that aggregates by rank, three quarters of an attack's successes were exact float ties), readings that
+disagree, and rejections: none of them is a break, and none is a right answer. Logits of NaN or infinity are a wrong
+answer, whatever the goal. Only where something may reject is a row of NaN a rejection, and only while the network below
+it has an answer.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,20 +24,28 @@ from robustsuite.serve.oracle import answer
 from robustsuite.serve.task import TASK, finite
 
 NEAR = 1e-5
-"""A margin below this, relative to the largest logit where that exceeds 1, is decided in float64."""
+"""A margin below this, relative to the largest logit where that exceeds 1, is read again."""
+
+AGAIN = 2
+"""How often in float32, the batch in another order each time: other neighbours and places, the same size."""
 
 REPEATS = 10
 """How often a random system is asked again; the verdict is the majority, the share is kept beside it."""
 
+AVERAGED = ("wrong", "held", "rejected", "confidence", "watched", "undefined")
+"""What of a random system's answers is averaged over the repeats."""
+
 
 class Answers(NamedTuple):
-    """wrong, rejected (N,) bool; share (N,) of repeats answered wrong; rechecked (N,) bool: decided in float64.
+    """wrong, held, rejected (N,) bool; share (N,) of repeats answered wrong; rechecked (N,) bool: read again.
 
-    undefined (N,) bool: NaN or infinite logits that are no rejection, at least once; these are wrong.
+    held: surely short of the goal, so neither wrong nor rejected nor unsettled. unsettled (N,) bool: a tie, or readings
+    that disagree. undefined (N,) bool: NaN or infinite logits that are no rejection, at least once; these are wrong.
     prediction (N,) int64 and its softmax confidence (N,); watched (N,): the softmax of the judge's `watch` class, or 0.
     """
 
     wrong: Tensor
+    held: Tensor
     rejected: Tensor
     share: Tensor
     rechecked: Tensor
@@ -42,23 +53,33 @@ class Answers(NamedTuple):
     confidence: Tensor
     watched: Tensor
     undefined: Tensor
+    unsettled: Tensor
 
 
 class Judge:
     """Reads a served network; build one a cell, it keeps the float64 copy once that is needed.
 
-    ties: whether a tie for the first place is a wrong answer, as where nobody attacks; a constant net is never right.
     under: the network below what may reject, as `System.under`; None where nothing may.
     """
 
     def __init__(
         self, net: nn.Module, *, stochastic: bool, width: int = 256, repeats: int = REPEATS,
-        margin: Callable[[Tensor, Tensor], Tensor] = TASK.margin, ties: bool = False, watch: int | None = None,
+        margin: Callable[[Tensor, Tensor], Tensor] = TASK.margin, watch: int | None = None,
         under: nn.Module | None = None,
     ) -> None:  # fmt: skip
         self.net, self.stochastic, self.width, self.repeats, self.margin = net, stochastic, width, repeats, margin
-        self.ties, self.watch, self.under = ties, watch, under
-        self._double: nn.Module | None = None
+        self.watch, self.under = watch, under
+
+    def precisely(self, x: Tensor) -> Tensor | None:
+        """Logits (N, K) in float64, of a copy; None where the network cannot be asked so."""
+        try:
+            return answer(self._double, x.double())
+        except (RuntimeError, TypeError, ValueError):
+            return None
+
+    @cached_property
+    def _double(self) -> nn.Module:
+        return copy.deepcopy(self.net).double()
 
     @float32()
     @torch.no_grad()
@@ -70,29 +91,36 @@ class Judge:
         parts = [self._batch(x[i], y[i], rng[i]) for i in torch.arange(len(x), device=x.device).split(self.width)]
         if not parts:
             none = torch.zeros(0, dtype=torch.bool, device=x.device)
-            return Answers(none, none, none.float(), none, none.long(), none.float(), none.float(), none)
+            return Answers(none, none, none, none.float(), none, none.long(), none.float(), none.float(), none, none)
         return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _batch(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
         if not self.stochastic:
             return self._once(x, y, rng)
         asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(self.repeats)]
-        share = torch.stack([a.wrong for a in asked]).float().mean(0)
-        rejected = torch.stack([a.rejected for a in asked]).float().mean(0)
-        confidence, watched = (torch.stack([getattr(a, k) for a in asked]).mean(0) for k in ("confidence", "watched"))
-        first, undefined = asked[0], torch.stack([a.undefined for a in asked]).any(0)
-        undecided = torch.zeros_like(first.wrong)
-        return Answers(share >= 0.5, rejected > 0.5, share, undecided, first.prediction, confidence, watched, undefined)
+        mean = {name: torch.stack([getattr(a, name) for a in asked]).float().mean(0) for name in AVERAGED}
+        never = torch.zeros_like(asked[0].wrong)
+        return asked[0]._replace(
+            wrong=mean["wrong"] >= 0.5, held=mean["held"] > 0.5, rejected=mean["rejected"] > 0.5, share=mean["wrong"],
+            rechecked=never, confidence=mean["confidence"], watched=mean["watched"], undefined=mean["undefined"] > 0,
+            unsettled=never,
+        )  # fmt: skip
 
     def _once(self, x: Tensor, y: Tensor, rng: Rng) -> Answers:
-        found = self._backed(self.read(answer(self.net, x, rng), y), x, rng)
-        if self.stochastic:
-            return found
+        logits = answer(self.net, x, rng)
+        found = self._backed(self.read(logits, y), x, rng)
         again = found.rechecked.nonzero().flatten()
-        if not len(again):
+        if self.stochastic or not len(again):
             return found
-        wrong = found.wrong.index_put((again,), self._twice(x[again], y[again]))
-        return found._replace(wrong=wrong, share=wrong.float())
+        margins = [self.margin(finite(logits), y)]
+        for reading in range(AGAIN):
+            order = rng.fold("order").fold(reading).uniform().argsort()
+            margins.append(self.margin(finite(answer(self.net, x[order], rng[order])), y[order])[order.argsort()])
+        low, high = torch.stack(margins)[:, again].aminmax(dim=0)
+        past, short = self._witnessed(x[again], y[again]) or (low > 0, high < 0)
+        wrong = found.wrong.index_put((again,), past & (high >= 0))
+        held = found.held.index_put((again,), short & (low <= 0))
+        return found._replace(wrong=wrong, held=held, share=wrong.float(), unsettled=found.rechecked & ~wrong & ~held)
 
     def _backed(self, found: Answers, x: Tensor, rng: Rng) -> Answers:
         """A rejection counts only where the network below answers: a detector in front does not excuse its NaN."""
@@ -101,10 +129,8 @@ class Judge:
         rows = found.rejected.nonzero().flatten()
         none = TASK.undefined(answer(self.under, x[rows], rng[rows]))
         undefined = found.undefined.index_put((rows,), none)
-        wrong = found.wrong | undefined
-        return found._replace(
-            wrong=wrong, rejected=found.rejected & ~undefined, share=wrong.float(), undefined=undefined
-        )
+        wrong, rejected = found.wrong | undefined, found.rejected & ~undefined
+        return found._replace(wrong=wrong, rejected=rejected, share=wrong.float(), undefined=undefined)
 
     def undefined(self, logits: Tensor) -> Tensor:
         """Where (N,) these logits are no answer and no rejection either."""
@@ -112,24 +138,24 @@ class Judge:
         return none if self.under is None else none & ~TASK.rejected(logits)
 
     def read(self, logits: Tensor, y: Tensor) -> Answers:
-        """Answers that were given (N, K), read as they are; `rechecked` says where float64 would have to decide."""
+        """Answers that were given (N, K), read as they are; `rechecked` says which are too near to be read once."""
         undefined = self.undefined(logits)
         rejected = TASK.undefined(logits) & ~undefined
         logits = finite(logits)
         margin = self.margin(logits, y)
         scale = logits.abs().amax(1).clamp_min(1)
         near = (margin.abs() <= NEAR * scale) & ~rejected & ~undefined
-        wrong = ((margin >= 0) if self.ties else (margin > 0)) & ~rejected | undefined
+        wrong, held = (margin > 0) & ~rejected | undefined, (margin < 0) & ~rejected & ~undefined
+        tied = ~wrong & ~held & ~rejected
         p = TASK.probabilities(logits)
         confidence, prediction = p.max(1)
         watched = torch.zeros_like(confidence) if self.watch is None else p[:, self.watch]
-        return Answers(wrong, rejected, wrong.float(), near, prediction, confidence, watched, undefined)
+        return Answers(wrong, held, rejected, wrong.float(), near, prediction, confidence, watched, undefined, tied)
 
-    def _twice(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether the margin is strict in float64 (where ties count, whether there is one), (N,) bool."""
-        if self._double is None:
-            self._double = copy.deepcopy(self.net).double()
-        logits = answer(self._double, x.double())
-        hair = 1e-12 * logits.abs().amax(1).clamp_min(1)
-        past = self.margin(logits, y) > (-hair if self.ties else hair)  # never where there is a NaN
-        return past | self.undefined(logits)
+    def _witnessed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Whether float64 sees the goal passed, and whether it falls short of it, each (N,) bool; neither is a tie."""
+        logits = self.precisely(x)
+        if logits is None:
+            return None
+        margin, hair = self.margin(logits, y), 1e-12 * logits.abs().amax(1).clamp_min(1)
+        return (margin > hair) | self.undefined(logits), margin < -hair  # neither where there is a NaN

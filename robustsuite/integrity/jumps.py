@@ -1,0 +1,55 @@
+"""Whether the class changes where the scores say: between two pictures, the lead shrinks to nothing before it does.
+
+A label under scores that were made for it, a vote under a margin of its own, answers from a table: their gradients may
+be true and still lead nowhere, since what they lead down is not what decides. No attack on scores says anything of
+such a system (Tramer et al., 2020, arXiv:2002.08347: what is attacked must be what decides).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.integrity.checks import Flag
+from robustsuite.serve.task import TASK, finite
+
+LINES, HALVINGS = 16, 20
+"""Lines between pictures of two classes that are followed, and how often each is halved: to a millionth."""
+
+STEP = 0.1
+"""A jump of the lead above this share of the usual one is no rounding, and no pixel's next level."""
+
+FEWEST = 4
+"""Lines that a judgement takes."""
+
+
+def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
+    """The flag of scores that jump where the class changes; x (N, C, H, W) answered by these logits (N, K).
+
+    One forward a halving and line.
+    """
+    said, other = logits.argmax(1), logits.argmax(1).roll(1)
+    lines = (said != other).nonzero().flatten()[:LINES]
+    near, far, of = x[lines], x.roll(1, 0)[lines], said[lines]
+    for _ in range(HALVINGS if len(lines) else 0):
+        middle = (near + far) / 2
+        still = (TASK.predicted(net(middle)) == of).view(-1, 1, 1, 1)
+        near, far = torch.where(still, middle, near), torch.where(still, far, middle)
+    if len(lines) < FEWEST:
+        return None
+    before, after = net(near), net(far)
+    answered = before.isfinite().all(1) & after.isfinite().all(1)
+    to = finite(after).argmax(1)
+    jump = _lead(finite(before), of, to) + _lead(finite(after), to, of)
+    first, second = logits.topk(2, 1).values.unbind(1)
+    far_off = (jump > STEP * (first - second).median()) & answered & (to != of)
+    if 2 * int(far_off.sum()) <= int(answered.sum()) or int(answered.sum()) < FEWEST:
+        return None
+    usual = float((jump[far_off] / (first - second).median()).median())
+    words = f"on {int(far_off.sum())} of {int(answered.sum())} lines between pictures the class changes in a jump of"
+    return Flag("scores_jump", f"{words} {usual:.1f} usual leads: the scores are not what decides")
+
+
+def _lead(logits: Tensor, of: Tensor, over: Tensor) -> Tensor:
+    """By how much (N,) the logits of one class exceed another's."""
+    return (logits.gather(1, of[:, None]) - logits.gather(1, over[:, None])).squeeze(1)

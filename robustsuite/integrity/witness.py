@@ -1,0 +1,124 @@
+"""Whether a system answers everybody alike: some attacked pictures are asked again, in every way anybody asks.
+
+A system that knows who asks can fool whoever asks in one way only. So what was judged is asked with gradients on, in
+float64, among other pictures and a hair away, and its gradient is held against differences where the attack ended:
+Athalye et al., 2018, arXiv:1802.00420; Carlini et al., 2019, arXiv:1902.06705, section 5.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustsuite.config.threats import Access, Ball
+from robustsuite.integrity.checks import SMALL, Flag
+from robustsuite.integrity.gradient_probes import errors
+from robustsuite.maths.numerics import float32
+from robustsuite.maths.randomness import Rng
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.oracle import answer, preserved
+from robustsuite.serve.system import System
+from robustsuite.serve.task import TASK, finite
+
+EVERY = 8
+"""One attacked picture in so many is asked again, drawn by its own stream: about 1.6 forwards an image."""
+
+HAIR = 4e-6
+"""Pixel values apart: nobody's answer should change."""
+
+NEAR = 1e-3
+"""Relative to the largest logit: leads below may go either way, and numbers that should be equal differ so far."""
+
+WAVES, ASKEW = 2, 0.5
+"""Directions that the gradient is held against, and the relative error of one that points elsewhere."""
+
+
+class Witnessed(NamedTuple):
+    """By picture (N,) bool: was it asked again; did the answers differ in kind; did its gradient point elsewhere;
+
+    was a random point of the ball around it rejected.
+    """
+
+    witnessed: Tensor
+    two_faced: Tensor
+    bent: Tensor
+    noise_rejected: Tensor
+
+
+def drawn(rng: Rng) -> Tensor:
+    """Which pictures (N,) are asked again: by each one's stream, whatever stands beside it."""
+    return rng.fold("witness").uniform() < 1 / EVERY
+
+
+@float32()
+def witnessed(system: System, judge: Judge, x: Tensor, y: Tensor, x_adv: Tensor, rows: Tensor, rng: Rng, *,
+              ball: Ball, gradients: bool) -> Witnessed:  # fmt: skip
+    """Ask about x_adv[rows], beside their clean pictures x, in every way; (N,) bool of all pictures.
+
+    gradients: whether the attack went by the served network's own.
+    """
+    asked, two_faced, bent, rejected = torch.zeros(4, len(x), dtype=torch.bool, device=x.device)
+    if len(rows):
+        asked[rows] = True
+        with preserved(system.net):
+            if system.under is not None:
+                rejected[rows] = judge(ball.sample(x[rows], rng[rows].fold("noise")), y[rows], rng[rows]).rejected
+            two_faced[rows] = _differ(system, judge, x[rows], x_adv[rows], rng[rows], gradients)
+            if gradients and not system.stochastic:
+                bent[rows] = _bent(system.net, x_adv[rows])
+    return Witnessed(asked, two_faced, bent, rejected)
+
+
+def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gradients: bool) -> Tensor:
+    """Where (M,) the answers to one picture differ by more than rounding explains."""
+    differs, exact = torch.zeros(len(x), dtype=torch.bool, device=x.device), not system.stochastic
+    with torch.no_grad():
+        first = answer(system.net, x, rng)
+        both = Rng(torch.stack([rng.keys, rng.keys], 1).flatten(0, 1))
+        among = answer(system.net, torch.stack([x, clean], 1).flatten(0, 1), both)[::2]
+        differs |= _apart(first, among, exact)
+        step = 1 / 255 if system.grid else HAIR
+        differs |= _apart(first, answer(system.net, x + step * torch.where(x < 0.5, 1.0, -1.0), rng), False)
+        if gradients:
+            with torch.enable_grad():
+                differs |= _apart(first, answer(system.net, x.clone().requires_grad_(), rng).detach(), exact)
+        if exact and Access.GRADIENTS in system.shows and (wide := judge.precisely(x)) is not None:
+            differs |= _apart(first, wide.to(first), False)
+    return differs
+
+
+def _apart(a: Tensor, b: Tensor, exact: bool) -> Tensor:
+    """Where (M,) two answers are of different kinds; exact: and where their numbers differ."""
+    none = TASK.undefined(a) | TASK.undefined(b)
+    scale = NEAR * finite(a).abs().amax(1).clamp_min(1e-12)
+    leads = [top[:, 0] - top[:, 1] > scale for top in (finite(z).topk(2, 1).values for z in (a, b))]
+    apart = (TASK.predicted(a) != TASK.predicted(b)) & (none | (leads[0] & leads[1]))
+    return apart | ((finite(a) - finite(b)).abs().amax(1) > scale) & ~none if exact else apart
+
+
+def _bent(net: nn.Module, x: Tensor) -> Tensor:
+    """Where (M,) the gradient says something else than differences do."""
+    with torch.no_grad():
+        logits = net(x)
+    if not bool(logits.isfinite().all()):
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    return errors(net, x, logits.topk(2, 1).indices, WAVES) > ASKEW
+
+
+def flags(columns: dict[str, Tensor]) -> list[Flag]:
+    """What the columns of all pictures say: witnessed, two_faced and bent, the latter two where there is any."""
+    n = int(columns["witnessed"].sum()) if "witnessed" in columns else 0
+    found = {name: int(columns[name].sum()) for name in ("two_faced", "bent") if name in columns}
+    raised = []
+    if (k := int(columns["noise_rejected"].sum()) if "noise_rejected" in columns else 0) > max(3, n / 2):
+        words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
+        raised.append(Flag("noise_rejected", words))
+    if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
+        words = f"{k} of {n} attacked pictures get another answer with gradients on, in float64, among others or nearby"
+        raised.append(Flag("two_faced", words))
+    if (k := found.get("bent", 0)) > max(2, n / 2):
+        words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {n} pictures"
+        raised.append(Flag("gradient_mismatch", words))
+    return raised
