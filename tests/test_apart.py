@@ -220,3 +220,16 @@ def test_the_audit_leaves_an_honest_attack_in_peace_and_says_what_it_did_not_rep
     assert not [flag for flag in found["flags"] if flag["name"] == "beyond_access"]
     local = made(lambda model, x, y, budget, rng: x, Access.LABELS, name="local")
     assert audited(tmp_path / "b", cell(honest(), local))["figures"]["E33_not_replayed"] == 16
+
+
+def patches(model: Oracle, x: Tensor, y: Tensor, budget: Any, *, rng: Rng) -> Tensor:
+    torch.where = torch.add  # type: ignore[assignment]
+    return x
+
+
+def test_a_cell_whose_attack_changed_what_judges_it_has_failed(tmp_path: Path) -> None:
+    store, one = Store(tmp_path), cell(honest(), made(patches))
+    execute([(one, Decision())], store)
+    record = json.loads((store.cells / one.run_id / "run.json").read_text())
+    assert (record["status"], record["code"]) == ("failed", "Tampered")
+    assert "got changes of torch.where" in record["sentence"]
