@@ -53,7 +53,7 @@ def quadattack(
     if not len(x):
         return x
     gram = quadratic.gram(linear_head(model.network(), x[:1], rng[:1]))
-    model.counts.add_total(1, 0)
+    model.bill(1)
 
     def pull(logits: Tensor, targets: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """||f - z*||^2 (N,) with the gradient 2 (f - z*) = -2 A's, that of -2 s . logits."""

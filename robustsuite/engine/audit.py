@@ -14,13 +14,16 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 
+from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, parse_ball
 from robustsuite.engine.execute import Progress, asking
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.runner import play
 from robustsuite.engine.store import Store
+from robustsuite.errors import OF_THE_RUN, cause
+from robustsuite.integrity.apart import Apart, NotReplayed, Overdue
 from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag
 from robustsuite.maths.losses import margin
 from robustsuite.maths.numerics import float32, threads
@@ -38,6 +41,9 @@ UNIFORM, CORNERS = 1000, 100
 SCALES = (0.01, 100.0)
 """What the logits are multiplied by."""
 
+REPLAYED = 16
+"""Images of a cell that the attack is played on in a process of its own."""
+
 POINTS, NEARBY, LOOKED_AT = 100, 1 / 255, 16
 """Of the landscape: points around each image, how far, and images."""
 
@@ -50,13 +56,15 @@ def audit(
     """Audit every measured evasion cell that has no audit yet, and store it beside the cell. Returns how many."""
     tell = (progress or Progress()).tell
     waiting = [cell for cell, decision in cells if decision.status == "run" and _waits(cell, store)]
-    with asking(cells, store):
+    with asking(cells, store), Apart() as apart:
         for _, group in groupby(waiting, key=lambda cell: id(cell.lifecycle)):
-            _of_one_system(list(group), store, width, tell)
+            _of_one_system(list(group), store, width, tell, apart)
     return len(waiting)
 
 
-def _of_one_system(members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None]) -> None:
+def _of_one_system(
+    members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None], apart: Apart
+) -> None:
     """Audit these cells, which share a served system."""
     system, searched = members[0].lifecycle.served(), dict[tuple[str, int], bool]()
     for cell in members:
@@ -64,7 +72,8 @@ def _of_one_system(members: list[Cell], store: Store, width: int | None, tell: C
             if lease is None or not _waits(cell, store):
                 continue  # another worker's
             tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
-            case = _Case(cell, system, _robust(cell, store), width or fitting(cell), searched)
+            queries = torch.tensor(store.column(cell.run_id, "queries"), dtype=torch.int64)
+            case = _Case(cell, system, _robust(cell, store), queries, width or fitting(cell), searched, apart)
             flags = list(_flags(case))
             store.amend(
                 cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
@@ -82,13 +91,15 @@ def _robust(cell: Cell, store: Store) -> Tensor:
 
 @dataclass(frozen=True)
 class _Case:
-    """One cell with its verdicts (N,); `searched` is shared by the cells of one system."""
+    """One cell with its verdicts (N,) and queries (N,); `searched` is shared by the cells of one system."""
 
     cell: Cell
     system: System
     robust: Tensor
+    queries: Tensor
     width: int
     searched: dict[tuple[str, int], bool]
+    apart: Apart
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -98,7 +109,7 @@ class _Case:
 
     def again(
         self, rows: Tensor, *, system: System | None = None, width: int | None = None, eps: float | None = None,
-        **given: Any,
+        attack: AttackCard | None = None, **given: Any,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The columns (M,) of the same attack on these images, with what is named changed."""
         threat = self.cell.threat
@@ -106,7 +117,7 @@ class _Case:
             threat = replace(threat, budget=parse_ball(threat.budget.norm, eps))
         changed = tuple(sorted({**dict(self.cell.given), **given}.items()))
         few = self.cell.subjects.on(self.cell.split.at(rows))
-        cell = replace(self.cell, subjects=few, threat=threat, given=changed)
+        cell = replace(self.cell, subjects=few, threat=threat, attack=attack or self.cell.attack, given=changed)
         return play(cell, system or self.system, width=width or self.width).columns
 
 
@@ -128,6 +139,7 @@ def _flags(case: _Case) -> Iterator[Flag]:
         yield from _transfer(case)
         yield from _landscape(case)
     yield from _order(case)
+    yield from _within_access(case, card)
 
 
 def _unbounded(case: _Case) -> Iterator[Flag]:
@@ -271,3 +283,37 @@ def _order(case: _Case) -> Iterator[Flag]:
     case.figures["E23"] = float(flips)
     if flips:
         yield Flag("order_dependent", f"{flips} of {len(few)} verdicts change with the order or the batch")
+
+
+def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
+    """E35: the attack in a process of its own, which holds an oracle's line and nothing else."""
+    if case.cell.threat is None or Access.WEIGHTS in case.cell.threat.access:
+        return  # it was handed the network
+    few = torch.arange(min(REPLAYED, len(case.robust)))
+    try:
+        if Access.AUX_DATA in card.needs:
+            raise NotReplayed("it needs nets of its own")
+        there = case.again(few, attack=case.apart.card(card))
+        differs = _differs(there, case.robust[few], case.queries[few])
+        if differs:  # a peer's attack may depend on its batch: then these few are played here as well
+            here = case.again(few)
+            if _differs(here, case.robust[few], case.queries[few]):
+                differs = _differs(there, here["robust"], here["queries"])
+    except NotReplayed:
+        case.figures["E35_not_replayed"] = float(len(few))
+        return
+    except (OutOfMemoryError, *OF_THE_RUN):
+        raise
+    except Exception as error:  # here it did not raise
+        words = f"in a process without the network the attack fails: {cause(error)}"
+        yield Flag("beyond_access", words, "warn" if isinstance(error, Overdue) else "fail")
+        return
+    case.figures["E35"] = float(differs)
+    if differs:
+        words = f"{differs} of {len(few)} verdicts or numbers of queries are others in a process without the network"
+        yield Flag("beyond_access", words)
+
+
+def _differs(columns: dict[str, Tensor], robust: Tensor, queries: Tensor) -> int:
+    """How many images have another verdict or another number of queries."""
+    return int(((columns["robust"] != robust) | (columns["queries"] != queries)).sum())

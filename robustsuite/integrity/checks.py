@@ -177,6 +177,10 @@ CHECKS = (
     Check("E34", "two families agree", "beside it one of another family at its least, which the adversary could play, "
           "on the same system, pictures, budget and goal; none warns (noise is no family, nor what a card says nothing "
           "of)", "report", {"one_family": ("warn", "all")}),
+    Check("E35", "nothing beyond the access", "threats that do not grant weights: the attack again on 16 images in a "
+          "process of its own that holds a line to its oracle and nothing else; a verdict or a number of queries that "
+          "differs, or an attack that fails there, fails; one that does not end there warns", "audit",
+          {"beyond_access": ("fail", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",

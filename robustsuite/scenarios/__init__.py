@@ -6,9 +6,9 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
 
     def play(context: Context) -> Record:
         system, split = context.served(), context.split        # what answers, and the pictures the cell is about
-        oracle = Oracle.over(system.net, context.threat.access, context.rng)
-        guess = context.attack(oracle, split.images(torch.arange(len(split))), rng=context.rng)
-        return Record({"guess": guess, "member": context.subjects.among("train")}, [], *oracle.counts.totals())
+        desk = Desk(system.net, context.threat.access, context.rng)     # it counts; what the attack holds can only ask
+        guess = context.attack(desk.oracle(), split.images(torch.arange(len(split))), rng=context.rng)
+        return Record({"guess": guess, "member": context.subjects.among("train")}, [], *desk.counts.totals())
 
     guessing = Scenario(
         "guessing", "Who was in the training set?", play, paper="...",

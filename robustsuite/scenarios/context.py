@@ -19,10 +19,9 @@ from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Reading, Split
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.oracle import TILE
-from robustsuite.serve.session import Session
 from robustsuite.serve.stages import Applied
 from robustsuite.serve.subset import restricted
-from robustsuite.serve.system import System
+from robustsuite.serve.system import Session, System
 from robustsuite.serve.training import EPOCHS
 
 WIDTH = 256

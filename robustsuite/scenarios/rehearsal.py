@@ -23,7 +23,7 @@ from robustsuite.errors import BadValue, UnknownName, cause
 from robustsuite.maths.randomness import Rng, untouched
 from robustsuite.scenarios.cell import COMMON
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.oracle import Desk
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
@@ -98,8 +98,8 @@ def _said(
         with untouched(), torch.enable_grad(), torch.inference_mode(False):
             targets = goal.targets(y, space.classes, rng)
             aim = None if goal.name == "untargeted" else targets
-            x, oracle = torch.full((1, *space.shape), 0.5), Oracle.over(_StandIn(space.classes), access, rng, width=1)
-            _play(partial(card.function, **own), card, aim, x, y, ball, oracle)
+            x, desk = torch.full((1, *space.shape), 0.5), Desk(_StandIn(space.classes), access, rng, width=1)
+            _play(partial(card.function, **own), card, aim, x, y, ball, desk)
     except (BadValue, UnknownName) as error:
         return str(error)
     except (_Enough, Exception):  # as far as it goes; what it says of a real network, the cell says
@@ -109,17 +109,17 @@ def _said(
 
 def _play(
     attack: Callable[..., Any], card: AttackCard, targets: Tensor | None, x: Tensor, y: Tensor, ball: Ball,
-    oracle: Oracle,
+    desk: Desk,
 ) -> None:  # fmt: skip
-    rng = oracle.rng
+    rng = desk.rng
     if card.place == "certification":
         extra = {"rng": rng} if "rng" in inspect.signature(attack).parameters else {}
-        attack(oracle.net, x, y, ball, **extra)
+        attack(desk.net, x, y, ball, **extra)
         return
     handed: dict[str, Any] = {"aux": _Nothing()} if Access.AUX_DATA in card.needs else {}
     if card.goals != ("untargeted",):
         handed["targets"] = targets
-    attack(oracle, x, y, ball, rng=rng, **handed)
+    attack(desk.oracle(), x, y, ball, rng=rng, **handed)
 
 
 def priced(cell: Cell) -> Decision | None:

@@ -8,6 +8,7 @@ arXiv:2002.08347).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import Unsupported
+from robustsuite.integrity.tampering import untampered
 from robustsuite.maths.losses import CONFIDENCE_MARGIN
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.record import blank
 from robustsuite.serve.judge import Answers, Judge
 from robustsuite.serve.models import differentiable
-from robustsuite.serve.oracle import Oracle, preserved
+from robustsuite.serve.oracle import Desk, answer, preserved
 from robustsuite.serve.system import System
 
 ROUTES = ("direct", "surrogate", "continued")
@@ -155,43 +157,46 @@ def _try(
     granted, limits = threat.access, {"queries": threat.queries, "queries_total": threat.queries_total}
     if route == "own":  # nobody counts what an adversary asks of its own network
         granted, limits = granted | threat.lends, {}
-    oracle = Oracle.over(
-        net, granted, context.rng[rows].fold("oracle"), width=context.width, eot=context.draws,
-        confidence_margin=torch.inf if system.stochastic or net is not system.net else CONFIDENCE_MARGIN,
-        threat=f"the threat {threat.name!r}", **limits,
-    )  # fmt: skip
-    if net is system.net:  # of a stand-in's, nobody knows what the served network makes of it
-        oracle.shown = _reached(context, rows, judge)
     home = x[rows]
+    recentred: Callable[[Tensor, Tensor], Tensor] | None = None
     if around is not None:
         centre = around[rows]
 
         def recentred(asked: Tensor, u: Tensor) -> Tensor:
             return ball.project(home[asked], centre[asked] + NEARBY * (u - home[asked]))
 
-        oracle.recentred = recentred
+    desk = Desk(
+        net, granted, context.rng[rows].fold("oracle"), width=context.width, eot=context.draws,
+        confidence_margin=torch.inf if system.stochastic or net is not system.net else CONFIDENCE_MARGIN,
+        threat=f"the threat {threat.name!r}", recentred=recentred,
+        # of a stand-in's, nobody knows what the served network makes of it
+        shown=_reached(context, rows, judge) if net is system.net else None, **limits,
+    )  # fmt: skip
     x_adv, columns = (x if around is None else around).clone(), {}
     if len(rows):
         handed = dict(context.handed)
         if context.card.goals != ("untargeted",):
             handed["targets"] = None if threat.goal.name == "untargeted" else context.targets[rows].clone()
-        with preserved(net):
+        judging = [one for one in (net, system.net, system.under) if one is not None]
+        who, data = f"the attack {context.card.name}", {"pictures": x, "labels": context.y, "targets": context.targets}
+        with untampered(judging, who, lambda: answer(net, home[:1], context.rng[rows[:1]]), **data):
             found = context.attack(
-                oracle, home.clone(), context.y[rows].clone(), ball, rng=context.rng[rows].fold("attack"), **handed
-            )
+                desk.oracle(), home.clone(), context.y[rows].clone(), copy.copy(ball),
+                rng=context.rng[rows].fold("attack"), **handed,
+            )  # fmt: skip
         at, columns = (found.x_adv, found.columns) if hasattr(found, "columns") else (found, {})
         if at.shape != home.shape:
             shapes = f"{tuple(home.shape)} from {context.card.name}, got {tuple(at.shape)}"
             raise ValueError(f"expected pictures of shape {shapes}")
         at = at.detach().to(x)
-        at = at if oracle.recentred is None else oracle.recentred(torch.arange(len(rows), device=x.device), at)
+        at = at if recentred is None else recentred(torch.arange(len(rows), device=x.device), at)
         x_adv[rows] = on_grid(home, at, ball) if system.grid else at
     spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
-    queries = _spread(oracle.counts.billed(), rows, len(x))
+    queries = _spread(desk.counts.billed(), rows, len(x))
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))
     answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant,
                                held=answers.held | ~context.meant)  # fmt: skip
-    return Try(route, x_adv, answers, spread, queries, oracle.counts.totals())
+    return Try(route, x_adv, answers, spread, queries, desk.counts.totals())
 
 
 def _reached(context: AttackContext, rows: Tensor, judge: Judge) -> Callable[[Tensor, Tensor], Tensor]:

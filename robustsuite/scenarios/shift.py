@@ -16,9 +16,8 @@ from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
 from robustsuite.serve.data import Reading, Split
 from robustsuite.serve.judge import Answers, Judge
-from robustsuite.serve.session import NOTE
 from robustsuite.serve.subset import restricted
-from robustsuite.serve.system import System
+from robustsuite.serve.system import NOTE, System
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell

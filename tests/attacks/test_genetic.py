@@ -19,7 +19,7 @@ from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import ready
-from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.oracle import Desk
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 ATTACKS = {
@@ -107,10 +107,10 @@ def test_five_queries_to_begin_and_one_a_generation(queries: int) -> None:
 @pytest.mark.parametrize("name", ["mga", "genattack"])
 def test_the_threats_queries_are_the_limit(name: str) -> None:
     net, n = linear(), 3
-    model = Oracle.over(net, Access.SCORES | Access.LABELS, streams(n), queries=10)
-    model.counts.forwards += torch.tensor([0, 4, 10])
-    found = run(name, net, n, 0.5 * distance(net, "linf"), model=model)
-    assert model.counts.forwards.tolist() == [10, 10, 10]
+    desk = Desk(net, Access.SCORES | Access.LABELS, streams(n), queries=10)
+    desk.counts.forwards += torch.tensor([0, 4, 10])
+    found = run(name, net, n, 0.5 * distance(net, "linf"), model=desk.oracle())
+    assert desk.counts.forwards.tolist() == [10, 10, 10]
     assert torch.equal(found.x_adv[2], centre(1)[0][0])
 
 

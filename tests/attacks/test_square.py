@@ -9,7 +9,7 @@ from robustsuite.attacks.evasion.noise import noise
 from robustsuite.config.threats import Access, parse_ball
 from robustsuite.errors import BadValue
 from robustsuite.methods.square import eta, side, square
-from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.oracle import Desk
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 
 
@@ -34,10 +34,10 @@ def test_l2_breaks_where_noise_cannot_and_never_inside_the_distance() -> None:
 def test_asks_for_scores_alone_and_stays_within_its_queries(norm: str) -> None:
     net, (x, y) = linear(), centre(3)
     ball = parse_ball(norm, 0.5 * distance(net, norm))
-    model = Oracle.over(net, Access.SCORES | Access.LABELS, streams(3), queries=10)
-    model.counts.forwards += torch.tensor([0, 4, 10])  # some, or all, spent before
-    x_adv, _ = square(model, x, y, ball, rng=streams(3))
-    assert model.counts.forwards.tolist() == [10, 10, 10]
+    desk = Desk(net, Access.SCORES | Access.LABELS, streams(3), queries=10)
+    desk.counts.forwards += torch.tensor([0, 4, 10])  # some, or all, spent before
+    x_adv, _ = square(desk.oracle(), x, y, ball, rng=streams(3))
+    assert desk.counts.forwards.tolist() == [10, 10, 10]
     assert torch.equal(x_adv[2], x[2])
 
 

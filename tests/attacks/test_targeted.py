@@ -91,9 +91,10 @@ def test_every_loss_can_be_turned_towards_a_class() -> None:
 
 
 def test_ranked_targets_and_a_goals_class_exclude_each_other() -> None:
-    model = Oracle.over(NET, Access.WHITE_BOX, Rng.of(0, "m", torch.arange(len(Y))))
+    rng = Rng.of(0, "m", torch.arange(len(Y)))
+    model = Oracle.over(NET, Access.WHITE_BOX, rng)
     with pytest.raises(BadValue, match="n_targets=0 where the goal names the class"):
-        card_of("attack", "pgd").function(model, X, Y, Linf(EPS), rng=model.rng, targets=TARGETS, n_targets=2)
+        card_of("attack", "pgd").function(model, X, Y, Linf(EPS), rng=rng, targets=TARGETS, n_targets=2)
 
 
 def test_a_class_is_named_in_yaml() -> None:

@@ -15,7 +15,7 @@ from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.context import Context
 from robustsuite.scenarios.record import Record
 from robustsuite.serve.data import Dataset, Split, Subjects
-from robustsuite.serve.oracle import Oracle
+from robustsuite.serve.oracle import Desk, Oracle
 
 
 class GuessingSpec(Spec):
@@ -34,12 +34,12 @@ def confident(model: Oracle, x: Tensor, y: Tensor, *, rng: Rng, sharpness: float
 def play(context: Context) -> Record:
     """Ask about members and others, and keep the guess."""
     system, split = context.served(), context.split
-    oracle = Oracle.over(
+    desk = Desk(
         system.net, context.threat.access, context.rng, width=context.width, queries_total=context.threat.queries_total
     )
-    guess = context.attack(oracle, split.images(torch.arange(len(split))), split.y, rng=context.rng)
+    guess = context.attack(desk.oracle(), split.images(torch.arange(len(split))), split.y, rng=context.rng)
     columns = {"guess": guess.float().cpu(), "member": context.subjects.among("train")}
-    return Record(columns, [], *oracle.counts.totals())
+    return Record(columns, [], *desk.counts.totals())
 
 
 def subjects(judged: Split, data: Dataset, threat: Threat) -> Subjects:
