@@ -19,7 +19,8 @@ from robustsuite.integrity.gradient_probes import errors
 from robustsuite.maths.numerics import float32
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.judge import Judge
-from robustsuite.serve.oracle import answer, preserved
+from robustsuite.serve.models import services
+from robustsuite.serve.oracle import Asked, Desk, answer, preserved
 from robustsuite.serve.system import System
 from robustsuite.serve.task import TASK, finite
 
@@ -88,6 +89,32 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
     return differs
 
 
+@float32()
+def recalled(desk: Desk) -> Tensor:
+    """Where (N,) bool the attack's last question brings other numbers now that nobody of it is among the callers."""
+    found = torch.zeros(len(desk.rng), dtype=torch.bool, device=desk.rng.keys.device)
+    last, desk.last = desk.last, None
+    if last is None or services(desk.net) or not len(last.rows):
+        return found
+    with preserved(desk.net), ThreadPoolExecutor(1) as pool:
+        logits, grad = pool.submit(_again, desk, last).result()
+    apart = _apart(last.logits, logits, True)
+    if grad is not None and last.grad is not None:
+        size = last.grad.flatten(1).abs().amax(1)
+        apart |= (grad - last.grad).flatten(1).abs().amax(1) > 0.1 * size + 1e-12
+    found[last.rows[apart]] = True
+    return found
+
+
+def _again(desk: Desk, last: Asked) -> tuple[Tensor, Tensor | None]:
+    with torch.set_grad_enabled(last.slope is not None):
+        leaf = last.x.clone().requires_grad_(last.slope is not None)
+        logits = desk.seen(last.rows, answer(desk.net, leaf))
+        if last.slope is None:
+            return logits, None
+        return logits.detach(), torch.autograd.grad(logits, leaf, last.slope)[0]
+
+
 def _by_nobody(net: nn.Module, x: Tensor, rng: Rng, gradients: bool) -> Tensor:
     """Logits (M, K) as a thread of its own asks for them: nothing of an attack or a judge stands among its callers."""
     with ThreadPoolExecutor(1) as pool:
@@ -128,7 +155,7 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
         words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
         raised.append(Flag("noise_rejected", words))
     if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
-        words = f"{k} of {n} attacked pictures get another answer with gradients on, in float64, among others or nearby"
+        words = f"{k} attacked pictures get another answer with gradients on, in float64, among others, nearby or later"
         raised.append(Flag("two_faced", words))
     if (k := found.get("bent", 0)) > max(2, n / 2):
         words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {n} pictures"

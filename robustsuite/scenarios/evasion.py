@@ -175,7 +175,7 @@ def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: 
     }
     some = {"undefined": answers.undefined.cpu() & counts, "unsettled": answers.unsettled.cpu() & counts,
             "unanswered": unbroken & ~columns["robust"]}  # fmt: skip
-    some |= _asked_again(context, judge, x_adv, clean_ok & counts)
+    some |= _asked_again(context, judge, x_adv, clean_ok & counts, best.odd)
     columns |= {name: column for name, column in some.items() if bool(column.any())}
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
@@ -193,7 +193,9 @@ def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: 
     return columns
 
 
-def _asked_again(context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor) -> dict[str, Tensor]:
+def _asked_again(
+    context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor, odd: Tensor
+) -> dict[str, Tensor]:
     """What a few of these pictures (N,) say when they are asked about in other ways; nothing of what is paid for."""
     system, x = context.system, context.x
     if services(system.net):
@@ -203,7 +205,8 @@ def _asked_again(context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor
     direct = Access.GRADIENTS in context.card.needs and not system.hides and not own
     found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
                       gradients=direct)  # fmt: skip
-    return {name: column.cpu() for name, column in found._asdict().items()}
+    columns = {name: column.cpu() for name, column in found._asdict().items()}
+    return columns | {"two_faced": columns["two_faced"] | odd}
 
 
 def _own_columns(card: AttackCard, columns: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -68,7 +68,10 @@ def draws(system: System, eot: int | None) -> int:
 
 
 class Try(NamedTuple):
-    """What one route brought: pictures (N, C, H, W), the judge's answers, columns (N,), queries (N,), totals."""
+    """What one route brought: pictures (N, C, H, W), the judge's answers, columns (N,), queries (N,), totals.
+
+    odd (N,) bool: where the attack's last question is answered otherwise when it is asked again.
+    """
 
     route: str
     x_adv: Tensor
@@ -129,7 +132,8 @@ def least(tries: list[Try], context: AttackContext) -> Try:
         for name in first if name in names
     }  # fmt: skip
     x_adv = joined([t.x_adv for t in tries])
-    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0))
+    odd = torch.stack([one.odd for one in tries]).any(0)
+    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0), odd)
 
 
 def levels(x: Tensor) -> Tensor:
@@ -196,7 +200,8 @@ def _try(
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))
     answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant,
                                held=answers.held | ~context.meant)  # fmt: skip
-    return Try(route, x_adv, answers, spread, queries, desk.counts.totals())
+    odd = _spread(recalled(desk), rows, len(x))
+    return Try(route, x_adv, answers, spread, queries, desk.counts.totals(), odd)
 
 
 def _reached(context: AttackContext, rows: Tensor, judge: Judge) -> Callable[[Tensor, Tensor], Tensor]:

@@ -18,6 +18,19 @@ last bits; with whole tiles an image's logits and gradient are the same bits wha
 all the same."""
 
 
+class Asked(NamedTuple):
+    """The last question of a network that draws nothing: pictures (M, C, H, W) for these rows, and what was answered.
+
+    slope (M, K), grad: of a question about gradients, d loss / d logits and what came of it; None of others.
+    """
+
+    rows: Tensor
+    x: Tensor
+    logits: Tensor
+    slope: Tensor | None = None
+    grad: Tensor | None = None
+
+
 def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
     """Logits (N, K) of pictures (N, C, H, W), computed in whole tiles; `rng` feeds nets that draw noise."""
     if not len(x):  # a net may not take an empty batch; its width is learnt from one blank picture

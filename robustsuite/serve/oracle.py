@@ -17,10 +17,10 @@ from robustsuite.config.threats import Access
 from robustsuite.errors import AccessRefused, BadValue, QueriesSpent
 from robustsuite.maths.losses import CONFIDENCE_MARGIN, Loss
 from robustsuite.maths.randomness import Rng
-from robustsuite.serve.asking import TILE, Metered, answer, drawing, fed, feed, preserved
+from robustsuite.serve.asking import TILE, Asked, Metered, answer, drawing, fed, feed, preserved
 from robustsuite.serve.task import TASK
 
-__all__ = ["LOOK", "TILE", "Ask", "Asking", "Counts", "Desk", "Oracle", "answer", "fed", "feed", "preserved"]
+__all__ = ["LOOK", "TILE", "Ask", "Asked", "Asking", "Counts", "Desk", "Oracle", "answer", "fed", "feed", "preserved"]
 
 LOOK = 4
 """Steps between two looks on a GPU. A look drains its queue; a step without one asks about the ended for nothing."""
@@ -169,6 +169,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.counts = Counts.zeros(len(self.rng), self.rng.keys.device)
+        self.last: Asked | None = None
         self._watched = _watched()
 
     def oracle(self) -> Oracle:
@@ -189,13 +190,18 @@ class Desk:
         """As `Oracle.__call__`, for these rows."""
         self._need(Access.SCORES)
         with torch.no_grad():
-            return self._seen(rows, answer(self.net, self._placed(rows, x), self._bill(rows, x)))
+            rng, placed = self._bill(rows, x), self._placed(rows, x)
+            logits = answer(self.net, placed, rng)
+            logits = self.seen(rows, logits)
+            if rng is None:
+                self.last = Asked(rows.clone(), placed.clone(), logits.clone())
+            return logits
 
     def labels(self, rows: Tensor, x: Tensor) -> Tensor:
         """As `Oracle.labels`."""
         self._need(Access.LABELS)
         with torch.no_grad():
-            return TASK.predicted(self._seen(rows, answer(self.net, self._placed(rows, x), self._bill(rows, x))))
+            return TASK.predicted(self.seen(rows, answer(self.net, self._placed(rows, x), self._bill(rows, x))))
 
     def gradient(self, rows: Tensor, x: Tensor, loss: Loss) -> Ask:
         """As `Oracle.gradient`."""
@@ -208,13 +214,15 @@ class Desk:
             self.counts.backwards.scatter_add_(0, rows, torch.ones_like(rows))
             with torch.enable_grad():
                 leaf = self._placed(rows, x).detach().requires_grad_()
-                logits = self._seen(rows, answer(self.net, leaf, rng))
+                logits = self.seen(rows, answer(self.net, leaf, rng))
                 # a graph that reached into the network would hand its weights to the attack's loss
                 shown = logits.detach().requires_grad_()
                 value = loss(shown)
                 (slope,) = torch.autograd.grad(value.sum(), shown)
                 self._unwatched(slope)
                 (grad,) = torch.autograd.grad(logits, leaf, slope)
+            if rng is None:
+                self.last = Asked(rows.clone(), leaf.detach(), logits.detach().clone(), slope, grad.clone())
             grad = grad.nan_to_num(nan=0.0)  # a rejecting system answers NaN
             one = Ask(logits.detach(), value.detach(), grad)
             total = one if total is None else Ask(*(a + b for a, b in zip(total, one, strict=True)))
@@ -250,7 +258,8 @@ class Desk:
     def _placed(self, rows: Tensor, x: Tensor) -> Tensor:
         return x if self.recentred is None else self.recentred(rows, x)
 
-    def _seen(self, rows: Tensor, logits: Tensor) -> Tensor:
+    def seen(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """The logits (M, K) as an attack is shown them."""
         return logits if self.shown is None else self.shown(rows, logits)
 
     def _need(self, kind: Access) -> None:
