@@ -56,7 +56,10 @@ def received(line: Connection, device: torch.device | str = "cpu") -> Frame:
     raw = bytearray(line.recv_bytes(LARGEST))
     try:
         (length,) = struct.unpack_from("<I", raw)
-        word, facts, shapes = json.loads(raw[4 : 4 + length])
+        head = raw[4 : 4 + length]
+        if head.count(b"[") + head.count(b"{") > 2 * MOST:  # the parser recurses, as deep as a process lets it
+            raise Garbled("more brackets than a frame has")
+        word, facts, shapes = json.loads(head)
         if not isinstance(word, str) or not isinstance(facts, dict) or len(shapes) > MOST:
             raise Garbled("no frame")
         return Frame(word, facts, tuple(one.to(device) for one in _tensors(raw, 4 + length, shapes)))

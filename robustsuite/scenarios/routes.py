@@ -20,6 +20,7 @@ from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import Unsupported
 from robustsuite.integrity.tampering import untampered
+from robustsuite.integrity.witness import recalled
 from robustsuite.maths.losses import CONFIDENCE_MARGIN
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.record import blank
@@ -79,6 +80,7 @@ class Try(NamedTuple):
     columns: dict[str, Tensor]
     queries: Tensor
     totals: tuple[int, int]
+    odd: Tensor
 
 
 def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]:
