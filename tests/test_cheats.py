@@ -203,6 +203,8 @@ def served() -> nn.Module:
 
 
 def prey() -> nn.Module:
+    for earlier in networks():
+        vars(earlier).pop("prey", None)
     net = linear()
     net.prey = True
     net.register_buffer("seen", torch.zeros(1))

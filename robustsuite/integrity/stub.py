@@ -99,10 +99,11 @@ def _function(origin: str) -> Callable[..., Any]:
 @threads()
 def _play(line: _Line, frame: Frame) -> None:
     """Play one attack, and send what it found or raised."""
-    facts, (x, y, keys, *targets) = frame.facts, (one.to(line.device) for one in frame.tensors)
+    facts = frame.facts
     try:
+        x, y, keys, *targets = (one.to(line.device) for one in frame.tensors)
         attack = _function(facts["attack"])
-    except Exception as error:  # anybody's module
+    except Exception as error:  # anybody's module; or a device that this process cannot have
         sent(line.line, "missing", said=errors.cause(error))
         return
     given = facts["given"] | ({"targets": targets[0] if targets else None} if facts["aims"] else {})
