@@ -21,6 +21,7 @@ from robustsuite.errors import ENDS, OF_THE_RUN, Unsupported, UsageError
 from robustsuite.integrity import probes
 from robustsuite.integrity.checks import ENOUGH, Flag, concerns
 from robustsuite.integrity.class_order import at_chance, class_order, over_rejecting
+from robustsuite.integrity.modes import restored
 from robustsuite.integrity.shortcuts import shortcuts
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
@@ -87,7 +88,8 @@ class Runner:
         if self.system is None:
             cell.lifecycle.tell = self.tell
             try:
-                system = cell.lifecycle.served()
+                with restored():
+                    system = cell.lifecycle.served()
             except UsageError as error:
                 self.broken = error
                 raise
@@ -109,12 +111,13 @@ class Runner:
             gradients = system.surrogate if system.hides else system.net
             self.probed = []
             if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
-                self.probed = probes.probe(
-                    gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows, grid=system.grid,
-                    rejects=system.under is not None,
-                )  # fmt: skip
-                if Access.GRADIENTS in system.shows and not system.stochastic:
-                    self.probed += shortcuts(system.net, system.surrogate, x, y)
+                with restored():
+                    self.probed = probes.probe(
+                        gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows,
+                        grid=system.grid, rejects=system.under is not None,
+                    )  # fmt: skip
+                    if Access.GRADIENTS in system.shows and not system.stochastic:
+                        self.probed += shortcuts(system.net, system.surrogate, x, y)
         return self.probed
 
     def _clean(self, system: System, cell: Cell, rows: range) -> Tensor | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -77,3 +78,15 @@ MODES: dict[str, Mode] = {
     "Python's profile function": Mode(sys.getprofile, sys.setprofile),
 }
 """In the order in which they are put back: a default device is a function mode."""
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Whatever a network switches while it is made, loaded or first asked is switched back: it is not alone here."""
+    before = [(mode, mode.get()) for mode in MODES.values()]
+    try:
+        yield
+    finally:
+        for mode, was in before:
+            if mode.get() != was:
+                mode.put(was)

@@ -118,7 +118,7 @@ def untampered(nets: Iterable[nn.Module], who: str, ask: Callable[[], object], *
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise Tampered(
             f"expected {who} to leave alone what it is judged by, got changes of {', '.join(found[:3])}{more}; all was "
-            f"put back, and the cell has no number: mend the attack"
+            f"put back, and the cell has no number: mend the attack, or the network that does it when asked"
         )
 
 
