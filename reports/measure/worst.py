@@ -35,6 +35,7 @@ class Survival:
     alone: what each attack leaves by itself, like everything here of the images that every attack met. met: the most
     that one of them met. grades: each attack's own. outlived[a, b]: how many images stand under the a-th of `alone` and
     fall to the b-th. screening: why the union is one.
+    unbroken: the share that no attack brought to a wrong answer, though the right one may be gone.
     """
 
     group: tuple[Any, ...]
@@ -50,6 +51,7 @@ class Survival:
     outlived: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     met: int = 0
     screening: str = ""
+    unbroken: float = 0.0
 
     @property
     def strongest(self) -> str:
@@ -80,7 +82,7 @@ def _survival(
     defense: str,
     cells: Sequence[Mapping[Any, Any]],
 ) -> Survival | None:
-    robusts, clean, met, missing, flags, ends = [], [], {}, {}, {}, {}
+    robusts, unbroken, clean, met, missing, flags, ends = [], [], [], {}, {}, {}, {}
     for cell in cells:
         source = measured_as(cell, run.known)
         if source is None:
@@ -88,6 +90,7 @@ def _survival(
             continue
         rows = run.columns(source["run_id"])
         robusts.append(Verdicts(rows["index"], rows["robust"].astype(bool)))
+        unbroken.append(Verdicts(rows["index"], (rows["robust"] | rows.get("unanswered", False)).astype(bool)))
         clean.append(Verdicts(rows["index"], rows["clean_ok"].astype(bool)))
         met[cell["attack"]] = source
         ends[cell["attack"]] = str(cell.get("grade", ""))
@@ -105,7 +108,10 @@ def _survival(
     ended = worst_of(ends, deciding, white)
     most = max(len(v.at) for v in robusts)
     rests = "; ".join(united(met.values(), met[deciding], len(robust)))
-    return Survival(group, defense, robust, right, alone, missing, flags, inert, ended, ends, outlived, most, rests)
+    kept = float(_all(unbroken).mean())
+    return Survival(
+        group, defense, robust, right, alone, missing, flags, inert, ended, ends, outlived, most, rests, kept
+    )  # fmt: skip
 
 
 def _compared(
@@ -127,7 +133,8 @@ def _all(robusts: Sequence[Verdicts]) -> pd.Series:
 def worst_case(run: Results) -> pd.DataFrame:
     """One row per threat, dataset, model, seed and defense: robust accuracy under all attacks at once, and its rank.
 
-    `of`: the most images that an attack on it or on a rival met, `n` those that all attacks on it met. A row is ranked
+    `of`: the most images that an attack on it or on a rival met, `n` those that all attacks on it met. `or_no_answer`:
+    the accuracy if an answer that is gone (rejected, tied) were a defense, which it is not. A row is ranked
     only against rivals that faced the same attacks; one with a failed or unmeasured attack that a rival
     faced, or with a struck number, would look better than it is and stays unranked, with the reason.
     """
@@ -148,6 +155,7 @@ def worst_case(run: Results) -> pd.DataFrame:
                     "k": robust.k,
                     "n": robust.n,
                     "of": most,
+                    "or_no_answer": member.unbroken,
                     "clean_accuracy": clean.value,
                     "clean_lo": clean.lo,
                     "clean_hi": clean.hi,

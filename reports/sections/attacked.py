@@ -22,7 +22,7 @@ from .generic import WHERE, flags_or, groups, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
-from .summary import attacked, doubt, rankings
+from .summary import attacked, doubt, no_answer, rankings
 
 THREAT = GROUP[:-1]
 """What one table is about; several seeds of it stand in that table."""
@@ -67,7 +67,7 @@ def worst_section(worst: pd.DataFrame) -> Section:
         found.append(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv"))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
-        "exact 95 % interval."
+        "exact 95 % interval; one that ends rejected, or in a tie, is not right."
     )
     if any("rank" in table.columns for table in found):
         lead += " Equal rank ranges are ties: a paired test on the same images cannot tell them apart."
@@ -79,6 +79,7 @@ def _worst_row(row: Mapping[Any, Any], rivals: int) -> tuple[Entry, ...]:
     notes = [doubt(row, rivals), f"without {row['missing'].replace(';', ', ')}" if row["missing"] else "",
              f"flagged {row['flags'].replace(';', ', ')}" if row["flags"] else "",
              "inert: same as undefended" if row["inert"] else "",
+             no_answer(row),
              f"on the {row['n']} of {row['of']} images that every attack met" if row["n"] < row["of"] else "",
     ]  # fmt: skip
     if row["unranked"]:

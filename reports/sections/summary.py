@@ -236,11 +236,22 @@ def _sentences(run: Results, part: pd.DataFrame, ranked: pd.DataFrame) -> Iterat
     n = int(part["n"].min())
     span = str(faced.max()) if faced.min() == faced.max() else f"{faced.min()} to {faced.max()}"
     yield f"Worst of {span} attack{'s' if faced.max() > 1 else ''} per image, {number(n)} images."
+    for row in part.to_dict("records"):
+        if said := no_answer(row):
+            yield f"{plain(row['defense'])}: {said}." if run.defended else f"{said}."
     left = part[part["unranked"] != ""].to_dict("records")
     if left and len(part) > 1:
         yield f"Not ranked: {_listed([plain(row['defense']) for row in left])}; see the notes."
     elif left:
         yield doubt(left[0], 1).capitalize() + "."
+
+
+def no_answer(row: Mapping[Any, Any]) -> str:
+    """What would stand if answers that are gone were a defense, '' where none are."""
+    gone = row["or_no_answer"] - row["robust_accuracy"]
+    if not gone > 0:
+        return ""
+    return f"{percent(gone)} end rejected or in a tie, which is not right; {percent(row['or_no_answer'])} with these"
 
 
 def _listed(names: Sequence[str]) -> str:
