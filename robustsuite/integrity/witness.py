@@ -7,8 +7,9 @@ Athalye et al., 2018, arXiv:1802.00420; Carlini et al., 2019, arXiv:1902.06705, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from robustsuite.config.threats import Access, Ball
 from robustsuite.integrity.checks import SMALL, Flag
 from robustsuite.integrity.gradient_probes import errors
+from robustsuite.integrity.modes import MODES
 from robustsuite.maths.numerics import float32
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.judge import Judge
@@ -35,6 +37,8 @@ NEAR = 1e-3
 
 WAVES, ASKEW = 2, 0.5
 """Directions that the gradient is held against, and the relative error of one that points elsewhere."""
+
+T = TypeVar("T")
 
 
 class Witnessed(NamedTuple):
@@ -83,7 +87,7 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
         differs |= _apart(first, among, exact)
         step = 1 / 255 if system.grid else HAIR
         differs |= _apart(first, answer(system.net, x + step * torch.where(x < 0.5, 1.0, -1.0), rng), False)
-        differs |= _apart(first, _by_nobody(system.net, x, rng, gradients), exact)
+        differs |= _apart(first, _by_nobody(_asked, system.net, x, rng, gradients), exact)
         if exact and Access.GRADIENTS in system.shows and (wide := judge.precisely(x)) is not None:
             differs |= _apart(first, wide.to(first), False)
     return differs
@@ -96,8 +100,8 @@ def recalled(desk: Desk) -> Tensor:
     last, desk.last = desk.last, None
     if last is None or services(desk.net) or not len(last.rows):
         return found
-    with preserved(desk.net), ThreadPoolExecutor(1) as pool:
-        logits, grad = pool.submit(_again, desk, last).result()
+    with preserved(desk.net):
+        logits, grad = _by_nobody(_again, desk, last)
     apart = _apart(last.logits, logits, True)
     if grad is not None and last.grad is not None:
         size = last.grad.flatten(1).abs().amax(1)
@@ -115,10 +119,15 @@ def _again(desk: Desk, last: Asked) -> tuple[Tensor, Tensor | None]:
         return logits.detach(), torch.autograd.grad(logits, leaf, last.slope)[0]
 
 
-def _by_nobody(net: nn.Module, x: Tensor, rng: Rng, gradients: bool) -> Tensor:
-    """Logits (M, K) as a thread of its own asks for them: nothing of an attack or a judge stands among its callers."""
+def _by_nobody(function: Callable[..., T], *given: Any) -> T:
+    """What it returns in a thread of its own: nothing of an attack or a judge stands among its callers.
+
+    Torch's modes belong to a thread; where one is active, it is called here.
+    """
+    if MODES["the active torch function modes"].get() or MODES["the active torch dispatch modes"].get():
+        return function(*given)
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_asked, net, x, rng, gradients).result()
+        return pool.submit(function, *given).result()
 
 
 def _asked(net: nn.Module, pictures: Tensor, rng: Rng, gradients: bool) -> Tensor:

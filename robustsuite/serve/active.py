@@ -2,7 +2,8 @@
 
 A job is one (example, round): a restart, or a target. Jobs start in order of round, then example. When a job
 succeeds, later rounds of its example are cancelled and earlier ones run on: the success of the lowest round is the
-result. So the outcome does not depend on the width, while no work is spent on examples already broken.
+result. So the outcome does not depend on the width, while no work is spent on examples already broken. Of what draws
+noise, or stands in for another network, the rounds of one example come one after the other.
 
 Nor does it depend on how often the host looks who has ended (`Oracle.look`): an end is recorded on the device in the
 step in which it comes, and its row idles until the next look. A CPU looks after every step; a GPU would wait for it.
@@ -10,7 +11,8 @@ step in which it comes, and its row idles until the next look. A CPU looks after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,10 +44,11 @@ def search(
     `keep` are returned, the others are working memory. No examples, no rows: the state is empty.
     """
     n, width, device = len(model.rows), width or model.width, model.rows.device
-    queue = ((number, example) for number in range(rounds) for example in range(n))
+    queue = deque((number, example) for number in range(rounds) for example in range(n))
+    serial = model.confidence_margin == torch.inf  # draws are numbered by what was asked of an example before
     winner = torch.full((n,), rounds, device=device)  # lowest round that succeeded
     ends = torch.full((rounds, n), -torch.inf, device=device)  # the score at which each unsuccessful round ended
-    rows = _topped({}, _waiting(queue, [rounds] * n, width), start, device)
+    rows = _topped({}, _waiting(queue, [rounds] * n, width, set() if serial else None), start, device)
     results = {k: rows[k].new_zeros(n + 1, *rows[k].shape[1:]) for k in ("found", *keep) if rows}
     ended, steps, begun = _none(rows), 0, [0] * len(rows.get("example", ()))  # begun: at which step, a row each
     while rows:
@@ -59,7 +62,8 @@ def search(
             stays = (~ended & (rows["round"] < winner[rows["example"]])).cpu()
             if not bool(stays.all()):
                 kept = stays.nonzero().flatten()
-                fresh = _waiting(queue, winner.tolist(), width - len(kept))
+                running = set(rows["example"][kept.to(device)].tolist()) if serial else None
+                fresh = _waiting(queue, winner.tolist(), width - len(kept), running)
                 begun = [begun[i] for i in kept.tolist()] + [steps] * len(fresh)
                 kept = kept.to(device)
                 rows = _topped({k: v[kept] for k, v in rows.items()} if len(kept) else {}, fresh, start, device)
@@ -72,12 +76,20 @@ def _none(rows: State) -> Tensor:
     return torch.zeros_like(rows["example"], dtype=torch.bool) if rows else torch.zeros(0, dtype=torch.bool)
 
 
-def _waiting(queue: Iterator[tuple[int, int]], winner: list[int], room: int) -> list[tuple[int, int]]:
-    """The next (round, example) jobs, `room` of them at most, without the rounds a success has cancelled."""
+def _waiting(
+    queue: deque[tuple[int, int]], winner: list[int], room: int, running: set[int] | None
+) -> list[tuple[int, int]]:
+    """The next (round, example) jobs, `room` of them at most, without the rounds a success has cancelled.
+
+    running: the examples that no other job may be begun of meanwhile; None where any number may.
+    """
     fresh: list[tuple[int, int]] = []
-    while len(fresh) < room and (job := next(queue, None)) is not None:
-        if job[0] < winner[job[1]]:
-            fresh.append(job)
+    while len(fresh) < room and queue and (running is None or queue[0][1] not in running):
+        number, example = queue.popleft()
+        if number < winner[example]:
+            fresh.append((number, example))
+            if running is not None:
+                running.add(example)
     return fresh
 
 

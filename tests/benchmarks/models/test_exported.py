@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import robustsuite as rs
 from robustsuite.errors import BadModel
 from robustsuite.integrity.probes import probe
+from robustsuite.maths.randomness import Rng
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.models import ANSWERS, load_model, ready
@@ -86,8 +87,10 @@ def test_it_says_what_the_network_says_in_both_precisions_with_its_gradient(name
     take(plain(b)).square().sum().backward()
     assert torch.allclose(a.grad, b.grad, atol=1e-6)
     judge = Judge(net, stochastic=False)
-    assert judge._twice(X, take(plain(X)).argmax(1)).tolist() == [False] * 7
-    wide, exact = judge._double(X.double()), take(plain.double()(X.double()))
+    y, wide = take(plain(X)).argmax(1), judge.precisely(X)
+    assert wide is not None
+    assert judge(X, y, Rng.of(0, "judge", torch.arange(7))).held.tolist() == [True] * 7
+    exact = take(plain.double()(X.double()))
     assert wide.dtype == torch.float64
     single = "computes in float32 also where" in model.note
     assert single == (name == "frozen")
