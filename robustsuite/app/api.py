@@ -31,7 +31,7 @@ from robustsuite.engine.work import Job, Shard, follower
 from robustsuite.errors import BadValue, Lost, Stopped, quoted
 from robustsuite.integrity.checks import Flag
 from robustsuite.integrity.cross_cell import grades
-from robustsuite.integrity.modes import restored
+from robustsuite.integrity.tampering import put_back
 from robustsuite.maths import stats
 from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.randomness import untouched
@@ -290,7 +290,7 @@ def evaluate(
     within, pictures = ball(budget), pixels(x)
     labels, where = class_numbers(y, len(pictures)), home(net, x, device)
     gradients, pair = Access.GRADIENTS in card.needs, 2 if int(labels.max()) < 2 else 0
-    with restored():
+    with put_back(others=True):
         model = network(net, in_unit(pictures[:1]), where, gradients=gradients, classes=pair)
     split = Split.of(pictures, class_numbers(labels, len(pictures), model.space.classes))
     dataset = Dataset("given", model.space, tuple(map(str, range(model.space.classes))), {"test": split})

@@ -16,6 +16,7 @@ from robustsuite.config.text import WHOLE
 from robustsuite.config.threats import Access
 from robustsuite.engine.sweep import Sweep
 from robustsuite.errors import BadData, BadValue, UnknownName, loading, quoted
+from robustsuite.integrity.tampering import put_back
 from robustsuite.records.labels import apart
 from robustsuite.records.schema import used_words
 from robustsuite.scenarios.cell import COMMON, Given
@@ -56,7 +57,8 @@ def data_sets(sweep: Sweep, first: int | None = None) -> Iterator[tuple[Dataset,
 def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str, str]]:
     """Each model with what tables call it and what was asked, which those that call themselves alike are named by."""
     specs = [(_model(entry), name) for entry, name in map(named, sweep.models)]
-    loaded = [(load_model(spec, dataset.space), spec, name) for spec, name in specs]
+    with put_back():
+        loaded = [(load_model(spec, dataset.space), spec, name) for spec, name in specs]
     for model, spec, _ in loaded:
         if model.host and model.host not in sweep.hosts:
             known = ", ".join(sweep.hosts) or "none"

@@ -14,6 +14,7 @@ from robustsuite.config.threats import Access, Threat
 from robustsuite.engine import axes
 from robustsuite.engine.sweep import Sweep
 from robustsuite.errors import BadValue, quoted
+from robustsuite.integrity.tampering import put_back
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Stream
 from robustsuite.scenarios import scenario_of
@@ -81,7 +82,8 @@ def _lent(attacks: list[Played], dataset: Dataset) -> list[Played]:
     threats = {played.threat.name: played.threat for played in attacks}
     for name, threat in threats.items():
         if threat.surrogate:
-            own = load_model(threat.surrogate, dataset.space).sha256
+            with put_back():
+                own = load_model(threat.surrogate, dataset.space).sha256
             threats[name] = replace(threat, surrogate_sha256=own)
     return [played._replace(threat=threats[played.threat.name]) for played in attacks]
 

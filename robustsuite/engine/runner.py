@@ -21,8 +21,8 @@ from robustsuite.errors import ENDS, OF_THE_RUN, Unsupported, UsageError
 from robustsuite.integrity import probes
 from robustsuite.integrity.checks import ENOUGH, Flag, concerns
 from robustsuite.integrity.class_order import at_chance, class_order, over_rejecting
-from robustsuite.integrity.modes import restored
 from robustsuite.integrity.shortcuts import shortcuts
+from robustsuite.integrity.tampering import put_back
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
 from robustsuite.scenarios import evasion
@@ -88,7 +88,7 @@ class Runner:
         if self.system is None:
             cell.lifecycle.tell = self.tell
             try:
-                with restored():
+                with put_back():
                     system = cell.lifecycle.served()
             except UsageError as error:
                 self.broken = error
@@ -111,7 +111,7 @@ class Runner:
             gradients = system.surrogate if system.hides else system.net
             self.probed = []
             if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
-                with restored():
+                with put_back(others=True):
                     self.probed = probes.probe(
                         gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows,
                         grid=system.grid, rejects=system.under is not None,

@@ -97,10 +97,12 @@ CHECKS = (
     Check("E10", "gradients tell the truth", "no missing or infinite gradient, none all zero where the answer moves or "
           "on more than a tenth of the pictures; zeros on "
           "saturated pixels at most 3 times as frequent as elsewhere; the directional derivative of the margin against "
-          f"central differences (h = 0.001, 8 low-frequency directions): median relative error above {_percent(BENT)} "
-          f"warns, above {_percent(BROKEN)} fails; answers that do not move with the pixels (by a level, of what is "
+          "central differences (h = 0.001 and a quarter of it, 8 low-frequency directions): median relative error "
+          f"above {_percent(BENT)} warns, above {_percent(BROKEN)} fails, so does one above 60 % along a step of an "
+          "attack or a pattern of all frequencies; answers that do not move with the pixels (by a level, of what is "
           "given 8 bits and judged so) warn; all of it also at random points of linf 8/255, and the derivative (2 "
-          "directions) where the attack ended, on one picture in 8: off by half on more than half of them, it fails",
+          "directions and a step) where the attack ended, on one picture in 8: off by half on more than half of those "
+          "that stand, it fails",
           "probe, scenario",
           {"zero_gradients": ("fail", "gradients"), "gradient_mismatch": ("fail", "gradients"),
            "piecewise_constant": ("warn", "evasion")}),
@@ -163,9 +165,9 @@ CHECKS = (
           "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
           "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
     Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 20 times: where the "
-          "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, on more than half of "
-          "at least 4 lines: fails; not asked of rounded scores or inputs", "probe",
-          {"scores_jump": ("fail", "evasion")}),
+          "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, or falls by half of "
+          "it within a 256th of the line, on more than half of at least 4 lines: fails; not asked of rounded scores or "
+          "inputs", "probe", {"scores_jump": ("fail", "evasion")}),
     Check("E32", "a detector earns nothing", "a rejected picture counts as broken, and the row says what would stand "
           "if it did not; more clean pictures rejected than twice the share that the defense says (`fpr`; exact "
           "binomial, p < 0.001) warns; more than half of at least 4 random points of the ball rejected warns",

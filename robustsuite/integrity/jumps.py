@@ -19,6 +19,11 @@ LINES, HALVINGS = 16, 20
 STEP = 0.1
 """A jump of the lead above this share of the usual one is no rounding, and no pixel's next level."""
 
+EARLY, CLIFF = 8, 0.5
+"""The halving whose ends are a 256th of a line apart, about a level; the fall of the lead between them, in usual leads,
+that is a cliff: honest networks fall by 0.1 at the most.
+"""
+
 FEWEST = 4
 """Lines that a judgement takes."""
 
@@ -31,7 +36,10 @@ def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     said, other = logits.argmax(1), logits.argmax(1).roll(1)
     lines = (said != other).nonzero().flatten()[:LINES]
     near, far, of = x[lines], x.roll(1, 0)[lines], said[lines]
-    for _ in range(HALVINGS if len(lines) else 0):
+    early = near, far
+    for halving in range(HALVINGS if len(lines) else 0):
+        if halving == EARLY:
+            early = near, far
         middle = (near + far) / 2
         still = (TASK.predicted(net(middle)) == of).view(-1, 1, 1, 1)
         near, far = torch.where(still, middle, near), torch.where(still, far, middle)
@@ -41,13 +49,15 @@ def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     answered = before.isfinite().all(1) & after.isfinite().all(1)
     to = finite(after).argmax(1)
     jump = _lead(finite(before), of, to) + _lead(finite(after), to, of)
+    cliff = _lead(finite(net(early[0])), of, to) + _lead(finite(net(early[1])), to, of)
     first, second = logits.topk(2, 1).values.unbind(1)
-    far_off = (jump > STEP * (first - second).median()) & answered & (to != of)
+    usual = (first - second).median()
+    far_off = ((jump > STEP * usual) | (cliff > CLIFF * usual)) & answered & (to != of)
     if 2 * int(far_off.sum()) <= int(answered.sum()) or int(answered.sum()) < FEWEST:
         return None
-    usual = float((jump[far_off] / (first - second).median()).median())
+    size = float((torch.maximum(jump, cliff)[far_off] / usual).median())
     words = f"on {int(far_off.sum())} of {int(answered.sum())} lines between pictures the class changes in a jump of"
-    return Flag("scores_jump", f"{words} {usual:.1f} usual leads: the scores are not what decides")
+    return Flag("scores_jump", f"{words} {size:.1f} usual leads: the scores are not what decides")
 
 
 def _lead(logits: Tensor, of: Tensor, over: Tensor) -> Tensor:

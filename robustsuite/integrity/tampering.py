@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import UsageError
-from robustsuite.integrity.modes import MODES
+from robustsuite.integrity.modes import MODES, restored
 from robustsuite.serve.models import services
 from robustsuite.serve.oracle import preserved
 
@@ -120,6 +120,25 @@ def untampered(nets: Iterable[nn.Module], who: str, ask: Callable[[], object], *
             f"expected {who} to leave alone what it is judged by, got changes of {', '.join(found[:3])}{more}; all was "
             f"put back, and the cell has no number: mend the attack, or the network that does it when asked"
         )
+
+
+@contextmanager
+def put_back(*, others: bool = False) -> Iterator[None]:
+    """Put back in silence what a network does to torch's modes and to our functions while it is loaded or first asked.
+
+    others: and to torch's, numpy's and Python's, where no library is imported meanwhile that may have to.
+    """
+    whole = [*_of_rooms(), *(_of_others(nn.Identity()) if others else ())]
+    tables = [_Table(one.what, one.owner, {k: v for k, v in one.saved.items() if callable(v)}) for one in whole]
+    codes = [(f, [f.__code__, f.__defaults__, f.__kwdefaults__]) for f in _functions(tables)]
+    try:
+        with restored():
+            yield
+    finally:
+        for table in tables:
+            table.put_back()
+        for function, parts in codes:
+            _mended(function, parts)
 
 
 def _layer(name: str) -> str:

@@ -166,7 +166,10 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
     if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
         words = f"{k} attacked pictures get another answer with gradients on, in float64, among others, nearby or later"
         raised.append(Flag("two_faced", words))
-    if (k := found.get("bent", 0)) > max(2, n / 2):
-        words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {n} pictures"
+    stands = int((columns["witnessed"] & columns["robust"]).sum()) if n else 0
+    k = int((columns["bent"] & columns["robust"]).sum()) if "bent" in columns else 0
+    if k > max(1, stands / 2):
+        words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {stands}"
+        words += " pictures that it left standing"
         raised.append(Flag("gradient_mismatch", words))
     return raised
