@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from robustsuite.integrity.checks import Flag
 from robustsuite.serve.task import TASK, finite
 
-LINES, HALVINGS = 16, 20
-"""Lines between pictures of two classes that are followed, and how often each is halved: to a millionth."""
+LINES, HALVINGS = 12, 14
+"""Lines between pictures of two classes that are followed, and how often each is halved."""
 
 STEP = 0.1
 """A jump of the lead above this share of the usual one is no rounding, and no pixel's next level."""
