@@ -61,6 +61,8 @@ class Runner:
     def part(self, cell: Cell, rows: range) -> Played:
         """These examples of the cell; raises what its plugins raise."""
         system, device = self._serve(cell), cell.lifecycle.device
+        if rows.start == 0:
+            self._probe(cell, system)  # before anything else is asked
         started = time.perf_counter()
         _reset_peak(device)
         record = self._play(cell, system, rows)
@@ -105,7 +107,8 @@ class Runner:
         """What the system betrays before it is attacked, looked at once."""
         if self.probed is None:
             known = cell.split if cell.judged is None else cell.judged
-            few = known.at(torch.arange(min(PROBED, len(known))))
+            drawn = Rng.of(cell.lifecycle.seed, "probed", known.ids).uniform().argsort()[:PROBED]
+            few = known.at(drawn.sort().values)
             x, y = few.images(torch.arange(len(few))), few.y
             x, y = x.to(system.device), y.to(system.device)
             gradients = system.surrogate if system.hides else system.net

@@ -102,7 +102,8 @@ CHECKS = (
           "attack or a pattern of all frequencies; answers that do not move with the pixels (by a level, of what is "
           "given 8 bits and judged so) warn; all of it also at random points of linf 8/255, and the derivative (2 "
           "directions and a step) where the attack ended, on one picture in 8: off by half on more than half of those "
-          "that stand, it fails",
+          "that stand, it fails; so does what an attack was given at its last question, against the rise of its own "
+          "loss along it, on more than a tenth and 2 pictures",
           "probe, scenario",
           {"zero_gradients": ("fail", "gradients"), "gradient_mismatch": ("fail", "gradients"),
            "piecewise_constant": ("warn", "evasion")}),
@@ -158,15 +159,16 @@ CHECKS = (
     Check("E28", "every picture has an answer", "a right answer that is gone (rejected, tied, unsettled) counts as "
           f"broken; more than {_percent(SMALL)} and 2 images beyond clean ones that end in a tie, or in readings that "
           "disagree, fail", "scenario", {"no_answer": ("fail", "all")}),
-    Check("E29", "no memory of the pictures", "3 steps of linf 4/255 within 8/255, on at most 16 right pictures and on "
-          "their mirror images: those that fall mirrored alone, beyond the reverse, at one-sided McNemar p < 0.005, "
-          "fail", "probe", {"remembers": ("fail", "all")}),
+    Check("E29", "no memory of the pictures", "3 steps of linf 4/255 within 8/255, on at most 24 right pictures, on "
+          "their mirror images, and moved by an eighth: those that fall so alone, beyond the reverse, at one-sided "
+          "McNemar p < 0.005, fail", "probe", {"remembers": ("fail", "all")}),
     Check("E30", "no better way inside", "the same steps through each network that is found inside the system (as a "
           "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
           "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
     Check("E31", "the scores decide", "on at most 12 lines between pictures of two classes, halved 14 times: where the "
           "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, or falls by half of "
-          "it within a 256th of the line, on more than half of at least 4 lines: fails; not asked of rounded scores or "
+          "it within a 256th of the line, on more than half of at least 4 lines, or where a 32nd of the way before it "
+          "the lead is still above half of what it was, on more than a quarter: fails; not asked of rounded scores or "
           "inputs", "probe", {"scores_jump": ("fail", "evasion")}),
     Check("E32", "a detector earns nothing", "a rejected picture counts as broken, and the row says what would stand "
           "if it did not; more clean pictures rejected than twice the share that the defense says (`fpr`; exact "

@@ -24,6 +24,9 @@ EARLY, CLIFF = 8, 0.5
 that is a cliff: honest networks fall by 0.1 at the most.
 """
 
+BEFORE = 31 / 32
+"""Of the way to where the class changes: a lead there above half of what it was at the start has not heard of it."""
+
 FEWEST = 4
 """Lines that a judgement takes."""
 
@@ -35,7 +38,7 @@ def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     """
     said, other = logits.argmax(1), logits.argmax(1).roll(1)
     lines = (said != other).nonzero().flatten()[:LINES]
-    near, far, of = x[lines], x.roll(1, 0)[lines], said[lines]
+    start, near, far, of = x[lines], x[lines], x.roll(1, 0)[lines], said[lines]
     early = near, far
     for halving in range(HALVINGS if len(lines) else 0):
         if halving == EARLY:
@@ -53,11 +56,20 @@ def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     first, second = logits.topk(2, 1).values.unbind(1)
     usual = (first - second).median()
     far_off = ((jump > STEP * usual) | (cliff > CLIFF * usual)) & answered & (to != of)
-    if 2 * int(far_off.sum()) <= int(answered.sum()) or int(answered.sum()) < FEWEST:
+    plateau = _first(net(start + BEFORE * (near - start)))
+    began = (first - second)[lines]
+    plateau = (plateau > CLIFF * began.clamp_min(usual / 4)) & answered
+    n, jumped, flat = int(answered.sum()), int(far_off.sum()), int(plateau.sum())
+    if n < FEWEST or not (2 * jumped > n or 4 * flat > n):
         return None
-    size = float((torch.maximum(jump, cliff)[far_off] / usual).median())
-    words = f"on {int(far_off.sum())} of {int(answered.sum())} lines between pictures the class changes in a jump of"
-    return Flag("scores_jump", f"{words} {size:.1f} usual leads: the scores are not what decides")
+    words = f"the class changes in a jump on {jumped} of {n} lines between pictures, and on {flat} {1 - BEFORE:.0%} of"
+    return Flag("scores_jump", f"{words} the way earlier it leads as ever: the scores are not what decides")
+
+
+def _first(logits: Tensor) -> Tensor:
+    """By how much (N,) the largest logit leads."""
+    first, second = finite(logits).topk(2, 1).values.unbind(1)
+    return first - second
 
 
 def _lead(logits: Tensor, of: Tensor, over: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A short attack of our own before any other: does it fail on these very pictures, or by this very way in, alone?
 
-Two comparisons, picture by picture, with the same few steps. On mirrored pictures, which nobody has stored: a system
-that remembers the test set stands on the set alone. And through any network that is found inside, on this system: a
+Two comparisons, picture by picture, with the same few steps. On pictures that are mirrored or moved, which nobody has
+stored: a system that remembers the test set stands on the set alone. And through any network that is found inside: a
 wrapper whose own gradients lead nowhere falls to its own part (Athalye et al., 2018, arXiv:1802.00420; Tramer et al.,
 2020, arXiv:2002.08347). Only contrasts count, so that neither a weak net nor a strong one is noticed.
 """
@@ -24,7 +24,7 @@ from robustsuite.maths.numerics import float32
 from robustsuite.serve.oracle import preserved
 from robustsuite.serve.task import TASK
 
-PICTURES, STEPS, EPS = 16, 3, 8 / 255
+PICTURES, STEPS, EPS = 24, 3, 8 / 255
 """Of the test pictures that are right; of the attack, each step half its linf radius."""
 
 SURPRISING = 0.005
@@ -53,15 +53,17 @@ def shortcuts(net: nn.Module, stand_in: nn.Module | None, x: Tensor, y: Tensor) 
 
 
 def _remembered(net: nn.Module, ways: list[nn.Module], x: Tensor, y: Tensor, direct: Tensor) -> Flag | None:
-    mirrored = x.flip(3)
-    with torch.no_grad():
-        both = TASK.predicted(net(mirrored)) == y
-    stands = _standing(net, ways, mirrored[both], y[both])
-    more, fewer = int((direct[both] & ~stands).sum()), int((~direct[both] & stands).sum())
-    if one_sided(more, fewer) >= SURPRISING:
-        return None
-    words = f"a short attack leaves {more} of {int(both.sum())} pictures standing that fall once they are mirrored"
-    return Flag("remembers", f"{words}: the system knows these very pictures?")
+    shift = x.shape[2] // 8, -(x.shape[3] // 8)
+    views = {"mirrored": x.flip(3), "moved": x.roll(shift, (2, 3))}
+    for how, view in views.items():
+        with torch.no_grad():
+            both = TASK.predicted(net(view)) == y
+        stands = _standing(net, ways, view[both], y[both])
+        more, fewer = int((direct[both] & ~stands).sum()), int((~direct[both] & stands).sum())
+        if one_sided(more, fewer) < SURPRISING:
+            words = f"a short attack leaves {more} of {int(both.sum())} pictures standing that fall once they are {how}"
+            return Flag("remembers", f"{words}: the system knows these very pictures?")
+    return None
 
 
 def _inside(net: nn.Module, ways: list[nn.Module], x: Tensor, y: Tensor, direct: Tensor) -> Flag | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustsuite.config.threats import Access, Ball
 from robustsuite.integrity.checks import SMALL, Flag
-from robustsuite.integrity.gradient_probes import errors
+from robustsuite.integrity.gradient_probes import STEP, errors
 from robustsuite.integrity.modes import MODES
 from robustsuite.maths.numerics import float32
 from robustsuite.maths.randomness import Rng
@@ -37,6 +37,8 @@ NEAR = 1e-3
 
 WAVES, ASKEW = 2, 0.5
 """Directions that the gradient is held against, and the relative error of one that points elsewhere."""
+MISLED = 0.1
+"""Share of the pictures of an attack's last question whose gradients may be so far off: kinks there, too."""
 
 T = TypeVar("T")
 
@@ -93,21 +95,50 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
     return differs
 
 
+class Recalled(NamedTuple):
+    """Of the attack's last question, by row (N,) bool: was it one for gradients; does it bring other numbers now; did
+    what was given for a gradient point elsewhere than the loss it was asked for.
+    """
+
+    slopes: Tensor
+    odd: Tensor
+    misled: Tensor
+
+
 @float32()
-def recalled(desk: Desk) -> Tensor:
-    """Where (N,) bool the attack's last question brings other numbers now that nobody of it is among the callers."""
-    found = torch.zeros(len(desk.rng), dtype=torch.bool, device=desk.rng.keys.device)
+def recalled(desk: Desk, served: bool) -> Recalled:
+    """Ask the attack's last question again, now that nobody of it is among the callers, and along what was given.
+
+    served: the network is no stand-in, whose slopes may be anything that leads somewhere.
+    """
+    found = Recalled(*torch.zeros(3, len(desk.rng), dtype=torch.bool, device=desk.rng.keys.device))
     last, desk.last = desk.last, None
     if last is None or services(desk.net) or not len(last.rows):
         return found
     with preserved(desk.net):
         logits, grad = _by_nobody(_again, desk, last)
-    apart = _apart(last.logits, logits, True)
-    if grad is not None and last.grad is not None:
-        size = last.grad.flatten(1).abs().amax(1)
-        apart |= (grad - last.grad).flatten(1).abs().amax(1) > 0.1 * size + 1e-12
-    found[last.rows[apart]] = True
+        apart = _apart(last.logits, logits, True)
+        if served and grad is not None and last.grad is not None:
+            size = last.grad.flatten(1).abs().amax(1)
+            apart |= (grad - last.grad).flatten(1).abs().amax(1) > 0.1 * size + 1e-12
+            found.slopes[last.rows] = True
+            found.misled[last.rows[_by_nobody(_misled, desk, last)]] = True
+    found.odd[last.rows[apart]] = True
     return found
+
+
+def _misled(desk: Desk, last: Asked) -> Tensor:
+    """Where (M,) the loss does not rise along the given gradient's signs as that gradient says."""
+    slope, grad = last.slope, last.grad
+    assert slope is not None
+    assert grad is not None
+    with torch.no_grad():
+        ahead, behind = (answer(desk.net, last.x + sign * STEP * grad.sign()) for sign in (1, -1))
+    answered = (ahead.isfinite() & behind.isfinite()).all(1)  # of what rejects, nothing can be said
+    measured = ((finite(ahead) - finite(behind)) * slope).sum(1) / (2 * STEP)
+    said, rounding = grad.flatten(1).abs().sum(1), 1e-6 * (finite(ahead).abs() * slope.abs()).amax(1) / STEP
+    askew = (said - measured).abs() > ASKEW * (torch.maximum(said, measured.abs()) + rounding)
+    return askew & answered & (said > 0)
 
 
 def _again(desk: Desk, last: Asked) -> tuple[Tensor, Tensor | None]:
@@ -160,6 +191,10 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
     n = int(columns["witnessed"].sum()) if "witnessed" in columns else 0
     found = {name: int(columns[name].sum()) for name in ("two_faced", "bent") if name in columns}
     raised = []
+    asked = int(columns["slopes"].sum()) if "slopes" in columns else 0
+    if (k := int(columns["misled"].sum()) if "misled" in columns else 0) > max(2, MISLED * asked):
+        words = f"what the attack was given for a gradient is over {ASKEW:.0%} off the rise of its own loss on {k} of"
+        raised.append(Flag("gradient_mismatch", f"{words} {asked} pictures, at its last question"))
     if (k := int(columns["noise_rejected"].sum()) if "noise_rejected" in columns else 0) > max(3, n / 2):
         words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
         raised.append(Flag("noise_rejected", words))

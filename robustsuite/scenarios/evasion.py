@@ -15,7 +15,7 @@ from robustsuite.config.keys import BallSpec, Entries
 from robustsuite.config.registry import AttackCard, carded
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import BadValue
-from robustsuite.integrity.witness import drawn, witnessed
+from robustsuite.integrity.witness import Recalled, drawn, witnessed
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
@@ -63,7 +63,7 @@ NORMS = ("l1", "l2", "linf")
 JUDGED = {
     "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
     "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
-    "bent", "noise_rejected", *NORMS,
+    "bent", "noise_rejected", "slopes", "misled", *NORMS,
 }  # fmt: skip
 """Columns that no attack may write, and every name that begins with robust."""
 
@@ -175,7 +175,7 @@ def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: 
     }
     some = {"undefined": answers.undefined.cpu() & counts, "unsettled": answers.unsettled.cpu() & counts,
             "unanswered": unbroken & ~columns["robust"]}  # fmt: skip
-    some |= _asked_again(context, judge, x_adv, clean_ok & counts, best.odd)
+    some |= _asked_again(context, judge, x_adv, clean_ok & counts, best.recalled)
     columns |= {name: column for name, column in some.items() if bool(column.any())}
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
@@ -194,7 +194,7 @@ def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: 
 
 
 def _asked_again(
-    context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor, odd: Tensor
+    context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor, again: Recalled
 ) -> dict[str, Tensor]:
     """What a few of these pictures (N,) say when they are asked about in other ways; nothing of what is paid for."""
     system, x = context.system, context.x
@@ -206,7 +206,8 @@ def _asked_again(
     found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
                       gradients=direct)  # fmt: skip
     columns = {name: column.cpu() for name, column in found._asdict().items()}
-    return columns | {"two_faced": columns["two_faced"] | odd}
+    two_faced = columns["two_faced"] | again.odd
+    return columns | {"two_faced": two_faced, "slopes": again.slopes, "misled": again.misled}
 
 
 def _own_columns(card: AttackCard, columns: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import Unsupported
 from robustsuite.integrity.tampering import untampered
-from robustsuite.integrity.witness import recalled
+from robustsuite.integrity.witness import Recalled, recalled
 from robustsuite.maths.losses import CONFIDENCE_MARGIN
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.record import blank
@@ -71,7 +71,7 @@ def draws(system: System, eot: int | None) -> int:
 class Try(NamedTuple):
     """What one route brought: pictures (N, C, H, W), the judge's answers, columns (N,), queries (N,), totals.
 
-    odd (N,) bool: where the attack's last question is answered otherwise when it is asked again.
+    recalled: what its last question brings when it is asked again, by picture (N,) bool.
     """
 
     route: str
@@ -80,7 +80,7 @@ class Try(NamedTuple):
     columns: dict[str, Tensor]
     queries: Tensor
     totals: tuple[int, int]
-    odd: Tensor
+    recalled: Recalled
 
 
 def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]:
@@ -134,8 +134,8 @@ def least(tries: list[Try], context: AttackContext) -> Try:
         for name in first if name in names
     }  # fmt: skip
     x_adv = joined([t.x_adv for t in tries])
-    odd = torch.stack([one.odd for one in tries]).any(0)
-    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0), odd)
+    again = Recalled(*(torch.stack(list(column)).any(0) for column in zip(*(t.recalled for t in tries), strict=True)))
+    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0), again)
 
 
 def levels(x: Tensor) -> Tensor:
@@ -202,8 +202,8 @@ def _try(
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))
     answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant,
                                held=answers.held | ~context.meant)  # fmt: skip
-    odd = _spread(recalled(desk), rows, len(x))
-    return Try(route, x_adv, answers, spread, queries, desk.counts.totals(), odd)
+    again = Recalled(*(_spread(column, rows, len(x)) for column in recalled(desk, net is system.net)))
+    return Try(route, x_adv, answers, spread, queries, desk.counts.totals(), again)
 
 
 def _reached(context: AttackContext, rows: Tensor, judge: Judge) -> Callable[[Tensor, Tensor], Tensor]:
