@@ -106,6 +106,26 @@ class Recalled(NamedTuple):
 
 
 @float32()
+@torch.no_grad()
+def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: Ball, draws: Tensor) -> Tensor:
+    """Which pictures (N,) of these standing rows the judge sees broken at any of as many random points as draws (N,).
+
+    Every other point is a corner of the ball, where it has corners.
+    """
+    found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with preserved(judge.net):
+        for draw in range(int(draws[rows].max()) if len(rows) else 0):
+            some = rows[(draws[rows] > draw) & ~found[rows]]
+            streams = rng[some].fold("search").fold(draw)
+            if draw % 2 and ball.norm == "linf":
+                at = ball.project(x[some], x[some] + ball.eps * (streams.uniform(*x.shape[1:]) - 0.5).sign())
+            else:
+                at = ball.sample(x[some], streams)
+            found[some] = judge(at, y[some], streams).wrong & ball.allows(x[some], at)
+    return found
+
+
+@float32()
 def recalled(desk: Desk, served: bool) -> Recalled:
     """Ask the attack's last question again, now that nobody of it is among the callers, and along what was given.
 
@@ -191,17 +211,20 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
     n = int(columns["witnessed"].sum()) if "witnessed" in columns else 0
     found = {name: int(columns[name].sum()) for name in ("two_faced", "bent") if name in columns}
     raised = []
+    stands = int((columns["witnessed"] & columns["robust"]).sum()) if n else 0
     asked = int(columns["slopes"].sum()) if "slopes" in columns else 0
     if (k := int(columns["misled"].sum()) if "misled" in columns else 0) > max(2, MISLED * asked):
         words = f"what the attack was given for a gradient is over {ASKEW:.0%} off the rise of its own loss on {k} of"
         raised.append(Flag("gradient_mismatch", f"{words} {asked} pictures, at its last question"))
+    if (k := int(columns["searched"].sum()) if "searched" in columns else 0) > 0:
+        words = f"random points break {k} of {stands} pictures asked again that the attack left standing"
+        raised.append(Flag("random_search_wins", words))
     if (k := int(columns["noise_rejected"].sum()) if "noise_rejected" in columns else 0) > max(3, n / 2):
         words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
         raised.append(Flag("noise_rejected", words))
     if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
         words = f"{k} attacked pictures get another answer with gradients on, in float64, among others, nearby or later"
         raised.append(Flag("two_faced", words))
-    stands = int((columns["witnessed"] & columns["robust"]).sum()) if n else 0
     k = int((columns["bent"] & columns["robust"]).sum()) if "bent" in columns else 0
     if k > max(1, stands / 2):
         words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {stands}"

@@ -15,7 +15,7 @@ from robustsuite.config.keys import BallSpec, Entries
 from robustsuite.config.registry import AttackCard, carded
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import BadValue
-from robustsuite.integrity.witness import Recalled, drawn, witnessed
+from robustsuite.integrity.witness import EVERY, drawn, searched, witnessed
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
@@ -63,9 +63,13 @@ NORMS = ("l1", "l2", "linf")
 JUDGED = {
     "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
     "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
-    "bent", "noise_rejected", "slopes", "misled", *NORMS,
+    "bent", "noise_rejected", "slopes", "misled", "searched",
+    "searched", *NORMS,
 }  # fmt: skip
 """Columns that no attack may write, and every name that begins with robust."""
+
+SEARCHED = 0.05
+"""Of what an attack by gradients cost, how much goes into random points around what it left standing."""
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -175,7 +179,7 @@ def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: 
     }
     some = {"undefined": answers.undefined.cpu() & counts, "unsettled": answers.unsettled.cpu() & counts,
             "unanswered": unbroken & ~columns["robust"]}  # fmt: skip
-    some |= _asked_again(context, judge, x_adv, clean_ok & counts, best.recalled)
+    some |= _asked_again(context, judge, best, clean_ok & counts, columns["robust"], columns["queries"])
     columns |= {name: column for name, column in some.items() if bool(column.any())}
     if system.stochastic:
         columns["wrong_share"] = answers.share.cpu()
@@ -194,9 +198,13 @@ def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: 
 
 
 def _asked_again(
-    context: AttackContext, judge: Judge, x_adv: Tensor, of: Tensor, again: Recalled
+    context: AttackContext, judge: Judge, best: Try, of: Tensor, stands: Tensor, queries: Tensor
 ) -> dict[str, Tensor]:
-    """What a few of these pictures (N,) say when they are asked about in other ways; nothing of what is paid for."""
+    """What a few of these pictures (N,) say when they are asked about in other ways; nothing of what is paid for.
+
+    stands, queries (N,): what the attack left, and what it asked.
+    """
+    again, x_adv = best.recalled, best.x_adv
     system, x = context.system, context.x
     if services(system.net):
         return {}
@@ -206,8 +214,14 @@ def _asked_again(
     found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
                       gradients=direct)  # fmt: skip
     columns = {name: column.cpu() for name, column in found._asdict().items()}
-    two_faced = columns["two_faced"] | again.odd
-    return columns | {"two_faced": two_faced, "slopes": again.slopes, "misled": again.misled}
+    columns |= {"two_faced": columns["two_faced"] | again.odd, "slopes": again.slopes, "misled": again.misled}
+    if direct and not system.stochastic and not context.card.minimum_norm and context.threat.goal.name == "untargeted":
+        draws = (SEARCHED * EVERY * 3 * queries).long().clamp(max=1000).to(x.device)  # a gradient costs three forwards
+        left = rows[stands.to(x.device)[rows]]
+        columns["searched"] = searched(
+            judge, x, context.targets, left, context.rng.fold("judge"), context.ball, draws
+        ).cpu()  # fmt: skip
+    return columns
 
 
 def _own_columns(card: AttackCard, columns: dict[str, Tensor]) -> dict[str, Tensor]:
