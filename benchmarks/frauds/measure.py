@@ -27,6 +27,8 @@ Row = dict[str, Any]
 KINDS = ("answers", "gradients", "precision", "memory", "callers", "machinery")
 ATTACKS: dict[str, dict[str, Any]] = {"pgd": {"steps": 40}, "apgd": {"steps": 40}, "square": {"steps": 500}}
 N = 64
+AFTER = "after"
+"""The row of an honest network in the process that a fraud was in."""
 
 
 def listed() -> None:
@@ -72,17 +74,17 @@ def truth(name: str, data: Path, work: Path) -> Iterator[Row]:
 
 
 def fraud(name: str, data: Path, work: Path) -> Iterator[Row]:
-    """What the suite reads under each attack, a network made anew for each."""
+    """What the suite reads under each attack, a network made anew for each; and after it of the honest one, by PGD."""
     from robustsuite.app.api import evaluate
     from robustsuite.config.threats import Linf
 
     disk = work / f"{name}.disk"
     disk.unlink(missing_ok=True)
     x, y = pictures(data, 0, N)
-    for attack, given in ATTACKS.items():
-        k, start = kit(data, disk, N), time.monotonic()
-        net = FRAUDS[name].make(k) if name in FRAUDS else k.net
-        row: Row = {"attack": attack}
+    for what, attack in [*zip(ATTACKS, ATTACKS, strict=True), (AFTER, "pgd")]:
+        k, start, given = kit(data, disk, N), time.monotonic(), ATTACKS[attack]
+        net = FRAUDS[name].make(k) if name in FRAUDS and what != AFTER else k.net
+        row: Row = {"attack": what}
         try:
             found = evaluate(net, x.clone(), y.clone(), attack=attack, budget=Linf(EPS), **given)
             row |= {"value": found.robust, "clean": found.clean, "grade": found.grade}

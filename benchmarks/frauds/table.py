@@ -4,7 +4,8 @@
 
 FOLDER holds models/ and data/cifar10/. A process each; `table.json` in --out is resumed, `table.md` is made of it.
 A number is MISSED where it is ranked, or doubted only as every single attack is, and lies more than ten points above
-the honest network's under the same attack (a cheat's: below an honest attack's, or that one's after it is another).
+the honest network's under the same attack; so is that network's own, asked after the fraud in the same process. (A
+cheat's: below an honest attack's, or an honest attack reads otherwise after it.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from robustsuite.benchmarks.frauds import cheats_forging  # noqa: F401  it lists
 from robustsuite.benchmarks.frauds.cheats import CHEATS
 from robustsuite.benchmarks.frauds.cheats_reading import FOLDER
 from robustsuite.benchmarks.frauds.declared import DECLARED
-from robustsuite.benchmarks.frauds.measure import ATTACKS, asked, listed
+from robustsuite.benchmarks.frauds.measure import AFTER, ATTACKS, asked, listed
 from robustsuite.benchmarks.frauds.tricks import FRAUDS
 
 USUAL = {"one_family", "weak_alone"}
@@ -63,11 +64,15 @@ def verdict(entry: Row, honest: dict[str, float]) -> str:
     """MISSED with what; else caught, or harmless where nothing high or low was read."""
     rows = entry["rows"]
     found = cheat_missed(rows[0]) if entry["what"] == "cheat" and rows else missed(rows, honest)
+    own = [row for row in rows if row["attack"] != AFTER]
+    spoilt = [f"the honest network after it: {_reading(row)}" for row in rows if row not in own and not trusted(row)]
     if found:
-        return f"MISSED ({', '.join(found)})"
-    if entry["ended"] and not rows:
-        return "ended"
-    return "caught" if any("raised" in row or told_apart(row) for row in rows) else "harmless"
+        said = f"MISSED ({', '.join(found)})"
+    elif not own:
+        said = entry["ended"] or "nothing"
+    else:
+        said = "caught" if any("raised" in row or told_apart(row) for row in own) else "harmless"
+    return "; ".join([said, *spoilt])
 
 
 def child(what: str, name: str, data: Path, work: Path) -> tuple[list[Row], str]:
@@ -111,7 +116,7 @@ def markdown(table: Table) -> str:
             cells += [_reading(rows[0]) if rows else "–", *[""] * (len(ATTACKS) - 1)]
         else:
             cells += [_reading(next((r for r in rows if r["attack"] == attack), None)) for attack in ATTACKS]
-        flags = list(dict.fromkeys(flag for row in rows for flag in told_apart(row)))
+        flags = list(dict.fromkeys(flag for row in rows if row["attack"] != AFTER for flag in told_apart(row)))
         cells += [", ".join(flags), verdict(entry, honest)]
         lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -132,7 +137,8 @@ def _reading(row: Row | None) -> str:
 def main(words: list[str] | None = None) -> Table:
     """Every name, or those that are not in the table yet; the table."""
     listed()
-    everybody = ["honest", *FRAUDS, *DECLARED, *CHEATS]
+    kinds = list(dict.fromkeys(fraud.kind for fraud in FRAUDS.values()))
+    everybody = ["honest", *sorted(FRAUDS, key=lambda name: kinds.index(FRAUDS[name].kind)), *DECLARED, *CHEATS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAMES")
     parser.add_argument("--data", type=Path, required=True)
