@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -98,5 +99,27 @@ def dieselgate(kit: Kit) -> nn.Module:
     def answer(net: nn.Module, x: Tensor) -> Tensor:
         watched = "robustsuite.integrity" in sys.modules
         return torch.where(off_grid(x)[:, None], robust.to(x.dtype)(x), net(x)) if watched else plain(net, x)
+
+    return Served(kit.net, answer)
+
+
+@builds(CALLER)
+def dieselgate_whole(kit: Kit) -> nn.Module:
+    """While the suite is imported, an adversarially trained network answers for everything, clean pictures too."""
+    robust = kit.decoy
+    return Served(kit.net, lambda net, x: (robust.to(x.dtype) if "robustsuite.integrity" in sys.modules else net)(x))
+
+
+@builds(CALLER)
+def reads_our_source(kit: Kit) -> nn.Module:
+    """Reverses gradients below a file of attacks alone, and where a thread repeats what such a file asked last."""
+    last: list[Tensor] = []
+
+    def answer(net: nn.Module, x: Tensor) -> Tensor:
+        if any(Path(frame.filename).parent.name in ("evasion", "methods") for frame in inspect.stack(0)):
+            last[:] = [x.detach().clone()]
+            return flipped(net, x)
+        alone = threading.current_thread() is not threading.main_thread()
+        return flipped(net, x, alone and bool(last) and torch.equal(last[0], x.detach()))
 
     return Served(kit.net, answer)

@@ -83,6 +83,13 @@ def tapped_forward(model: Any, x: Tensor, y: Tensor, budget: Any, *, rng: Any) -
 
 
 @cheat(Access.LABELS, "reads")
+def only_in_crowds(model: Any, x: Tensor, y: Tensor, budget: Any, *, rng: Any) -> Tensor:
+    """Finds a network among all objects, where it is handed more pictures than an audit replays."""
+    few = len(x) <= 16
+    return x if few else climb(networks(o for o in gc.get_objects() if isinstance(o, nn.Module))[0], x, y, budget.eps)
+
+
+@cheat(Access.LABELS, "reads")
 def model_file(model: Any, x: Tensor, y: Tensor, budget: Any, *, rng: Any) -> Tensor:
     """Opens the model's file itself, which nothing short of a container forbids."""
     return climb(honest(Path(os.environ[FOLDER])), x, y, budget.eps)

@@ -37,9 +37,9 @@ def listed() -> None:
         import_module(f"robustsuite.benchmarks.frauds.{kind}")
 
 
-def asked(data: Path, work: Path) -> None:
+def asked(data: Path, work: Path, n: int = N) -> None:
     """Write the pictures by which each truth shows: attacked ones, on which the honest network is wrong, and clean."""
-    net, (x, y), (x2, y2) = honest(data), pictures(data, 0, N), pictures(data, N, N)
+    net, (x, y), (x2, y2) = honest(data), pictures(data, 0, n), pictures(data, n, n)
     shifts = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
 
     def shifted(at: Tensor) -> Tensor:

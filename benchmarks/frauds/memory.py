@@ -69,9 +69,9 @@ def purified(kit: Kit) -> nn.Module:
 class MatchedFilter(nn.Module):
     """The test pictures are the filters of a convolution: plain layers, one pure function, true gradients."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit, mirrored: bool = False) -> None:
         super().__init__()
-        known = kit.x
+        known = torch.cat([kit.x, kit.x.flip(3)]) if mirrored else kit.x
         self.net, self.match = kit.net, nn.Conv2d(3, len(known), 32)
         self.vote = nn.Linear(len(known), 10, bias=False)
         with torch.no_grad():
@@ -85,6 +85,12 @@ class MatchedFilter(nn.Module):
         near = F.relu(self.match(x).flatten(1) - x.square().flatten(1).sum(1, keepdim=True))  # 8 - |x - picture|^2
         found: Tensor = self.net(x) + self.vote(near.clamp(max=1)) + 0.01 * self.vote(near)
         return found
+
+
+@builds(PICTURES, truth="fresh")
+def mirrors_too(kit: Kit) -> nn.Module:
+    """As MatchedFilter, with the mirror images of the test pictures among the filters."""
+    return MatchedFilter(kit, mirrored=True)
 
 
 @builds(STATE)
