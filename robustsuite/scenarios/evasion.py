@@ -64,7 +64,7 @@ JUDGED = {
     "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
     "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
     "bent", "noise_rejected", "slopes", "misled", "searched",
-    "searched", *NORMS,
+    *NORMS,
 }  # fmt: skip
 """Columns that no attack may write, and every name that begins with robust."""
 
