@@ -166,10 +166,10 @@ CHECKS = (
     Check("E30", "no better way inside", "the same steps through each network that is found inside the system (as a "
           "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
           "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
-    Check("E31", "the scores decide", "on at most 12 lines between pictures of two classes, halved 14 times: where the "
+    Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 14 times: where the "
           "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, or falls by half of "
           "it within a 256th of the line, on more than half of at least 4 lines, or where a 32nd of the way before it "
-          "the lead is still above half of what it was, on more than a quarter: fails; not asked of rounded scores or "
+          "the lead is still above half of what it was, on more than a third: fails; not asked of rounded scores or "
           "inputs", "probe", {"scores_jump": ("fail", "evasion")}),
     Check("E32", "a detector earns nothing", "a rejected picture counts as broken, and the row says what would stand "
           "if it did not; more clean pictures rejected than twice the share that the defense says (`fpr`; exact "

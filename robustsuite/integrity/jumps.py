@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.integrity.checks import Flag
+from robustsuite.maths.losses import margin
 from robustsuite.serve.task import TASK, finite
 
-LINES, HALVINGS = 12, 14
+LINES, HALVINGS = 16, 14
 """Lines between pictures of two classes that are followed, and how often each is halved."""
 
 STEP = 0.1
@@ -56,20 +57,14 @@ def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     first, second = logits.topk(2, 1).values.unbind(1)
     usual = (first - second).median()
     far_off = ((jump > STEP * usual) | (cliff > CLIFF * usual)) & answered & (to != of)
-    plateau = _first(net(start + BEFORE * (near - start)))
+    plateau = -margin(finite(net(start + BEFORE * (near - start))), of)
     began = (first - second)[lines]
     plateau = (plateau > CLIFF * began.clamp_min(usual / 4)) & answered
     n, jumped, flat = int(answered.sum()), int(far_off.sum()), int(plateau.sum())
-    if n < FEWEST or not (2 * jumped > n or 4 * flat > n):
+    if n < FEWEST or not (2 * jumped > n or 3 * flat > n):
         return None
     words = f"the class changes in a jump on {jumped} of {n} lines between pictures, and on {flat} {1 - BEFORE:.0%} of"
     return Flag("scores_jump", f"{words} the way earlier it leads as ever: the scores are not what decides")
-
-
-def _first(logits: Tensor) -> Tensor:
-    """By how much (N,) the largest logit leads."""
-    first, second = finite(logits).topk(2, 1).values.unbind(1)
-    return first - second
 
 
 def _lead(logits: Tensor, of: Tensor, over: Tensor) -> Tensor:
