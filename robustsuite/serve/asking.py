@@ -49,7 +49,8 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
 def _company(x: Tensor, missing: int) -> Tensor:
     """So many pictures to fill a tile with: x mirrored, then moved on by a row at a time; no picture twice."""
     rounds = -(-missing // len(x))
-    return torch.cat([x.flip(3).roll(-i, 2) for i in range(rounds)])[:missing].detach()
+    turned, rows = x.flip(3), x.shape[2]
+    return torch.cat([turned.roll((-i, -(i // rows)), (2, 3)) for i in range(rounds)])[:missing].detach()
 
 
 def feed(net: nn.Module, rng: Rng | None) -> None:
