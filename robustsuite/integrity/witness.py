@@ -113,15 +113,17 @@ def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: B
     Every other point is a corner of the ball, where it has corners.
     """
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    every = rows.repeat_interleave(draws[rows])
+    draw = torch.cat([torch.arange(int(n), device=x.device) for n in draws[rows]]) if len(rows) else rows
     with preserved(judge.net):
-        for draw in range(int(draws[rows].max()) if len(rows) else 0):
-            some = rows[(draws[rows] > draw) & ~found[rows]]
-            streams = rng[some].fold("search").fold(draw)
-            if draw % 2 and ball.norm == "linf":
-                at = ball.project(x[some], x[some] + ball.eps * (streams.uniform(*x.shape[1:]) - 0.5).sign())
-            else:
-                at = ball.sample(x[some], streams)
-            found[some] = judge(at, y[some], streams).wrong & ball.allows(x[some], at)
+        for part in torch.arange(len(every), device=x.device).split(judge.width):
+            some, streams = every[part], rng[every[part]].fold("search").fold(draw[part])
+            at, home = ball.sample(x[some], streams), x[some]
+            if ball.norm == "linf":
+                signs = (streams.fold("corner").uniform(*x.shape[1:]) - 0.5).sign()
+                corner = ball.project(home, home + ball.eps * signs)
+                at = torch.where((draw[part] % 2 == 1).view(-1, 1, 1, 1), corner, at)
+            found[some[judge(at, y[some], streams).wrong & ball.allows(home, at)]] = True
     return found
 
 

@@ -216,7 +216,8 @@ def _asked_again(
     columns = {name: column.cpu() for name, column in found._asdict().items()}
     columns |= {"two_faced": columns["two_faced"] | again.odd, "slopes": again.slopes, "misled": again.misled}
     if direct and not system.stochastic and not context.card.minimum_norm and context.threat.goal.name == "untargeted":
-        draws = (SEARCHED * EVERY * 3 * queries).long().clamp(max=1000).to(x.device)  # a gradient costs three forwards
+        # a gradient costs two forwards, a point that is drawn and asked about nearly as much
+        draws = (SEARCHED * EVERY * queries).long().clamp(max=1000).to(x.device)
         left = rows[stands.to(x.device)[rows]]
         columns["searched"] = searched(
             judge, x, context.targets, left, context.rng.fold("judge"), context.ball, draws
