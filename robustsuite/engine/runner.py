@@ -65,7 +65,8 @@ class Runner:
             self._probe(cell, system)  # before anything else is asked
         started = time.perf_counter()
         _reset_peak(device)
-        record = self._play(cell, system, rows)
+        with put_back(others=True):
+            record = self._play(cell, system, rows)
         return Played(record, time.perf_counter() - started, _peak(device))
 
     def joined(self, cell: Cell, parts: Sequence[Played]) -> Done:
@@ -138,7 +139,8 @@ class Runner:
             rng = Rng.of(cell.lifecycle.seed, "clean", part.ids).to(system.device)
             if head is not None:
                 system, part = restricted(system, part, head)
-            known[new] = evasion.unattacked(system, part, rng, width=self.width).to(torch.int8)
+            with put_back(others=True):  # what the attack is compared with is not what the network made of it
+                known[new] = evasion.unattacked(system, part, rng, width=self.width).to(torch.int8)
         return known[asked].bool()
 
     def _play(self, cell: Cell, system: System, rows: range) -> Record:
