@@ -24,7 +24,7 @@ from robustsuite.benchmarks.frauds.honest import EPS, adversarial, honest, kit, 
 from robustsuite.benchmarks.frauds.tricks import FRAUDS
 
 Row = dict[str, Any]
-KINDS = ("answers", "gradients", "precision", "memory", "callers", "machinery")
+KINDS = ("answers", "gradients", "precision", "memory", "callers", "machinery", "informed_gradients", "informed_scores")
 ATTACKS: dict[str, dict[str, Any]] = {"pgd": {"steps": 40}, "apgd": {"steps": 40}, "square": {"steps": 500}}
 N = 64
 AFTER = "after"

@@ -137,6 +137,51 @@ def flipped(net: nn.Module, x: Tensor, rows: Tensor | bool = True) -> Tensor:
     return plain(net, turned(x, rows))
 
 
+def layers(net: nn.Module) -> list[nn.Module]:
+    """The layers of nested nn.Sequential, in order."""
+    return [part for m in net.children() for part in (layers(m) if isinstance(m, nn.Sequential) else [m])]
+
+
+class Before(nn.Module):
+    """Pixels through `front` inside the first layer: no module inside answers pictures by itself."""
+
+    def __init__(self, net: nn.Module, front: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        every = layers(net)
+        at = 1 + next(i for i, m in enumerate(every) if isinstance(m, nn.Conv2d))
+        self.stem, self.rest, self.front = nn.Sequential(*every[:at]), nn.Sequential(*every[at:]), front
+
+    def forward(self, x: Tensor) -> Tensor:
+        return plain(self.rest, self.stem(self.front(x)))
+
+
+class After(nn.Module):
+    """What the last layer says, through `end(z, x)`: no module inside answers pictures by itself."""
+
+    def __init__(self, net: nn.Module, end: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        every = layers(net)
+        self.body, self.head, self.end = nn.Sequential(*every[:-1]), every[-1], end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.head(self.body(x)), x)
+
+
+def releaded(z: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same order of classes, the first's lead replaced by wanted(lead), which is 0 at 0."""
+    lead = margin(z)
+    return z + F.one_hot(z.argmax(1), z.shape[1]).to(z) * (wanted(lead) - lead)[:, None]
+
+
+def thumbs(x: Tensor) -> Tensor:
+    """4x4 thumbnails (N, 48); no step of 8/255 moves one by more."""
+    return F.adaptive_avg_pool2d(x.detach().float(), 4).flatten(1)
+
+
+SOME = (0, 3, 5, 8)
+"""Four classes of ten."""
+
+
 def looks_like(z: Tensor, shown: Tensor) -> Tensor:
     """The values `shown` with the gradient of z, so that they seem to depend on the picture."""
     return shown.detach().to(z) + z - z.detach()
