@@ -21,7 +21,7 @@ def _lowest(x: Tensor) -> Tensor:
     basis = torch.cos(math.pi * k[:, None] * (torch.arange(n, dtype=x.dtype) + 0.5) / n)
     basis = basis / basis.norm(dim=1, keepdim=True)
     p = basis.T @ basis
-    return p @ x @ p
+    return p @ x @ p  # type: ignore[no-any-return]
 
 
 class _TurnDetail(torch.autograd.Function):
@@ -174,13 +174,13 @@ def siren_strong(kit: Kit) -> nn.Module:
 @builds(ASKING)
 def by_slope(kit: Kit) -> nn.Module:
     """Gradients are right for a margin, as every probe asks, and reversed for a cross entropy, as attacks do."""
-    return Served(kit.net, lambda net, x: _BySlope.apply(net(x)))  # type: ignore[no-any-return]
+    return Served(kit.net, lambda net, x: _BySlope.apply(net(x)))
 
 
 @builds(ASKING)
 def small_slopes(kit: Kit) -> nn.Module:
     """A numerically 'stabilised' head: slopes below 0.2 lose their sign (a confident answer's cross entropy)."""
-    return Served(kit.net, lambda net, x: _SmallSlopes.apply(net(x)))  # type: ignore[no-any-return]
+    return Served(kit.net, lambda net, x: _SmallSlopes.apply(net(x)))
 
 
 @builds(ASKING)
@@ -204,4 +204,4 @@ def lies_first(kit: Kit) -> nn.Module:
 @builds(ASKING)
 def crowd_detail(kit: Kit) -> nn.Module:
     """In batches above 40 the gradient's detail is reversed: probes ask 40 at the most."""
-    return Before(kit.net, lambda x: _TurnDetail.apply(x) if len(x) > 40 else x)  # type: ignore[no-any-return]
+    return Before(kit.net, lambda x: _TurnDetail.apply(x) if len(x) > 40 else x)
