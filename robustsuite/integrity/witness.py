@@ -220,7 +220,7 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
         raised.append(Flag("gradient_mismatch", f"{words} {asked} pictures, at its last question"))
     if (k := int(columns["searched"].sum()) if "searched" in columns else 0) > 0:
         words = f"random points break {k} of {stands} pictures asked again that the attack left standing"
-        raised.append(Flag("random_search_wins", words))
+        raised.append(Flag("random_search_wins", words, "fail" if k > 2 else "warn"))
     if (k := int(columns["noise_rejected"].sum()) if "noise_rejected" in columns else 0) > max(3, n / 2):
         words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
         raised.append(Flag("noise_rejected", words))

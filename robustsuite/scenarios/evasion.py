@@ -214,7 +214,9 @@ def _asked_again(
     found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
                       gradients=direct)  # fmt: skip
     columns = {name: column.cpu() for name, column in found._asdict().items()}
-    columns |= {"two_faced": columns["two_faced"] | again.odd, "slopes": again.slopes, "misled": again.misled}
+    columns["two_faced"] |= again.odd
+    if bool(again.misled.any()):  # which question is the last is the batch's doing: nothing is stored of honest ones
+        columns |= {"slopes": again.slopes, "misled": again.misled}
     if direct and not system.stochastic and not context.card.minimum_norm and context.threat.goal.name == "untargeted":
         # a gradient costs two forwards, a point that is drawn and asked about nearly as much
         draws = (SEARCHED * EVERY * queries).long().clamp(max=1000).to(x.device)
