@@ -24,24 +24,24 @@ def _lowest(x: Tensor) -> Tensor:
     return p @ x @ p  # type: ignore[no-any-return]
 
 
-class _TurnDetail(torch.autograd.Function):
-    """The identity, whose gradient is reversed but for the 3x3 lowest frequencies."""
+class _Identity(torch.autograd.Function):
+    """Forwards nothing changes; backwards is the trick."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.view_as(x)
+
+
+class _TurnDetail(_Identity):
+    """The identity, whose gradient is reversed but for the 3x3 lowest frequencies."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return 2 * _lowest(grads[0]) - grads[0]
 
 
-class _BySlope(torch.autograd.Function):
+class _BySlope(_Identity):
     """The identity on logits, whose gradient is reversed where more than two of them have a slope."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        return z.view_as(z)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -49,12 +49,8 @@ class _BySlope(torch.autograd.Function):
         return torch.where(many, -grads[0], grads[0])
 
 
-class _SmallSlopes(torch.autograd.Function):
+class _SmallSlopes(_Identity):
     """The identity on logits; where all slopes are small, negative ones lose their sign."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        return z.view_as(z)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

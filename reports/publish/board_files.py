@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from robustsuite import __version__
+from robustsuite.integrity.checks import PUBLISHED
 from robustsuite.records.schema import plain
 
 from ..measure.scores import Score, to_csv
 from ..read.runs import Results, read
-from ..sections.summary import PUBLISHED
 from . import site
 from .leaderboard import Board, Standing, boards, union_name, union_rows
 from .published import MARK, Published, read_published

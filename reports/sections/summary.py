@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustsuite.integrity.checks import level_of
+from robustsuite.integrity.checks import PUBLISHED, level_of
 
 from ..measure.mce import ALEXNET_EXTRA
 from ..measure.seeds import TOGETHER, over_seeds
@@ -23,7 +23,6 @@ WHERE = ("dataset", "model", "seed")
 NAMED = 5
 """Of cells that are not there so many are named."""
 
-PUBLISHED = 1000  # fewer images than this make a screening, not a result to publish (half width 3.1 points at 50 %)
 
 
 def verdict(worst: pd.DataFrame) -> str:

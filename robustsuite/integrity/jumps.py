@@ -35,7 +35,7 @@ FEWEST = 4
 def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
     """The flag of scores that jump where the class changes; x (N, C, H, W) answered by these logits (N, K).
 
-    One forward a halving and line.
+    One forward a halving and line, and five at the ends.
     """
     said, other = logits.argmax(1), logits.argmax(1).roll(1)
     lines = (said != other).nonzero().flatten()[:LINES]

@@ -37,6 +37,7 @@ NEAR = 1e-3
 
 WAVES, ASKEW = 2, 0.5
 """Directions that the gradient is held against, and the relative error of one that points elsewhere."""
+
 MISLED = 0.1
 """Share of the pictures of an attack's last question whose gradients may be so far off: kinks there, too."""
 
@@ -44,9 +45,8 @@ T = TypeVar("T")
 
 
 class Witnessed(NamedTuple):
-    """By picture (N,) bool: was it asked again; did the answers differ in kind; did its gradient point elsewhere;
-
-    was a random point of the ball around it rejected.
+    """By picture (N,) bool: was it asked again; were the answers of two kinds; did its gradient point elsewhere; was a
+    random point of the ball around it rejected.
     """
 
     witnessed: Tensor
@@ -95,16 +95,6 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
     return differs
 
 
-class Recalled(NamedTuple):
-    """Of the attack's last question, by row (N,) bool: was it one for gradients; does it bring other numbers now; did
-    what was given for a gradient point elsewhere than the loss it was asked for.
-    """
-
-    slopes: Tensor
-    odd: Tensor
-    misled: Tensor
-
-
 @float32()
 @torch.no_grad()
 def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: Ball, draws: Tensor) -> Tensor:
@@ -125,6 +115,16 @@ def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: B
                 at = torch.where((draw[part] % 2 == 1).view(-1, 1, 1, 1), corner, at)
             found[some[judge(at, y[some], streams).wrong & ball.allows(home, at)]] = True
     return found
+
+
+class Recalled(NamedTuple):
+    """Of the attack's last question, by row (N,) bool: was it one for gradients; does it bring other numbers now; did
+    what was given for a gradient point elsewhere than the loss it was asked for.
+    """
+
+    slopes: Tensor
+    odd: Tensor
+    misled: Tensor
 
 
 @float32()
@@ -209,27 +209,27 @@ def _bent(net: nn.Module, x: Tensor, rows: Tensor, width: int) -> Tensor:
 
 
 def flags(columns: dict[str, Tensor]) -> list[Flag]:
-    """What the columns of all pictures say: witnessed, two_faced and bent, the latter two where there is any."""
-    n = int(columns["witnessed"].sum()) if "witnessed" in columns else 0
-    found = {name: int(columns[name].sum()) for name in ("two_faced", "bent") if name in columns}
-    raised = []
-    stands = int((columns["witnessed"] & columns["robust"]).sum()) if n else 0
-    asked = int(columns["slopes"].sum()) if "slopes" in columns else 0
-    if (k := int(columns["misled"].sum()) if "misled" in columns else 0) > max(2, MISLED * asked):
+    """What the columns of all pictures say; one that is not there is False everywhere."""
+
+    def count(*names: str) -> int:
+        """The pictures that all of these columns say yes to."""
+        there = [columns[name] for name in names if name in columns]
+        return int(torch.stack(there).all(0).sum()) if len(there) == len(names) else 0
+
+    n, stands, asked, raised = count("witnessed"), count("witnessed", "robust"), count("slopes"), list[Flag]()
+    if (k := count("misled")) > max(2, MISLED * asked):
         words = f"what the attack was given for a gradient is over {ASKEW:.0%} off the rise of its own loss on {k} of"
         raised.append(Flag("gradient_mismatch", f"{words} {asked} pictures, at its last question"))
-    if (k := int(columns["searched"].sum()) if "searched" in columns else 0) > 0:
+    if k := count("searched"):
         words = f"random points break {k} of {stands} pictures asked again that the attack left standing"
         raised.append(Flag("random_search_wins", words, "fail" if k > 2 else "warn"))
-    if (k := int(columns["noise_rejected"].sum()) if "noise_rejected" in columns else 0) > max(3, n / 2):
+    if (k := count("noise_rejected")) > max(3, n / 2):
         words = f"{k} of {n} random points of the ball are rejected: near enough nothing is answered"
         raised.append(Flag("noise_rejected", words))
-    if (k := found.get("two_faced", 0)) > max(1, SMALL * n):
+    if (k := count("two_faced")) > max(1, SMALL * n):
         words = f"{k} attacked pictures get another answer with gradients on, in float64, among others, nearby or later"
         raised.append(Flag("two_faced", words))
-    k = int((columns["bent"] & columns["robust"]).sum()) if "bent" in columns else 0
-    if k > max(1, stands / 2):
+    if (k := count("bent", "robust")) > max(1, stands / 2):
         words = f"where the attack ended, gradients are over {ASKEW:.0%} off finite differences on {k} of {stands}"
-        words += " pictures that it left standing"
-        raised.append(Flag("gradient_mismatch", words))
+        raised.append(Flag("gradient_mismatch", f"{words} pictures that it left standing"))
     return raised

@@ -34,7 +34,7 @@ def flags_of(columns: dict[str, Tensor], system: System, card: AttackCard, drawn
     if {"robust_direct", "robust_surrogate"} <= set(columns):
         direct, through = columns["robust_direct"], columns["robust_surrogate"]
         more = int((direct & ~through).sum())
-        if more > max(2, 0.005 * n):
+        if more > max(2, SMALL * n):
             words = f"the surrogate's point breaks {more} of {n} pictures that the direct attack leaves standing"
             flags.append(Flag("transfer_beats_direct", words))
     if own:
