@@ -17,7 +17,7 @@ import yaml
 
 from robustsuite.app.api import Workers, run
 from robustsuite.engine.execute import ordered
-from robustsuite.engine.executors import spread
+from robustsuite.engine.executors import _deaf, spread
 from robustsuite.engine.merge import merge
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
@@ -152,6 +152,19 @@ def awaited(head: subprocess.Popen[str], n: int) -> list[psutil.Process]:
     while len(found := workers_of(head)) < n and head.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     return found
+
+
+def test_a_head_is_told_to_end_only_when_a_worker_has_been_started() -> None:
+    """Else that worker reads half of what it is handed, and says so in a traceback."""
+    heard: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("told"))
+    try:
+        with _deaf():
+            signal.raise_signal(signal.SIGTERM)
+            heard.append("started")
+        assert heard == ["started", "told"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

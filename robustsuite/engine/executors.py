@@ -93,12 +93,21 @@ def _said(pipe: Connection) -> str:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """A process started meanwhile never hears a terminal's Ctrl-C, not while Python starts in it either."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """A process started meanwhile never hears a terminal's Ctrl-C, not while Python starts in it either.
+
+    Who starts it is told to end when it has been handed all that it reads at its start, not half-way.
+    """
+    before, told = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), list[int]()
+    main = threading.current_thread() is threading.main_thread()  # no other thread may set what a signal does
+    ends = signal.signal(signal.SIGTERM, lambda number, _: told.append(number)) if main else None
     try:
         yield
     finally:
+        if main:
+            signal.signal(signal.SIGTERM, ends if ends is not None else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if told:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _signal(code: int) -> str:
