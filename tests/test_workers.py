@@ -154,6 +154,21 @@ def awaited(head: subprocess.Popen[str], n: int) -> list[psutil.Process]:
     return found
 
 
+def test_the_first_process_that_is_started_hears_no_ctrl_c_either() -> None:
+    """Python starts a tracker beside the first one, and unblocks the signal once it has."""
+    script = (
+        "import multiprocessing, signal; from robustsuite.engine.executors import _deaf\n"
+        "def blocked(): print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "    with _deaf():\n"
+        "        process.start(); blocked()\n"
+        "    process.join(); blocked()"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.split() == ["True", "False"]
+
+
 def test_a_head_is_told_to_end_only_when_a_worker_has_been_started() -> None:
     """Else that worker reads half of what it is handed, and says so in a traceback."""
     heard: list[str] = []

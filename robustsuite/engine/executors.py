@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -97,6 +98,7 @@ def _deaf() -> Iterator[None]:
 
     Who starts it is told to end when it has been handed all that it reads at its start, not half-way.
     """
+    resource_tracker.ensure_running()  # started later, by the first process, it would let Ctrl-C through again
     before, told = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), list[int]()
     main = threading.current_thread() is threading.main_thread()  # no other thread may set what a signal does
     ends = signal.signal(signal.SIGTERM, lambda number, _: told.append(number)) if main else None
