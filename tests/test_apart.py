@@ -30,7 +30,7 @@ from robustsuite.engine.plan import Decision
 from robustsuite.engine.store import Store
 from robustsuite.errors import QueriesSpent
 from robustsuite.integrity.apart import Apart, NotReplayed, Overdue, Strayed
-from robustsuite.integrity.wire import LARGEST, Garbled, received, sent
+from robustsuite.integrity.wire import DTYPES, LARGEST, Garbled, received, sent
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.cell import Cell
@@ -168,6 +168,18 @@ def test_what_has_no_name_is_not_replayed(apart: Apart) -> None:
 
     with pytest.raises(NotReplayed):
         columns(apart.card(made(local)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_a_tensor_of_any_kind_and_stride_arrives_as_it_was(dtype: torch.dtype) -> None:
+    ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
+    whole = torch.arange(24).reshape(4, 6).to(dtype)
+    pieces = [whole, whole.T, whole[:, 1], whole[2:3, 1], whole[::2, ::3], whole[0, 0], whole[:0], whole[:1].T[:1],
+              whole[0].expand(3, 6), whole.reshape(1, 2, 3, 4).to(memory_format=torch.channels_last)]  # fmt: skip
+    sent(ours, "word", *pieces)
+    for piece, there in zip(pieces, received(theirs).tensors, strict=True):
+        assert there.dtype == dtype
+        assert torch.equal(there, piece)
 
 
 def test_a_frame_that_is_none_is_told_from_one() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.errors import AccessRefused, BadValue, QueriesSpent, Unsupported
+from robustsuite.maths.numerics import as_bytes
 
 LARGEST = 1 << 31
 """Bytes of a frame."""
@@ -44,11 +45,9 @@ class Frame(NamedTuple):
 
 def sent(line: Connection, word: str, *tensors: Tensor, **facts: Any) -> None:
     """Send a frame; raises TypeError for facts that are no plain values."""
-    whole = [tensor.detach().cpu().contiguous() for tensor in tensors]
-    shapes = [[str(tensor.dtype).removeprefix("torch."), *tensor.shape] for tensor in whole]
+    shapes = [[str(tensor.dtype).removeprefix("torch."), *tensor.shape] for tensor in tensors]
     head = json.dumps([word, facts, shapes]).encode()
-    body = [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in whole]
-    line.send_bytes(b"".join([struct.pack("<I", len(head)), head, *body]))
+    line.send_bytes(b"".join([struct.pack("<I", len(head)), head, *map(as_bytes, tensors)]))
 
 
 def received(line: Connection, device: torch.device | str = "cpu") -> Frame:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 THREADS = int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS", "").isdigit() else 1
 """Threads of one process: sums in float32 end in other bits when others share them, so their number never follows the
@@ -44,3 +45,12 @@ def float32(*, tf32: bool = False) -> Iterator[None]:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
         cudnn.deterministic = ordered
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor in row-major order, as this machine stores them.
+
+    A tensor of one value counts as contiguous whatever its stride is, and `view` refuses it: so it is copied.
+    """
+    whole = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return whole.reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -21,6 +21,7 @@ from robustsuite.config.identity import behaviour_of
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel, BadValue, brief, loading, quoted
+from robustsuite.maths.numerics import as_bytes
 from robustsuite.serve.data import InputSpace, Split, likely
 from robustsuite.serve.ensembles import Members
 from robustsuite.serve.protocols import Billed
@@ -262,7 +263,7 @@ def _bytes(held: object) -> bytes:
         return repr(held).encode()
     if held.is_quantized:
         return _bytes(held.int_repr()) + _bytes(held.dequantize())
-    return held.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return as_bytes(held)
 
 
 def loader(**facts: Any) -> Callable[[F], F]:
