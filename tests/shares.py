@@ -8,7 +8,7 @@ EVERY: dict[str, Any] = {
     "models": ["recipe:cnn_2c2f?epochs=4"],
     "data": [{"scenes": {"first": 40, "train": 400}}],
     "shifts": [{"imagenet_c": {"corruptions": ["gaussian_noise"], "severities": [3]}}],
-    "defenses": ["none", "grayscale", {"randomized_smoothing": {"sigma": 0.1, "n": 4, "alpha": 0.1}}],
+    "defenses": ["none", {"randomized_smoothing": {"sigma": 0.1, "n": 4, "alpha": 0.1}}],
     "threats": {
         "linf": {
             "scenario": "evasion", "budget": {"linf": 0.05},

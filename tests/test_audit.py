@@ -55,6 +55,7 @@ def test_an_honest_cell_passes_every_audit_once(tmp_path: Path) -> None:
     assert found["flags"] == []
     assert set(found["figures"]) == {
         "E4_whole", "E4_half", "E7_steps", "E7_restarts", "E8", "E12_0.01", "E12_100", "E17", "E23",
+        "E36_not_asked",  # its network was made here
     }  # fmt: skip
     assert audit([(one, Decision())], Store(tmp_path)) == 0
 
@@ -110,5 +111,5 @@ def test_only_measured_attacks_are_audited(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attack", ["square"])
 def test_a_black_box_attack_is_audited_for_what_bears_on_it(tmp_path: Path, attack: str) -> None:
     figures = audited(tmp_path, cell(honest(), attack=attack, steps=60))["figures"]
-    assert set(figures) == {"E12_0.01", "E12_100", "E23"}
+    assert set(figures) == {"E12_0.01", "E12_100", "E23", "E36_not_asked"}
     assert torch.tensor(list(figures.values())).isfinite().all()

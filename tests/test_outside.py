@@ -49,10 +49,35 @@ def cli(*words: str, env: dict[str, str]) -> str:
     return done.stdout
 
 
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+from robustsuite.app.cli import main
+said = []
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+    said.append([code or 0, out.getvalue()])
+print(json.dumps(said))
+"""
+
+
+def session(*commands: list[str], env: dict[str, str]) -> list[tuple[int, str]]:
+    """What each of these commands ends in and prints; in one process, whose start is most of their price."""
+    words = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
+
+
 def test_it_is_listed_and_shown(installed: dict[str, str]) -> None:
-    names = {entry["name"] for entry in json.loads(cli("list", "attacks", "--json", env=installed))}
-    assert {"straight", "pgd"} <= names
-    assert "Steps of the whole budget" in cli("show", "straight", env=installed)
+    asked = session(["list", "attacks", "--json"], ["show", "straight"], env=installed)
+    (_, listed), (_, shown) = asked
+    assert {"straight", "pgd"} <= {entry["name"] for entry in json.loads(listed)}
+    assert "Steps of the whole budget" in shown
 
 
 def test_it_sweeps(installed: dict[str, str], tmp_path: Path) -> None:
@@ -97,14 +122,22 @@ threats:
 def test_a_scenario_in_one_file_is_listed_shown_swept_resumed_reported_and_compared(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
-    assert "guessing" in {entry["name"] for entry in json.loads(cli("list", "scenarios", "--json", env=installed))}
-    assert "Shokri" in cli("show", "guessing", env=installed)
     for name, limit in (("a", "60"), ("b", "60"), ("short", "59")):
         (tmp_path / f"{name}.yaml").write_text(GUESS.replace("LIMIT", limit))
     first, again, short = (tmp_path / name for name in ("a", "b", "short"))
-    assert "9 cells, 6 to compute" in cli("run", str(tmp_path / "a.yaml"), "--dry-run", env=installed)
-    cli("run", str(tmp_path / "a.yaml"), "--out", str(first), env=installed)
-    assert "(0 computed now)" in cli("run", str(tmp_path / "a.yaml"), "--out", str(first), env=installed)
+    a, b, c = ([str(folder.with_suffix(".yaml")), "--out", str(folder)] for folder in (first, again, short))
+    codes, (listed, shown, planned, _, resumed, _, compared, _, refused) = zip(*session(
+        ["list", "scenarios", "--json"], ["show", "guessing"], ["run", a[0], "--dry-run"], ["run", *a], ["run", *a],
+        ["run", *b], ["compare", str(first), str(again)],
+        ["leaderboard", str(first), "--out", str(tmp_path / "site")], ["run", *c], env=installed,
+    ), strict=True)  # fmt: skip
+    assert codes == (0,) * 8 + (3,), "one question more than the threat grants in all"
+    assert "guessing" in {entry["name"] for entry in json.loads(listed)}
+    assert "Shokri" in shown
+    assert "9 cells, 6 to compute" in planned
+    assert "(0 computed now)" in resumed
+    assert "0 significantly worse" in compared
+    assert "59 queries" in refused
     rows = {(row["attack"], row["defense"]): row for row in rows_of(first) if row["threat"]}
     assert {row["status"] for (attack, _), row in rows.items() if attack == "confident"} == {"done"}
     assert {row["code"] for (attack, _), row in rows.items() if attack == "fgsm"} == {"scenario"}
@@ -113,16 +146,7 @@ def test_a_scenario_in_one_file_is_listed_shown_swept_resumed_reported_and_compa
     scores = (first / "report" / "scores.csv").read_text()
     assert "membership_auc" in scores
     assert "tpr_at_5_percent" in scores
-    cli("run", str(tmp_path / "b.yaml"), "--out", str(again), env=installed)
-    assert "0 significantly worse" in cli("compare", str(first), str(again), env=installed)
-    cli("leaderboard", str(first), "--out", str(tmp_path / "site"), env=installed)
     (board,) = json.loads((tmp_path / "site" / "leaderboard.json").read_text())["boards"]
     assert (board["scenario"], board["metric"], len(board["rows"])) == ("guessing", "membership_auc", 3)
     assert all(row["rank"] for row in board["rows"])
     assert "membership auc" in (tmp_path / "site" / "who.html").read_text()
-    done = subprocess.run(
-        [sys.executable, "-m", "robustsuite.app.cli", "run", str(tmp_path / "short.yaml"), "--out", str(short)],
-        capture_output=True, text=True, env=installed, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 3, "one question more than the threat grants in all"
-    assert "59 queries" in done.stdout

@@ -69,6 +69,7 @@ def rows_of(alone: Path) -> list[Path]:
     return [f for f in (alone / "run" / "cells").iterdir() if not f.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_submitits_debug_executor_ends_in_the_same_bytes(alone: Path, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     run(EVERY, out=tmp_path, by=Workers(1, "slurm", {"cluster": "debug"})).report()

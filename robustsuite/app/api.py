@@ -18,6 +18,7 @@ from robustsuite.app import flags
 from robustsuite.app.given import ball, class_numbers, home, network, pixels
 from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Threat
+from robustsuite.engine.afresh import Recipe
 from robustsuite.engine.audit import audit
 from robustsuite.engine.estimate import crew
 from robustsuite.engine.execute import Planned, Progress, billed, execute, ordered, overdrawn
@@ -121,7 +122,7 @@ def run(
     cells = share.cells(cells) if share else cells
     store = Store(folder)
     left = store.describe(described)
-    count = _count(by, cells, store, device)
+    count, recipe = _count(by, cells, store, device), _recipe(sweep, device, first)
     with watched(cells, store, count or 1) as progress:
         if left:
             progress.tell(f"{left} cells of the sweep before leave the report of {folder}; their files stay, and a "
@@ -134,20 +135,18 @@ def run(
             except Stopped as error:
                 raise Stopped(f"{error}; `robustsuite report {folder}` shows what was measured until then") from error
             if audited:
-                audit(cells, store, progress, width=width)
+                audit(cells, store, progress, width=width, recipe=recipe)
             for service in billed(cells):
                 progress.tell(service.bill())
         else:
-            if any(isinstance(entry, Dataset) for entry in sweep.data):
+            if recipe is None:
                 raise BadValue(
                     "expected data that other processes can load, got a Dataset from Python; leave out `by` to compute "
                     "in this process, or write the pictures to a folder and sweep {imagefolder: {root: FOLDER}}"
                 )
             look = follower(cells, store, progress)
             computed = look()
-            asked, where = sweep.model_dump(mode="json"), str(folder.resolve())
-            place, path = str(Path.cwd()), tuple(sys.path)
-            job = Job(asked, where, store.run, device, first, width, audited, share, place, path)
+            job = Job(recipe, str(folder.resolve()), store.run, width, audited, share)
             spread(by.executor, dict(by.options), job, count, look, progress.tell)
             if left := look():
                 raise Lost(f"expected all cells from {by.executor}, {left} are missing; run the same command again")
@@ -168,6 +167,13 @@ class Workers:
     count: int | None = None
     executor: str = "local"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _recipe(sweep: Sweep, device: str, first: int | None) -> Recipe | None:
+    """What other processes plan the same from; None where its data are in this one alone."""
+    if any(isinstance(entry, Dataset) for entry in sweep.data):
+        return None
+    return Recipe(sweep.model_dump(mode="json"), device, first, str(Path.cwd()), tuple(sys.path))
 
 
 def _fits(width: int | None, by: Workers | None) -> None:

@@ -18,52 +18,56 @@ from torch import OutOfMemoryError, Tensor, nn
 
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, parse_ball
+from robustsuite.engine.afresh import Afresh, Recipe, answers
 from robustsuite.engine.execute import Progress, asking
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.runner import play
 from robustsuite.engine.store import Store
 from robustsuite.errors import OF_THE_RUN, cause
-from robustsuite.integrity.apart import Apart, NotReplayed, Overdue
+from robustsuite.integrity.apart import Apart, NotReplayed, Overdue, Strayed
 from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag
-from robustsuite.maths.losses import margin
+from robustsuite.integrity.gradient_probes import roughness
+from robustsuite.integrity.witness import searched
 from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import wilson
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
+from robustsuite.scenarios.record import Record
 from robustsuite.serve.judge import Judge
-from robustsuite.serve.oracle import answer, preserved
+from robustsuite.serve.models import services
 from robustsuite.serve.system import System
 
-UNIFORM, CORNERS = 1000, 100
-"""Points of the random search around each standing image."""
+DRAWS = 1000
+"""Points of the random search around each standing image; of a random system, which is asked again at each, fewer."""
 
 SCALES = (0.01, 100.0)
 """What the logits are multiplied by."""
 
-REPLAYED = 16
-"""Images of a cell that the attack is played on in a process of its own."""
-
-POINTS, NEARBY, LOOKED_AT = 100, 1 / 255, 16
-"""Of the landscape: points around each image, how far, and images."""
+FEW = 16
+"""Images around which the landscape is looked at, and that are played or asked in another process."""
 
 
 @float32()
 @threads()
 def audit(
-    cells: list[tuple[Cell, Decision]], store: Store, progress: Progress | None = None, *, width: int | None = None
-) -> int:
-    """Audit every measured evasion cell that has no audit yet, and store it beside the cell. Returns how many."""
+    cells: list[tuple[Cell, Decision]], store: Store, progress: Progress | None = None, *, width: int | None = None,
+    recipe: Recipe | None = None,
+) -> int:  # fmt: skip
+    """Audit every measured evasion cell that has no audit yet, and store it beside the cell. Returns how many.
+
+    recipe: what a fresh process plans these cells from.
+    """
     tell = (progress or Progress()).tell
     waiting = [cell for cell, decision in cells if decision.status == "run" and _waits(cell, store)]
-    with asking(cells, store), Apart() as apart:
+    with asking(cells, store), Apart() as apart, Afresh(recipe) as afresh:
         for _, group in groupby(waiting, key=lambda cell: id(cell.lifecycle)):
-            _of_one_system(list(group), store, width, tell, apart)
+            _of_one_system(list(group), store, width, tell, (apart, afresh))
     return len(waiting)
 
 
 def _of_one_system(
-    members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None], apart: Apart
+    members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None], others: tuple[Apart, Afresh]
 ) -> None:
     """Audit these cells, which share a served system."""
     system, searched = members[0].lifecycle.served(), dict[tuple[str, int], bool]()
@@ -72,8 +76,9 @@ def _of_one_system(
             if lease is None or not _waits(cell, store):
                 continue  # another worker's
             tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
+            robust = torch.tensor(store.column(cell.run_id, "robust"), dtype=torch.bool)
             queries = torch.tensor(store.column(cell.run_id, "queries"), dtype=torch.int64)
-            case = _Case(cell, system, _robust(cell, store), queries, width or fitting(cell), searched, apart)
+            case = _Case(cell, system, robust, queries, width or fitting(cell), searched, *others)
             flags = list(_flags(case))
             store.amend(
                 cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
@@ -83,10 +88,6 @@ def _of_one_system(
 def _waits(cell: Cell, store: Store) -> bool:
     evades = cell.scenario.name == "evasion"
     return evades and not store.audited(cell.run_id) and store.column(cell.run_id, "robust") is not None
-
-
-def _robust(cell: Cell, store: Store) -> Tensor:
-    return torch.tensor(store.column(cell.run_id, "robust"), dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class _Case:
     width: int
     searched: dict[tuple[str, int], bool]
     apart: Apart
+    afresh: Afresh
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -110,15 +112,21 @@ class _Case:
     def again(
         self, rows: Tensor, *, system: System | None = None, width: int | None = None, eps: float | None = None,
         attack: AttackCard | None = None, **given: Any,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """The columns (M,) of the same attack on these images, with what is named changed."""
+    ) -> Record:  # fmt: skip
+        """The columns (M,) and pictures of the same attack on these images, with what is named changed."""
         threat = self.cell.threat
         if threat is not None and threat.budget is not None and eps is not None:
             threat = replace(threat, budget=parse_ball(threat.budget.norm, eps))
         changed = tuple(sorted({**dict(self.cell.given), **given}.items()))
         few = self.cell.subjects.on(self.cell.split.at(rows))
         cell = replace(self.cell, subjects=few, threat=threat, attack=attack or self.cell.attack, given=changed)
-        return play(cell, system or self.system, width=width or self.width).columns
+        return play(cell, system or self.system, width=width or self.width)
+
+    def pictures(self, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Rng]:
+        """These images (M, C, H, W) with their labels (M,) and streams of this name, on the system's device."""
+        split, device = self.cell.split.at(rows), self.system.device
+        streams = Rng.of(self.cell.lifecycle.seed, name, split.ids)
+        return split.images(torch.arange(len(split))).to(device), split.y.to(device), streams.to(device)
 
 
 def _flags(case: _Case) -> Iterator[Flag]:
@@ -140,6 +148,7 @@ def _flags(case: _Case) -> Iterator[Flag]:
         yield from _landscape(case)
     yield from _order(case)
     yield from _within_access(case, card)
+    yield from _forgetful(case)
 
 
 def _unbounded(case: _Case) -> Iterator[Flag]:
@@ -151,7 +160,7 @@ def _unbounded(case: _Case) -> Iterator[Flag]:
     if whole is None:
         return
     n = len(few)
-    left, half = (int(case.again(few, eps=share * whole)["robust"].sum()) for share in (1.0, 0.5))
+    left, half = (int(case.again(few, eps=share * whole).columns["robust"].sum()) for share in (1.0, 0.5))
     case.figures.update(E4_whole=left / n, E4_half=half / n)
     if left > max(1, 0.01 * n):
         yield Flag("unbounded_fails", f"{left} of {n} images stand though any picture is allowed")
@@ -167,7 +176,7 @@ def _converged(case: _Case) -> Iterator[Flag]:
         if card is None or name not in card.parameters or not len(rows):
             continue
         now = {**card.parameters, **dict(case.cell.given)}[name]
-        fell = int((~case.again(rows, **{name: 2 * now})["robust"]).sum())
+        fell = int((~case.again(rows, **{name: 2 * now}).columns["robust"]).sum())
         share = fell / len(rows) * float(case.robust.double().mean())
         case.figures[f"E7_{name}"] = share
         if fell > 1 and share > SMALL:
@@ -177,40 +186,19 @@ def _converged(case: _Case) -> Iterator[Flag]:
 
 def _random_search(case: _Case) -> Iterator[Flag]:
     """E8: uniform points and corners of the ball; each image once a system and budget."""
-    budget = str(case.cell.threat.budget) if case.cell.threat else ""
-    new = [i for i in case.standing.tolist() if (budget, i) not in case.searched]
-    for i, broken in zip(new, _searched(case, torch.tensor(new, dtype=torch.int64)).tolist(), strict=True):
-        case.searched[budget, i] = broken
-    fell = sum(case.searched[budget, i] for i in case.standing.tolist())
+    ball = case.cell.threat.budget if case.cell.threat else None
+    new = torch.tensor([i for i in case.standing.tolist() if (str(ball), i) not in case.searched], dtype=torch.int64)
+    if ball is not None and len(new):
+        judge = Judge(case.system.net, stochastic=case.system.stochastic, width=case.width, under=case.system.under)
+        x, y, streams = case.pictures(new, "audit")
+        draws = torch.full_like(y, DRAWS // (judge.repeats if judge.stochastic else 1))
+        rows = torch.arange(len(x), device=x.device)
+        broken = searched(judge, x, y, rows, streams, ball, draws)
+        case.searched.update({(str(ball), i): fell for i, fell in zip(new.tolist(), broken.tolist(), strict=True)})
+    fell = sum(case.searched[str(ball), i] for i in case.standing.tolist()) if ball is not None else 0
     case.figures["E8"] = float(fell)
     if fell:
         yield Flag("random_search_wins", f"random points break {fell} of {len(case.standing)} standing images")
-
-
-def _searched(case: _Case, rows: Tensor) -> Tensor:
-    """Which images (M,) the judge sees broken at the point, of all drawn, where another class leads most."""
-    threat, system = case.cell.threat, case.system
-    if threat is None or threat.budget is None or not len(rows):
-        return torch.zeros(len(rows), dtype=torch.bool)
-    ball = threat.budget
-    x, y = case.cell.split.images(rows).to(system.device), case.cell.split.y[rows].to(system.device)
-    streams = Rng.of(case.cell.lifecycle.seed, "audit", case.cell.split.ids[rows]).to(system.device)
-    found, best = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
-    corners = CORNERS if ball.norm == "linf" else 0
-    judge = Judge(system.net, stochastic=system.stochastic, width=case.width, under=system.under)
-    with preserved(system.net), torch.no_grad():
-        for draw in range(UNIFORM + corners):
-            rng = streams.fold(draw)
-            at = ball.sample(x, rng) if draw < UNIFORM else _corner(ball.eps, x, rng)
-            parts = torch.arange(len(x), device=x.device).split(case.width)
-            logits = torch.cat([answer(system.net, at[part], rng[part]) for part in parts])
-            margins = margin(logits, y).nan_to_num(nan=-torch.inf).masked_fill(judge.undefined(logits), torch.inf)
-            found, best = torch.where((margins > best).view(-1, 1, 1, 1), at, found), torch.maximum(margins, best)
-    return (judge(found, y, streams).wrong & ball.allows(x, found)).cpu()
-
-
-def _corner(eps: float, x: Tensor, rng: Rng) -> Tensor:
-    return (x + eps * (rng.uniform(*x.shape[1:]) - 0.5).sign()).clamp(0, 1)
 
 
 class _Scaled(nn.Module):
@@ -230,7 +218,7 @@ def _scaled(case: _Case) -> Iterator[Flag]:
         stand_in = case.system.surrogate
         surrogate = None if stand_in is None else _Scaled(stand_in, factor).eval()
         system = replace(case.system, net=_Scaled(case.system.net, factor).eval(), surrogate=surrogate)
-        fell = left - int(case.again(few, system=system)["robust"].sum())
+        fell = left - int(case.again(few, system=system).columns["robust"].sum())
         case.figures[f"E12_{factor:g}"] = fell / n
         if fell > max(2, LARGE * n):
             level = "fail" if fell > max(3, 0.05 * n) else "warn"
@@ -245,7 +233,7 @@ def _transfer(case: _Case) -> Iterator[Flag]:
     if not case.cell.lifecycle.defenses or not len(rows):
         return
     plain = replace(case.cell.lifecycle, defenses=()).trained()
-    columns = case.again(rows, system=replace(case.system, surrogate=plain))
+    columns = case.again(rows, system=replace(case.system, surrogate=plain)).columns
     fell = int((~columns.get("robust_surrogate", columns["robust"])).sum())
     share = fell / len(rows) * float(case.robust.double().mean())
     case.figures["E6"] = share
@@ -259,17 +247,9 @@ def _landscape(case: _Case) -> Iterator[Flag]:
     net = case.system.surrogate if case.system.hides else case.system.net
     if net is None or case.system.stochastic:
         return
-    few = torch.arange(min(LOOKED_AT, len(case.robust)))
-    x, y = case.cell.split.images(few).to(case.system.device), case.cell.split.y[few].to(case.system.device)
-    streams = Rng.of(case.cell.lifecycle.seed, "landscape", case.cell.split.ids[few]).to(x.device)
-    changes = []
-    with preserved(net), torch.no_grad():
-        margins = margin(answer(net, x), y)
-        for draw in range(POINTS):
-            noise = streams.fold(draw).uniform(*x.shape[1:], low=-NEARBY, high=NEARBY)
-            changes.append(((margin(answer(net, x + noise), y) - margins).abs() / margins.abs()).clamp(max=1))
-    change = float(torch.stack(changes).nan_to_num(nan=1.0).mean())
-    case.figures["E17"] = change
+    few = torch.arange(min(FEW, len(case.robust)))
+    x, y, streams = case.pictures(few, "landscape")
+    change = case.figures["E17"] = roughness(net, x, y, streams)
     if change > 0.1:
         yield Flag("rough_landscape", f"the margin changes by {change:.0%} within 1/255")
 
@@ -277,8 +257,8 @@ def _landscape(case: _Case) -> Iterator[Flag]:
 def _order(case: _Case) -> Iterator[Flag]:
     """E23: backwards, and with another number of images in flight."""
     few = torch.arange(min(AUDITED, len(case.robust)))
-    backwards = case.again(few.flip(0))["robust"].flip(0)
-    narrow = case.again(few, width=max(1, min(case.width, len(few)) // 2))["robust"]
+    backwards = case.again(few.flip(0)).columns["robust"].flip(0)
+    narrow = case.again(few, width=max(1, min(case.width, len(few)) // 2)).columns["robust"]
     flips = int(((backwards != case.robust[few]) | (narrow != case.robust[few])).sum())
     case.figures["E23"] = float(flips)
     if flips:
@@ -289,14 +269,14 @@ def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
     """E35: the attack in a process of its own, which holds an oracle's line and nothing else."""
     if case.cell.threat is None or Access.WEIGHTS in case.cell.threat.access:
         return  # it was handed the network
-    few = torch.arange(min(REPLAYED, len(case.robust)))
+    few = torch.arange(min(FEW, len(case.robust)))
     try:
         if Access.AUX_DATA in card.needs:
             raise NotReplayed("it needs nets of its own")
-        there = case.again(few, attack=case.apart.card(card))
+        there = case.again(few, attack=case.apart.card(card)).columns
         differs = _differs(there, case.robust[few], case.queries[few])
         if differs:  # a peer's attack may depend on its batch: then these few are played here as well
-            here = case.again(few)
+            here = case.again(few).columns
             if _differs(here, case.robust[few], case.queries[few]):
                 differs = _differs(there, here["robust"], here["queries"])
     except NotReplayed:
@@ -317,3 +297,23 @@ def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
 def _differs(columns: dict[str, Tensor], robust: Tensor, queries: Tensor) -> int:
     """How many images have another verdict or another number of queries."""
     return int(((columns["robust"] != robust) | (columns["queries"] != queries)).sum())
+
+
+def _forgetful(case: _Case) -> Iterator[Flag]:
+    """E36: what the attack left standing, asked of the system served anew in a process that never asked it."""
+    rows = case.standing[:FEW]
+    if not len(rows) or case.system.adapts or services(case.system.net):
+        return
+    x_adv = case.again(rows).x_adv
+    assert x_adv is not None
+    here = answers(case.cell, case.system, rows, x_adv, case.width)
+    try:
+        wrong, held = case.afresh.answered(case.cell, rows, x_adv, case.width)
+    except (NotReplayed, Strayed):
+        case.figures["E36_not_asked"] = float(len(rows))
+        return
+    differs = int((here.wrong.cpu() & held | here.held.cpu() & wrong).sum())
+    case.figures["E36"] = float(differs)
+    if differs:
+        words = f"{differs} of {len(rows)} attacked pictures are answered otherwise where nothing was asked before"
+        yield Flag("remembers_questions", words, "warn" if differs == 1 else "fail")

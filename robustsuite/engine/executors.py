@@ -131,7 +131,7 @@ def _end(processes: list[Any]) -> None:
 
 def _card(job: Job, i: int) -> str | None:
     """The card that the i-th worker sees, of those that this process sees; None where the job says which."""
-    if job.device != "cuda":
+    if job.recipe.device != "cuda":
         return None
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = seen.split(",") if seen else [str(k) for k in range(torch.cuda.device_count())]
@@ -172,12 +172,12 @@ def ray(job: Job, workers: int | None, look: Look, tell: Tell, *, address: str |
     if ours:
         engine.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR")
     try:
-        kind = "GPU" if job.device.startswith("cuda") else "CPU"
+        kind = "GPU" if job.recipe.device.startswith("cuda") else "CPU"
         there = int(engine.cluster_resources().get(kind, 0))
         if not there:
             raise BadValue(f"expected a Ray cluster with a {kind}, got none; start one, or choose another --device")
         share = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
-        modules = {"env_vars": {"PYTHONPATH": os.pathsep.join(job.path), OMP: str(THREADS)}}
+        modules = {"env_vars": {"PYTHONPATH": os.pathsep.join(job.recipe.path), OMP: str(THREADS)}}
         task = engine.remote(**share, max_retries=DEATHS * there, runtime_env=modules)(told)
         waiting = [task.remote(job) for _ in range(workers or there)]
         try:
@@ -238,7 +238,7 @@ def slurm(job: Job, workers: int | None, look: Look, tell: Tell, **options: Any)
         raise BadValue(f"expected a machine that submits to {asked.cluster}, got {error}; run there") from error
     extra = {"partition": asked.partition, "array_parallelism": asked.parallel, "additional_parameters": asked.more}
     executor.update_parameters(
-        timeout_min=asked.time, cpus_per_task=asked.cpus, gpus_per_node=int(job.device.startswith("cuda")),
+        timeout_min=asked.time, cpus_per_task=asked.cpus, gpus_per_node=int(job.recipe.device.startswith("cuda")),
         **{f"slurm_{key}": value for key, value in extra.items() if value},
     )  # fmt: skip
     with executor.batch():

@@ -7,20 +7,17 @@ nothing comes back through the engine, the store is the truth.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
+from robustsuite.engine.afresh import Recipe
 from robustsuite.engine.audit import audit
-from robustsuite.engine.execute import Planned, Progress, execute, ordered
+from robustsuite.engine.execute import Planned, Progress, execute
 from robustsuite.engine.parts import divided, work_of
-from robustsuite.engine.plan import plan
 from robustsuite.engine.store import Store
-from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadValue, UsageError, quoted
 from robustsuite.maths.numerics import threads
 
@@ -54,32 +51,25 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know. run: the same for all workers of a command; place, path: where modules are found."""
+    """What a worker needs to know. run: the same for all workers of a command."""
 
-    sweep: dict[str, Any]
+    recipe: Recipe
     folder: str
     run: str
-    device: str = "cpu"
-    first: int | None = None
     width: int | None = None
     audited: bool = False
     shard: Shard | None = None
-    place: str = ""
-    path: tuple[str, ...] = ()
 
 
 @threads()
 def work(job: Job) -> None:
     """Compute what is missing of the job's run, beside its other workers; raises UsageError for the user's input."""
-    if job.place and Path(job.place).is_dir():
-        os.chdir(job.place)
-    sys.path += [entry for entry in job.path if entry not in sys.path]
-    planned = list(ordered(plan(sweep_of(job.sweep, "the sweep"), job.device, job.first)))
+    planned = job.recipe.planned()
     cells = job.shard.cells(planned) if job.shard else planned
     store = Store(Path(job.folder), job.run)
     execute(cells, store, width=job.width)
     if job.audited:
-        audit(cells, store, width=job.width)
+        audit(cells, store, width=job.width, recipe=job.recipe)
 
 
 def told(job: Job) -> str | None:

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -73,15 +73,15 @@ class _Answered(torch.autograd.Function):
         return slope * grads[0][:, None], None, None
 
 
-class Apart:
-    """A process for attacks, started when the first is played, again where one was ended, and closed at the end."""
+class Line:
+    """A module run in a process of its own at the end of a line: started when first asked, closed at the end."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self.patience = patience
+    def __init__(self, module: str, patience: float = PATIENCE) -> None:
+        self.module, self.patience = module, patience
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
 
-    def __enter__(self) -> Apart:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -96,6 +96,57 @@ class Apart:
             self._line.close()
         self._process = self._line = None
 
+    @contextmanager
+    def asked(self, about: str) -> Iterator[Connection]:
+        """The line, for one question; the process is ended where that takes too long, or does not come back.
+
+        Raises Overdue or Strayed, with what the question was about.
+        """
+        line, late = self._begun(), threading.Event()
+
+        def ends() -> None:
+            late.set()
+            self._kill()
+
+        clock = threading.Timer(self.patience, ends)
+        clock.daemon = True
+        clock.start()
+        try:
+            yield line
+        except (Garbled, EOFError, OSError) as error:
+            self.end()
+            if late.is_set():
+                raise Overdue(f"{about} did not end within {self.patience:g} s") from error
+            raise Strayed(f"{about} broke off, or spoke out of turn") from error
+        finally:
+            clock.cancel()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _begun(self) -> Connection:
+        """The line to the process, which is started where none is."""
+        if self._line is not None:
+            return self._line
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )  # fmt: skip
+        self._line = Connection(ours.detach())
+        return self._line
+
+
+class Apart(Line):
+    """A process for attacks, started again where one was ended."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        super().__init__("robustsuite.integrity.stub", patience)
+
     def card(self, card: AttackCard) -> AttackCard:
         """The same attack, played there. It raises NotReplayed or Strayed besides what it raises here."""
 
@@ -104,19 +155,6 @@ class Apart:
             return self._play(card, model, x, y, budget, rng, given)
 
         return replace(card, function=attack)
-
-    def _begun(self) -> Connection:
-        if self._line is not None:
-            return self._line
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "robustsuite.integrity.stub", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-            )  # fmt: skip
-        self._line = Connection(ours.detach())
-        return self._line
 
     def _play(
         self, card: AttackCard, model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng, given: dict[str, Any]
@@ -131,31 +169,9 @@ class Apart:
             json.dumps(given)
         except (TypeError, ValueError) as error:
             raise NotReplayed(f"parameters that are no plain values ({error})") from error
-        line, late = self._begun(), threading.Event()
-
-        def ends() -> None:
-            late.set()
-            self._kill()
-
-        clock = threading.Timer(self.patience, ends)
-        clock.daemon = True
-        clock.start()
-        try:
+        with self.asked(card.name) as line:
             sent(line, "play", x, y, rng.keys, *([] if targets is None else [targets]), **facts)
-            frame = self._until(line, model, x, ("found", "raised", "missing"))
-            return _found(frame, x)
-        except (Garbled, EOFError, OSError) as error:
-            self.end()
-            if late.is_set():
-                raise Overdue(f"{card.name} did not end within {self.patience:g} s") from error
-            raise Strayed(f"{card.name} broke off, or spoke out of turn") from error
-        finally:
-            clock.cancel()
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            return _found(self._until(line, model, x, ("found", "raised", "missing")), x)
 
     def _until(self, line: Connection, model: Oracle, x: Tensor, words: tuple[str, ...]) -> Frame:
         """Answer questions until one of these words is said."""

@@ -167,10 +167,11 @@ CHECKS = (
     Check("E30", "no better way inside", "the same steps through each network that is found inside the system (as a "
           "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
           "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
-    Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 14 times: where the "
-          "class changes, the lead jumps by more than a tenth of the clean pictures' median lead, or falls by half of "
-          "it within a 256th of the line, on more than half of at least 4 lines, or where a 32nd of the way before it "
-          "the lead is still above half of what it was, on more than a third: fails; not asked of rounded scores or "
+    Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 14 times (8 times on "
+          "8-bit levels, whose answers are kept by what keeps those of clean-looking pictures): where the class "
+          "changes, the lead jumps by more than a tenth of the clean pictures' median lead, or falls by half of it "
+          "within a 256th of the line, on more than half of at least 4 lines, or where a 32nd of the way before it the "
+          "lead is still above half of what it was, on more than a third: fails; not asked of rounded scores or "
           "inputs", "probe", {"scores_jump": ("fail", "evasion")}),
     Check("E32", "a detector earns nothing", "a rejected picture counts as broken, and the row says what would stand "
           "if it did not; more clean pictures rejected than twice the share that the defense says (`fpr`; exact "
@@ -187,6 +188,9 @@ CHECKS = (
           "process of its own that holds a line to its oracle and nothing else; a verdict or a number of queries that "
           "differs, or an attack that fails there, fails; one that does not end there warns", "audit",
           {"beyond_access": ("fail", "all")}),
+    Check("E36", "no memory of what was asked", "16 attacked pictures that stand are asked of the system planned, "
+          "trained and served anew in a process that never asked it: a verdict that differs warns, two fail", "audit",
+          {"remembers_questions": ("fail", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",

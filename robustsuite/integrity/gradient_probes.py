@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.integrity.checks import BENT, BROKEN, TEMPERED, Flag
-from robustsuite.maths.losses import cross_entropy
+from robustsuite.maths.losses import cross_entropy, margin
 from robustsuite.maths.randomness import Rng
+from robustsuite.serve.oracle import answer, preserved
 
 STEP = 1e-3
 """h of the central differences, in pixel values."""
@@ -30,6 +31,9 @@ ELSEWHERE = 0.6
 
 FLAT = 0.1
 """Share of pictures around which an honest network may be flat."""
+
+ROUGH = 100
+"""Points around a picture at which its margin is compared."""
 
 STARVED = 1e-30
 """A cross entropy gradient below this share of the margin's has vanished: float32 ends at 1e-38."""
@@ -178,3 +182,17 @@ def directions(x: Tensor) -> list[Tensor]:
         (math.pi * i * rows / len(rows)).cos()[:, None] * (math.pi * j * columns / len(columns)).cos() for i, j in WAVES
     ]
     return [(wave / wave.abs().max())[None, None] for wave in waves]
+
+
+def roughness(net: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> float:
+    """By how much the margin changes within 1/255, as a share of itself and at most 1, on average.
+
+    Source: Pintor et al., 2022, arXiv:2106.09947. x (N, C, H, W), y (N,).
+    """
+    changes = []
+    with preserved(net), torch.no_grad():
+        margins = margin(answer(net, x), y)
+        for draw in range(ROUGH):
+            noise = rng.fold(draw).uniform(*x.shape[1:], low=-1 / 255, high=1 / 255)
+            changes.append(((margin(answer(net, x + noise), y) - margins).abs() / margins.abs()).clamp(max=1))
+    return float(torch.stack(changes).nan_to_num(nan=1.0).mean())

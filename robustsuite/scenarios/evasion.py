@@ -155,12 +155,15 @@ def attacked(
     context = AttackContext(system, attack, threat, ball, card, rng, width, eot, handed, x, y, targets, meant)
     tries = every_route(context, rows, judge)
     forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
-    return Record(_verdicts(context, tries, judge, clean_ok), [], forwards, backwards)
+    best = least(tries, context)
+    return Record(_verdicts(context, tries, best, judge, clean_ok), [], forwards, backwards, x_adv=best.x_adv)
 
 
-def _verdicts(context: AttackContext, tries: list[Try], judge: Judge, clean_ok: Tensor) -> dict[str, Tensor]:
-    """The columns (N,) of what the tries brought, all of them the judge's but the attack's own."""
-    system, card, ball, x, best = context.system, context.card, context.ball, context.x, least(tries, context)
+def _verdicts(
+    context: AttackContext, tries: list[Try], best: Try, judge: Judge, clean_ok: Tensor
+) -> dict[str, Tensor]:  # fmt: skip
+    """The columns (N,) of the best of what the tries brought, all of them the judge's but the attack's own."""
+    system, card, ball, x = context.system, context.card, context.ball, context.x
     answers, x_adv = best.answers, best.x_adv
     in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
     inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)

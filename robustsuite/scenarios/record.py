@@ -16,7 +16,8 @@ from robustsuite.records.schema import Column, Scoring
 class Record(NamedTuple):
     """Columns (N,) by name, flags, total forwards and backwards in images, and what a reader should know.
 
-    declared: what the columns mean, where that is not what the scenario says.
+    declared: what the columns mean, where that is not what the scenario says. x_adv: the pictures (N, C, H, W) that an
+    attack brought, of what is played in one go; never stored.
     """
 
     columns: dict[str, Tensor]
@@ -25,6 +26,7 @@ class Record(NamedTuple):
     backwards: int
     note: str = ""
     declared: tuple[Column, ...] | None = None
+    x_adv: Tensor | None = None
 
 
 UNDEFINED = Column(name="undefined", better="less", scores=(Scoring(name="undefined_rate", sparse=True),))

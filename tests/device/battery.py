@@ -59,7 +59,13 @@ TOGETHER = 12
 """Attacks in one sweep."""
 
 LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
-"""Played behind the marker for heavier checks."""
+"""Played alone."""
+
+LATER = {
+    *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
+    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria",
+}  # fmt: skip
+"""Played behind the marker for heavier checks, as are the packages' attacks."""
 
 
 def given(card: Card) -> Any:
@@ -127,6 +133,11 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
         yield items[start : start + size]
 
 
+def later(title: str) -> bool:
+    """Whether this sweep is a heavier check."""
+    return title.split("-")[0] in LATER or title.startswith("evasion torchattacks.")
+
+
 def base() -> dict[str, Any]:
     """A net trained for an epoch on a few scenes."""
     return {"name": "battery", "models": [RECIPE], "data": [DATA], "defenses": ["none"], "threats": {}}
@@ -135,7 +146,7 @@ def base() -> dict[str, Any]:
 LOADED = cache(lambda spec: load_data(json.loads(spec)))
 """A data set by its yaml entry, read once for both devices."""
 
-SMALL_AUDIT = {"UNIFORM": 3, "CORNERS": 2, "POINTS": 3, "AUDITED": 6}
+SMALL_AUDIT = {"DRAWS": 5, "AUDITED": 6}
 """How much of an audit's search is played."""
 
 

@@ -16,7 +16,7 @@ from tests.device import battery
 from tests.device.pretended import ROOT
 
 SWEEPS = [
-    pytest.param(sweep, id=title, marks=[pytest.mark.slow] if title.split("-")[0] in battery.LONG else [])
+    pytest.param(sweep, id=title, marks=[pytest.mark.slow] if battery.later(title) else [])
     for title, sweep in battery.sweeps()
 ]
 COUNTED = {"queries"}
@@ -66,7 +66,7 @@ def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(weights: Path, tmp_
 def test_a_cell_in_parts_on_the_device_is_the_cell(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = {"threats": battery.ASKED, "defenses": ["none", [{"randomized_smoothing": {"n": 8}}]]}
+    sweep = {"threats": battery.ASKED, "defenses": ["none", "jpeg"]}
     with battery.cache_at(weights / "cpu"):
         expected = battery.played(sweep, "cpu", tmp_path / "whole")
     with battery.cache_at(weights / "device"):
