@@ -167,7 +167,7 @@ CHECKS = (
     Check("E30", "no better way inside", "the same steps through each network that is found inside the system (as a "
           "layer, in a list, behind a function) break more than through its own gradients and its surrogate's: "
           "p < 0.005 fails", "probe", {"inner_wins": ("fail", "gradients")}),
-    Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 14 times (8 times on "
+    Check("E31", "the scores decide", "on at most 16 lines between pictures of two classes, halved 14 times (8 on "
           "8-bit levels, whose answers are kept by what keeps those of clean-looking pictures): where the class "
           "changes, the lead jumps by more than a tenth of the clean pictures' median lead, or falls by half of it "
           "within a 256th of the line, on more than half of at least 4 lines, or where a 32nd of the way before it the "
