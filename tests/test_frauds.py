@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from robustsuite.app.api import evaluate
 from robustsuite.benchmarks.datasets.digits import digits
@@ -16,7 +18,7 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.integrity.canaries import canaries
 from robustsuite.integrity.checks import level_of
-from robustsuite.integrity.probes import probe
+from robustsuite.integrity.probes import probe, scores
 from robustsuite.integrity.state import state_of
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.evasion import Found, attack
@@ -25,7 +27,7 @@ from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, Training, load_model, ready
 from robustsuite.serve.oracle import Oracle
 from robustsuite.serve.stages import Applied
-from tests.frauds import FRAUDS, honest
+from tests.frauds import FRAUDS, Fraud, honest
 from tests.toys import labelled, linear
 
 DATA = digits()
@@ -116,3 +118,20 @@ def test_no_attack_writes_a_verdict(name: str) -> None:
     split = labelled(linear())
     with pytest.raises(BadValue, match=f"got '{name}', which the judge writes"):
         evaluate(linear(), split.images(torch.arange(24)), split.y, attack=claims)
+
+
+@pytest.mark.parametrize(("depth", "told"), [(0.0, False), (8.0, True)])
+def test_true_gradients_that_turn_within_a_level_are_told(depth: float, told: bool) -> None:
+    rippled = Fraud(before=lambda x: x + depth / 804 * (804 * x).sin())
+    flags = probe(rippled.eval(), 0.1 + 0.8 * X, Y, DATA.space)  # off the bounds, where half of the noise is cut
+    assert ("rough_landscape" in {flag.name for flag in flags}) == told
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(lambda z: z, []), (lambda z: 5 * one_hot(z.argmax(1), 10).float(), ["piecewise_constant"]),
+     (lambda z: 5 * one_hot(z.argmax(1), 10).float() + 0.01 * z, ["scores_jump"])],
+    ids=["honest", "labels", "labels and a little"],
+)  # fmt: skip
+def test_labels_in_the_shape_of_scores_are_told_of_a_system_that_hides_gradients(answer: Any, told: list[str]) -> None:
+    assert [flag.name for flag in scores(Fraud(answer).eval(), X)] == told

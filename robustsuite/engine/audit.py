@@ -7,7 +7,6 @@ arXiv:2106.09947 (unstable predictions). The rules stand in `checks.py`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -17,7 +16,7 @@ import torch
 from torch import OutOfMemoryError, Tensor, nn
 
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Access, parse_ball
+from robustsuite.config.threats import Access, Ball
 from robustsuite.engine.afresh import Afresh, Recipe, answers
 from robustsuite.engine.execute import Progress, asking
 from robustsuite.engine.plan import Decision
@@ -34,6 +33,7 @@ from robustsuite.maths.stats import wilson
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.scenarios.record import Record
+from robustsuite.scenarios.second_looks import whole
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.models import services
 from robustsuite.serve.system import System
@@ -110,13 +110,13 @@ class _Case:
         return self.robust.nonzero().flatten()[:AUDITED]
 
     def again(
-        self, rows: Tensor, *, system: System | None = None, width: int | None = None, eps: float | None = None,
+        self, rows: Tensor, *, system: System | None = None, width: int | None = None, ball: Ball | None = None,
         attack: AttackCard | None = None, **given: Any,
     ) -> Record:  # fmt: skip
         """The columns (M,) and pictures of the same attack on these images, with what is named changed."""
         threat = self.cell.threat
-        if threat is not None and threat.budget is not None and eps is not None:
-            threat = replace(threat, budget=parse_ball(threat.budget.norm, eps))
+        if threat is not None and ball is not None:
+            threat = replace(threat, budget=ball)
         changed = tuple(sorted({**dict(self.cell.given), **given}.items()))
         few = self.cell.subjects.on(self.cell.split.at(rows))
         cell = replace(self.cell, subjects=few, threat=threat, attack=attack or self.cell.attack, given=changed)
@@ -154,13 +154,12 @@ def _flags(case: _Case) -> Iterator[Flag]:
 def _unbounded(case: _Case) -> Iterator[Flag]:
     """E4: the whole box, and half of it."""
     space, few = case.system.space, torch.arange(min(AUDITED, len(case.robust)))
-    values = space.channels * space.height * space.width
-    norm = case.cell.threat.budget.norm if case.cell.threat and case.cell.threat.budget else ""
-    whole = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}.get(norm)
-    if whole is None:
+    ball = case.cell.threat.budget if case.cell.threat else None
+    boxes = [box for share in (1.0, 0.5) if (box := whole(ball, space, share)) is not None]
+    if not boxes:
         return
     n = len(few)
-    left, half = (int(case.again(few, eps=share * whole).columns["robust"].sum()) for share in (1.0, 0.5))
+    left, half = (int(case.again(few, ball=box).columns["robust"].sum()) for box in boxes)
     case.figures.update(E4_whole=left / n, E4_half=half / n)
     if left > max(1, 0.01 * n):
         yield Flag("unbounded_fails", f"{left} of {n} images stand though any picture is allowed")
@@ -277,7 +276,9 @@ def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
         differs = _differs(there, case.robust[few], case.queries[few])
         if differs:  # a peer's attack may depend on its batch: then these few are played here as well
             here = case.again(few).columns
-            if _differs(here, case.robust[few], case.queries[few]):
+            if alone := _differs(here, case.robust[few], case.queries[few]):
+                words = f"{alone} of {len(few)} verdicts or numbers of queries change where it is handed these alone"
+                yield Flag("order_dependent", words)
                 differs = _differs(there, here["robust"], here["queries"])
     except NotReplayed:
         case.figures["E35_not_replayed"] = float(len(few))

@@ -114,9 +114,13 @@ class Runner:
             x, y = x.to(system.device), y.to(system.device)
             gradients = system.surrogate if system.hides else system.net
             self.probed = []
+            asks = Access.SCORES in system.shows and not (system.stochastic or system.adapts or services(system.net))
+            if system.hides and asks and len(few):
+                with put_back(others=True):
+                    self.probed += probes.scores(system.net, x)
             if gradients is not None and len(few) and not system.adapts:  # asked, it would be another system
                 with put_back(others=True):
-                    self.probed = probes.probe(
+                    self.probed += probes.probe(
                         gradients, x, y, system.space, name=cell.lifecycle.model.name, shows=system.shows,
                         grid=system.grid, rejects=system.under is not None,
                     )  # fmt: skip

@@ -19,6 +19,9 @@ LEVEL = 0.05
 TEMPERED = (0.01, 100.0)
 """Where the median margin of the first logit over the second lies outside, losses have been tampered with."""
 
+TURNED = 0.3
+"""Median cosine of two gradients within a level of each other: honest networks of the field have 0.4 to 1."""
+
 BENT, BROKEN = 0.05, 0.2
 """Median relative error of the gradient against finite differences: above these, a warning and a failure."""
 
@@ -75,7 +78,8 @@ CHECKS = (
     Check("E3", "more budget, fewer survivors", f"same attack, larger eps: a rise above {_percent(SMALL)} and 1 image "
           f"warns, above {_percent(LARGE)} and 2 images fails", "report", {"not_monotone": ("warn", "all")}),
     Check("E4", "an unbounded attack wins", f"on {AUDITED} images, the whole box: more than 1 % left standing fails; "
-          "half of it: more than a guess and its Wilson half width warns (iterated gradient attacks)", "audit",
+          "half of it: more than a guess and its Wilson half width warns (iterated gradient attacks); unaudited, "
+          "in cells of at least 256 images, one in 80 in the whole box: more than one left fails", "scenario, audit",
           {"unbounded_fails": ("fail", "all"), "half_box_fails": ("warn", "all")}),
     Check("E5", "white box beats black box", "images that only black-box attacks break: any warns; more than 0.2 % of "
           f"at least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails", "report",
@@ -87,7 +91,8 @@ CHECKS = (
           {"transfer_beats_direct": ("warn", "all"), "transfer_wins": ("warn", "all"),
            "transfer_alone": ("warn", "all")}),
     Check("E7", "converged", "gradient attacks with twice the steps or restarts, on standing images: a drop "
-          f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails", "audit",
+          f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails; unaudited, "
+          "in cells of at least 256 images, twice the steps on one in 100", "scenario, audit",
           {"not_converged": ("warn", "all")}),
     Check("E8", "random search finds nothing", "gradient attacks: 1000 uniform points and 100 corners around at most "
           f"{AUDITED} standing images, any break fails; without an audit as many points as 5 % of the attack's cost "
@@ -128,8 +133,9 @@ CHECKS = (
           {"probabilities_not_logits": ("warn", "gradients")}),
     Check("E16", "no silent success", "an attack returns its best iterate by contract, the judge reads every returned "
           "picture", "conformance tests"),
-    Check("E17", "a smooth loss", "mean relative change of the margin over 100 points within 1/255 of 16 images above "
-          "10 % warns", "audit", {"rough_landscape": ("warn", "gradients")}),
+    Check("E17", "a smooth loss", "gradients at 16 pictures and at a random point within 1/255: a median cosine below "
+          f"{TURNED:g} warns; audit: mean relative change of the margin over 100 points within 1/255 of 16 images "
+          "above 10 % warns", "probe, audit", {"rough_landscape": ("warn", "gradients")}),
     Check("E18", "enough targets", "a targeted attack that says n_targets=k with k below both the other classes and 9 "
           "warns", "report", {"few_targets": ("warn", "all")}),
     Check("E19", "adaptive attack declared", "a serve-stage defense without a surrogate warns", "plan",
@@ -143,7 +149,8 @@ CHECKS = (
           f"than {_percent(PARITY)}: the cheaper one warns (gradient attacks have equal steps by their name, and end "
           "early only where they repeat themselves)", "report", {"fewer_queries": ("warn", "all")}),
     Check("E23", "order and batch do not matter", f"two batch sizes and another order on {AUDITED} images: any verdict "
-          "that flips warns", "audit", {"order_dependent": ("warn", "all")}),
+          "that flips warns, so does one that changes where the attack is handed 16 alone (E35)", "audit",
+          {"order_dependent": ("warn", "all")}),
     Check("E24", "not proven and broken", "a broken image inside its proven radius fails on both sides", "report",
           {"proof_contradicted": ("fail", "all")}),
     Check("E25", "every answer is a number", "NaN or infinite logits count as wrong, and are shown to an attack as its "

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
-from robustsuite.integrity.checks import BENT, BROKEN, TEMPERED, Flag
+from robustsuite.integrity.checks import BENT, BROKEN, TEMPERED, TURNED, Flag
 from robustsuite.maths.losses import cross_entropy, margin
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.oracle import answer, preserved
@@ -63,6 +64,23 @@ def gradients(net: nn.Module, x: Tensor, logits: Tensor, *, moves: bool) -> Iter
     lively = (grad[: len(x)] != 0).flatten(1).any(1).nonzero().flatten()
     if moves and (flag := _truth(net, x[lively], top[lively])) is not None:
         yield flag
+    few = lively[:STARTED]
+    if moves and len(few) and (flag := _turning(net, x[few], top[few], grad[few])) is not None:
+        yield flag
+
+
+def _turning(net: nn.Module, x: Tensor, top: Tensor, grad: Tensor) -> Flag | None:
+    """True gradients of a ripple as fine as a level: they turn before an attack's step ends."""
+    streams = Rng.of(0, "turning", torch.arange(len(x))).to(str(x.device))
+    near = streams.uniform(*x.shape[1:], low=-1 / 255, high=1 / 255)
+    there = _of_the_lead(net, (x + near).clamp(0, 1), top)
+    if there is None:
+        return None
+    cosine = float(cosine_similarity(grad.flatten(1), there.flatten(1)).nan_to_num(nan=1.0).median())
+    if cosine >= TURNED:
+        return None
+    words = f"gradients within 1/255 of each other have a median cosine of {cosine:.2f}"
+    return Flag("rough_landscape", f"{words}: an attack's step outruns them; average them over points near by")
 
 
 def _margin(logits: Tensor, top: Tensor) -> Tensor:

@@ -105,10 +105,34 @@ def probe(
     return raised
 
 
+def scores(net: nn.Module, x: Tensor) -> list[Flag]:
+    """The flags of scores behind which gradients are said to be hidden: do they move, and decide; x (N, C, H, W).
+
+    Such a system may round, so a hair says nothing of it: pixels move as far as an attack's.
+    """
+    with preserved(net), kept(net), torch.no_grad():
+        logits = net(x)
+        answered = logits.isfinite().all(1)
+        x, logits = x[answered], logits[answered]
+        if not len(x):
+            return []
+        still = float((finite(net(_around(x))) == logits).all(1).double().mean())
+        if still > 0.5:
+            words = f"on {still:.0%} of the pictures no logit moves when pixels move by {AROUND * 255:g}/255"
+            return [Flag("piecewise_constant", f"{words}: labels alone?")]
+        jump = jumps(net, x, logits)
+    return [jump] if jump else []
+
+
+def _around(x: Tensor) -> Tensor:
+    """A random point (N, C, H, W) of linf AROUND for each picture."""
+    noise = Rng.of(0, "probe", torch.arange(len(x))).to(str(x.device)).uniform(*x.shape[1:], low=-AROUND, high=AROUND)
+    return (x + noise).clamp(0, 1)
+
+
 def _elsewhere(net: nn.Module, x: Tensor, shows: Access, known: set[str]) -> list[Flag]:
     """The same at random points around the pictures, as an attack starts from: there, too, answers tell the truth."""
-    noise = Rng.of(0, "probe", torch.arange(len(x))).to(str(x.device)).uniform(*x.shape[1:], low=-AROUND, high=AROUND)
-    at = (x + noise).clamp(0, 1)
+    at = _around(x)
     logits = net(at).detach()
     there = logits.isfinite().all(1)
     at, logits = at[there], logits[there]

@@ -8,6 +8,7 @@ from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access
 from robustsuite.integrity import witness
 from robustsuite.integrity.checks import SMALL, Flag
+from robustsuite.scenarios import second_looks
 from robustsuite.scenarios.record import undefined_answers
 from robustsuite.scenarios.routes import ROUTES
 from robustsuite.serve.judge import REPEATS
@@ -28,6 +29,7 @@ def flags_of(columns: dict[str, Tensor], system: System, card: AttackCard, drawn
         if back > max(2, BELOW_A_BIT * fell):
             flags.append(Flag("below_a_bit", f"{back} of {fell} broken pictures are right again in 8 bits"))
     flags += [*undefined_answers(columns), *_unsettled(columns), *witness.flags(columns)]
+    flags += second_looks.flags(columns)
     averaged = drawn > 1 or system.surrogate is not None or own
     if system.stochastic and Access.GRADIENTS in card.needs and not averaged:
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))

@@ -24,6 +24,7 @@ from robustsuite.scenarios.conclusions import flags_of, note_of
 from robustsuite.scenarios.record import UNDEFINED, Record
 from robustsuite.scenarios.refusals import unfit
 from robustsuite.scenarios.routes import AttackContext, Try, broken, draws, every_route, least, levels, transfers
+from robustsuite.scenarios.second_looks import COLUMNS, looked_again
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import Judge
@@ -64,7 +65,7 @@ JUDGED = {
     "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
     "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
     "bent", "noise_rejected", "slopes", "misled", "searched",
-    *NORMS,
+    *NORMS, *COLUMNS,
 }  # fmt: skip
 """Columns that no attack may write, and every name that begins with robust."""
 
@@ -85,11 +86,17 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 def play(context: Context) -> Record:
     """Attack every correctly classified example of the part, and judge what comes back."""
-    card, common = context.card, context.common
-    return attacked(
-        _met(context), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
-        clean_ok=context.unattacked(), aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
-    )  # fmt: skip
+    card, system, right = context.card, _met(context), context.unattacked()
+    aux = context.aux() if Access.AUX_DATA in card.needs else None
+    given: dict[str, Any] = {"width": context.width, "card": card, "aux": aux, **context.common}
+    record = attacked(system, context.attack, context.split, context.threat, context.rng, clean_ok=right, **given)
+
+    def again(attack: Callable[..., Any], threat: Threat, rows: Tensor) -> Record:
+        right, some = record.columns["clean_ok"][rows], context.split.at(rows)
+        return attacked(system, attack, some, threat, context.rng[rows], clean_ok=right, **given)
+
+    record.columns.update(looked_again(context, record, again))
+    return record
 
 
 def conclude(context: Context, record: Record) -> Record:
