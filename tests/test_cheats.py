@@ -252,7 +252,7 @@ CHEATS: dict[str, Callable[[], object]] = {
     "Linf.allows": patched(Linf, "allows", confused),
     "robustsuite.serve.judge.NEAR": patched(judge, "NEAR", 1e9),
     "robustsuite.serve.judge.len": patched(judge, "len", confused),
-    "robustsuite.scenarios.evasion.JUDGED": lambda: evasion.JUDGED.clear(),
+    "robustsuite.scenarios.evasion.JUDGED": patched(evasion, "JUDGED", frozenset()),
     "torch.where": patched(torch, "where", confused),
     "Tensor.__gt__": patched(Tensor, "__gt__", confused),
     "torch.nn.functional.linear": patched(nn.functional, "linear", confused),

@@ -30,7 +30,7 @@ from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.record import Record, joined
 from robustsuite.serve.data import Subjects
 from robustsuite.serve.oracle import Oracle
-from tests.shares import EVERY, rows
+from tests.shares import EVERY, SHIFTED, rows
 from tests.toys import labelled, lifecycle, linear
 
 ONE, SMALL = Bounds(1 << 40, 1 << 60, 1), Bounds(1 << 40, 1, 16)
@@ -41,11 +41,17 @@ def records(folder: Path) -> dict[str, CellRecord]:
     return {f.parent.name: read_cell(f.parent) for f in (folder / "cells").glob("*/run.json")}
 
 
-def test_every_scenario_in_parts_is_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SWEEPS = [(EVERY, {"done", "inert", "refused"}), (SHIFTED, {"done"})]
+
+
+@pytest.mark.parametrize(("sweep", "ends"), SWEEPS, ids=["digits", "shift"])
+def test_every_scenario_in_parts_is_the_same_bytes(
+    sweep: dict[str, Any], ends: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
     for name, bounds in (("whole", ONE), ("parts", SMALL)):
         monkeypatch.setattr(parts, "CPU", bounds)
-        run(EVERY, out=tmp_path / name).report()
+        run(sweep, out=tmp_path / name).report()
     whole, divided_ = records(tmp_path / "whole"), records(tmp_path / "parts")
     leaks = {run_id for run_id, record in whole.items() if record.scenario.name == "inversion"}
     one, other = (
@@ -61,7 +67,7 @@ def test_every_scenario_in_parts_is_the_same_bytes(tmp_path: Path, monkeypatch: 
         assert (record.status, record.sentence, record.flags) == (same.status, same.sentence, same.flags)
         assert (record.columns, record.weights_sha256) == (same.columns, same.weights_sha256)
         assert (record.cost.queries, record.cost.backwards) == (same.cost.queries, same.cost.backwards)
-    assert {r.status for r in whole.values()} == {"done", "inert", "refused"}
+    assert {r.status for r in whole.values()} == ends
     assert not (tmp_path / "parts" / "parts").exists()
     assert not (tmp_path / "parts" / "leases").exists()
 

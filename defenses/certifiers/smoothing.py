@@ -22,7 +22,7 @@ from math import lgamma, log
 from typing import NamedTuple
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
@@ -106,7 +106,7 @@ def certify(
     k = votes(base, x, streams, sigma=sigma, n=n, batch_size=batch_size).gather(1, top[:, None])[:, 0]
     p_lo = lower_bound(k, n, alpha)
     sure = p_lo >= 0.5
-    radius = sigma * torch.from_numpy(norm.ppf(p_lo.cpu().numpy())).to(x.device)
+    radius = sigma * torch.from_numpy(ndtri(p_lo.cpu().numpy())).to(x.device)
     return torch.where(sure, top, -1), torch.where(sure, radius, 0.0)
 
 
@@ -128,7 +128,7 @@ def decide(
     batch and waiting ones take their place; `samples` counts the votes the test looked at.
     """
     checked(sigma, n, alpha)
-    p0 = float(norm.cdf(radius / sigma))
+    p0 = float(ndtr(radius / sigma))
     streams = rng.fold("estimation").generators(x.device)
     a, t = torch.zeros_like(top), torch.zeros_like(top)
     outcome = torch.zeros_like(top)

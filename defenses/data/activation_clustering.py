@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from torch import nn
 
 from robustsuite.methods.backdoors.features import features
@@ -27,6 +25,9 @@ def activation_clustering(
 
     trained: makes the network whose last features are clustered. components: principal components kept.
     """
+    from sklearn.cluster import KMeans  # half a second, which the listing of plugins need not take
+    from sklearn.decomposition import PCA
+
     x, y = features(trained(split), split).double().numpy(), split.y.numpy()
     keep = np.ones(len(y), bool)
     for label in np.unique(y):

@@ -212,9 +212,11 @@ def _recorded(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a cell's record says of what was played, and its examples by column; flags: what its system betrayed."""
     queries = int(record.columns["queries"].sum()) if "queries" in record.columns else 0
+    columns = _declared(cell, record)
+    record = record._replace(columns={c.name: record.columns[c.name] for c in columns})  # one order, whatever the parts
     examples = _examples(cell, record)
     return {
-        "status": "done", "sentence": record.note, "columns": _declared(cell, record), "rows": len(examples["index"]),
+        "status": "done", "sentence": record.note, "columns": columns, "rows": len(examples["index"]),
         "flags": tuple(FlagFacts.model_validate(f.facts()) for f in [*flags, *record.flags]),
         "cost": Cost(seconds=seconds, peak_bytes=peak, forwards=record.forwards, backwards=record.backwards,
                      queries=queries),

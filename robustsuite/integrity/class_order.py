@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc
 
 from robustsuite.integrity.checks import ENOUGH, Flag
 
@@ -77,9 +78,7 @@ def _numbered(names: Sequence[frozenset[str]]) -> bool:
 
 def at_chance(right: int, n: int, classes: int, hint: str = "class order, normalisation and labels") -> Flag | None:
     """The flag of an accuracy that a guesser reaches once in twenty tries or more, or does not even reach."""
-    from scipy.stats import binom
-
-    if binom.sf(right - 1, n, 1 / classes) < 0.05:
+    if bdtrc(right - 1, n, 1 / classes) < 0.05:
         return None
     return Flag("clean_at_chance", f"{right} of {n} right among {classes} classes; check {hint}")
 
@@ -89,10 +88,8 @@ def over_rejecting(refused: int, n: int, rates: Sequence[float]) -> list[Flag]:
 
     Twice, since they speak of right answers, and wrong ones are rejected more often.
     """
-    from scipy.stats import binom
-
     most = min(1.0, 2 * sum(rates))
-    if not rates or binom.sf(refused - 1, n, most) >= 0.001:
+    if not rates or bdtrc(refused - 1, n, most) >= 0.001:
         return []
     words = f"{refused} of {n} clean pictures are rejected, where {sum(rates):.1%} were said"
     return [Flag("over_rejecting", words)]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from robustsuite.integrity import strength
 from robustsuite.integrity.checks import LARGE, LEVEL, PARITY, SMALL, Flag, grade, level_of
@@ -85,7 +85,7 @@ def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
 @lru_cache(maxsize=1 << 16)
 def one_sided(more: int, fewer: int) -> float:
     """The chance of at least `more` of the discordant pairs on one side if both were as likely."""
-    return float(binom.sf(more - 1, more + fewer, 0.5)) if more + fewer else 1.0
+    return float(bdtrc(more - 1, more + fewer, 0.5)) if more + fewer else 1.0
 
 
 def _groups(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> Iterator[list[Row]]:

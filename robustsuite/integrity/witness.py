@@ -169,7 +169,7 @@ def _again(desk: Desk, last: Asked) -> tuple[Tensor, Tensor | None]:
         logits = desk.seen(last.rows, answer(desk.net, leaf))
         if last.slope is None:
             return logits, None
-        return logits.detach(), torch.autograd.grad(logits, leaf, last.slope)[0]
+        return logits.detach(), torch.autograd.grad((logits * last.slope).sum(), leaf)[0]
 
 
 def _by_nobody(function: Callable[..., T], *given: Any) -> T:

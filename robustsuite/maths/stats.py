@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binom, binomtest, norm
+from scipy.special import bdtr, betaincinv, ndtri  # scipy.stats alone takes most of a second to import
 
 from robustsuite.errors import BadValue
 
@@ -38,15 +38,15 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     """The exact two-sided interval (lo, hi) in [0, 1] for k successes in n trials; it never covers too rarely."""
     _check_counts(k, n, confidence)
     a = (1 - confidence) / 2
-    lo = 0.0 if k == 0 else float(beta.ppf(a, k, n - k + 1))
-    hi = 1.0 if k == n else float(beta.ppf(1 - a, k + 1, n - k))
+    lo = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, a))
+    hi = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - a))
     return lo, hi
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The score interval (lo, hi) in [0, 1]: shorter than Clopper-Pearson, right on average; for display only."""
     _check_counts(k, n, confidence)
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
     p = k / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
@@ -72,15 +72,19 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> Paired:
 def _fair(k: int, n: int) -> float:
     """The two-sided p-value of k heads in n throws of a fair coin; the tests of one table ask for few, again and again.
     """
-    return float(binomtest(k, n, 0.5).pvalue)
+    return float(_both_tails(np.int64(min(k, n - k)), np.int64(n)))
+
+
+def _both_tails(fewer: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:
+    """A fair coin is symmetric: twice the smaller tail."""
+    return np.asarray(np.minimum(1.0, 2 * bdtr(fewer, total, 0.5)), dtype=np.float64)
 
 
 def mcnemar_pvalues(only_a: ArrayLike, only_b: ArrayLike) -> NDArray[np.float64]:
     """The p-values of `mcnemar_exact` for many pairs at once, from their discordant counts (M,)."""
     a, b = np.asarray(only_a, dtype=np.int64), np.asarray(only_b, dtype=np.int64)
     (fewer, total), place = np.unique(np.stack([np.minimum(a, b), a + b]), axis=1, return_inverse=True)
-    p = np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5))  # a fair coin is symmetric: twice the smaller tail
-    return np.asarray(p[place.reshape(-1)], dtype=np.float64)
+    return _both_tails(fewer, total)[place.reshape(-1)]
 
 
 def holm(pvalues: ArrayLike) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import ceil, prod
 
 import torch
-from scipy.stats import beta, binom
+from scipy.special import bdtr, betaincinv
 from torch import Tensor, nn
 
 from robustsuite.errors import BadValue
@@ -77,7 +77,7 @@ def predict(counts: Tensor, alpha: float) -> Tensor:
     top = counts.topk(2, dim=1)
     first, second = top.values.cpu().unbind(1)
     # Two-sided for p = 1/2, where both tails are equal: twice P(Binomial(n1 + n2, 1/2) <= n2).
-    pvalue = torch.from_numpy(2 * binom.cdf(second.numpy(), (first + second).numpy(), 0.5))
+    pvalue = torch.from_numpy(2 * bdtr(second.numpy(), (first + second).numpy(), 0.5))
     sure = (pvalue <= alpha).to(counts.device) & (top.values[:, 0] > top.values[:, 1])
     return torch.where(sure, top.indices[:, 0], -1)
 
@@ -85,7 +85,7 @@ def predict(counts: Tensor, alpha: float) -> Tensor:
 def lower_bound(k: Tensor, n: int, alpha: float) -> Tensor:
     """One-sided Clopper-Pearson: the p (N,) float64 with P(Binomial(n, p) >= k) = alpha; 0 where k is 0."""
     successes = k.cpu().numpy()
-    bound = torch.from_numpy(beta.ppf(alpha, successes, n - successes + 1)).to(k.device)
+    bound = torch.from_numpy(betaincinv(successes, n - successes + 1, alpha)).to(k.device)
     return torch.where(k > 0, bound, 0.0)
 
 

@@ -61,13 +61,11 @@ class Attack(Protocol):
 NORMS = ("l1", "l2", "linf")
 """The norms a nearest adversarial's size is stored in."""
 
-JUDGED = {
-    "clean_ok", "in_budget", "fooled", "distance", "queries", "rejected", "rechecked", "undefined", "wrong_share",
-    "overturned", "below_a_bit", "index", "label", "unanswered", "unsettled", "witnessed", "two_faced",
-    "bent", "noise_rejected", "slopes", "misled", "searched",
-    *NORMS, *COLUMNS,
-}  # fmt: skip
-"""Columns that no attack may write, and every name that begins with robust."""
+BESIDE = (
+    "rechecked", "robust_direct", "robust_surrogate", "robust_continued", "robust_own", "below_a_bit", "witnessed",
+    "two_faced", "bent", "noise_rejected", "slopes", "misled", "searched", *COLUMNS,
+)  # fmt: skip
+"""Yes or no, of which no score is made."""
 
 SEARCHED = 0.05
 """Of what an attack by gradients cost, how much goes into random points around what it left standing."""
@@ -304,8 +302,13 @@ scenario = Scenario(
         Column(name="unsettled", better="less", scores=(Scoring(name="unsettled_rate", sparse=True),)),
         Column(name="unanswered", better="less", scores=(Scoring(name="unanswered_rate", sparse=True),)),
         Column(name="overturned", scores=(Scoring(name="overturned_rate", sparse=True),)),
+        *(Column(name=name) for name in BESIDE),
+        *(Column(name=name, dtype="float") for name in ("wrong_share", *NORMS)),
     ),
     headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",
     spec=EvasionSpec, decide=decide, together=together, conclude=conclude, joins="all",
     sections="robustsuite.reports.sections.attacked:part", asks=True,
 )  # fmt: skip
+
+JUDGED = frozenset({"index", "label", *(column.name for column in scenario.columns)})
+"""Columns that no attack may write, and every name that begins with robust."""

@@ -220,7 +220,7 @@ class Desk:
                 value = loss(shown)
                 (slope,) = torch.autograd.grad(value.sum(), shown)
                 self._unwatched(slope)
-                (grad,) = torch.autograd.grad(logits, leaf, slope)
+                (grad,) = torch.autograd.grad((logits * slope).sum(), leaf)
             if rng is None:
                 self.last = Asked(rows.clone(), leaf.detach(), logits.detach().clone(), slope, grad.clone())
             grad = grad.nan_to_num(nan=0.0)  # a rejecting system answers NaN
