@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -52,11 +51,9 @@ def swept(folder: Path, **changed: Any) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("cells/*/audit.json"))]
 
 
-@pytest.mark.parametrize("defense", ["none", {"randomized_smoothing": {"sigma": 0.1}}], ids=str)
-def test_an_honest_system_answers_as_ever(defense: Any, tmp_path: Path) -> None:
-    audits = swept(tmp_path, defenses=[defense])
-    assert len(audits) == 2
-    assert [audit["figures"].get("E36") for audit in audits] == [0, 0]
+def test_an_honest_system_answers_as_ever(tmp_path: Path) -> None:
+    audits = swept(tmp_path, defenses=["none", {"randomized_smoothing": {"sigma": 0.1}}])
+    assert [audit["figures"].get("E36") for audit in audits] == [0] * 4
     assert not [flag for audit in audits for flag in audit["flags"] if flag["name"] == "remembers_questions"]
 
 
@@ -70,6 +67,7 @@ def test_answers_kept_for_what_comes_near_are_found(tmp_path: Path) -> None:
 def test_what_cannot_be_served_elsewhere_is_said_to_be_unasked(tmp_path: Path) -> None:
     seen = digits().split("test").first(24)
     x = seen.images(torch.arange(24))
-    for audit in swept(tmp_path, data=[Data.of(x, seen.y)]):
-        assert "E36" not in audit["figures"]
-        assert audit["figures"]["E36_not_asked"] > 0
+    few = {"t": {"scenario": "evasion", "budget": {"linf": 0.1}, "attacks": [{"pgd": {"steps": 5}}]}}
+    (audit,) = swept(tmp_path, data=[Data.of(x, seen.y)], threats=few)
+    assert "E36" not in audit["figures"]
+    assert audit["figures"]["E36_not_asked"] > 0
