@@ -73,7 +73,8 @@ class Runner:
         """What the cell's record and examples become, once all its parts have been played."""
         system = self._serve(cell)
         record = joined([part.record for part in parts])
-        record = cell.scenario.conclude(Context(cell, system, self.width), record)
+        with put_back(others=True):  # a second look may attack a few
+            record = cell.scenario.conclude(Context(cell, system, self.width), record)
         flags = _on_all(_noticed(self._probe(cell, system), cell, system), cell, record)
         seconds, peak = sum(part.seconds for part in parts), max(part.peak for part in parts)
         changed, examples = _recorded(cell, record, flags, seconds, peak)

@@ -79,8 +79,8 @@ CHECKS = (
           f"warns, above {_percent(LARGE)} and 2 images fails", "report", {"not_monotone": ("warn", "all")}),
     Check("E4", "an unbounded attack wins", f"on {AUDITED} images, the whole box: more than 1 % left standing fails; "
           "half of it: more than a guess and its Wilson half width warns (iterated gradient attacks); unaudited, "
-          "in cells of at least 256 images, one in 80 in the whole box: more than one left fails", "scenario, audit",
-          {"unbounded_fails": ("fail", "all"), "half_box_fails": ("warn", "all")}),
+          f"in cells of at least {PUBLISHED} images, one in 80 in the whole box: more than one left fails",
+          "scenario, audit", {"unbounded_fails": ("fail", "all"), "half_box_fails": ("warn", "all")}),
     Check("E5", "white box beats black box", "images that only black-box attacks break: any warns; more than 0.2 % of "
           f"at least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails", "report",
           {"black_box_wins": ("warn", "all")}),
@@ -92,7 +92,7 @@ CHECKS = (
            "transfer_alone": ("warn", "all")}),
     Check("E7", "converged", "gradient attacks with twice the steps or restarts, on standing images: a drop "
           f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails; unaudited, "
-          "in cells of at least 256 images, twice the steps on one in 100", "scenario, audit",
+          f"in cells of at least {PUBLISHED} images, twice the steps on one in 100", "scenario, audit",
           {"not_converged": ("warn", "all")}),
     Check("E8", "random search finds nothing", "gradient attacks: 1000 uniform points and 100 corners around at most "
           f"{AUDITED} standing images, any break fails; without an audit as many points as 5 % of the attack's cost "

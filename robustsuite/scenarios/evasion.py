@@ -84,21 +84,22 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 def play(context: Context) -> Record:
     """Attack every correctly classified example of the part, and judge what comes back."""
-    card, system, right = context.card, _met(context), context.unattacked()
-    aux = context.aux() if Access.AUX_DATA in card.needs else None
-    given: dict[str, Any] = {"width": context.width, "card": card, "aux": aux, **context.common}
-    record = attacked(system, context.attack, context.split, context.threat, context.rng, clean_ok=right, **given)
-
-    def again(attack: Callable[..., Any], threat: Threat, rows: Tensor) -> Record:
-        right, some = record.columns["clean_ok"][rows], context.split.at(rows)
-        return attacked(system, attack, some, threat, context.rng[rows], clean_ok=right, **given)
-
-    record.columns.update(looked_again(context, record, again))
-    return record
+    card, common = context.card, context.common
+    return attacked(
+        _met(context), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
+        clean_ok=context.unattacked(), aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
+    )  # fmt: skip
 
 
 def conclude(context: Context, record: Record) -> Record:
-    """What the columns of all examples say of the number."""
+    """What the columns of all examples say of the number, with a second look at a few."""
+
+    def again(attack: Callable[..., Any], threat: Threat, rows: Tensor) -> Record:
+        right, some = record.columns["clean_ok"][rows], context.split.at(rows)
+        return attacked(context.served(), attack, some, threat, context.rng[rows], width=context.width,
+                        card=context.card, clean_ok=right, **context.common)  # fmt: skip
+
+    record = record._replace(columns=record.columns | looked_again(context, record, again))
     return concluded(record, context.served(), context.card, own=_own(context), **context.common)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.threats import Access, Ball, Threat, parse_ball
-from robustsuite.integrity.checks import LARGE, SMALL, Flag
+from robustsuite.integrity.checks import LARGE, PUBLISHED, SMALL, Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.context import Context
 from robustsuite.scenarios.record import Record
@@ -27,13 +27,13 @@ from robustsuite.serve.models import services
 LONGER, WHOLE = 100, 80
 """One picture in so many is attacked with twice the steps, and in the whole box: 2 % and 1.25 % of the cost at most."""
 
-FROM = 256
-"""Pictures of a cell: of fewer, a hundredth shows nothing."""
+FROM = PUBLISHED
+"""Pictures of a cell: of fewer, a hundredth shows nothing, and steps of a few pictures cost more than they say."""
 
 COLUMNS = ("longer", "longer_fell", "unbounded", "unbounded_stood")
 
 Again = Callable[[Callable[..., Any], Threat, Tensor], Record]
-"""Plays (attack, threat, rows) on these pictures of the part."""
+"""Plays (attack, threat, rows) on these pictures of the cell."""
 
 
 def whole(ball: Ball | None, space: InputSpace, share: float = 1.0) -> Ball | None:
@@ -50,7 +50,8 @@ def looked_again(context: Context, record: Record, again: Again) -> dict[str, Te
     limited = threat.queries is not None or threat.queries_total is not None
     plainly = Access.GRADIENTS in card.needs and threat.goal.name == "untargeted" and "steps" in given
     hidden = system.hides or system.stochastic or transfers(card, threat, system) or services(system.net)
-    if not plainly or hidden or limited or card.minimum_norm or card.whole or len(context.everyone) < FROM:
+    other = card.minimum_norm or card.whole or Access.AUX_DATA in card.needs
+    if not plainly or hidden or limited or other or len(context.split) < FROM:
         return {}
     columns, found = record.columns, {name: torch.zeros(len(context.split), dtype=torch.bool) for name in COLUMNS}
     rows = (columns["robust"] & _drawn(context.rng, "longer", LONGER)).nonzero().flatten()
