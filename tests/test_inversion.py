@@ -10,6 +10,7 @@ from torch.nn import functional
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, Threat, Update
 from robustsuite.errors import Unsupported
+from robustsuite.integrity.tampering import Tampered
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.generators import l1_ball
 from robustsuite.methods.federated.gradient_matching import (
@@ -343,6 +344,18 @@ def test_the_judge_matches_counts_failures_and_has_a_negative_control() -> None:
     assert bool(lost.columns["failed"].all())
     assert len(lost.columns["psnr"]) == 6
     assert torch.allclose(lost.columns["psnr"], psnr(x.flatten(0, 1), torch.full((6, *SHAPE), 0.5)).float())
+
+
+def test_an_attack_that_rewrites_its_judge_has_no_number() -> None:
+    x, y = batch(1, 2)
+
+    def attack(seen: Observed, *, rng: Rng) -> Recovered:
+        inversion.psnr = lambda error: torch.full_like(error, 99.0)
+        return Recovered(torch.full((len(seen), *seen.shape), 0.5), recovered(seen))
+
+    with pytest.raises(Tampered, match=r"got changes of robustsuite\.scenarios\.inversion\.psnr"):
+        played(attack, x, y)
+    assert inversion.psnr is psnr
 
 
 def test_a_last_smaller_client_is_played_too() -> None:

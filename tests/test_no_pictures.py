@@ -125,7 +125,7 @@ def test_a_certification_over_folders_where_nothing_is_proven(
 def certified(data: Dataset, split: Split, threat: Threat, given: dict[str, object]) -> Record:
     context: Any = SimpleNamespace(
         served=lambda: System(net(), data.space), split=split, threat=threat, rng=Rng.of(0, "t", split.ids), width=8,
-        attack=partial(lirpa, **given),
+        attack=partial(lirpa, **given), card=SimpleNamespace(name="lirpa"),
     )  # fmt: skip
     return certification.conclude(context, certification.play(context))
 

@@ -58,6 +58,18 @@ def test_the_recorded_indices_are_the_changed_examples() -> None:
     assert found.train.sha256 != train.sha256
 
 
+def test_labels_that_are_moved_in_place_are_seen() -> None:
+    def moves(train: Split, rate: PoisonRate, *, target: int, rng: Rng) -> Poisoned:
+        """Says that it changed nothing."""
+        train.y.fill_(target)
+        return Poisoned(train, torch.zeros(0, dtype=torch.int64), stamp)
+
+    train = split()
+    with pytest.raises(BadValue, match="to name every example it changes, got 27 more"):
+        replace(poisoner(), card=replace(poisoner().card, function=moves))(train, 0, lambda: None)  # type: ignore[arg-type, return-value]
+    assert torch.equal(train.y, split().y)
+
+
 def test_more_than_the_rate_allows_is_refused() -> None:
     with pytest.raises(BadValue, match="at most 10 poisoned examples from corner, got 11"):
         poisoner(extra=1)(split(), 0, lambda: None)  # type: ignore[arg-type, return-value]

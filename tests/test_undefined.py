@@ -20,6 +20,7 @@ from robustsuite.defenses.certifiers.lirpa import lirpa
 from robustsuite.errors import BadModel
 from robustsuite.integrity.checks import grade
 from robustsuite.integrity.probes import probe
+from robustsuite.integrity.tampering import Tampered
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.detection import Detector
 from robustsuite.scenarios import certification, evasion, poisoning, shift
@@ -143,10 +144,10 @@ def test_clean_pictures_without_an_answer_are_flagged_in_every_cell() -> None:
             assert ("undefined" in record.columns) == bool(found)
 
 
-def certified(served: System, seen: Split, eps: float = 1e-3) -> Record:
+def certified(served: System, seen: Split, eps: float = 1e-3, certifier: Any = None) -> Record:
     context: Any = SimpleNamespace(
         served=lambda: served, split=seen, threat=Threat("t", "certification", Access.WHITE_BOX, Linf(eps)),
-        rng=rng(), attack=toy_certifier, width=16,
+        rng=rng(), attack=certifier or toy_certifier, card=SimpleNamespace(name="toy"), width=16,
     )  # fmt: skip
     return certification.conclude(context, certification.play(context))
 
@@ -155,6 +156,20 @@ def toy_certifier(net: nn.Module, x: Tensor, y: Tensor, budget: Linf) -> certifi
     """Claims everything; an argmax over NaN names the class of the NaN."""
     with torch.no_grad():
         return certification.Certificates(net(x).argmax(1), torch.full((len(x),), budget.eps))
+
+
+def test_a_certifier_that_touches_the_network_has_no_number() -> None:
+    net = linear()
+
+    def cheats(net: nn.Module, x: Tensor, y: Tensor, budget: Linf) -> certification.Certificates:
+        for weight in net.parameters():
+            weight.data.zero_()
+        return toy_certifier(net, x, y, budget)
+
+    before = net(split(0).images(torch.arange(2)))
+    with pytest.raises(Tampered, match="the certifier toy to leave alone what it is judged by"):
+        certified(system(net), split(0), certifier=cheats)
+    assert torch.equal(net(split(0).images(torch.arange(2))), before)
 
 
 def test_a_proof_about_no_answer_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ from robustsuite.config.keys import BallSpec
 from robustsuite.config.registry import carded
 from robustsuite.config.threats import Access
 from robustsuite.integrity.probes import Flag
+from robustsuite.integrity.tampering import untampered
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -58,15 +60,13 @@ def play(context: Context) -> Record:
     noise: a point sampled in the proven ball breaks the example.
     """
     system, split, threat, rng = context.served(), context.split, context.threat, context.rng
-    attack: Callable[..., Certificates] = context.attack
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the certification threat {threat.name!r}, got none")
     predictions, radii, undefined = [], [], []
     for positions, x, y in split.batches(context.width):
         x, y = x.to(system.device), y.to(system.device)
-        extra = {"rng": rng[positions]} if "rng" in inspect.signature(attack).parameters else {}
-        found = attack(system.net, x, y, ball, **extra)
+        found = _claimed(context, x, y, rng[positions])
         predictions.append(found.prediction.cpu())
         radii.append(found.radius.detach().double().cpu())
         undefined.append(_undefined(system, x, rng[positions]).cpu())
@@ -86,6 +86,16 @@ def play(context: Context) -> Record:
     columns |= {} if contradicted is None else {"contradicted": contradicted}
     columns |= {"undefined": none} if bool(none.any()) else {}
     return Record(columns, [], forwards=len(split), backwards=0)
+
+
+def _claimed(context: Context, x: Tensor, y: Tensor, rng: Rng) -> Certificates:
+    """What the certifier says of a batch; raises Tampered where it touched what it is judged by."""
+    net, certify = context.served().net, context.attack
+    extra = {"rng": rng} if "rng" in inspect.signature(certify).parameters else {}
+    who = f"the certifier {context.card.name}"
+    with untampered([net], who, lambda: answer(net, x[:1], rng[:1]), pictures=x, labels=y):
+        found: Certificates = certify(net, x.clone(), y.clone(), copy.copy(context.threat.budget), **extra)
+    return found
 
 
 def conclude(context: Context, record: Record) -> Record:

@@ -8,6 +8,7 @@ observer chooses among its restarts by what it can see, never by these scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from robustsuite.config.keys import Spec
 from robustsuite.config.registry import AttackCard, carded
 from robustsuite.config.threats import Access, Threat, Update, parse_access
 from robustsuite.integrity.probes import Flag
+from robustsuite.integrity.tampering import untampered
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.gradient_matching import Observed, Recovered
 from robustsuite.methods.federated.image_quality import matched, mse, psnr, ssim
@@ -103,12 +105,13 @@ def reconstructed(
     terms, handed = threat.update, {"aux": aux} if Access.AUX_DATA in card.needs else {}
     client = Client(net.to(device), terms)
     rows, whole = rows or range(len(split)), len(split) - len(split) % terms.batch
-    parts, evaluations = [], 0
+    parts, evaluations, who = [], 0, f"the attack {card.name}"
     for local in _clients(len(rows), terms.batch, client, device):
         clients, streams = local + rows.start, rng[local[:, 0]]
         batch, labels = _pictures(split, clients).to(device), split.y[clients].to(device)
         seen = observed(client, batch, labels, share, streams, labels_known=terms.labels)
-        found = attack(seen, rng=streams.fold("attack"), **handed)
+        with untampered([client.net], who, partial(client.net, batch.flatten(0, 1)[:1]), pictures=batch, labels=labels):
+            found = attack(seen, rng=streams.fold("attack"), **handed)
         # a last smaller client has no other of its size
         others = (clients - terms.batch) % whole if whole > terms.batch == clients.shape[1] else None
         parts.append(_judged(batch, labels, found, split, clients, others))

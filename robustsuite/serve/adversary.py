@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -79,7 +79,8 @@ class Poisoner:
         if self.threat.target is not None:
             handed["target"] = self.threat.target
         rng = Rng.of(seed, f"poison/{self.card.name}", train.ids)
-        found: Poisoned = self.card.function(train, rate, rng=rng, **handed, **dict(self.given))
+        own = replace(train, y=train.y.clone(), ids=train.ids.clone())  # what is compared with is nobody's to write to
+        found: Poisoned = self.card.function(own, rate, rng=rng, **handed, **dict(self.given))
         most, got = rate.most(len(train)), len(found.indices.unique())
         if got > most:
             name = self.card.name
