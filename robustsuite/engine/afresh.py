@@ -60,9 +60,9 @@ def answers(cell: Cell, system: System, rows: Tensor, x: Tensor, width: int) -> 
 
 
 class Afresh(Line):
-    """A process that serves the systems of a recipe's cells anew; without a recipe it answers nothing."""
+    """A process that serves the systems of a recipe's cells anew."""
 
-    def __init__(self, recipe: Recipe | None) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__("robustsuite.engine.afresh")
         self.recipe = recipe
 
@@ -71,8 +71,6 @@ class Afresh(Line):
 
         Raises NotReplayed where it cannot be served there, Strayed or Overdue where no answer comes.
         """
-        if self.recipe is None:
-            raise NotReplayed("its model or its data were made in Python")
         with self.asked(f"the system of {cell.run_id}") as line:
             sent(line, "ask", rows.cpu(), x.cpu(), recipe=asdict(self.recipe), run_id=cell.run_id, width=width)
             frame = received(line)

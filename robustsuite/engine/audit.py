@@ -8,6 +8,7 @@ arXiv:2106.09947 (unstable predictions). The rules stand in `checks.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -33,7 +34,7 @@ from robustsuite.maths.stats import wilson
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.scenarios.record import Record
-from robustsuite.scenarios.second_looks import whole
+from robustsuite.scenarios.second_looks import not_converged, whole
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.models import services
 from robustsuite.serve.system import System
@@ -60,17 +61,18 @@ def audit(
     """
     tell = (progress or Progress()).tell
     waiting = [cell for cell, decision in cells if decision.status == "run" and _waits(cell, store)]
-    with asking(cells, store), Apart() as apart, Afresh(recipe) as afresh:
+    with asking(cells, store), Apart() as apart, Afresh(recipe) if recipe else nullcontext() as afresh:
         for _, group in groupby(waiting, key=lambda cell: id(cell.lifecycle)):
-            _of_one_system(list(group), store, width, tell, (apart, afresh))
+            _of_one_system(list(group), store, width, tell, apart, afresh)
     return len(waiting)
 
 
 def _of_one_system(
-    members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None], others: tuple[Apart, Afresh]
-) -> None:
+    members: list[Cell], store: Store, width: int | None, tell: Callable[[str], None], apart: Apart,
+    afresh: Afresh | None,
+) -> None:  # fmt: skip
     """Audit these cells, which share a served system."""
-    system, searched = members[0].lifecycle.served(), dict[tuple[str, int], bool]()
+    system, known = members[0].lifecycle.served(), dict[tuple[str, int], bool]()
     for cell in members:
         with store.lease(f"audit-{cell.run_id}") as lease:
             if lease is None or not _waits(cell, store):
@@ -78,7 +80,7 @@ def _of_one_system(
             tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
             robust = torch.tensor(store.column(cell.run_id, "robust"), dtype=torch.bool)
             queries = torch.tensor(store.column(cell.run_id, "queries"), dtype=torch.int64)
-            case = _Case(cell, system, robust, queries, width or fitting(cell), searched, *others)
+            case = _Case(cell, system, robust, queries, width or fitting(cell), known, apart, afresh)
             flags = list(_flags(case))
             store.amend(
                 cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
@@ -101,7 +103,7 @@ class _Case:
     width: int
     searched: dict[tuple[str, int], bool]
     apart: Apart
-    afresh: Afresh
+    afresh: Afresh | None
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -153,13 +155,12 @@ def _flags(case: _Case) -> Iterator[Flag]:
 
 def _unbounded(case: _Case) -> Iterator[Flag]:
     """E4: the whole box, and half of it."""
-    space, few = case.system.space, torch.arange(min(AUDITED, len(case.robust)))
+    space, n = case.system.space, min(AUDITED, len(case.robust))
     ball = case.cell.threat.budget if case.cell.threat else None
     boxes = [box for share in (1.0, 0.5) if (box := whole(ball, space, share)) is not None]
     if not boxes:
         return
-    n = len(few)
-    left, half = (int(case.again(few, ball=box).columns["robust"].sum()) for box in boxes)
+    left, half = (int(case.again(torch.arange(n), ball=box).columns["robust"].sum()) for box in boxes)
     case.figures.update(E4_whole=left / n, E4_half=half / n)
     if left > max(1, 0.01 * n):
         yield Flag("unbounded_fails", f"{left} of {n} images stand though any picture is allowed")
@@ -178,9 +179,7 @@ def _converged(case: _Case) -> Iterator[Flag]:
         fell = int((~case.again(rows, **{name: 2 * now}).columns["robust"]).sum())
         share = fell / len(rows) * float(case.robust.double().mean())
         case.figures[f"E7_{name}"] = share
-        if fell > 1 and share > SMALL:
-            level = "fail" if fell > 2 and share > LARGE else "warn"
-            yield Flag("not_converged", f"{name}={2 * now} breaks {fell} of {len(rows)} standing images more", level)
+        yield from not_converged(f"{name}={2 * now} breaks", fell, len(rows), share)
 
 
 def _random_search(case: _Case) -> Iterator[Flag]:
@@ -191,8 +190,7 @@ def _random_search(case: _Case) -> Iterator[Flag]:
         judge = Judge(case.system.net, stochastic=case.system.stochastic, width=case.width, under=case.system.under)
         x, y, streams = case.pictures(new, "audit")
         draws = torch.full_like(y, DRAWS // (judge.repeats if judge.stochastic else 1))
-        rows = torch.arange(len(x), device=x.device)
-        broken = searched(judge, x, y, rows, streams, ball, draws)
+        broken = searched(judge, x, y, torch.arange(len(x), device=x.device), streams, ball, draws)
         case.searched.update({(str(ball), i): fell for i, fell in zip(new.tolist(), broken.tolist(), strict=True)})
     fell = sum(case.searched[str(ball), i] for i in case.standing.tolist()) if ball is not None else 0
     case.figures["E8"] = float(fell)
@@ -305,10 +303,12 @@ def _forgetful(case: _Case) -> Iterator[Flag]:
     rows = case.standing[:FEW]
     if not len(rows) or case.system.adapts or services(case.system.net):
         return
-    x_adv = case.again(rows).x_adv
-    assert x_adv is not None
-    here = answers(case.cell, case.system, rows, x_adv, case.width)
     try:
+        if case.afresh is None:
+            raise NotReplayed("its model or its data were made in Python")
+        x_adv = case.again(rows).x_adv
+        assert x_adv is not None
+        here = answers(case.cell, case.system, rows, x_adv, case.width)
         wrong, held = case.afresh.answered(case.cell, rows, x_adv, case.width)
     except (NotReplayed, Strayed):
         case.figures["E36_not_asked"] = float(len(rows))

@@ -94,10 +94,10 @@ CHECKS = (
           f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails; unaudited, "
           f"in cells of at least {PUBLISHED} images, twice the steps on one in 100", "scenario, audit",
           {"not_converged": ("warn", "all")}),
-    Check("E8", "random search finds nothing", "gradient attacks: 1000 uniform points and 100 corners around at most "
-          f"{AUDITED} standing images, any break fails; without an audit as many points as 5 % of the attack's cost "
-          "pay for, around one standing image in 8: up to 2 breaks warn, more fail", "scenario, audit",
-          {"random_search_wins": ("fail", "all")}),
+    Check("E8", "random search finds nothing", "gradient attacks: 1000 points (100 of a random system), in linf every "
+          f"other one a corner, around at most {AUDITED} standing images, any break fails; without an audit as many "
+          "points as 5 % of the attack's cost pay for, around one standing image in 8: up to 2 breaks warn, more fail",
+          "scenario, audit", {"random_search_wins": ("fail", "all")}),
     Check("E9", "order of attacks", f"FGSM leaves no fewer than PGD, PGD no fewer than APGD: beyond {_percent(SMALL)} "
           "and 2 images, the first inversion fails, the second warns (random systems: only at McNemar p < "
           f"{LEVEL:g})", "report", {"weaker_than_simpler": ("warn", "all")}),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustsuite.integrity.checks import Flag
 from robustsuite.maths.losses import margin
+from robustsuite.maths.projections import levels
 from robustsuite.serve.task import TASK, finite
 
 LINES, HALVINGS = 16, 14
@@ -46,7 +47,7 @@ def jumps(net: nn.Module, x: Tensor, logits: Tensor) -> Flag | None:
             early = near, far
         middle = (near + far) / 2
         if halving < EARLY:
-            middle = (255 * middle).round() / 255  # what keeps the answers of clean-looking pictures keeps these
+            middle = levels(middle)  # what keeps the answers of clean-looking pictures keeps these
         still = (TASK.predicted(net(middle)) == of).view(-1, 1, 1, 1)
         near, far = torch.where(still, middle, near), torch.where(still, far, middle)
     if len(lines) < FEWEST:

@@ -16,6 +16,11 @@ def norm(delta: Tensor, name: str) -> Tensor:
     return delta.abs().sum(1) if name == "l1" else (delta != 0).sum(1).to(delta.dtype)
 
 
+def levels(x: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) as 8 bits a value hold them."""
+    return (x * 255).round().clamp(0, 255) / 255
+
+
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """View (N,) as (N, 1, 1, ...) so that it broadcasts against `like` (N, ...)."""
     return values.view(-1, *[1] * (like.dim() - 1))

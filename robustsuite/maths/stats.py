@@ -72,7 +72,7 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> Paired:
 def _fair(k: int, n: int) -> float:
     """The two-sided p-value of k heads in n throws of a fair coin; the tests of one table ask for few, again and again.
     """
-    return float(_both_tails(np.int64(min(k, n - k)), np.int64(n)))
+    return float(_both_tails(min(k, n - k), n))
 
 
 def _both_tails(fewer: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:

@@ -17,13 +17,14 @@ from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.errors import BadValue
 from robustsuite.integrity.witness import EVERY, drawn, searched, witnessed
 from robustsuite.maths import projections
+from robustsuite.maths.projections import levels
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.conclusions import flags_of, note_of
 from robustsuite.scenarios.record import UNDEFINED, Record
 from robustsuite.scenarios.refusals import unfit
-from robustsuite.scenarios.routes import AttackContext, Try, broken, draws, every_route, least, levels, transfers
+from robustsuite.scenarios.routes import AttackContext, Try, broken, draws, every_route, least, transfers
 from robustsuite.scenarios.second_looks import COLUMNS, looked_again
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split

@@ -22,6 +22,7 @@ from robustsuite.errors import Unsupported
 from robustsuite.integrity.tampering import untampered
 from robustsuite.integrity.witness import Recalled, recalled
 from robustsuite.maths.losses import CONFIDENCE_MARGIN
+from robustsuite.maths.projections import levels
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.record import blank
 from robustsuite.serve.judge import Answers, Judge
@@ -136,11 +137,6 @@ def least(tries: list[Try], context: AttackContext) -> Try:
     x_adv = joined([t.x_adv for t in tries])
     again = Recalled(*(torch.stack(list(column)).any(0) for column in zip(*(t.recalled for t in tries), strict=True)))
     return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0), again)
-
-
-def levels(x: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) as 8 bits a value hold them."""
-    return (x * 255).round().clamp(0, 255) / 255
 
 
 def on_grid(home: Tensor, x: Tensor, ball: Ball) -> Tensor:

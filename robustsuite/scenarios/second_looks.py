@@ -53,14 +53,15 @@ def looked_again(context: Context, record: Record, again: Again) -> dict[str, Te
     other = card.minimum_norm or card.whole or Access.AUX_DATA in card.needs
     if not plainly or hidden or limited or other or len(context.split) < FROM:
         return {}
-    columns, found = record.columns, {name: torch.zeros(len(context.split), dtype=torch.bool) for name in COLUMNS}
-    rows = (columns["robust"] & _drawn(context.rng, "longer", LONGER)).nonzero().flatten()
+    robust, right = (record.columns[name] for name in ("robust", "clean_ok"))
+    found = {name: torch.zeros(len(context.split), dtype=torch.bool) for name in COLUMNS}
+    rows = (robust & _drawn(context.rng, "longer", LONGER)).nonzero().flatten()
     if len(rows):
         found["longer"][rows] = True
         twice = partial(context.attack, steps=2 * given["steps"])
         found["longer_fell"][rows] = ~again(twice, threat, rows).columns["robust"]
-    rows, box = (columns["clean_ok"] & _drawn(context.rng, "whole", WHOLE)).nonzero().flatten(), threat.budget
-    if len(rows) and (box := whole(box, system.space)) is not None:
+    rows, box = (right & _drawn(context.rng, "whole", WHOLE)).nonzero().flatten(), whole(threat.budget, system.space)
+    if len(rows) and box is not None:
         found["unbounded"][rows] = True
         found["unbounded_stood"][rows] = again(context.attack, replace(threat, budget=box), rows).columns["robust"]
     return found
@@ -76,11 +77,17 @@ def flags(columns: dict[str, Tensor]) -> list[Flag]:
     if not set(columns) >= set(COLUMNS):
         return []
     asked, fell, unbounded, stood = (int(columns[name].sum()) for name in COLUMNS)
-    raised = []
-    if fell > 1 and (share := fell / asked * float(columns["robust"].double().mean())) > SMALL:
-        level = "fail" if fell > 2 and share > LARGE else "warn"
-        raised.append(Flag("not_converged", f"twice the steps break {fell} of {asked} standing images more", level))
+    robust = float(columns["robust"].double().mean())
+    raised = not_converged("twice the steps break", fell, asked, fell / max(asked, 1) * robust)
     if stood > 1:
         words = f"{stood} of {unbounded} images stand though any picture is allowed"
         raised.append(Flag("unbounded_fails", words))
     return raised
+
+
+def not_converged(what: str, fell: int, asked: int, share: float) -> list[Flag]:
+    """The flag of E7: `fell` of the `asked` standing images, this share of all, fall to what is said."""
+    if fell <= 1 or share <= SMALL:
+        return []
+    level = "fail" if fell > 2 and share > LARGE else "warn"
+    return [Flag("not_converged", f"{what} {fell} of {asked} standing images more", level)]
