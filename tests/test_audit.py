@@ -4,34 +4,64 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.audit import audit
+from robustsuite.engine.case import Case
 from robustsuite.engine.execute import execute
 from robustsuite.engine.plan import Decision
 from robustsuite.engine.store import Store
 from robustsuite.errors import BadData
+from robustsuite.integrity.apart import Apart
+from robustsuite.maths.randomness import Rng
 from robustsuite.reports.read.runs import read
 from robustsuite.scenarios.cell import Cell
+from robustsuite.serve import stages
 from robustsuite.serve.data import Dataset, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, weights_sha256
+from robustsuite.serve.stages import Applied
 from tests.frauds import Fraud, honest
 
 DATA = digits()
 TEST = DATA.split("test").first(40)
 
 
-def cell(net: nn.Module, attack: str = "pgd", eps: float = 0.1, **given: Any) -> Cell:
+class Noised(nn.Module):
+    """Gaussian noise on the pixels, from the streams it is handed."""
+
+    rng: Rng | None = None
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        rng = self.rng or Rng.of(0, "noised", torch.zeros(len(x), dtype=torch.int64))
+        return self.net(x + 0.25 * rng.normal(*x.shape[1:]))  # type: ignore[no-any-return]
+
+
+@stages.serve(stochastic=True, eot=4)
+def noised(net: nn.Module) -> nn.Module:
+    """Input noise, declared as such."""
+    return Noised(net)
+
+
+NOISED = Applied(noised.card)  # type: ignore[attr-defined]
+
+
+def cell(
+    net: nn.Module, attack: str = "pgd", eps: float = 0.1, defenses: tuple[Applied, ...] = (), **given: Any
+) -> Cell:
     data = Dataset("digits", DATA.space, DATA.classes, {**DATA.splits, "test": TEST})
-    cycle = Lifecycle(Model("net", net.eval(), DATA.space, weights_sha256(net)), data)
+    cycle = Lifecycle(Model("net", net.eval(), DATA.space, weights_sha256(net)), data, defenses)
     card = card_of("attack", attack)
     threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(eps))
     return Cell("audits", cycle, Subjects(TEST), threat, card, tuple(sorted(given.items())))
@@ -74,6 +104,25 @@ def test_an_attack_that_has_not_converged_is_found(tmp_path: Path) -> None:
 def test_random_search_finds_what_an_attack_without_gradients_leaves(tmp_path: Path) -> None:
     constant = Fraud(lambda z: z.detach() + 0 * z, before=lambda x: x)
     found = names(audited(tmp_path, cell(constant, attack="fgsm", eps=0.3)))
+    assert found["random_search_wins"] == "fail"
+
+
+def test_what_a_random_system_drops_by_chance_is_no_finding(tmp_path: Path) -> None:
+    """Of what stands because of one play, some falls in the next, to the same attack: so it does to a longer one."""
+    one = cell(honest(adversarial=True), defenses=(NOISED,), steps=10, restarts=2)
+    found = audited(tmp_path, one)
+    assert found["flags"] == []
+    robust = torch.tensor(Store(tmp_path).column(one.run_id, "robust"))
+    case = Case(one, one.lifecycle.served(), robust, robust.long(), 64, {}, cast(Apart, None), None)
+    fell = ~case.again(case.standing, restarts=4).columns["robust"]
+    assert int(fell.sum()) > 1, "some did fall"
+    assert case.beyond_chance(fell) == 0
+    assert case.beyond_chance(torch.ones_like(fell)) > 10
+
+
+def test_random_search_finds_what_hides_behind_noise(tmp_path: Path) -> None:
+    constant = Fraud(lambda z: z.detach() + 0 * z, before=lambda x: x)
+    found = names(audited(tmp_path, cell(constant, "fgsm", eps=0.3, defenses=(NOISED,))))
     assert found["random_search_wins"] == "fail"
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.integrity import checks
 from robustsuite.integrity.checks import CHECKS, Flag, as_markdown, check_of, grade, level_of
-from robustsuite.integrity.cross_cell import grades, one_sided
+from robustsuite.integrity.cross_cell import grades
 from robustsuite.maths.losses import margin
 from robustsuite.maths.randomness import Rng
+from robustsuite.maths.stats import one_sided
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
 from robustsuite.records.v1 import upgraded

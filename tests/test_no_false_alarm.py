@@ -47,7 +47,7 @@ class Noised(nn.Module):
         return self.net(x + 0.1 * rng.normal(*x.shape[1:]))  # type: ignore[no-any-return]
 
 
-@stages.serve(stochastic=True, surrogate=lambda base, served: base)
+@stages.serve(stochastic=True, eot=20, surrogate=lambda base, served: base)
 def noised(net: nn.Module) -> nn.Module:
     """Input noise, declared as such."""
     return Noised(net)

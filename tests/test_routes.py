@@ -11,6 +11,7 @@ from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.errors import Unsupported
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import evasion
+from robustsuite.scenarios.conclusions import flags_of
 from robustsuite.scenarios.record import Record
 from robustsuite.serve.system import System
 from tests.toys import SPACE, labelled, linear, ready
@@ -97,3 +98,18 @@ def test_queries_add_up_over_the_ways() -> None:
     thrice = played(Backwards(linear()), surrogate=linear(), hides=Access.GRADIENTS)
     assert thrice.forwards >= 2 * once.forwards
     assert int(thrice.columns["queries"].sum()) == thrice.forwards
+
+
+@pytest.mark.parametrize(("more", "fewer", "stochastic", "told"), [
+    (3, 0, False, True), (3, 0, True, False), (9, 6, True, False), (12, 2, True, True),
+])  # fmt: skip
+def test_a_random_system_falls_to_either_of_two_equal_attacks(
+    more: int, fewer: int, stochastic: bool, told: bool
+) -> None:
+    direct, through = torch.arange(20) < more, (torch.arange(20) >= more) & (torch.arange(20) < more + fewer)
+    fine, never = torch.ones(20, dtype=torch.bool), torch.zeros(20, dtype=torch.bool)
+    columns = {"robust": direct & through, "clean_ok": fine, "in_budget": fine, "fooled": fine, "robust_direct": direct,
+               "robust_surrogate": through, "undefined": never}  # fmt: skip
+    system = System(ready(linear()), SPACE, stochastic=stochastic)
+    flags = flags_of(columns, system, card_of("attack", "pgd"), drawn=20, own="")
+    assert [flag.name for flag in flags] == ["transfer_beats_direct"] * told

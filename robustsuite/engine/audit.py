@@ -9,35 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import OutOfMemoryError, Tensor, nn
 
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Access, Ball
+from robustsuite.config.threats import Access
 from robustsuite.engine.afresh import Afresh, Recipe, answers
+from robustsuite.engine.case import Case
 from robustsuite.engine.execute import Progress, asking
 from robustsuite.engine.plan import Decision
-from robustsuite.engine.runner import play
 from robustsuite.engine.store import Store
 from robustsuite.errors import OF_THE_RUN, cause
 from robustsuite.integrity.apart import Apart, NotReplayed, Overdue, Strayed
-from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag
+from robustsuite.integrity.checks import AUDITED, LARGE, LEVEL, SMALL, Flag
 from robustsuite.integrity.gradient_probes import roughness
-from robustsuite.integrity.witness import searched
+from robustsuite.integrity.witness import searched, searched_anew
 from robustsuite.maths.numerics import float32, threads
-from robustsuite.maths.randomness import Rng
-from robustsuite.maths.stats import wilson
+from robustsuite.maths.stats import one_sided, wilson
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
-from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.second_looks import not_converged, whole
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.models import services
-from robustsuite.serve.system import System
 
 DRAWS = 1000
 """Points of the random search around each standing image; of a random system, which is asked again at each, fewer."""
@@ -80,7 +76,7 @@ def _of_one_system(
             tell(f"auditing {cell.facts()['attack']} on {cell.facts()['defense']}")
             robust = torch.tensor(store.column(cell.run_id, "robust"), dtype=torch.bool)
             queries = torch.tensor(store.column(cell.run_id, "queries"), dtype=torch.int64)
-            case = _Case(cell, system, robust, queries, width or fitting(cell), known, apart, afresh)
+            case = Case(cell, system, robust, queries, width or fitting(cell), known, apart, afresh)
             flags = list(_flags(case))
             store.amend(
                 cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
@@ -92,46 +88,7 @@ def _waits(cell: Cell, store: Store) -> bool:
     return evades and not store.audited(cell.run_id) and store.column(cell.run_id, "robust") is not None
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One cell with its verdicts (N,) and queries (N,); `searched` is shared by the cells of one system."""
-
-    cell: Cell
-    system: System
-    robust: Tensor
-    queries: Tensor
-    width: int
-    searched: dict[tuple[str, int], bool]
-    apart: Apart
-    afresh: Afresh | None
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def standing(self) -> Tensor:
-        """Positions of the standing images, AUDITED at the most."""
-        return self.robust.nonzero().flatten()[:AUDITED]
-
-    def again(
-        self, rows: Tensor, *, system: System | None = None, width: int | None = None, ball: Ball | None = None,
-        attack: AttackCard | None = None, **given: Any,
-    ) -> Record:  # fmt: skip
-        """The columns (M,) and pictures of the same attack on these images, with what is named changed."""
-        threat = self.cell.threat
-        if threat is not None and ball is not None:
-            threat = replace(threat, budget=ball)
-        changed = tuple(sorted({**dict(self.cell.given), **given}.items()))
-        few = self.cell.subjects.on(self.cell.split.at(rows))
-        cell = replace(self.cell, subjects=few, threat=threat, attack=attack or self.cell.attack, given=changed)
-        return play(cell, system or self.system, width=width or self.width)
-
-    def pictures(self, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Rng]:
-        """These images (M, C, H, W) with their labels (M,) and streams of this name, on the system's device."""
-        split, device = self.cell.split.at(rows), self.system.device
-        streams = Rng.of(self.cell.lifecycle.seed, name, split.ids)
-        return split.images(torch.arange(len(split))).to(device), split.y.to(device), streams.to(device)
-
-
-def _flags(case: _Case) -> Iterator[Flag]:
+def _flags(case: Case) -> Iterator[Flag]:
     """Every audit that this cell's attack is open to."""
     card = case.cell.attack
     if card is None or not len(case.robust):
@@ -153,7 +110,7 @@ def _flags(case: _Case) -> Iterator[Flag]:
     yield from _forgetful(case)
 
 
-def _unbounded(case: _Case) -> Iterator[Flag]:
+def _unbounded(case: Case) -> Iterator[Flag]:
     """E4: the whole box, and half of it."""
     space, n = case.system.space, min(AUDITED, len(case.robust))
     ball = case.cell.threat.budget if case.cell.threat else None
@@ -169,30 +126,34 @@ def _unbounded(case: _Case) -> Iterator[Flag]:
         yield Flag("half_box_fails", f"{half} of {n} images stand though pixels may move half their range")
 
 
-def _converged(case: _Case) -> Iterator[Flag]:
+def _converged(case: Case) -> Iterator[Flag]:
     """E7: twice the steps, twice the restarts."""
     card, rows = case.cell.attack, case.standing
     for name in ("steps", "restarts"):
         if card is None or name not in card.parameters or not len(rows):
             continue
         now = {**card.parameters, **dict(case.cell.given)}[name]
-        fell = int((~case.again(rows, **{name: 2 * now}).columns["robust"]).sum())
+        fell = case.beyond_chance(~case.again(rows, **{name: 2 * now}).columns["robust"])
         share = fell / len(rows) * float(case.robust.double().mean())
         case.figures[f"E7_{name}"] = share
         yield from not_converged(f"{name}={2 * now} breaks", fell, len(rows), share)
 
 
-def _random_search(case: _Case) -> Iterator[Flag]:
+def _random_search(case: Case) -> Iterator[Flag]:
     """E8: uniform points and corners of the ball; each image once a system and budget."""
     ball = case.cell.threat.budget if case.cell.threat else None
     new = torch.tensor([i for i in case.standing.tolist() if (str(ball), i) not in case.searched], dtype=torch.int64)
     if ball is not None and len(new):
         judge = Judge(case.system.net, stochastic=case.system.stochastic, width=case.width, under=case.system.under)
         x, y, streams = case.pictures(new, "audit")
-        draws = torch.full_like(y, DRAWS // (judge.repeats if judge.stochastic else 1))
-        broken = searched(judge, x, y, torch.arange(len(x), device=x.device), streams, ball, draws)
+        if judge.stochastic:
+            broken = searched_anew(judge, x, y, streams, ball, DRAWS // judge.repeats)
+        else:
+            every = torch.arange(len(x), device=x.device)
+            broken = searched(judge, x, y, every, streams, ball, torch.full_like(y, DRAWS))
         case.searched.update({(str(ball), i): fell for i, fell in zip(new.tolist(), broken.tolist(), strict=True)})
-    fell = sum(case.searched[str(ball), i] for i in case.standing.tolist()) if ball is not None else 0
+    found = [ball is not None and case.searched[str(ball), i] for i in case.standing.tolist()]
+    fell = case.beyond_chance(torch.tensor(found, dtype=torch.bool))
     case.figures["E8"] = float(fell)
     if fell:
         yield Flag("random_search_wins", f"random points break {fell} of {len(case.standing)} standing images")
@@ -207,31 +168,33 @@ class _Scaled(nn.Module):
         return self.net(x) * self.factor  # type: ignore[no-any-return]
 
 
-def _scaled(case: _Case) -> Iterator[Flag]:
+def _scaled(case: Case) -> Iterator[Flag]:
     """E12: the same attack on logits of another scale."""
     few = torch.arange(min(AUDITED, len(case.robust)))
-    n, left = len(few), int(case.robust[few].sum())
+    n, before = len(few), case.robust[few]
     for factor in SCALES:
         stand_in = case.system.surrogate
         surrogate = None if stand_in is None else _Scaled(stand_in, factor).eval()
         system = replace(case.system, net=_Scaled(case.system.net, factor).eval(), surrogate=surrogate)
-        fell = left - int(case.again(few, system=system).columns["robust"].sum())
+        now = case.again(few, system=system).columns["robust"]
+        more, fewer = int((before & ~now).sum()), int((~before & now).sum())
+        fell, chance = more - fewer, case.system.stochastic and one_sided(more, fewer) >= LEVEL
         case.figures[f"E12_{factor:g}"] = fell / n
-        if fell > max(2, LARGE * n):
+        if fell > max(2, LARGE * n) and not chance:
             level = "fail" if fell > max(3, 0.05 * n) else "warn"
             yield Flag(
                 "scale_dependent", f"with logits x {factor:g} the attack breaks {fell} of {n} images more", level
             )
 
 
-def _transfer(case: _Case) -> Iterator[Flag]:
+def _transfer(case: Case) -> Iterator[Flag]:
     """E6: points found on the undefended network, asked of the served one."""
     rows, n = case.standing, len(case.robust)
     if not case.cell.lifecycle.defenses or not len(rows):
         return
     plain = replace(case.cell.lifecycle, defenses=()).trained()
     columns = case.again(rows, system=replace(case.system, surrogate=plain)).columns
-    fell = int((~columns.get("robust_surrogate", columns["robust"])).sum())
+    fell = case.beyond_chance(~columns.get("robust_surrogate", columns["robust"]))
     share = fell / len(rows) * float(case.robust.double().mean())
     case.figures["E6"] = share
     if fell > 2 and share > SMALL:
@@ -239,7 +202,7 @@ def _transfer(case: _Case) -> Iterator[Flag]:
         yield Flag("transfer_wins", words, "fail" if share > 0.02 else "warn")
 
 
-def _landscape(case: _Case) -> Iterator[Flag]:
+def _landscape(case: Case) -> Iterator[Flag]:
     """E17: how much the margin changes within a step too small to see."""
     net = case.system.surrogate if case.system.hides else case.system.net
     if net is None or case.system.stochastic:
@@ -251,7 +214,7 @@ def _landscape(case: _Case) -> Iterator[Flag]:
         yield Flag("rough_landscape", f"the margin changes by {change:.0%} within 1/255")
 
 
-def _order(case: _Case) -> Iterator[Flag]:
+def _order(case: Case) -> Iterator[Flag]:
     """E23: backwards, and with another number of images in flight."""
     few = torch.arange(min(AUDITED, len(case.robust)))
     backwards = case.again(few.flip(0)).columns["robust"].flip(0)
@@ -262,7 +225,7 @@ def _order(case: _Case) -> Iterator[Flag]:
         yield Flag("order_dependent", f"{flips} of {len(few)} verdicts change with the order or the batch")
 
 
-def _within_access(case: _Case, card: AttackCard) -> Iterator[Flag]:
+def _within_access(case: Case, card: AttackCard) -> Iterator[Flag]:
     """E35: the attack in a process of its own, which holds an oracle's line and nothing else."""
     if case.cell.threat is None or Access.WEIGHTS in case.cell.threat.access:
         return  # it was handed the network
@@ -298,7 +261,7 @@ def _differs(columns: dict[str, Tensor], robust: Tensor, queries: Tensor) -> int
     return int(((columns["robust"] != robust) | (columns["queries"] != queries)).sum())
 
 
-def _forgetful(case: _Case) -> Iterator[Flag]:
+def _forgetful(case: Case) -> Iterator[Flag]:
     """E36: what the attack left standing, asked of the system served anew in a process that never asked it."""
     rows = case.standing[:FEW]
     if not len(rows) or case.system.adapts or services(case.system.net):

@@ -86,17 +86,19 @@ CHECKS = (
           {"black_box_wins": ("warn", "all")}),
     Check("E6", "white box beats transfer", "the surrogate's points, or (audit) an undefended net's, break more than "
           f"{_percent(SMALL)} and 2 images that the direct attack leaves: a warning, as the row is the least of the "
-          "ways; an undefended net's above 2 % fails; an attack played on the adversary's own network alone warns",
+          "ways; an undefended net's above 2 % fails; an attack played on the adversary's own network alone warns "
+          f"(random systems: only at McNemar p < {LEVEL:g}, in an audit against the attack itself in another play)",
           "scenario, audit",
           {"transfer_beats_direct": ("warn", "all"), "transfer_wins": ("warn", "all"),
            "transfer_alone": ("warn", "all")}),
     Check("E7", "converged", "gradient attacks with twice the steps or restarts, on standing images: a drop "
           f"above {_percent(SMALL)} and 1 image warns, above {_percent(LARGE)} and 2 images fails; unaudited, "
-          f"in cells of at least {PUBLISHED} images, twice the steps on one in 100", "scenario, audit",
-          {"not_converged": ("warn", "all")}),
-    Check("E8", "random search finds nothing", "gradient attacks: 1000 points (100 of a random system), in linf every "
-          f"other one a corner, around at most {AUDITED} standing images, any break fails; without an audit as many "
-          "points as 5 % of the attack's cost pay for, around one standing image in 8: up to 2 breaks warn, more fail",
+          f"in cells of at least {PUBLISHED} images, twice the steps on one in 100 (random systems: as in E6)",
+          "scenario, audit", {"not_converged": ("warn", "all")}),
+    Check("E8", "random search finds nothing", "gradient attacks: 1000 points (of a random system 100, the worst one "
+          f"judged anew, and as in E6), in linf every other one a corner, around at most {AUDITED} standing images, "
+          "any break fails; without an audit as many points as 5 % of the attack's cost pay for, around one standing "
+          "image in 8: up to 2 breaks warn, more fail",
           "scenario, audit", {"random_search_wins": ("fail", "all")}),
     Check("E9", "order of attacks", f"FGSM leaves no fewer than PGD, PGD no fewer than APGD: beyond {_percent(SMALL)} "
           "and 2 images, the first inversion fails, the second warns (random systems: only at McNemar p < "
@@ -119,8 +121,8 @@ CHECKS = (
     Check("E12", "no loss starves", "cross entropy gradients that vanish in float32 where the margin's do not, on more "
           f"than 5 % of images: fails where the attack's only loss is cross entropy, else warns; median margin outside "
           f"{TEMPERED[0]:g} ... {TEMPERED[1]:g} warns; rounded logits and exact ties warn; audit: logits scaled by "
-          f"0.01 and 100, a drop above {_percent(LARGE)} and 2 images warns, above 5 % and 3 images fails",
-          "probe, audit",
+          f"0.01 and 100, a drop above {_percent(LARGE)} and 2 images warns, above 5 % and 3 images fails "
+          f"(random systems: only at McNemar p < {LEVEL:g})", "probe, audit",
           {"loss_vanishes": ("fail", "gradients"), "logit_scale": ("warn", "gradients"),
            "rounded_logits": ("warn", "evasion"), "scale_dependent": ("warn", "all")}),
     Check("E13", "randomness is averaged", "answers that differ between two calls of a system not declared random, or "

@@ -7,18 +7,17 @@ stand in `checks.py`. McNemar (1947), Psychometrika 12(2), one-sided and exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from robustsuite.integrity import strength
 from robustsuite.integrity.checks import LARGE, LEVEL, PARITY, SMALL, Flag, grade, level_of
-from robustsuite.maths.stats import clopper_pearson
+from robustsuite.maths.stats import clopper_pearson, one_sided
 
 Row = Mapping[Any, Any]
 Examples = Callable[[str], Mapping[str, Any] | pd.DataFrame]
@@ -80,12 +79,6 @@ def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
             ends = grade([*source["flags"], *found[twin]], certified=twin in sure)
             graded[run_id] = Graded(found[twin], ends, strength.screening(source))
     return graded
-
-
-@lru_cache(maxsize=1 << 16)
-def one_sided(more: int, fewer: int) -> float:
-    """The chance of at least `more` of the discordant pairs on one side if both were as likely."""
-    return float(bdtrc(more - 1, more + fewer, 0.5)) if more + fewer else 1.0
 
 
 def _groups(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> Iterator[list[Row]]:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.integrity.checks import Flag
-from robustsuite.integrity.cross_cell import one_sided
 from robustsuite.integrity.state import kept
 from robustsuite.maths.losses import margin
 from robustsuite.maths.numerics import float32
+from robustsuite.maths.stats import one_sided
 from robustsuite.serve.oracle import preserved
 from robustsuite.serve.task import TASK
 

@@ -99,8 +99,6 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
 @torch.no_grad()
 def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: Ball, draws: Tensor) -> Tensor:
     """Which pictures (N,) of these standing rows the judge sees broken at any of as many random points as draws (N,).
-
-    Every other point is a corner of the ball, where it has corners.
     """
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     every = rows.repeat_interleave(draws[rows])
@@ -108,13 +106,36 @@ def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: B
     with preserved(judge.net):
         for part in torch.arange(len(every), device=x.device).split(judge.width):
             some, streams = every[part], rng[every[part]].fold("search").fold(draw[part])
-            at, home = ball.sample(x[some], streams), x[some]
-            if ball.norm == "linf":
-                signs = (streams.fold("corner").uniform(*x.shape[1:]) - 0.5).sign()
-                corner = ball.project(home, home + ball.eps * signs)
-                at = torch.where((draw[part] % 2 == 1).view(-1, 1, 1, 1), corner, at)
-            found[some[judge(at, y[some], streams).wrong & ball.allows(home, at)]] = True
+            at = _point(ball, x[some], streams, draw[part])
+            found[some[judge(at, y[some], streams).wrong & ball.allows(x[some], at)]] = True
     return found
+
+
+@float32()
+@torch.no_grad()
+def searched_anew(judge: Judge, x: Tensor, y: Tensor, rng: Rng, ball: Ball, draws: int) -> Tensor:
+    """The same (N,) of a random system: of each picture's points the one that is wrong most often, judged once more.
+
+    Among many answers some are wrong by luck; those to the point that they lead to are new ones.
+    """
+    best, most = x, torch.zeros(len(x), device=x.device)
+    with preserved(judge.net):
+        for draw in range(draws):
+            streams = rng.fold("search").fold(draw)
+            at = _point(ball, x, streams, torch.full_like(y, draw))
+            share = judge(at, y, streams).share * ball.allows(x, at)
+            best = torch.where((share > most).view(-1, 1, 1, 1), at, best)
+            most = most.maximum(share)
+        return judge(best, y, rng.fold("anew")).wrong & (most > 0)
+
+
+def _point(ball: Ball, x: Tensor, streams: Rng, draw: Tensor) -> Tensor:
+    """A random point (N, C, H, W) of the ball for each picture; of every other draw (N,) a corner, where it has any."""
+    at = ball.sample(x, streams)
+    if ball.norm != "linf":
+        return at
+    corner = ball.project(x, x + ball.eps * (streams.fold("corner").uniform(*x.shape[1:]) - 0.5).sign())
+    return torch.where((draw % 2 == 1).view(-1, 1, 1, 1), corner, at)
 
 
 class Recalled(NamedTuple):

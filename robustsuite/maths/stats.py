@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, betaincinv, ndtri  # scipy.stats alone takes most of a second to import
+from scipy.special import bdtr, bdtrc, betaincinv, ndtri  # scipy.stats alone takes most of a second to import
 
 from robustsuite.errors import BadValue
 
@@ -78,6 +78,12 @@ def _fair(k: int, n: int) -> float:
 def _both_tails(fewer: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:
     """A fair coin is symmetric: twice the smaller tail."""
     return np.asarray(np.minimum(1.0, 2 * bdtr(fewer, total, 0.5)), dtype=np.float64)
+
+
+@lru_cache(maxsize=1 << 16)
+def one_sided(more: int, fewer: int) -> float:
+    """The chance of at least `more` of the discordant pairs on one side if both were as likely."""
+    return float(bdtrc(more - 1, more + fewer, 0.5)) if more + fewer else 1.0
 
 
 def mcnemar_pvalues(only_a: ArrayLike, only_b: ArrayLike) -> NDArray[np.float64]:

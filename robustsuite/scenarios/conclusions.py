@@ -7,7 +7,8 @@ from torch import Tensor
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access
 from robustsuite.integrity import witness
-from robustsuite.integrity.checks import SMALL, Flag
+from robustsuite.integrity.checks import LEVEL, SMALL, Flag
+from robustsuite.maths.stats import one_sided
 from robustsuite.scenarios import second_looks
 from robustsuite.scenarios.record import undefined_answers
 from robustsuite.scenarios.routes import ROUTES
@@ -35,8 +36,10 @@ def flags_of(columns: dict[str, Tensor], system: System, card: AttackCard, drawn
         flags.append(Flag("randomised", "the system draws noise and the attack averages over none; set eot"))
     if {"robust_direct", "robust_surrogate"} <= set(columns):
         direct, through = columns["robust_direct"], columns["robust_surrogate"]
-        more = int((direct & ~through).sum())
-        if more > max(2, SMALL * n):
+        more, fewer = int((direct & ~through).sum()), int((~direct & through).sum())
+        # a random system's pictures near the edge fall to one of two equal attacks as often as to the other
+        chance = system.stochastic and one_sided(more, fewer) >= LEVEL
+        if more > max(2, SMALL * n) and not chance:
             words = f"the surrogate's point breaks {more} of {n} pictures that the direct attack leaves standing"
             flags.append(Flag("transfer_beats_direct", words))
     if own:
