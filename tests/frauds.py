@@ -124,7 +124,8 @@ FRAUDS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
         lambda: Fraud(lambda z: (10 * z).round() / 10), {"rounded_logits", "zero_gradients"}),
     "rounded logits, straight through": (lambda: Fraud(straight(lambda z: (10 * z).round() / 10)), {"rounded_logits"}),
     "detached forward": (lambda: Fraud(lambda z: z.detach()), {"zero_gradients"}),
-    "clamp in the forward": (lambda: Fraud(before=lambda x: x.clamp(0, 1)), {"zero_gradients"}),
+    "pixels frozen at the bounds": (  # what a clamp does from torch 2.14 on
+        lambda: Fraud(before=lambda x: x.where((x > 0) & (x < 1), x.detach())), {"zero_gradients"}),
     "depends on the batch": (lambda: Fraud(lambda z: z - 0.5 * z.mean(0)), {"batch_dependent"}),
     "threshold from test data": (Calibrated, {"stateful"}),
     "threshold that drifts": (Drifting, {"stateful"}),

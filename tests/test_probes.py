@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadModel
+from robustsuite.integrity.gradient_probes import gradients
 from robustsuite.integrity.probes import canaries, probe
 from robustsuite.serve.data import InputSpace
 from tests.toys import SPACE as TOY
@@ -84,6 +85,29 @@ def test_training_mode_is_flagged_and_its_statistics_are_left_alone():
 def test_a_clamp_inside_is_flagged_where_it_freezes_saturated_pixels():
     frozen = canaries()["clamp_gradient_at_bound"] == 0
     found = flags(Wrapped(before=lambda x: x.clamp(0, 1)).eval())
+    assert ("zero_gradients" in found) == frozen
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_places_that_a_network_ignores_are_no_finding_and_a_freeze_beside_them_is_one(frozen: bool) -> None:
+    """A linear network whose weights are zero where every picture is black: so far it was taken for a clamp."""
+    x = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x[:, :, :, :4] = 0
+    head = nn.Linear(64, 10)
+    with torch.no_grad():
+        head.weight.view(10, 8, 8)[:, :, :4] = 0
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x.where((x > 0) & (x < 1), x.detach()) if frozen else x).flatten(1))
+
+    x[:, :, :, 6:] = x[:, :, :, 6:].round()
+    x[:, :, 4, 4] = 1
+    found = {flag.name for flag in gradients(Masked().eval(), x, head(x.flatten(1)).detach(), moves=True)}
     assert ("zero_gradients" in found) == frozen
 
 

@@ -107,11 +107,14 @@ def _health(net: nn.Module, grad: Tensor, leaf: Tensor, top: Tensor) -> Flag | N
     # a dead ReLU unit makes an honest network flat around a picture; then its answers do not move either
     if len(few) and (len(few) > FLAT * len(top) or _moves(net, leaf[few], top[few])):
         return Flag("zero_gradients", f"{len(few)} of {len(top)} pictures have a gradient of all zeros")
-    grad, leaf = grad[~silent], leaf[~silent]
-    grad, leaf = grad[:, :, ::4, ::4], leaf[:, :, ::4, ::4]  # the same places: strides leave some pixels unseen
-    saturated = (leaf == 0) | (leaf == 1)
-    outer = float((grad[saturated] == 0).double().mean())
-    inner = float((grad[~saturated] == 0).double().mean()) if bool((~saturated).any()) else 0.0
+    grad, all_of = grad[~silent], leaf[~silent]
+    grad, leaf = grad[:, :, ::4, ::4], all_of[:, :, ::4, ::4]  # the same places: strides leave some pixels unseen
+    saturated, frozen = (leaf == 0) | (leaf == 1), grad == 0
+    inner = float(frozen[~saturated].double().mean()) if bool((~saturated).any()) else 0.0
+    if bool((saturated & frozen).any()):  # what a network ignores at the bounds it ignores inside, too
+        inside = _of_the_lead(net, 0.1 + 0.8 * all_of)
+        frozen &= inside is not None and inside[:, :, ::4, ::4] != 0
+    outer = float(frozen[saturated].double().mean())
     if outer > 0.05 and outer > 3 * inner:
         words = f"zero on {outer:.0%} of saturated and {inner:.0%} of other pixels: a clamp inside?"
         return Flag("zero_gradients", words)
