@@ -214,6 +214,8 @@ class Pretended(TorchDispatchMode):
         _here = self
         for owner, name, value in self._patched():
             self._patches.enter_context(patch.object(owner, name, value))
+        # torch 2.11 forks random states by the module that is named as the device's type is
+        self._patches.enter_context(patch.object(torch, HIDDEN.type, torch.cuda, create=True))
         # a module on the device gets new parameters where it would be told to swap the storage of the old
         overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
