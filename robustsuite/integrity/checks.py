@@ -104,8 +104,8 @@ CHECKS = (
           "and 2 images, the first inversion fails, the second warns (random systems: only at McNemar p < "
           f"{LEVEL:g})", "report", {"weaker_than_simpler": ("warn", "all")}),
     Check("E10", "gradients tell the truth", "no missing or infinite gradient, none all zero where the answer moves or "
-          "on more than a tenth of the pictures; zeros on saturated pixels, where there are none inside the box, at most "
-          "3 times as frequent as elsewhere; the directional derivative of the margin against "
+          "on more than a tenth of the pictures; zeros on saturated pixels, where there are none inside the box, at "
+          "most 3 times as frequent as elsewhere; the directional derivative of the margin against "
           "central differences (h = 0.001 and a quarter of it, 8 low-frequency directions): median relative error "
           f"above {_percent(BENT)} warns, above {_percent(BROKEN)} fails, so does one above 60 % along a step of an "
           "attack or a pattern of all frequencies; answers that do not move with the pixels (by a level, of what is "
