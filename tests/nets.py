@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robustsuite.benchmarks.datasets.digits import digits
+from robustsuite.maths.randomness import Rng
 
 
 def linear(classes: int = 10) -> nn.Module:
@@ -72,6 +73,20 @@ class Voting(Boxed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).argmax(1)
+
+
+class Noised(nn.Module):
+    """A network behind Gaussian noise on the pixels, drawn from the streams it is handed."""
+
+    rng: Rng | None = None
+
+    def __init__(self, net: nn.Module, sigma: float) -> None:
+        super().__init__()
+        self.net, self.sigma = net, sigma
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rng = self.rng or Rng.of(0, "noised", torch.zeros(len(x), dtype=torch.int64))
+        return self.net(x + self.sigma * rng.normal(*x.shape[1:]))  # type: ignore[no-any-return]
 
 
 class WrongAtFirst(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.registry import card_of
@@ -20,7 +20,6 @@ from robustsuite.engine.plan import Decision
 from robustsuite.engine.store import Store
 from robustsuite.errors import BadData
 from robustsuite.integrity.apart import Apart
-from robustsuite.maths.randomness import Rng
 from robustsuite.reports.read.runs import read
 from robustsuite.scenarios.cell import Cell
 from robustsuite.serve import stages
@@ -29,29 +28,16 @@ from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, weights_sha256
 from robustsuite.serve.stages import Applied
 from tests.frauds import Fraud, honest
+from tests.nets import Noised
 
 DATA = digits()
 TEST = DATA.split("test").first(40)
 
 
-class Noised(nn.Module):
-    """Gaussian noise on the pixels, from the streams it is handed."""
-
-    rng: Rng | None = None
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        rng = self.rng or Rng.of(0, "noised", torch.zeros(len(x), dtype=torch.int64))
-        return self.net(x + 0.25 * rng.normal(*x.shape[1:]))  # type: ignore[no-any-return]
-
-
 @stages.serve(stochastic=True, eot=4)
 def noised(net: nn.Module) -> nn.Module:
     """Input noise, declared as such."""
-    return Noised(net)
+    return Noised(net, 0.25)
 
 
 NOISED = Applied(noised.card)  # type: ignore[attr-defined]

@@ -19,7 +19,6 @@ from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.runner import Runner
-from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.cell import Cell
 from robustsuite.serve import stages
 from robustsuite.serve.data import InputSpace, Subjects, load_data
@@ -27,30 +26,17 @@ from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, load_model, ready, weights_sha256
 from robustsuite.serve.stages import Applied, applied
 from tests.frauds import honest
+from tests.nets import Noised
 
 DIGITS = digits()
 TEST = DIGITS.split("test").first(96)
 ATTACKS: dict[str, dict[str, Any]] = {"pgd": {"steps": 10}, "apgd": {"steps": 10}, "square": {"steps": 50}}
 
 
-class Noised(nn.Module):
-    """Gaussian noise on the pixels, drawn from the streams it is handed."""
-
-    rng: Rng | None = None
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        rng = self.rng or Rng.of(0, "noised", torch.zeros(len(x), dtype=torch.int64))
-        return self.net(x + 0.1 * rng.normal(*x.shape[1:]))  # type: ignore[no-any-return]
-
-
 @stages.serve(stochastic=True, eot=20, surrogate=lambda base, served: base)
 def noised(net: nn.Module) -> nn.Module:
     """Input noise, declared as such."""
-    return Noised(net)
+    return Noised(net, 0.1)
 
 
 class Compressed(nn.Module):
