@@ -35,8 +35,7 @@ def recipe(name: str, space: InputSpace, *, epochs: int | str = 8, lr: float | s
     fits(net, space, f"recipe:{name}")
 
     def fit(net: nn.Module, training: Training) -> nn.Module:
-        device = torch.device(training.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             fresh = build(name, space)
         return fitted(fresh, training, steps)

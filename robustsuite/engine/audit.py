@@ -24,11 +24,11 @@ from robustsuite.engine.plan import Decision
 from robustsuite.engine.store import Store
 from robustsuite.errors import OF_THE_RUN, cause
 from robustsuite.integrity.apart import Apart, NotReplayed, Overdue, Strayed
-from robustsuite.integrity.checks import AUDITED, LARGE, LEVEL, SMALL, Flag
+from robustsuite.integrity.checks import AUDITED, LARGE, SMALL, Flag, surprising
 from robustsuite.integrity.gradient_probes import roughness
 from robustsuite.integrity.witness import searched, searched_anew
 from robustsuite.maths.numerics import float32, threads
-from robustsuite.maths.stats import one_sided, wilson
+from robustsuite.maths.stats import wilson
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.scenarios.second_looks import not_converged, whole
@@ -178,7 +178,7 @@ def _scaled(case: Case) -> Iterator[Flag]:
         system = replace(case.system, net=_Scaled(case.system.net, factor).eval(), surrogate=surrogate)
         now = case.again(few, system=system).columns["robust"]
         more, fewer = int((before & ~now).sum()), int((~before & now).sum())
-        fell, chance = more - fewer, case.system.stochastic and one_sided(more, fewer) >= LEVEL
+        fell, chance = more - fewer, case.system.stochastic and not surprising(more, fewer)
         case.figures[f"E12_{factor:g}"] = fell / n
         if fell > max(2, LARGE * n) and not chance:
             level = "fail" if fell > max(3, 0.05 * n) else "warn"

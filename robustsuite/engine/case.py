@@ -14,9 +14,8 @@ from robustsuite.config.threats import Ball
 from robustsuite.engine.afresh import Afresh
 from robustsuite.engine.runner import play
 from robustsuite.integrity.apart import Apart
-from robustsuite.integrity.checks import AUDITED, LEVEL
+from robustsuite.integrity.checks import AUDITED, surprising
 from robustsuite.maths.randomness import Rng
-from robustsuite.maths.stats import one_sided
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.record import Record
 from robustsuite.serve.system import System
@@ -51,7 +50,7 @@ class Case:
         if not self.system.stochastic or not bool(fell.any()):
             return int(fell.sum())
         more, fewer = int((fell & ~self._anew).sum()), int((~fell & self._anew).sum())
-        return more - fewer if one_sided(more, fewer) < LEVEL else 0
+        return more - fewer if surprising(more, fewer) else 0
 
     @cached_property
     def _anew(self) -> Tensor:

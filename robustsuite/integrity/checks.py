@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from robustsuite.maths.stats import one_sided
+
 SMALL, LARGE = 0.005, 0.01
 """Shares of the images: a difference above the first is noticed, one above the second is not forgiven."""
 
@@ -251,6 +253,11 @@ def level_of(flag: Flag | Mapping[str, Any]) -> str:
     """warn or fail; an unknown flag, as in the rows of an older version, fails."""
     name, level = (flag.name, flag.level) if isinstance(flag, Flag) else (flag.get("name"), flag.get("level"))
     return str(level or _FLAGS.get(str(name), ("", "fail", ""))[1])
+
+
+def surprising(more: int, fewer: int) -> bool:
+    """Whether one side has more of the discordant pairs than chance explains at LEVEL."""
+    return one_sided(more, fewer) < LEVEL
 
 
 def grade(flags: Iterable[Flag | Mapping[str, Any]], *, certified: bool = False) -> str:

@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from robustsuite.integrity import strength
-from robustsuite.integrity.checks import LARGE, LEVEL, PARITY, SMALL, Flag, grade, level_of
-from robustsuite.maths.stats import clopper_pearson, one_sided
+from robustsuite.integrity.checks import LARGE, PARITY, SMALL, Flag, grade, level_of, surprising
+from robustsuite.maths.stats import clopper_pearson
 
 Row = Mapping[Any, Any]
 Examples = Callable[[str], Mapping[str, Any] | pd.DataFrame]
@@ -208,10 +208,10 @@ def _colours(rows: Sequence[Row], examples: Examples) -> Found:
         for black in blacks:
             rest, stands = shared(left, _stands(examples, black))
             extra, fewer, n = int((rest & ~stands).sum()), int((~rest & stands).sum()), len(rest)
-            surprising = one_sided(extra, fewer) < LEVEL
-            if not extra or (_random(examples, black, *white) and not surprising):
+            sure = surprising(extra, fewer)
+            if not extra or (_random(examples, black, *white) and not sure):
                 continue
-            level = "fail" if surprising or (n >= 1000 and extra > 0.002 * n) else "warn"
+            level = "fail" if sure or (n >= 1000 and extra > 0.002 * n) else "warn"
             words = f"{black['attack']} breaks {extra} of {n} images that no white-box attack breaks"
             for row in white:
                 yield str(row["run_id"]), Flag("black_box_wins", words, level)
@@ -225,7 +225,7 @@ def _order(rows: Sequence[Row], examples: Examples) -> Found:
             for strong in (row for row in group if STRENGTH[_name(row)] == STRENGTH[_name(simple)] + 1):
                 a, b = shared(_stands(examples, simple), _stands(examples, strong))
                 more, fewer, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
-                chance = _random(examples, simple, strong) and one_sided(more, fewer) >= LEVEL
+                chance = _random(examples, simple, strong) and not surprising(more, fewer)
                 if more - fewer > max(2, SMALL * n) and not chance:
                     level = "fail" if _name(simple) == "fgsm" else "warn"
                     words = f"{simple['attack']} leaves {more - fewer} of {n} images fewer"

@@ -98,8 +98,7 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
 @float32()
 @torch.no_grad()
 def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: Ball, draws: Tensor) -> Tensor:
-    """Which pictures (N,) of these standing rows the judge sees broken at any of as many random points as draws (N,).
-    """
+    """Which pictures (N,) of these standing rows the judge sees broken at any of `draws` (N,) random points."""
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     every = rows.repeat_interleave(draws[rows])
     draw = torch.cat([torch.arange(int(n), device=x.device) for n in draws[rows]]) if len(rows) else rows

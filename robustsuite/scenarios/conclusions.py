@@ -7,8 +7,7 @@ from torch import Tensor
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access
 from robustsuite.integrity import witness
-from robustsuite.integrity.checks import LEVEL, SMALL, Flag
-from robustsuite.maths.stats import one_sided
+from robustsuite.integrity.checks import SMALL, Flag, surprising
 from robustsuite.scenarios import second_looks
 from robustsuite.scenarios.record import undefined_answers
 from robustsuite.scenarios.routes import ROUTES
@@ -38,7 +37,7 @@ def flags_of(columns: dict[str, Tensor], system: System, card: AttackCard, drawn
         direct, through = columns["robust_direct"], columns["robust_surrogate"]
         more, fewer = int((direct & ~through).sum()), int((~direct & through).sum())
         # a random system's pictures near the edge fall to one of two equal attacks as often as to the other
-        chance = system.stochastic and one_sided(more, fewer) >= LEVEL
+        chance = system.stochastic and not surprising(more, fewer)
         if more > max(2, SMALL * n) and not chance:
             words = f"the surrogate's point breaks {more} of {n} pictures that the direct attack leaves standing"
             flags.append(Flag("transfer_beats_direct", words))
