@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robustsuite as rs
-from robustsuite.app.api import titles_of
+from robustsuite.app.described import titles_of
 from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import parse_sweep
 from robustsuite.errors import BadValue

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
 from robustsuite.benchmarks.datasets.decode import INTERPOLATIONS, Preparation, read_pictures
 from robustsuite.benchmarks.datasets.hashes import digests
-from robustsuite.benchmarks.datasets.listing import File, Listing, listed, listing
+from robustsuite.benchmarks.datasets.listing import File, Listing, Member, listed, listing
 from robustsuite.errors import BadData, BadValue, UnknownName, quoted
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
@@ -108,7 +108,8 @@ def lazy(files: Sequence[tuple[File, int]], prepare: Preparation) -> Split:
             return images(torch.zeros(1, dtype=torch.int64))[:0]
         return read_pictures([files[i][0] for i in positions.tolist()], prepare)
 
-    return Split(y, images, torch.arange(len(y)), digest)
+    names = tuple("/".join(PurePath(file.name if isinstance(file, Member) else file).parts[-2:]) for file, _ in files)
+    return Split(y, images, torch.arange(len(y)), digest, files=names)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

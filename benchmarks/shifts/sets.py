@@ -67,7 +67,7 @@ def imagenet_c(
             return finish(clean.images(positions), positions)
 
         digest = hashlib.sha256(facts.encode()).hexdigest()
-        return Split(clean.y, images, clean.ids, digest, stages=(clean.images, finish))
+        return Split(clean.y, images, clean.ids, digest, stages=(clean.images, finish), files=clean.files)
 
     saved = f"saved as JPEG {jpeg_roundtrip}" if jpeg_roundtrip else "not saved as JPEG"
     reading = Reading(transform=f"made on the fly with the {table} constants, {saved}", hard=True)

@@ -59,7 +59,7 @@ def imagenet_w(clean: Split, data: Dataset, *, seed: int, font: str | None = Non
         return overlay(clean.images(positions), rgba)
 
     digest = hashlib.sha256(rgba.numpy().tobytes() + clean.sha256.encode()).hexdigest()
-    marked = Split(clean.y, images, clean.ids, digest, stages=(clean.images, finish))
+    marked = Split(clean.y, images, clean.ids, digest, stages=(clean.images, finish), files=clean.files)
     reading = Reading(transform=f"{facts} laid over 8-bit pixels", watch=watched, hard=clean.redrawn is not None)
     return ShiftSet("imagenet_w", {Variant("watermark"): marked}, True, clean, reading)
 

@@ -18,13 +18,15 @@ import pandas as pd
 
 from robustsuite.errors import BadData
 from robustsuite.integrity.cross_cell import grades
-from robustsuite.records.cells import checked, read_sweep, read_table
+from robustsuite.records.cells import FILE, checked, read_sweep, read_table
 from robustsuite.records.examples import Columns, Examples
 from robustsuite.records.findings import Artefact
 from robustsuite.records.flat import flat
 from robustsuite.records.folder import Found, cells_of
 from robustsuite.records.labels import AXES as LABELLED
 from robustsuite.records.labels import called, labels
+from robustsuite.records.pictures import FOLDER as PICTURES
+from robustsuite.records.pictures import Kept, read_pictures
 from robustsuite.records.schema import STATUSES as STATUSES
 from robustsuite.records.swept import Part, SweepFacts
 from robustsuite.records.twins import tell_apart, words_of
@@ -68,6 +70,7 @@ class Results:
     bills: tuple[str, ...] = ()
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
     arrays: Callable[[str], Columns] | None = field(repr=False, default=None)
+    shown: Callable[[str], Iterator[Kept]] = field(repr=False, default=lambda run_id: iter(()))
     found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @cached_property
@@ -92,6 +95,10 @@ class Results:
     def columns(self, run_id: str) -> Columns:
         """The same as arrays by name: what a table over very many cells asks for."""
         return _arrays(self.load(run_id)) if self.arrays is None else self.arrays(run_id)
+
+    def pictures(self, run_id: str) -> Iterator[Kept]:
+        """The pictures that are kept of a cell, some at a time; raises BadData where they cannot be read."""
+        return self.shown(run_id)
 
 
 def once(function: Callable[[Results], T]) -> Callable[[Results], T]:
@@ -175,6 +182,7 @@ def read(paths: Sequence[Path]) -> Results:
         bills=tuple(dict.fromkeys(bill for sweep in sweeps for bill in sweep.bills)),
         load=held.frame,
         arrays=held.columns,
+        shown=held.pictures,
     )
     return _judged(run)
 
@@ -283,6 +291,12 @@ class Held:
         assert cell.record is not None
         return checked(read_table(path / "cells" / run_id), cell.record)
 
+    def pictures(self, run_id: str) -> Iterator[Kept]:
+        """What is kept of a cell's pictures."""
+        path, cell, _ = self.cells.get(run_id) or _nothing(run_id)
+        if cell.record is not None and cell.record.pictures:
+            yield from read_pictures(path / PICTURES / f"{run_id}.parquet")
+
     def columns(self, run_id: str) -> Columns:
         """A cell's rows as arrays by name."""
         _, cell, examples = self.cells.get(run_id) or _nothing(run_id)
@@ -290,7 +304,7 @@ class Held:
 
 
 def _arrays(frame: pd.DataFrame) -> Columns:
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
+    return {str(name): frame[name].to_numpy() for name in frame.columns if name != FILE}
 
 
 def _nothing(run_id: str) -> Any:

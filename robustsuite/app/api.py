@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.app import flags
+from robustsuite.app.described import description
 from robustsuite.app.given import ball, class_numbers, home, network, pixels
 from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Threat
@@ -37,8 +37,8 @@ from robustsuite.maths import stats
 from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.randomness import untouched
 from robustsuite.records.flat import flat
+from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import CellRecord
-from robustsuite.records.swept import LONGEST
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.serve.data import Dataset, Split, Subjects, in_unit
@@ -72,6 +72,22 @@ class Run:
         from robustsuite.reports.read.runs import read
 
         return scores(read([self.folder]))
+
+    def images(self, cell: str) -> Kept:
+        """The pictures that are kept of the cell whose run id begins so: ids (M,), clean and adversarial (M, C, H, W).
+
+        float32 in [0, 1], as they were judged. Raises BadValue where no or several cells begin so, or nothing is kept.
+        """
+        from robustsuite.records.pictures import both
+        from robustsuite.reports.read.runs import read
+
+        run = read([self.folder])
+        found = [run_id for run_id in run.known if run_id.startswith(cell)]
+        kept = both(run.pictures(found[0])) if len(found) == 1 else None
+        if kept is None:
+            got = f"{len(found)} cells" if len(found) != 1 else "a cell of which no picture is kept"
+            raise BadValue(f"expected the run id of a cell with kept pictures, got {quoted(cell)}: {got}")
+        return kept
 
     def _repr_html_(self) -> str:
         """The tables of the run, as Jupyter shows them."""
@@ -153,6 +169,7 @@ def run(
     store.tidy()
     if sum(1 for _ in store.cells.iterdir()) > PACKED_BEYOND:
         pack(folder)
+    store.seal()
     return Run(folder, len(cells), computed)
 
 
@@ -191,70 +208,6 @@ def _count(by: Workers | None, cells: list[Planned], store: Store, device: str) 
     if by is None or services:
         return 1
     return by.count or (crew(cells, store, device) if by.executor == "local" else None)
-
-
-def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
-    """What sweep.json holds of these planned cells: the axes in the user's order, and the notes a reader must see."""
-    axes: dict[str, dict[str, None]] = {axis: {} for axis in ("model", "dataset", "defense", "shift")}
-    threats: dict[str, dict[str, None]] = {}
-    notes: dict[str, None] = {}
-    entries: dict[str, dict[str, dict[str, str]]] = {"model": {}, "dataset": {}, "shift": {}}
-    for cell, _ in cells:
-        words, cycle = cell.words(), cell.lifecycle
-        for axis, asked in cell.asked_for.items():
-            pictures = cell.judged.sha256 if cell.judged and axis == "dataset" else ""
-            entries[axis].setdefault(str(words[axis]), {"asked": asked, "sha256": pictures})
-        for axis, found in axes.items():
-            if (entry := words[axis]) is not None:
-                found[entry] = None
-        if words["threat"]:
-            threats.setdefault(words["threat"], {})[str(words["attack"])] = None
-        notes |= {note: None for note in (cycle.data.note, cycle.model.note) if note}
-    models, data, defenses, shifts = map(list, axes.values())
-    return {
-        "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": models,
-        "data": data, "defenses": defenses, "shifts": shifts, "threats": {k: list(v) for k, v in threats.items()},
-        "names": names_of(cells), "entries": entries,
-        "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)), "planned": titles_of(cells),
-        "bills": [],
-    }  # fmt: skip
-
-
-def titles_of(cells: list[Planned]) -> dict[str, str]:
-    """What each cell is, by run id, with those of its model, data set and seed that not all of them have."""
-    about = {cell.run_id: (label(cell), *_system(cell)) for cell, _ in cells}
-    apart = [i for i, values in enumerate(zip(*about.values(), strict=True)) if i == 0 or len(set(values)) > 1]
-    return {run_id: ", ".join(said[i] for i in apart)[:LONGEST] for run_id, said in about.items()}
-
-
-def _system(cell: Cell) -> tuple[str, str, str]:
-    cycle = cell.lifecycle
-    return cycle.model.name, cycle.data.name, f"seed {cycle.seed}"
-
-
-def label(cell: Cell) -> str:
-    """'linf: pgd on rift'; of an undefended system 'fog 3'."""
-    said = cell.words() | {axis: name for axis, name in cell.names.items() if name}
-    what = said["attack"] or said["shift"]
-    if not said["attack"] and cell.variant and cell.shift != "clean":
-        what = f"{cell.variant.corruption or said['shift']} {cell.variant.severity or ''}".strip()
-    threat = f"{said['threat']}: " if said["threat"] else ""
-    return f"{threat}{what}" + (f" on {said['defense']}" if cell.lifecycle.defenses else "")
-
-
-def names_of(cells: list[Planned]) -> dict[str, dict[str, str]]:
-    """What `as` calls the entries, by axis and words; raises BadValue for one entry of two names, two of one."""
-    names: dict[str, dict[str, str]] = {}
-    for cell, _ in cells:
-        words = cell.words() if any(cell.names.values()) else {}
-        for axis, name in cell.names.items():
-            entry = str(words.get(axis))
-            if name and names.setdefault(axis, {}).setdefault(entry, name) != name:
-                raise BadValue(f"expected one name for {entry}, got {names[axis][entry]!r} and {name!r}; keep one")
-    for axis, found in names.items():
-        if taken := [name for name, times in Counter(found.values()).items() if times > 1]:
-            raise BadValue(f"expected another name for each {axis} after `as`, got {taken[0]!r} for several; mend it")
-    return names
 
 
 @dataclass(frozen=True)

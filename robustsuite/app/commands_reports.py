@@ -1,4 +1,4 @@
-"""The commands that hand results on: compare, leaderboard, docs."""
+"""The commands that hand results on, or look at them: compare, leaderboard, docs, verify, export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ screen = console()
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
-    for command in (compare, leaderboard, docs):
+    for command in (compare, leaderboard, docs, verify, export):
         app.command()(command)
 
 
@@ -97,3 +97,55 @@ def docs(
 
     files = write_catalogue(*installed(), out)
     screen.print(f"{len(files)} files; open {files[0]}", markup=False, soft_wrap=True)
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Judge its kept pictures by this.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Judge every system of this sweep again, trained anew.")] = None,
+    first: Annotated[int | None, typer.Option(help="As the run was told, with --sweep.")] = None,
+    root: Annotated[str, typer.Option(help="What the root of the run's seal is known to be.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Whether a run is as it was computed: seals, arithmetic, tables, pictures. Exit code 1 where anything is wrong."""
+    from robustsuite.app import flags
+    from robustsuite.errors import BadData
+    from robustsuite.reports.publish.stale import stale
+    from robustsuite.reports.read.verified import Finding
+    from robustsuite.reports.read.verified import verify as verified
+
+    seen = verified(run, root)
+    try:
+        seen.found += stale(run)
+    except BadData as error:
+        seen.found.append(Finding("report", str(error)))
+    looked = f"{seen.cells} cells, {seen.rows:,} rows and {seen.pictures} kept pictures read"
+    if model or sweep:
+        from robustsuite.app.rejudged import by_models, by_sweep
+
+        again = [by_models(run, model, flags.device(device))] if model else []
+        again += [by_sweep(run, sweep, flags.device(device), first)] if sweep else []
+        for one in again:
+            seen.found += one.found
+            for sentence in one.left_out:
+                screen.print(f"not judged again: {sentence}", markup=False, soft_wrap=True)
+        looked += f", {sum(one.pictures for one in again)} judged again"
+    for where, what in seen.found:
+        screen.print(f"{where}: {what}", markup=False, soft_wrap=True)
+    if seen.root:
+        screen.print(f"root {seen.root}", markup=False, soft_wrap=True)
+    screen.print(f"{looked}: {f'{len(seen.found)} things wrong' if seen.found else 'all as it was computed'}")
+    raise typer.Exit(1 if seen.found else 0)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; <run>/export by default.")] = None,
+    cell: Annotated[str, typer.Option(help="Only the cell whose run id begins so.")] = "",
+    formats: Annotated[str, typer.Option("--format", help="png to look at, npz for the exact arrays.")] = "png",
+) -> None:
+    """The kept adversarial pictures as files, with a table that says of each what it is."""
+    from robustsuite.reports.publish.export import export as exported
+
+    files = exported(run, out or run / "export", formats, cell)
+    screen.print(f"{len(files) - 1} files of pictures; {files[0]} says what they are", markup=False, soft_wrap=True)

@@ -125,7 +125,7 @@ def warn(planned: list[tuple[Cell, Decision]]) -> None:
 
 def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
     """What would be run, what not and why, and the cost, all at the most. Returns its seconds."""
-    from robustsuite.app.api import names_of
+    from robustsuite.app.described import names_of
     from robustsuite.engine.estimate import estimate, trainings
     from robustsuite.engine.execute import ordered
     from robustsuite.records.labels import called, labels

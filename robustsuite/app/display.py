@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from robustsuite.app.api import label
+from robustsuite.app.described import label
 from robustsuite.engine.estimate import estimate
 from robustsuite.engine.execute import Planned, Progress
 from robustsuite.engine.store import Store

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -58,6 +59,7 @@ QUERIES = ("queries", "queries_total")
 class Spec(BaseModel):
     """What every threat says: its scenario, what the adversary sees and may spend, and the attacks it may use.
 
+    keep: which pictures are kept with the rows, those that broke up to a number, all that were attacked, or none.
     `threat` makes the live one; keys that a subclass adds, and what its budget holds besides queries, are its terms.
     """
 
@@ -67,6 +69,11 @@ class Spec(BaseModel):
     access: str | list[str] = "white_box"
     budget: dict[str, Any] = {}
     attacks: Entries = Field(min_length=1)
+    keep: Literal["broken", "all", "none"] = "broken"
+
+    def asked(self, name: str) -> Threat:
+        """What `threat` makes, with what shall be kept of it."""
+        return replace(self.threat(name), keep=self.keep)
 
     def threat(self, name: str) -> Threat:
         """The threat of this name; raises BadValue or UnknownName."""

@@ -254,7 +254,8 @@ class Threat:
     """One adversary: the protocol it plays (scenario), what it sees, what it may change.
 
     surrogate: the spec of a network of the adversary's own, which attacks that need gradients are played through.
-    terms: what a scenario of somebody's own reads of its yaml besides, by key.
+    terms: what a scenario of somebody's own reads of its yaml besides, by key. keep: which pictures are kept, broken,
+    all or none; no part of what it is.
     """
 
     name: str
@@ -270,6 +271,7 @@ class Threat:
     surrogate: str = ""
     surrogate_sha256: str = ""
     terms: tuple[tuple[str, Any], ...] = ()
+    keep: str = field(default="broken", compare=False)
 
     @property
     def lends(self) -> Access:

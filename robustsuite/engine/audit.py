@@ -29,6 +29,8 @@ from robustsuite.integrity.gradient_probes import roughness
 from robustsuite.integrity.witness import searched, searched_anew
 from robustsuite.maths.numerics import float32, threads
 from robustsuite.maths.stats import wilson
+from robustsuite.records.schema import Audit, FlagFacts, dumped
+from robustsuite.records.seal import sealed_audit
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import fitting
 from robustsuite.scenarios.second_looks import not_converged, whole
@@ -78,9 +80,9 @@ def _of_one_system(
             queries = torch.tensor(store.column(cell.run_id, "queries"), dtype=torch.int64)
             case = Case(cell, system, robust, queries, width or fitting(cell), known, apart, afresh)
             flags = list(_flags(case))
-            store.amend(
-                cell.run_id, {"run_id": cell.run_id, "flags": [f.facts() for f in flags], "figures": case.figures}
-            )
+            facts = tuple(FlagFacts.model_validate(f.facts()) for f in flags)
+            audited = sealed_audit(Audit(run_id=cell.run_id, flags=facts, figures=case.figures))
+            store.amend(cell.run_id, dumped(audited))
 
 
 def _waits(cell: Cell, store: Store) -> bool:

@@ -192,8 +192,8 @@ class _Worker:
 
     def _end(self, cell: Cell, decision: Decision, made: Callable[[], Done]) -> None:
         """Store the cell as `made` says it ended."""
-        record, examples = recorded(cell, decision, self.about, made)
-        self.store.write(record, examples)
+        record, examples, pictures = recorded(cell, decision, self.about, made)
+        self.store.write(record, examples, pictures)
         self._ends(cell, record)
         self.units += 1
         self.computed += 1
@@ -220,7 +220,7 @@ def _part(runner: Runner, cell: Cell, rows: range, lease: Lease) -> Played:
 
 
 def _nothing() -> Done:
-    return {}, None
+    return {}, None, ()
 
 
 def _raiser(error: BaseException) -> Callable[[], Done]:

@@ -52,11 +52,13 @@ def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
             store.take_artefact(file)
     parts = _parts(sweeps, there)
     store.describe(described | ({"parts": parts} if parts else {}))
+    store.seal()
     return len(owner), skipped
 
 
 def _taken(store: Store, run: Path, cell: Found) -> None:
-    """Copy a cell, from its folder or from the pack."""
+    """Copy a cell, from its folder or from the pack, as it is: a digest that does not fit stays one."""
+    store.take_pictures(run, cell.name)
     if cell.place is None:
         store.take(run / "cells" / cell.name)
         return
@@ -64,7 +66,7 @@ def _taken(store: Store, run: Path, cell: Found) -> None:
         return
     table = table_of(run, cell.place, cell.name)
     rows = {name: table.column(name) for name in table.column_names if name != "run_id"}
-    store.write(cell.record, {"run_id": [cell.name] * len(table), **rows})
+    store.write(cell.record, {"run_id": [cell.name] * len(table), **rows}, seal=False)
     if cell.audit is not None:
         store.amend(cell.name, cell.audit.model_dump(mode="json"))
 

@@ -24,9 +24,9 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustsuite.engine.store import writable
 from robustsuite.errors import BadData
 from robustsuite.records.cells import read_audit, read_whole
+from robustsuite.records.disk import writable
 from robustsuite.records.examples import GROUP_ROWS, PACKED, Place, table_of
 from robustsuite.records.folder import added, loose
 from robustsuite.records.packed import ASIDE, CELLS, GROUP_CELLS, SCHEMA, Packed, read_packed, row_of

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import At
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH
@@ -41,11 +43,12 @@ KEY = b"robustsuite"
 
 
 class Played(NamedTuple):
-    """A part as it was played: seconds it took, and the most bytes that were held."""
+    """A part as it was played: seconds it took, the most bytes that were held, the pictures that are kept."""
 
     record: Record
     seconds: float
     peak: int
+    pictures: Callable[[], Iterable[Kept]] = tuple
 
 
 def divided(cell: Cell) -> list[range]:

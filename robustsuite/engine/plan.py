@@ -50,7 +50,7 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
     _few(sweep)
     cells: list[tuple[Cell, Decision]] = []
     defended = [(axes.defenses(entry), {"defense": name}) for entry, name in map(named, sweep.defenses)]
-    threats = [(spec.threat(name), spec.attacks, axes.attacked(sweep, name)) for name, spec in sweep.threats.items()]
+    threats = [(spec.asked(name), spec.attacks, axes.attacked(sweep, name)) for name, spec in sweep.threats.items()]
     attacks = [
         Played(threat, *axes.attack(entry), on, {"attack": name})
         for threat, entries, on in threats for entry, name in map(named, entries)

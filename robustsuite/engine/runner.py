@@ -5,10 +5,11 @@ from __future__ import annotations
 import resource
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ from robustsuite.integrity.class_order import at_chance, class_order, over_rejec
 from robustsuite.integrity.shortcuts import shortcuts
 from robustsuite.integrity.tampering import put_back
 from robustsuite.maths.randomness import Rng
+from robustsuite.records.cells import FILE
+from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import CellRecord, Column, Cost, FlagFacts, Made
-from robustsuite.scenarios import evasion
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH, Context
-from robustsuite.scenarios.record import Record, joined
+from robustsuite.scenarios.kept import of_all
+from robustsuite.scenarios.record import Clean, Record, joined, unattacked
 from robustsuite.serve.lifecycle import fingerprint
 from robustsuite.serve.models import services
 from robustsuite.serve.subset import restricted
@@ -38,8 +41,11 @@ from robustsuite.serve.task import TASK
 PROBED = 32
 """Test pictures the probes look at before a system is attacked."""
 
-Done = tuple[dict[str, Any], dict[str, Any] | None]
-"""What a cell's record becomes, and its examples by column, where it has any."""
+UNKNOWN = -2
+"""Where a system was not asked yet; -1 is no answer."""
+
+Done = tuple[dict[str, Any], dict[str, Any] | None, Iterable[Kept]]
+"""What a cell's record becomes, its examples by column, where it has any, and the pictures that are kept."""
 
 
 @dataclass
@@ -55,7 +61,7 @@ class Runner:
     system: System | None = None
     probed: list[Flag] | None = None
     weights: str = ""
-    right: dict[str, Tensor] = field(default_factory=dict)
+    right: dict[str, Clean] = field(default_factory=dict)
     broken: UsageError | None = None
 
     def part(self, cell: Cell, rows: range) -> Played:
@@ -66,23 +72,28 @@ class Runner:
         started = time.perf_counter()
         _reset_peak(device)
         with put_back(others=True):
-            record = self._play(cell, system, rows)._replace(x_adv=None)  # a part that waits holds no pictures
-        return Played(record, time.perf_counter() - started, _peak(device))
+            record = self._play(cell, system, rows)
+        shown = () if record.kept is None else (record.kept,)
+        record = record._replace(x_adv=None, kept=None)  # a part that waits holds few pictures
+        return Played(record, time.perf_counter() - started, _peak(device), lambda: shown)
 
     def joined(self, cell: Cell, parts: Sequence[Played]) -> Done:
         """What the cell's record and examples become, once all its parts have been played."""
         system = self._serve(cell)
         record = joined([part.record for part in parts])
         with put_back(others=True):  # a second look may attack a few
-            record = cell.scenario.conclude(Context(cell, system, self.width), record)
+            context = Context(cell, system, self.width)
+            record = cell.scenario.conclude(context, record)
         flags = _on_all(_noticed(self._probe(cell, system), cell, system), cell, record)
         seconds, peak = sum(part.seconds for part in parts), max(part.peak for part in parts)
         changed, examples = _recorded(cell, record, flags, seconds, peak)
-        return {**changed, "weights_sha256": self.weights}, examples
+        shown = chain.from_iterable(part.pictures() for part in parts)
+        pictures = () if cell.threat is None else of_all(context, shown)
+        return {**changed, "weights_sha256": self.weights}, examples, pictures
 
     def played(self, cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
         """The whole cell, part by part, without a store."""
-        changed, examples = self.joined(cell, [self.part(cell, rows) for rows in divided(cell)])
+        changed, examples, _ = self.joined(cell, [self.part(cell, rows) for rows in divided(cell)])
         return changed, examples or {}
 
     def _serve(self, cell: Cell) -> System:
@@ -129,24 +140,25 @@ class Runner:
                         self.probed += shortcuts(system.net, system.surrogate, x, y)
         return self.probed
 
-    def _clean(self, system: System, cell: Cell, rows: range) -> Tensor | None:
-        """What the system gets right of these before it is attacked or shifted: asked once for all its cells."""
+    def _clean(self, system: System, cell: Cell, rows: range) -> Clean | None:
+        """What the system answers to these before it is attacked or shifted: asked once for all its cells."""
         pictures = cell.split if cell.threat else cell.clean if cell.paired else None
         if pictures is None or system.adapts:
             return None
         head = cell.reading.head
         key = f"{pictures.sha256}/{cell.reading.head_words(system.space.classes)}"
-        known = self.right.setdefault(key, torch.full((len(pictures),), -1, dtype=torch.int8))
+        unknown = torch.full((len(pictures),), UNKNOWN)
+        ok, prediction = self.right.setdefault(key, Clean(torch.zeros_like(unknown, dtype=torch.bool), unknown))
         asked = torch.arange(rows.start, rows.stop)
-        new = asked[known[asked] < 0]
+        new = asked[prediction[asked] == UNKNOWN]
         if len(new):
             part = pictures.at(new)
             rng = Rng.of(cell.lifecycle.seed, "clean", part.ids).to(system.device)
             if head is not None:
                 system, part = restricted(system, part, head)
             with put_back(others=True):  # what the attack is compared with is not what the network made of it
-                known[new] = evasion.unattacked(system, part, rng, width=self.width).to(torch.int8)
-        return known[asked].bool()
+                ok[new], prediction[new] = unattacked(system, part, rng, width=self.width)
+        return Clean(ok[asked], prediction[asked])
 
     def _play(self, cell: Cell, system: System, rows: range) -> Record:
         """The record of these examples; out of memory, at half the width, then in halves."""
@@ -168,8 +180,10 @@ class Runner:
         return joined([self._play(cell, system, half) for half in halves])
 
 
-def recorded(cell: Cell, decision: Decision, about: Made, made: Callable[[], Done]) -> tuple[CellRecord, Any]:
-    """The cell's record and its examples, where it has any; what a plugin raises in `made` is a status with a sentence.
+def recorded(
+    cell: Cell, decision: Decision, about: Made, made: Callable[[], Done]
+) -> tuple[CellRecord, Any, Iterable[Kept]]:
+    """The cell's record, its examples, where it has any, and its pictures; what a plugin raises is a status.
 
     So is the user's own input that does not fit this cell; OF_THE_RUN, which is of every cell, is raised.
     """
@@ -179,10 +193,11 @@ def recorded(cell: Cell, decision: Decision, about: Made, made: Callable[[], Don
         run_id=cell.run_id, code=decision.code, sentence=decision.sentence, same_as=decision.same_as, made=facts,
         **{"status": "failed" if decision.status == "run" else decision.status, **cell.asked()},
     )  # fmt: skip
-    examples, changed = None, dict[str, Any]()
+    changed: dict[str, Any] = {}
+    examples, pictures = None, cast(Iterable[Kept], ())
     if decision.status == "run":
         try:
-            changed, examples = made()
+            changed, examples, pictures = made()
         except Unsupported as error:
             changed = {"status": "refused", "code": "unsupported", "sentence": str(error)}
         except OF_THE_RUN:
@@ -194,16 +209,16 @@ def recorded(cell: Cell, decision: Decision, about: Made, made: Callable[[], Don
                 raise
             changed = {"status": "failed", "code": type(error).__name__, "traceback": traceback.format_exc(),
                        "sentence": str(error).split("\n")[0][:300]}  # fmt: skip
-    return stored.model_copy(update=changed), examples
+    return stored.model_copy(update=changed), examples, pictures
 
 
 def play(
     cell: Cell, system: System, *, width: int = WIDTH, rows: range | None = None,
-    unattacked: Callable[[], Tensor | None] = lambda: None,
+    unattacked: Callable[[], Clean | None] = lambda: None,
 ) -> Record:  # fmt: skip
     """Play one cell's scenario, on these of its examples, against its served system.
 
-    unattacked: what (N,) of them it gets right unattacked, if known.
+    unattacked: what it answers to them unattacked, if known.
     """
     return cell.scenario.play(Context(cell, system, width, unattacked, rows))
 
@@ -278,6 +293,8 @@ def _examples(cell: Cell, record: Record) -> dict[str, Any]:
         who |= {name: column.numpy() for name, column in TASK.stored(cell.split).items()}
     if subjects.member is not None:
         who["split"] = np.array(subjects.splits)[subjects.member.numpy()]
+    if cell.split.files:
+        who[FILE] = np.array(cell.split.files)
     recorded = {str(name): column.numpy() for name, column in record.columns.items()}
     return {"run_id": [cell.run_id] * len(who["index"])} | who | recorded
 

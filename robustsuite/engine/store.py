@@ -9,14 +9,12 @@ who works on what; neither is needed once the run has ended.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +24,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustsuite.engine.parts import Played, read_part, write_part
-from robustsuite.errors import BadData, BadOutput, brief
-from robustsuite.records.cells import read_cell, read_sweep
+from robustsuite.errors import BadData
+from robustsuite.records.cells import read_audit, read_cell, read_sweep
+from robustsuite.records.disk import aside, dump, place, remove, stale, synced, writable
 from robustsuite.records.examples import PACKED, stamp_of, table_of
-from robustsuite.records.leases import Lease, held, leased, left, mark
+from robustsuite.records.leases import Lease, held, leased
 from robustsuite.records.packed import CELLS, Known, known
+from robustsuite.records.pictures import FOLDER as PICTURES
+from robustsuite.records.pictures import Kept, digest_of, read_pictures, write_pictures
 from robustsuite.records.schema import CellRecord, dumped
+from robustsuite.records.seal import SEAL, Seal, sealed
+from robustsuite.records.untrusted import object_of, text_of
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
 """Statuses that are not tried again; `failed` is."""
-
-STALE = 24 * 3600.0
-"""Seconds after which what another machine was writing is taken for left over."""
-
 
 class Store:
     """One run's folder. run: the run that looks at it now, the same for all its workers."""
@@ -52,7 +51,7 @@ class Store:
         with writable(folder):
             self.cells.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            probe = self.cells / _aside("probe")
+            probe = self.cells / aside("probe")
             probe.mkdir()
             probe.rmdir()
 
@@ -94,7 +93,7 @@ class Store:
         found = {}
         for cell in (self.folder / "parts").glob("*"):
             with suppress(OSError):  # whole meanwhile, and its parts removed
-                found[cell.name] = sum(1 for _ in cell.iterdir())
+                found[cell.name] = sum(1 for _ in cell.glob("*.parquet"))
         return found
 
     def tidy(self) -> None:
@@ -107,14 +106,14 @@ class Store:
             (self.folder / "leases").rmdir()
         for parts in (self.folder / "parts").glob("*"):
             if self.finished(parts.name):
-                _remove(parts)
+                remove(parts)
         with suppress(OSError):
             (self.folder / "parts").rmdir()
 
     def _sweep(self) -> None:
         for left_over in (*self.folder.glob(".writing-*"), *self.cells.glob(".writing-*")):
-            if _stale(left_over):
-                _remove(left_over)
+            if stale(left_over):
+                remove(left_over)
 
     def failed(self, run_id: str) -> bool:
         """Whether the cell has failed in this run."""
@@ -123,28 +122,41 @@ class Store:
     def _failed(self, run_id: str) -> Path:
         return self.folder / "leases" / f"failed-{self.run}-{run_id}"
 
-    def write(self, record: CellRecord, examples: dict[str, Any] | None = None) -> None:
-        """Store one cell: its record, and its examples' columns (numpy arrays by name).
+    def write(
+        self, record: CellRecord, examples: dict[str, Any] | None = None, pictures: Iterable[Kept] = (), *,
+        seal: bool = True,
+    ) -> None:  # fmt: skip
+        """Store one cell: its record, its examples' columns (numpy arrays by name), the pictures that are kept.
 
-        One that another writer has finished meanwhile stays: it holds the same numbers.
+        One that another writer has finished meanwhile stays: it holds the same numbers. seal: it was computed just now,
+        and is given the digest by which an edit is found.
         """
-        final, aside = self.cells / record.run_id, self.cells / _aside(record.run_id)
+        final, written = self.cells / record.run_id, self.cells / aside(record.run_id)
         with writable(self.folder):
-            aside.mkdir()
-            _dump(aside / "run.json", dumped(record))
+            written.mkdir()
+            shown = self.folder / aside(f"{record.run_id}.parquet")
+            n, sha256 = write_pictures(shown, pictures)
+            if seal:
+                told = {name: column for name, column in (examples or {}).items() if name != "run_id"}
+                record = sealed(record.model_copy(update={"pictures": n, "pictures_sha256": sha256}), told or None)
+            dump(written / "run.json", dumped(record))
             if examples is not None:
-                with open(aside / "examples.parquet", "wb") as file:
+                with open(written / "examples.parquet", "wb") as file:
                     pq.write_table(pa.table(examples), file, compression="zstd", write_page_checksum=True)
-                    _sync(file)
+                    synced(file)
             if self.finished(record.run_id):
-                shutil.rmtree(aside)
+                shutil.rmtree(written)
+                remove(shown)
             else:
-                _place(aside, final)
+                if n:
+                    self.pictures(record.run_id).parent.mkdir(exist_ok=True)
+                    os.replace(shown, self.pictures(record.run_id))
+                place(written, final)
             if record.status == "failed":
                 self._failed(record.run_id).parent.mkdir(exist_ok=True)
                 self._failed(record.run_id).touch()
             else:
-                _remove(self.folder / "parts" / record.run_id)
+                remove(self.folder / "parts" / record.run_id)
 
     def audited(self, run_id: str) -> bool:
         """Whether an audit of this cell is stored."""
@@ -184,36 +196,69 @@ class Store:
             described = read_sweep(self.folder).model_dump(mode="json")
             self._put(self.folder / "sweep.json", described | {"bills": sentences})
 
+    def pictures(self, run_id: str) -> Path:
+        """Where the pictures that are kept of a cell stand."""
+        return self.folder / PICTURES / f"{run_id}.parquet"
+
+    def seal(self) -> None:
+        """Store what finds an edit: the digests of the planned cells and of their audits, under one root."""
+        sweep, found = read_sweep(self.folder), dict[str, tuple[str, str]]()
+        for name in sweep.cells or ():
+            own, kept = self.cells / name, self.packed.get(name)
+            with suppress(BadData):
+                record = str(object_of(text_of(own / "run.json"), name).get("digest", ""))
+                found[name] = record, ""
+            if name not in found and kept is not None:
+                found[name] = kept.digest, kept.audit_digest
+            with suppress(BadData):
+                if name in found and (audit := read_audit(own)) is not None:
+                    found[name] = found[name][0], audit.digest
+        cells, audits = ({k: pair[i] for k, pair in found.items() if pair[i]} for i in (0, 1))
+        self._put(self.folder / SEAL, dumped(Seal.of(sweep, cells, audits)))
+
     def take(self, folder: Path) -> None:
         """Copy a whole cell from another run."""
-        aside = self.cells / _aside(folder.name)
+        written = self.cells / aside(folder.name)
         with writable(self.folder):
-            aside.mkdir()
+            written.mkdir()
             for name in ("run.json", "examples.parquet", "audit.json"):
                 if (folder / name).is_file():
-                    shutil.copyfile(folder / name, aside / name)
-            _place(aside, self.cells / folder.name)
+                    shutil.copyfile(folder / name, written / name)
+            place(written, self.cells / folder.name)
+
+    def take_pictures(self, run: Path, run_id: str) -> None:
+        """Copy what is kept of a cell from another run's folder, if anything is."""
+        file = run / PICTURES / f"{run_id}.parquet"
+        if file.is_file():
+            self._take(file, self.pictures(run_id))
 
     def take_artefact(self, file: Path) -> None:
         """Copy what a training found out from another run."""
-        final, aside = self.folder / "artefacts" / file.name, self.folder / _aside(file.name)
+        self._take(file, self.folder / "artefacts" / file.name)
+
+    def _take(self, file: Path, final: Path) -> None:
+        written = self.folder / aside(file.name)
         with writable(self.folder):
             final.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, aside)
-            os.replace(aside, final)
+            shutil.copyfile(file, written)
+            os.replace(written, final)
 
     def _put(self, file: Path, value: dict[str, Any]) -> None:
-        aside = self.folder / _aside(file.name)
+        written = self.folder / aside(file.name)
         with writable(self.folder):
-            _dump(aside, value)
+            dump(written, value)
             for last in (False, True):
                 file.parent.mkdir(exist_ok=True)
                 try:
-                    os.replace(aside, file)
+                    os.replace(written, file)
                     break
                 except FileNotFoundError:  # the cell was packed, and its folder removed, between the two
                     if last:
                         raise
+
+
+SHOWN = ".pictures"
+"""How the file of a part's pictures ends."""
 
 
 @dataclass(frozen=True)
@@ -232,80 +277,25 @@ class Parts:
         file = self._file(rows)
         with writable(self.folder):
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside = self.folder / _aside(file.name)
-            write_part(aside, part)
-            os.replace(aside, file)
+            written = self.folder / aside(file.name)
+            if write_pictures(written, part.pictures())[0]:
+                os.replace(written, file.with_suffix(SHOWN))
+            write_part(written, part)
+            os.replace(written, file)
 
     def read(self, rows: range) -> Played | None:
         """A part; None, and the file removed, where it is damaged: it is played again."""
-        part = read_part(self._file(rows), len(rows))
+        file, shown = self._file(rows), self._file(rows).with_suffix(SHOWN)
+        part = read_part(file, len(rows))
+        if part is not None and shown.exists():
+            try:
+                digest_of(read_pictures(shown))
+                return part._replace(pictures=lambda: read_pictures(shown))
+            except BadData:
+                part = None
         if part is None:
-            self._file(rows).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         return part
 
     def _file(self, rows: range) -> Path:
         return self.folder / "parts" / self.run_id / f"{rows.start}-{rows.stop}.parquet"
-
-
-def _aside(name: str) -> str:
-    """A name that no other writer on this file system has, and that says whose it is."""
-    return f".writing-{mark()}-{uuid4().hex}-{name}"
-
-
-def _stale(left_over: Path) -> bool:
-    """Whether nobody can be writing this any more; what another process writes is left alone."""
-    if left(left_over.name.split("-")[1]):
-        return True
-    try:
-        return time.time() - left_over.stat().st_mtime > STALE
-    except FileNotFoundError:
-        return False
-
-
-def _place(aside: Path, final: Path) -> None:
-    """Rename a whole cell to its name, whatever stands there and whoever does the same: the last one stays."""
-    while True:
-        try:
-            return os.replace(aside, final)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        gone = aside.with_name(_aside("gone"))
-        with suppress(FileNotFoundError):  # another writer was quicker
-            os.rename(final, gone)
-            _remove(gone)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _dump(file: Path, value: dict[str, Any]) -> None:
-    with open(file, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        _sync(stream)
-
-
-def _sync(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn what the file system says into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise BadOutput(
-                f"expected room on the disk that holds {folder}, got none; free some and run the same command again: "
-                f"finished cells are kept"
-            ) from error
-        raise BadOutput(
-            f"expected a folder that can be written at {brief(str(folder))}, got {error.strerror or error}; "
-            f"choose one with --out"
-        ) from error

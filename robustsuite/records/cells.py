@@ -20,6 +20,9 @@ from robustsuite.records.swept import SweepFacts
 from robustsuite.records.untrusted import object_of, sentence_of, text_of
 from robustsuite.records.v1 import upgraded
 
+FILE = "file"
+"""The column that names each example's file, where it has one: for eyes, so tables that count leave it out."""
+
 KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float"}
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustsuite.errors import BadData
-from robustsuite.records.cells import counted, fitting, kinds_of
+from robustsuite.records.cells import FILE, counted, fitting, kinds_of
 from robustsuite.records.schema import CellRecord
 
 PACKED = "packed"
@@ -55,8 +55,8 @@ class Group:
 
     @cached_property
     def columns(self) -> Columns:
-        """The columns as arrays over the whole group."""
-        return {str(name): self.frame[name].to_numpy() for name in self.frame.columns}
+        """The columns as arrays over the whole group, names of files left out."""
+        return {str(name): self.frame[name].to_numpy() for name in self.frame.columns if name != FILE}
 
     @cached_property
     def kinds(self) -> dict[str, str]:

@@ -171,14 +171,17 @@ def row_of(record: CellRecord, audit: Audit | None, place: Place | None) -> dict
 
 
 class Known(NamedTuple):
-    """What a sweep asks about a packed cell: its status, whether it was audited, where its examples stand."""
+    """What a sweep asks about a packed cell: its status, whether it was audited, where its examples stand, digests."""
 
     status: str
     audited: bool
     place: Place | None
+    digest: str
+    audit_digest: str
 
 
 def known(folder: Path) -> dict[str, Known]:
     """Every cell of a pack that reads whole, by run id."""
-    return {cell.name: Known(cell.record.status, cell.audit is not None, cell.place)
+    return {cell.name: Known(cell.record.status, cell.audit is not None, cell.place, cell.record.digest,
+                             cell.audit.digest if cell.audit else "")
             for cell in read_packed(folder) if cell.record is not None}  # fmt: skip

@@ -256,7 +256,11 @@ class Made(Strict):
 
 
 class CellRecord(Strict):
-    """One cell of a sweep, as run.json holds it; rows: in its examples."""
+    """One cell of a sweep, as run.json holds it; rows: in its examples.
+
+    pictures: how many are kept, and the sha256 of what they are. digest: by which an edit is found (`seal.py`), empty
+    in records that were made before there was one.
+    """
 
     version: Literal[2] = 2
     run_id: str = Field(min_length=1)
@@ -280,6 +284,9 @@ class CellRecord(Strict):
     flags: tuple[FlagFacts, ...] = ()
     cost: Cost = Cost()
     made: Made = Made()
+    pictures: int = Field(default=0, ge=0)
+    pictures_sha256: str = ""
+    digest: str = ""
 
     def defense_words(self) -> str:
         """For eyes: 'a+b(x=1)', 'none' without any."""
@@ -292,6 +299,7 @@ class Audit(Strict):
     run_id: str
     flags: tuple[FlagFacts, ...] = ()
     figures: dict[str, float] = {}
+    digest: str = ""
 
 
 def dumped(record: BaseModel) -> dict[str, Any]:

@@ -14,12 +14,16 @@ Sentence = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Entry(BaseModel):
-    """What an entry's name stands for: what was asked in full, and of a data set the hash of the pictures judged on."""
+    """What an entry's name stands for: what was asked in full, and of a data set the hash of the pictures judged on.
+
+    classes: of a data set what its classes are called, in the order of the outputs.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     asked: str = ""
     sha256: str = ""
+    classes: tuple[str, ...] = ()
 
 
 class Part(BaseModel):

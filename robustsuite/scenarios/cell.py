@@ -41,8 +41,9 @@ UNPLAYED = CellRecord(
 
 _json = json.JSONEncoder(sort_keys=True).encode
 
-_UNPLAYED = {name: _json(value) for name, value in (dumped(UNPLAYED) | {"suite": __version__, "sweep": None}).items()}
-"""The same for the id, which no sweep's name enters: each field as JSON."""
+_UNPLAYED = {name: _json(value) for name, value in (dumped(UNPLAYED) | {"suite": __version__, "sweep": None}).items()
+             if name not in ("pictures", "pictures_sha256", "digest")}  # fmt: skip
+"""The same for the id, which no sweep's name enters, nor what is kept beside the rows: each field as JSON."""
 
 
 class Memo:

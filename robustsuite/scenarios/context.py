@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from robustsuite.config.registry import AttackCard
 from robustsuite.config.threats import Access, Threat
@@ -15,6 +15,7 @@ from robustsuite.errors import AccessRefused
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.fedsgd import Learnt
 from robustsuite.scenarios.cell import COMMON, Cell
+from robustsuite.scenarios.record import Clean
 from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Reading, Split
 from robustsuite.serve.lifecycle import Lifecycle
@@ -49,7 +50,7 @@ class Context:
     """
 
     def __init__(
-        self, cell: Cell, system: System, width: int, unattacked: Callable[[], Tensor | None] = lambda: None,
+        self, cell: Cell, system: System, width: int, unattacked: Callable[[], Clean | None] = lambda: None,
         rows: range | None = None,
     ) -> None:  # fmt: skip
         self._cell, self._system, self._unattacked, self.width = cell, system, unattacked, width
@@ -114,8 +115,8 @@ class Context:
         """Whether these are the clean pictures themselves."""
         return self._cell.shift == "clean"
 
-    def unattacked(self) -> Tensor | None:
-        """What the system gets right (N,) before it is attacked or shifted; None where that is not known yet."""
+    def unattacked(self) -> Clean | None:
+        """What the system answers before it is attacked or shifted; None where that is not known yet."""
         return self._unattacked()
 
     def aux(self) -> Aux:

@@ -22,6 +22,7 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.conclusions import flags_of, note_of
+from robustsuite.scenarios.kept import kept
 from robustsuite.scenarios.record import UNDEFINED, Record
 from robustsuite.scenarios.refusals import unfit
 from robustsuite.scenarios.routes import AttackContext, Try, broken, draws, every_route, least, transfers
@@ -85,11 +86,18 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 def play(context: Context) -> Record:
     """Attack every correctly classified example of the part, and judge what comes back."""
-    card, common = context.card, context.common
-    return attacked(
+    card, common, clean = context.card, context.common, context.unattacked()
+    record = attacked(
         _met(context), context.attack, context.split, context.threat, context.rng, width=context.width, card=card,
-        clean_ok=context.unattacked(), aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
+        clean_ok=clean and clean.ok, aux=context.aux() if Access.AUX_DATA in card.needs else None, **common,
     )  # fmt: skip
+    columns, named = record.columns, context.reading.named
+    broken = columns["clean_ok"] & columns["fooled"] & columns["in_budget"]
+    said = {"prediction": named(clean.prediction)} if clean else {}
+    return record._replace(
+        columns=columns | said | {"answer": named(columns["answer"])},
+        kept=kept(context, columns["clean_ok"], broken, record.pictures),
+    )
 
 
 def conclude(context: Context, record: Record) -> Record:
@@ -139,11 +147,11 @@ def attacked(
 
     clean_ok: the verdicts (N,) of `unattacked`, if they are at hand. A system that hides gradients or draws noise is
     attacked directly, through its surrogate, and directly again from the surrogate's point; the row is the least.
-    Columns: clean_ok, robust (right, and still answered right), in_budget, fooled (the goal reached whatever the
-    budget), distance (in the budget's norm), queries (forwards an image), rejected, overturned (a claim the judge does
-    not share), undefined and unsettled where any answer is, unanswered (neither robust nor broken: the right answer is
-    gone, no wrong one came) where any is, robust_<route> where there are several, and the attack's own. Raises
-    Unsupported where no route is open.
+    Columns: clean_ok, robust (right, and still answered right), answer (a class, -1 for none), in_budget, fooled (the
+    goal reached whatever the budget), distance (in its norm), queries (forwards an image), rejected, overturned (a
+    claim the judge does not share), undefined and unsettled where any answer is, unanswered (the right answer is gone,
+    no wrong one came) where any is, robust_<route> where there are several, and the attack's own. Raises Unsupported
+    where no route is open.
     """
     ball = threat.budget
     if ball is None:
@@ -186,6 +194,7 @@ def _verdicts(
         "queries": sum((t.queries for t in tries if t.route != "own"), torch.zeros(len(x), dtype=torch.int64)),
         "rejected": answers.rejected.cpu(),
         "rechecked": answers.rechecked.cpu(),
+        "answer": answers.prediction.cpu(),
     }
     some = {"undefined": answers.undefined.cpu() & counts, "unsettled": answers.unsettled.cpu() & counts,
             "unanswered": unbroken & ~columns["robust"]}  # fmt: skip
@@ -250,13 +259,6 @@ def concluded(record: Record, system: System, card: AttackCard, eot: int | None 
     return record._replace(flags=flags, note="" if own else note_of(record.columns, system, card))
 
 
-def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Tensor:
-    """Which pictures (N,) bool the served system gets right before anybody touches them; a tie is not right."""
-    judge = Judge(system.net, stochastic=system.stochastic, width=width, under=system.under)
-    parts = [judge(x, y, rng[positions]).held.cpu() for positions, x, y in split.batches(width, system.device)]
-    return torch.cat(parts)
-
-
 def decide(cell: Cell) -> Decision | None:
     """What no attack of this kind can do: reach the goal, work in the ball, own nets under a head that is cut."""
     card, threat = cell.attack, cell.threat
@@ -295,6 +297,8 @@ scenario = Scenario(
     columns=(
         Column(name="robust", better="more", scores=(Scoring(name="robust_accuracy", compared=True),)),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
+        Column(name="prediction", dtype="int", unit="class"),
+        Column(name="answer", dtype="int", unit="class"),
         Column(name="in_budget"),
         Column(name="fooled", better="less"),
         Column(name="distance", dtype="float", unit="norm of the budget", better="more"),

@@ -21,6 +21,7 @@ from robustsuite.integrity.probes import Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
+from robustsuite.scenarios.kept import kept
 from robustsuite.scenarios.record import UNDEFINED, Record, undefined_answers
 from robustsuite.scenarios.refusals import trained_already
 from robustsuite.serve.adversary import Poisoned
@@ -57,8 +58,14 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 def play(context: Context) -> Record:
     """Ask the victim about the part's pictures, clean and triggered."""
-    poisoned, split = context.poisoned, context.split
-    return asked(context.served(), poisoned, split, context.threat, context.rng, width=context.width)
+    poisoned, split, system = context.poisoned, context.split, context.served()
+    record = asked(system, poisoned, split, context.threat, context.rng, width=context.width)
+
+    def triggered(rows: Tensor) -> Tensor:
+        return _stamped(poisoned, split, rows, split.images(rows).to(system.device), context.rng[rows])
+
+    found = record.columns
+    return record._replace(kept=kept(context, found["eligible"], found["triggered_as_target"], triggered))
 
 
 def conclude(context: Context, record: Record) -> Record:
@@ -85,11 +92,12 @@ def asked(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng:
     columns: dict[str, list[Tensor]] = {}
     for positions, x, y in split.batches(width):
         x, y, streams = x.to(system.device), y.to(system.device), rng[positions]
-        stamped = poisoned.trigger(x, split.ids[positions].to(x.device), streams.fold("trigger")).clamp(0, 1)
+        stamped = _stamped(poisoned, split, positions, x, streams)
         clean, (hit, none) = judge(x, y, streams.fold("clean")), _answers(judge, stamped, streams.fold("stamped"))
         noise = (stamped - x).square().flatten(1).mean(1).clamp_min(1e-12)
         part = {
             "clean_ok": ~clean.wrong & ~clean.rejected, "flagged_clean": clean.rejected,
+            "prediction": clean.prediction, "answer": hit,
             "triggered_as_target": (hit == threat.target) | none, "flagged": (hit < 0) & ~none, "recovered": hit == y,
             "undefined": clean.undefined | none, "psnr": -10 * noise.log10(),
         }  # fmt: skip
@@ -102,6 +110,12 @@ def asked(system: System, poisoned: Poisoned, split: Split, threat: Threat, rng:
     if not bool(found["undefined"].any()):
         del found["undefined"]
     return Record(found, [], forwards=2 * len(split), backwards=0)
+
+
+def _stamped(poisoned: Poisoned, split: Split, positions: Tensor, x: Tensor, streams: Rng) -> Tensor:
+    """These pictures (M, C, H, W) with the trigger."""
+    assert poisoned.trigger is not None
+    return poisoned.trigger(x, split.ids[positions].to(x.device), streams.fold("trigger")).clamp(0, 1)
 
 
 def concluded(record: Record, poisoned: Poisoned) -> Record:
@@ -149,6 +163,8 @@ scenario = Scenario(
         )),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy", compared=True),)),
         Column(name="flagged_clean", better="less", scores=(Scoring(name="clean_rejected_rate"),)),
+        Column(name="prediction", dtype="int", unit="class"),
+        Column(name="answer", dtype="int", unit="class"),
         Column(name="eligible"),
         UNDEFINED,
         Column(name="recovered", better="more"),

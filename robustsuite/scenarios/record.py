@@ -10,14 +10,33 @@ from torch import Tensor
 
 from robustsuite.integrity.checks import undefined
 from robustsuite.integrity.probes import Flag
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.pictures import Kept, both
 from robustsuite.records.schema import Column, Scoring
+from robustsuite.serve.data import Split
+from robustsuite.serve.judge import Judge
+from robustsuite.serve.system import System
+
+
+class Clean(NamedTuple):
+    """What a system answers before it is attacked: which pictures (N,) it gets right, and the class, -1 for none."""
+
+    ok: Tensor
+    prediction: Tensor
+
+
+def unattacked(system: System, split: Split, rng: Rng, *, width: int) -> Clean:
+    """What the served system answers before anybody touches the pictures; a tie is not right."""
+    judge = Judge(system.net, stochastic=system.stochastic, width=width, under=system.under)
+    parts = [judge(x, y, rng[positions]) for positions, x, y in split.batches(width, system.device)]
+    return Clean(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in ("held", "prediction")))
 
 
 class Record(NamedTuple):
     """Columns (N,) by name, flags, total forwards and backwards in images, and what a reader should know.
 
     declared: what the columns mean, where that is not what the scenario says. x_adv: the pictures (N, C, H, W) that an
-    attack brought, of what is played in one go; never stored.
+    attack brought, of what is played in one go; never stored. kept: those of them that are (`kept.py`).
     """
 
     columns: dict[str, Tensor]
@@ -27,6 +46,13 @@ class Record(NamedTuple):
     note: str = ""
     declared: tuple[Column, ...] | None = None
     x_adv: Tensor | None = None
+    kept: Kept | None = None
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """What the attack brought (M, C, H, W) of the examples at `rows` (M,). Raises ValueError without any."""
+        if self.x_adv is None:
+            raise ValueError("expected the pictures of a record that has just been played, got none")
+        return self.x_adv[rows.to(self.x_adv.device)]
 
 
 UNDEFINED = Column(name="undefined", better="less", scores=(Scoring(name="undefined_rate", sparse=True),))
@@ -53,7 +79,8 @@ def joined(parts: Sequence[Record]) -> Record:
         name: torch.cat([part.columns.get(name, blank(n, kinds[name])) for part, n in zip(parts, sizes, strict=True)])
         for name in [*names, *(name for name in kinds if name not in names)]
     }
-    return Record(columns, [], sum(part.forwards for part in parts), sum(part.backwards for part in parts))
+    return Record(columns, [], sum(part.forwards for part in parts), sum(part.backwards for part in parts),
+                  kept=both([part.kept for part in parts if part.kept is not None]))  # fmt: skip
 
 
 def blank(n: int, dtype: torch.dtype) -> Tensor:

@@ -32,8 +32,8 @@ def play(context: Context) -> Record:
     system, split, stream = context.served(), context.split, context.subjects.stream
     if stream is not None:
         return streamed(context, stream)
-    clean_ok = None if context.control else context.unattacked()
-    return asked(system, split, context.rng, width=context.width, clean_ok=clean_ok, reading=context.reading)
+    clean = None if context.control else context.unattacked()
+    return asked(system, split, context.rng, width=context.width, clean_ok=clean and clean.ok, reading=context.reading)
 
 
 def conclude(context: Context, record: Record) -> Record:
@@ -98,7 +98,8 @@ def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok:
         torch.cat([getattr(part, name) for part in parts]).cpu()
         for name in ("held", "rejected", "prediction", "confidence", "watched", "undefined")
     )
-    columns = {"robust": held, "rejected": bad, "prediction": classes[prediction], "confidence": confidence}
+    columns = {"robust": held, "rejected": bad, "prediction": reading.named(prediction),
+               "confidence": confidence}  # fmt: skip
     if bool(none.any()):
         columns["undefined"] = none
     if reading.watch is not None:

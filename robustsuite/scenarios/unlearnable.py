@@ -14,8 +14,8 @@ from robustsuite.config.registry import carded
 from robustsuite.config.threats import PoisonRate, Threat, parse_access, parse_number
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Column, Scoring
-from robustsuite.scenarios import Scenario, evasion
-from robustsuite.scenarios.record import Record
+from robustsuite.scenarios import Scenario
+from robustsuite.scenarios.record import Record, unattacked
 from robustsuite.scenarios.refusals import trained_already
 from robustsuite.serve.adversary import Poisoned
 from robustsuite.serve.data import Split
@@ -40,8 +40,9 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 def play(context: Context) -> Record:
     """Ask the victim about the part's clean pictures. Columns: clean_ok."""
-    right = evasion.unattacked(context.served(), context.split, context.rng, width=context.width)
-    return Record({"clean_ok": right}, [], forwards=len(right), backwards=0)
+    clean = unattacked(context.served(), context.split, context.rng, width=context.width)
+    columns = {"clean_ok": clean.ok, "prediction": clean.prediction}
+    return Record(columns, [], forwards=len(clean.ok), backwards=0)
 
 
 def conclude(context: Context, record: Record) -> Record:

@@ -114,7 +114,7 @@ def overlay(split: Split, positions: Tensor, pictures: Tensor, y: Tensor) -> Spl
         return x
 
     facts = split.sha256.encode() + positions.numpy().tobytes() + stored.numpy().tobytes() + labels.numpy().tobytes()
-    return Split(labels, images, split.ids, hashlib.sha256(facts).hexdigest())
+    return Split(labels, images, split.ids, hashlib.sha256(facts).hexdigest(), files=split.files)
 
 
 def changed(before: Split, after: Split, size: int = 2048) -> Tensor:

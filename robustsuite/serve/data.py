@@ -49,8 +49,8 @@ class Split:
     """Labelled pictures. `images(positions)` -> (B, C, H, W) float32 in [0, 1]; `ids` name the examples for good.
 
     stages: the same in two steps, read(positions) and finish(x, positions), where the second may be done on another
-    device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own. augment:
-    (x, generator) -> x, what a training does to every batch anew, after its own flips and crops.
+    device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own. augment: (x,
+    generator) -> x, what a training does to every batch anew, after its own flips and crops. files: names, if any.
     """
 
     y: Tensor
@@ -60,6 +60,7 @@ class Split:
     stages: tuple[Read, Finish] | None = field(default=None, repr=False)
     redrawn: Callable[[Tensor, Any], Tensor] | None = field(default=None, repr=False)
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = field(default=None, repr=False)
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, pictures: Tensor, y: Tensor, ids: Tensor | None = None) -> Split:
@@ -86,15 +87,17 @@ class Split:
             read, finish = self.stages
             stages = lambda p: read(picked[p]), lambda x, p: finish(x, picked[p])
         y, ids = self.y[picked], self.ids[picked]
-        return Split(y, lambda p: images(picked[p]), ids, tag, stages, self.redrawn, self.augment)
+        files = tuple(self.files[i] for i in picked.tolist()) if self.files else ()
+        return Split(y, lambda p: images(picked[p]), ids, tag, stages, self.redrawn, self.augment, files)
 
     def mapped(self, change: Callable[[Tensor, Tensor], Tensor], what: str) -> Split:
         """The same examples, their pictures changed as they are read: change(x, positions). `what` enters the hash."""
         images = self.images
         digest = hashlib.sha256(f"{self.sha256}/{what}".encode()).hexdigest()
         return Split(
-            self.y, lambda positions: change(images(positions), positions), self.ids, digest, augment=self.augment
-        )
+            self.y, lambda positions: change(images(positions), positions), self.ids, digest, augment=self.augment,
+            files=self.files,
+        )  # fmt: skip
 
     def first(self, n: int | None) -> Split:
         """The first n examples; all of them for None. Raises BadValue if there are fewer."""
@@ -155,7 +158,8 @@ class Dataset:
             return x
 
         digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
-        return Subjects(Split(torch.cat([part.y for part in parts]), images, ids, digest), names, member)
+        files = sum((part.files for part in parts), ()) if all(part.files for part in parts) else ()
+        return Subjects(Split(torch.cat([part.y for part in parts]), images, ids, digest, files=files), names, member)
 
 
 OTHER_SPLIT = 1 << 40
@@ -223,6 +227,10 @@ class Reading:
     watch: int | None = None
     note: str = ""
     hard: bool = False
+
+    def named(self, classes: Tensor) -> Tensor:
+        """Answers (N,) of a network behind the head as classes of the data set; -1, no answer, stays."""
+        return classes if self.head is None else torch.where(classes < 0, -1, self.head[classes])
 
     def head_words(self, classes: int) -> str:
         """'all 1000 classes', or '200 of 1000 classes' with the sum of their indices."""

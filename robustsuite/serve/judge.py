@@ -41,7 +41,8 @@ class Answers(NamedTuple):
 
     held: surely short of the goal, so neither wrong nor rejected nor unsettled. unsettled (N,) bool: a tie, or readings
     that disagree. undefined (N,) bool: NaN or infinite logits that are no rejection, at least once; these are wrong.
-    prediction (N,) int64 and its softmax confidence (N,); watched (N,): the softmax of the judge's `watch` class, or 0.
+    prediction (N,) int64, -1 where there is no answer, and its softmax confidence (N,); of a random system the first
+    draw's that says what the verdict says. watched (N,): the softmax of the judge's `watch` class, or 0.
     """
 
     wrong: Tensor
@@ -99,9 +100,11 @@ class Judge:
             return self._once(x, y, rng)
         asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(self.repeats)]
         mean = {name: torch.stack([getattr(a, name) for a in asked]).float().mean(0) for name in AVERAGED}
-        never = torch.zeros_like(asked[0].wrong)
+        never, wrong = torch.zeros_like(asked[0].wrong), mean["wrong"] >= 0.5
+        agrees = torch.stack([a.wrong == wrong for a in asked]).float().argmax(0, keepdim=True)
         return asked[0]._replace(
-            wrong=mean["wrong"] >= 0.5, held=mean["held"] > 0.5, rejected=mean["rejected"] > 0.5, share=mean["wrong"],
+            prediction=torch.stack([a.prediction for a in asked]).gather(0, agrees)[0],
+            wrong=wrong, held=mean["held"] > 0.5, rejected=mean["rejected"] > 0.5, share=mean["wrong"],
             rechecked=never, confidence=mean["confidence"], watched=mean["watched"], undefined=mean["undefined"] > 0,
             unsettled=never,
         )  # fmt: skip
@@ -117,7 +120,8 @@ class Judge:
             order = rng.fold("order").fold(reading).uniform().argsort()
             margins.append(self.margin(finite(answer(self.net, x[order], rng[order])), y[order])[order.argsort()])
         low, high = torch.stack(margins)[:, again].aminmax(dim=0)
-        past, short = self._witnessed(x[again], y[again]) or (low > 0, high < 0)
+        past, short, prediction = self._witnessed(x[again], y[again]) or (low > 0, high < 0, found.prediction[again])
+        found = found._replace(prediction=found.prediction.index_put((again,), prediction))
         wrong = found.wrong.index_put((again,), past & (high >= 0))
         held = found.held.index_put((again,), short & (low <= 0))
         return found._replace(wrong=wrong, held=held, share=wrong.float(), unsettled=found.rechecked & ~wrong & ~held)
@@ -149,13 +153,18 @@ class Judge:
         tied = ~wrong & ~held & ~rejected
         p = TASK.probabilities(logits)
         confidence, prediction = p.max(1)
+        prediction = torch.where(undefined | rejected, -1, prediction)
         watched = torch.zeros_like(confidence) if self.watch is None else p[:, self.watch]
         return Answers(wrong, held, rejected, wrong.float(), near, prediction, confidence, watched, undefined, tied)
 
-    def _witnessed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Whether float64 sees the goal passed, and whether it falls short of it, each (N,) bool; neither is a tie."""
+    def _witnessed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Whether float64 sees the goal passed, and whether it falls short of it, each (N,) bool; neither is a tie.
+
+        And the class (N,) that it answers.
+        """
         logits = self.precisely(x)
         if logits is None:
             return None
         margin, hair = self.margin(logits, y), 1e-12 * logits.abs().amax(1).clamp_min(1)
-        return (margin > hair) | self.undefined(logits), margin < -hair  # neither where there is a NaN
+        # neither where there is a NaN
+        return (margin > hair) | self.undefined(logits), margin < -hair, TASK.predicted(logits)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustsuite.app.api import description
+from robustsuite.app.described import description
 from robustsuite.benchmarks.models.small_nets import ARCHITECTURES, build
 from robustsuite.benchmarks.models.weights import read_weights
 from robustsuite.engine.plan import plan

@@ -1,0 +1,243 @@
+"""The kept pictures put to the model again, and the clean ones, for `robustsuite verify --model` and `--sweep`.
+
+With a model alone what stands behind no defense is judged; with the sweep every system is planned, trained (or taken
+from what was kept of its trainings) and served anew, and every example's label and clean answer are read again too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from robustsuite.engine.execute import ordered
+from robustsuite.engine.plan import plan
+from robustsuite.engine.sweep import read_sweep
+from robustsuite.errors import BadData, BadValue
+from robustsuite.maths.numerics import float32, threads
+from robustsuite.maths.randomness import Rng
+from robustsuite.records.cells import read_sweep as read_facts
+from robustsuite.records.examples import Examples
+from robustsuite.records.folder import cells_of
+from robustsuite.records.pictures import FOLDER, Kept, read_pictures
+from robustsuite.records.schema import CellRecord
+from robustsuite.reports.read.verified import HOLDS, Finding, named
+from robustsuite.scenarios.cell import Cell
+from robustsuite.scenarios.context import WIDTH, Context, fitting
+from robustsuite.scenarios.record import Clean, unattacked
+from robustsuite.serve.data import InputSpace
+from robustsuite.serve.judge import Answers, Judge
+from robustsuite.serve.lifecycle import fingerprint
+from robustsuite.serve.models import Model, load_model
+from robustsuite.serve.system import System
+
+
+@dataclass
+class Rejudged:
+    """How many kept pictures were judged again, what is wrong, and which cells were not judged, and why."""
+
+    pictures: int = 0
+    found: list[Finding] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A cell as it is stored. shape: (C, H, W) of its pictures, None where none are kept."""
+
+    folder: Path
+    record: CellRecord
+    rows: pd.DataFrame
+
+    def pictures(self) -> Iterator[Kept]:
+        """Those that are kept; raises BadData where they cannot be read."""
+        if self.record.pictures:
+            yield from read_pictures(self.folder / FOLDER / f"{self.record.run_id}.parquet")
+
+    def at(self, part: Kept) -> pd.DataFrame:
+        """The rows of these pictures; raises BadData where one has none."""
+        rows = self.rows.set_index("index").reindex(part.ids)
+        if rows["label"].isna().any():
+            raise BadData("pictures of examples that it has no rows of")
+        return rows
+
+
+def _stored(folder: Path) -> Iterator[_Stored]:
+    examples = Examples(folder, HOLDS)
+    for cell in cells_of(folder, examples):
+        if cell.record is not None and cell.record.status == "done":
+            rows = examples.frame(cell.name, cell.place) if cell.place is not None else cell.frame
+            if rows is not None:
+                yield _Stored(folder, cell.record, rows)
+
+
+@float32()
+@threads()
+def by_models(folder: Path, specs: Sequence[str], device: str) -> Rejudged:
+    """Judge the kept pictures of undefended cells with these models. Raises BadModel or BadValue for one that fails.
+
+    A model whose weights no cell was measured with is another one, which is said.
+    """
+    done, entries = Rejudged(), [s.entries.get("dataset", {}) for s in read_facts(folder).shares()]
+    classes = {words: len(entry.classes) for known in entries for words, entry in known.items()}
+    loaded: dict[tuple[str, InputSpace], Model] = {}
+    strangers, seen = set(specs), set[str]()
+    for cell in _stored(folder):
+        record = cell.record
+        seen.add(record.model.sha256)
+        if why := _beyond(record, classes.get(record.data.name, 0)):
+            done.left_out.append(f"{record.run_id}: {why}")
+            continue
+        try:
+            for part in cell.pictures():
+                channels, height, width = part.clean.shape[1:]
+                space = InputSpace(channels, height, width, classes[record.data.name])
+                for spec in specs:
+                    if (spec, space) not in loaded:
+                        loaded[spec, space] = load_model(spec, space)
+                models = [loaded[spec, space] for spec in specs]
+                strangers -= {spec for spec, model in zip(specs, models, strict=True) if model.sha256 in seen}
+                same = next((model for model in models if model.sha256 == record.model.sha256), None)
+                if same is None:
+                    done.left_out.append(f"{record.run_id}: of another model, {record.model.name}")
+                    break
+                _judge_part(done, cell, part, same, device)
+        except BadData as error:
+            done.found.append(Finding(record.run_id, str(error)))
+    for spec in strangers:
+        mine = sorted({model.sha256[:16] for (asked, _), model in loaded.items() if asked == spec})
+        if mine:
+            theirs = ", ".join(sorted(sha[:16] for sha in seen if sha)) or "none"
+            said = f"its weights ({mine[0]}...) are those of no cell: the records say {theirs}"
+            done.found.append(Finding(spec, said))
+    return done
+
+
+def _beyond(record: CellRecord, classes: int) -> str:
+    """Why a model alone cannot judge a cell again; '' where it can."""
+    if not record.pictures:
+        return "no picture of it is kept"
+    if record.defenses:
+        return f"behind {record.defense_words()}, judged again by --sweep"
+    if record.scenario.name != "evasion" or (record.threat and record.threat.goal.name != "untargeted"):
+        return "what is asked of it stands in the sweep, judged again by --sweep"
+    if not record.model.sha256:
+        return "its model is trained by the sweep, judged again by --sweep"
+    return "" if classes else "its run does not say how many classes there are, judged again by --sweep"
+
+
+def _judge_part(done: Rejudged, cell: _Stored, part: Kept, model: Model, device: str) -> None:
+    net, rows = model.net.to(device).eval(), cell.at(part)
+    judge, y = Judge(net, stochastic=False, width=WIDTH), torch.tensor(rows["label"].to_numpy(np.int64)).to(device)
+    streams = Rng.of(cell.record.seed, "verify", torch.from_numpy(part.ids)).to(device)
+    attacked, clean = (judge(torch.from_numpy(x).to(device), y, streams) for x in (part.adversarial, part.clean))
+    done.pictures += len(part.ids)
+    done.found += _differs(cell.record, part, rows, attacked, clean)
+
+
+def _differs(
+    record: CellRecord, part: Kept, rows: pd.DataFrame, attacked: Answers, clean: Answers | None
+) -> Iterator[Finding]:
+    """Where what the judge says now is not what the rows say; a tie, or a reading within rounding, is neither."""
+    right, robust = (rows[name].to_numpy(bool) for name in ("clean_ok", "robust"))
+    broken = right & rows["fooled"].to_numpy(bool) & rows["in_budget"].to_numpy(bool)
+    wrong, held = attacked.wrong.cpu().numpy(), attacked.held.cpu().numpy()
+    off = broken & held | robust & wrong & rows["in_budget"].to_numpy(bool)
+    if off.any():
+        yield Finding(record.run_id, f"kept pictures that the model answers otherwise now: {named(part.ids[off])}")
+    if clean is not None:
+        off = right & clean.wrong.cpu().numpy() | ~right & clean.held.cpu().numpy()
+        if off.any():
+            said = f"clean pictures that the model answers otherwise now: {named(part.ids[off])}"
+            yield Finding(record.run_id, said)
+
+
+@float32()
+@threads()
+def by_sweep(folder: Path, file: Path, device: str, first: int | None) -> Rejudged:
+    """Plan the sweep again and judge with every system of it: labels, clean answers, and the pictures that are kept.
+
+    first: as the run was told. Raises UsageError for a sweep that cannot be planned, BadValue for one of another run.
+    """
+    done, stored = Rejudged(), {cell.record.run_id: cell for cell in _stored(folder)}
+    planned = [cell for cell, _ in ordered(plan(read_sweep(file), device, first)) if cell.run_id in stored]
+    if not planned:
+        raise BadValue(
+            f"expected the sweep that {str(folder)!r} was run from, got {str(file)!r}, which plans none of its cells; "
+            f"were --first, the files and the versions the same?"
+        )
+    for _, group in groupby(planned, key=lambda cell: id(cell.lifecycle)):
+        members = list(group)
+        _of_one_system(done, members[0].lifecycle.served(), [(cell, stored[cell.run_id]) for cell in members])
+    left = set(stored) - {cell.run_id for cell in planned}
+    done.left_out += [f"{name}: not of this sweep" for name in sorted(left)]
+    return done
+
+
+def _of_one_system(done: Rejudged, system: System, members: Sequence[tuple[Cell, _Stored]]) -> None:
+    """Judge these cells, which share a served system."""
+    weights, asked = fingerprint(system.net), dict[str, Clean]()
+    for cell, kept in members:
+        record = kept.record
+        if record.weights_sha256 and weights != record.weights_sha256:
+            before = record.weights_sha256[:16]
+            said = f"the system has other weights now ({weights[:16]}...) than its record says ({before}...)"
+            done.found.append(Finding(record.run_id, said))
+        done.found += _labels(cell, kept)
+        if cell.scenario.name != "evasion" or system.adapts:
+            if record.pictures:
+                done.left_out.append(f"{record.run_id}: pictures of {cell.scenario.name} are not judged again")
+            continue
+        if cell.reading.head is None:
+            key = cell.split.sha256
+            if key not in asked:
+                rng = Rng.of(cell.lifecycle.seed, "clean", cell.split.ids).to(system.device)
+                asked[key] = unattacked(system, cell.split, rng, width=fitting(cell))
+            done.found += _clean(cell, kept, asked[key])
+        try:
+            for part in kept.pictures():
+                done.pictures += len(part.ids)
+                done.found += _differs(record, part, kept.at(part), _attacked(cell, system, part), None)
+        except BadData as error:
+            done.found.append(Finding(record.run_id, str(error)))
+
+
+def _labels(cell: Cell, kept: _Stored) -> Iterator[Finding]:
+    if "label" not in kept.rows:
+        return
+    ids = cell.split.ids.numpy()
+    meant = pd.Series(cell.split.y.numpy(), index=ids).reindex(kept.rows["index"].to_numpy())
+    off = meant.isna().to_numpy() | (meant.to_numpy() != kept.rows["label"].to_numpy())
+    if off.any():
+        said = f"other labels than the data set has: {named(kept.rows['index'].to_numpy()[off])}"
+        yield Finding(kept.record.run_id, said)
+    if len(kept.rows) != len(ids):
+        yield Finding(kept.record.run_id, f"{len(kept.rows)} rows, where the sweep asks about {len(ids)} examples")
+
+
+def _clean(cell: Cell, kept: _Stored, clean: Clean) -> Iterator[Finding]:
+    now = pd.Series(clean.ok.numpy(), index=cell.split.ids.numpy()).reindex(kept.rows["index"].to_numpy())
+    off = now.fillna(False).to_numpy(bool) != kept.rows["clean_ok"].to_numpy(bool)
+    if off.any():
+        said = f"right unattacked then and not now, or the other way round: {named(kept.rows['index'].to_numpy()[off])}"
+        yield Finding(kept.record.run_id, said)
+
+
+def _attacked(cell: Cell, system: System, part: Kept) -> Answers:
+    """What the judge of the cell says of these pictures, by the goal of its threat."""
+    place = {int(example): i for i, example in enumerate(cell.split.ids)}
+    try:
+        rows = torch.tensor([place[int(example)] for example in part.ids])
+    except KeyError as error:
+        raise BadData(f"a picture of example {error.args[0]}, which the sweep does not ask about") from error
+    context = Context(replace(cell, subjects=cell.subjects.on(cell.split.at(rows))), system, fitting(cell))
+    served, rng, goal = context.served(), context.rng, context.threat.goal
+    targets: Tensor = goal.targets(context.split.y.to(served.device), served.space.classes, rng.fold("targets"))
+    judge = Judge(served.net, stochastic=served.stochastic, width=context.width, under=served.under, margin=goal.margin)
+    return judge(torch.from_numpy(part.adversarial).to(served.device), targets, rng.fold("judge"))
