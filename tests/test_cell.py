@@ -61,6 +61,8 @@ def hashed(cell: Cell) -> str:
         "trained_on": cycle.trained_on(), "suite": __version__, "sweep": None,
     }  # fmt: skip
     del facts["model"]["shows"]
+    for beside in ("pictures", "pictures_sha256", "digest"):
+        del facts[beside]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

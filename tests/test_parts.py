@@ -25,6 +25,8 @@ from robustsuite.engine.work import follower
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.cells import read_cell, read_whole
 from robustsuite.records.schema import At, CellRecord
+from robustsuite.reports.publish.stale import stale
+from robustsuite.reports.read.verified import verify
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.record import Record, joined
@@ -52,6 +54,7 @@ def test_every_scenario_in_parts_is_the_same_bytes(
     for name, bounds in (("whole", ONE), ("parts", SMALL)):
         monkeypatch.setattr(parts, "CPU", bounds)
         run(sweep, out=tmp_path / name).report()
+        assert verify(tmp_path / name).found == list(stale(tmp_path / name)) == []
     whole, divided_ = records(tmp_path / "whole"), records(tmp_path / "parts")
     leaks = {run_id for run_id, record in whole.items() if record.scenario.name == "inversion"}
     one, other = (
@@ -105,7 +108,7 @@ def test_a_cell_of_forty_parts_killed_at_the_last_computes_two(tmp_path: Path) -
     assert len(divided(cell)) == 40
     with pytest.raises(KeyboardInterrupt):
         execute([(cell, Decision())], Store(tmp_path))
-    assert len(list((tmp_path / "parts" / cell.run_id).iterdir())) == 39
+    assert len(list((tmp_path / "parts" / cell.run_id).glob("*.parquet"))) == 39
     (tmp_path / "parts" / cell.run_id / f"0-{parts.CPU.least}.parquet").write_bytes(b"damaged")
     assert execute([(cell, Decision())], Store(tmp_path)) == 1
     assert len(STEPS) == 40 + 2  # the one that was lost and the one that was damaged

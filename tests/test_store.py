@@ -17,6 +17,7 @@ from robustsuite.errors import BadOutput
 from robustsuite.records import leases
 from robustsuite.records.cells import read_cell
 from robustsuite.records.schema import CellRecord, Column, Cost, DataFacts, ModelFacts, ScenarioFacts, dumped
+from robustsuite.records.seal import sealed
 
 ROW = CellRecord(
     run_id="abc", status="done", scenario=ScenarioFacts(name="evasion"), model=ModelFacts(name="m"),
@@ -28,8 +29,9 @@ EXAMPLES = {"index": np.arange(3), "robust": np.array([True, False, True])}
 def test_a_cell_reads_back(tmp_path: Path) -> None:
     kept = Store(tmp_path / "run")
     kept.write(ROW, EXAMPLES)
-    assert json.loads((tmp_path / "run/cells/abc/run.json").read_text()) == dumped(ROW)
-    assert read_cell(tmp_path / "run/cells/abc") == ROW
+    written = sealed(ROW, EXAMPLES)
+    assert json.loads((tmp_path / "run/cells/abc/run.json").read_text()) == dumped(written)
+    assert read_cell(tmp_path / "run/cells/abc") == written
     assert pq.read_table(tmp_path / "run/cells/abc/examples.parquet").to_pydict()["robust"] == [True, False, True]
     assert kept.finished("abc")
     assert not kept.finished("abd")

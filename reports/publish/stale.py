@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from robustsuite.records.seal import Finding
+
 from ..measure.scores import scores
 from ..read.runs import read
-from ..read.verified import Finding
 from .write import csv_files
 
 

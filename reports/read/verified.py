@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,29 +19,25 @@ from robustsuite.errors import BadData
 from robustsuite.records.cells import read_sweep
 from robustsuite.records.examples import Examples
 from robustsuite.records.folder import Found, cells_of
+from robustsuite.records.packed import SOME
 from robustsuite.records.pictures import FOLDER, Kept, digest_of, read_pictures
 from robustsuite.records.schema import CellRecord
-from robustsuite.records.seal import Seal, digest_of_audit, digest_of_cell, digest_of_sweep, read_seal
+from robustsuite.records.seal import (
+    Finding,
+    Seal,
+    digest_of_audit,
+    digest_of_cell,
+    digest_of_sweep,
+    named,
+    read_seal,
+)
 from robustsuite.records.swept import SweepFacts
-
-HOLDS = 1 << 28
-"""Bytes of packed examples in memory."""
-
-NAMED = 5
-"""Rows that a sentence names."""
 
 SLACK = 1e-4
 """Relative difference of a distance that is measured anew."""
 
 Sentence = tuple[str, NDArray[np.bool_]]
 """What is wrong, and with which rows (N,)."""
-
-
-class Finding(NamedTuple):
-    """What is wrong with a cell, or with another part of the run."""
-
-    where: str
-    what: str
 
 
 @dataclass
@@ -67,7 +63,7 @@ def verify(folder: Path, root: str = "") -> Verified:
     sweep, seen = read_sweep(folder), Verified()
     seal = _seal(folder, sweep, seen, root)
     planned, there, known = set(sweep.cells or ()), set[str](), _Known()
-    examples = Examples(folder, HOLDS)
+    examples = Examples(folder, SOME)
     for cell in cells_of(folder, examples):
         there.add(cell.name)
         where = sweep.planned.get(cell.name, "")
@@ -278,10 +274,3 @@ def _distance(part: Kept, norm: str) -> NDArray[np.float64]:
     if norm == "l2":
         return np.asarray(np.sqrt(np.square(moved).sum(1)))
     return np.asarray(moved.sum(1) if norm == "l1" else (moved > 0).sum(1).astype(np.float64))
-
-
-def named(ids: NDArray[Any]) -> str:
-    """Examples by their ids (M,), for a sentence: 'examples 3, 17 and 4 more'."""
-    some = ", ".join(str(int(i)) for i in ids[:NAMED])
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return f"example{'s' if len(ids) > 1 else ''} {some}{more}"

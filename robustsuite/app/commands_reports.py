@@ -110,8 +110,8 @@ def verify(
     """Whether a run is as it was computed: seals, arithmetic, tables, pictures. Exit code 1 where anything is wrong."""
     from robustsuite.app import flags
     from robustsuite.errors import BadData
+    from robustsuite.records.seal import Finding
     from robustsuite.reports.publish.stale import stale
-    from robustsuite.reports.read.verified import Finding
     from robustsuite.reports.read.verified import verify as verified
 
     seen = verified(run, root)
@@ -132,9 +132,10 @@ def verify(
         looked += f", {sum(one.pictures for one in again)} judged again"
     for where, what in seen.found:
         screen.print(f"{where}: {what}", markup=False, soft_wrap=True)
+    found = f"{len(seen.found)} finding{'s' * (len(seen.found) > 1)}" if seen.found else "all as it was computed"
     if seen.root:
         screen.print(f"root {seen.root}", markup=False, soft_wrap=True)
-    screen.print(f"{looked}: {f'{len(seen.found)} things wrong' if seen.found else 'all as it was computed'}")
+    screen.print(f"{looked}: {found}")
     raise typer.Exit(1 if seen.found else 0)
 
 

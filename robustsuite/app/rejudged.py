@@ -25,9 +25,10 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.records.cells import read_sweep as read_facts
 from robustsuite.records.examples import Examples
 from robustsuite.records.folder import cells_of
+from robustsuite.records.packed import SOME
 from robustsuite.records.pictures import FOLDER, Kept, read_pictures
 from robustsuite.records.schema import CellRecord
-from robustsuite.reports.read.verified import HOLDS, Finding, named
+from robustsuite.records.seal import Finding, named
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH, Context, fitting
 from robustsuite.scenarios.record import Clean, unattacked
@@ -69,7 +70,7 @@ class _Stored:
 
 
 def _stored(folder: Path) -> Iterator[_Stored]:
-    examples = Examples(folder, HOLDS)
+    examples = Examples(folder, SOME)
     for cell in cells_of(folder, examples):
         if cell.record is not None and cell.record.status == "done":
             rows = examples.frame(cell.name, cell.place) if cell.place is not None else cell.frame
@@ -135,8 +136,8 @@ def _beyond(record: CellRecord, classes: int) -> str:
 def _judge_part(done: Rejudged, cell: _Stored, part: Kept, model: Model, device: str) -> None:
     net, rows = model.net.to(device).eval(), cell.at(part)
     judge, y = Judge(net, stochastic=False, width=WIDTH), torch.tensor(rows["label"].to_numpy(np.int64)).to(device)
-    streams = Rng.of(cell.record.seed, "verify", torch.from_numpy(part.ids)).to(device)
-    attacked, clean = (judge(torch.from_numpy(x).to(device), y, streams) for x in (part.adversarial, part.clean))
+    streams = Rng.of(cell.record.seed, "verify", torch.tensor(part.ids)).to(device)
+    attacked, clean = (judge(torch.tensor(x).to(device), y, streams) for x in (part.adversarial, part.clean))
     done.pictures += len(part.ids)
     done.found += _differs(cell.record, part, rows, attacked, clean)
 
@@ -240,4 +241,4 @@ def _attacked(cell: Cell, system: System, part: Kept) -> Answers:
     served, rng, goal = context.served(), context.rng, context.threat.goal
     targets: Tensor = goal.targets(context.split.y.to(served.device), served.space.classes, rng.fold("targets"))
     judge = Judge(served.net, stochastic=served.stochastic, width=context.width, under=served.under, margin=goal.margin)
-    return judge(torch.from_numpy(part.adversarial).to(served.device), targets, rng.fold("judge"))
+    return judge(torch.tensor(part.adversarial).to(served.device), targets, rng.fold("judge"))

@@ -59,14 +59,18 @@ def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
 def _taken(store: Store, run: Path, cell: Found) -> None:
     """Copy a cell, from its folder or from the pack, as it is: a digest that does not fit stays one."""
     store.take_pictures(run, cell.name)
-    if cell.place is None:
-        store.take(run / "cells" / cell.name)
+    own = run / "cells" / cell.name
+    if cell.frame is not None or (own / "run.json").is_file():
+        store.take(own)
         return
     if cell.record is None:
         return
-    table = table_of(run, cell.place, cell.name)
-    rows = {name: table.column(name) for name in table.column_names if name != "run_id"}
-    store.write(cell.record, {"run_id": [cell.name] * len(table), **rows}, seal=False)
+    columns = None
+    if cell.place is not None:
+        table = table_of(run, cell.place, cell.name)
+        rows = {name: table.column(name) for name in table.column_names if name != "run_id"}
+        columns = {"run_id": [cell.name] * len(table), **rows}
+    store.write(cell.record, columns, seal=False)
     if cell.audit is not None:
         store.amend(cell.name, cell.audit.model_dump(mode="json"))
 

@@ -13,9 +13,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from robustsuite.errors import BadData
@@ -25,8 +26,18 @@ from robustsuite.records.untrusted import sentence_of, text_of
 
 SEAL = "seal.json"
 
+NAMED = 5
+"""Rows that a sentence names."""
+
 LATER = {"bills"}
 """Of sweep.json, what is written by runs that add nothing to the cells."""
+
+
+class Finding(NamedTuple):
+    """What is wrong with a cell, or with another part of the run."""
+
+    where: str
+    what: str
 
 
 class Seal(Strict):
@@ -102,6 +113,13 @@ def root_of(lines: Iterable[str]) -> str:
         pairs = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
         level = pairs + level[len(level) & ~1 :]
     return level[0].hex()
+
+
+def named(ids: NDArray[Any]) -> str:
+    """Examples by their ids (M,), for a sentence: 'examples 3, 17 and 4 more'."""
+    some = ", ".join(str(int(i)) for i in ids[:NAMED])
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return f"example{'s' if len(ids) > 1 else ''} {some}{more}"
 
 
 def _lines(kind: str, digests: Mapping[str, str]) -> list[str]:

@@ -100,11 +100,11 @@ class Judge:
             return self._once(x, y, rng)
         asked = [self._once(x, y, rng.fold(repeat)) for repeat in range(self.repeats)]
         mean = {name: torch.stack([getattr(a, name) for a in asked]).float().mean(0) for name in AVERAGED}
-        never, wrong = torch.zeros_like(asked[0].wrong), mean["wrong"] >= 0.5
-        agrees = torch.stack([a.wrong == wrong for a in asked]).float().argmax(0, keepdim=True)
+        never, wrong, held = torch.zeros_like(asked[0].wrong), mean["wrong"] >= 0.5, mean["held"] > 0.5
+        agrees = torch.stack([(a.wrong == wrong) & (a.held == held) for a in asked]).float().argmax(0, keepdim=True)
         return asked[0]._replace(
             prediction=torch.stack([a.prediction for a in asked]).gather(0, agrees)[0],
-            wrong=wrong, held=mean["held"] > 0.5, rejected=mean["rejected"] > 0.5, share=mean["wrong"],
+            wrong=wrong, held=held, rejected=mean["rejected"] > 0.5, share=mean["wrong"],
             rechecked=never, confidence=mean["confidence"], watched=mean["watched"], undefined=mean["undefined"] > 0,
             unsettled=never,
         )  # fmt: skip
