@@ -57,6 +57,17 @@ def _per_image(seconds: float, n: float) -> Entry:
 
 def provenance_section(run: Results) -> Section:
     """Versions, commit, device, canaries and hashes: what a reader needs to ask for the same numbers again."""
+    rows = made_with(run)
+    started = sorted(value for value in run.cells["started"] if value)
+    if started:
+        rows.append((words("first cell started"), Entry(started[0])))
+        rows.append((words("last cell started"), Entry(started[-1])))
+    table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows), "")
+    return Section("provenance", "Provenance", (), (table,), passing=True, order=91)
+
+
+def made_with(run: Results) -> list[tuple[Entry, Entry]]:
+    """Versions, commit, device, canaries and hashes, each value once."""
     rows = [
         (words(name.replace("_", " ")), Entry(value))
         for name in _FACTS
@@ -68,12 +79,7 @@ def provenance_section(run: Results) -> Section:
             (words(f"sha256 of {row[what]}"), Entry(row[name], kind="code"))
             for row in pairs.to_dict("records")
         ]
-    started = sorted(value for value in run.cells["started"] if value)
-    if started:
-        rows.append((words("first cell started"), Entry(started[0])))
-        rows.append((words("last cell started"), Entry(started[-1])))
-    table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows), "")
-    return Section("provenance", "Provenance", (), (table,), passing=True, order=91)
+    return rows
 
 
 def _distinct(values: pd.Series) -> Iterator[str]:
