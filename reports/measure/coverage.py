@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from robustsuite.config.taxonomy import NIST, OURS, TRANSFER
+from robustsuite.integrity.checks import GRADES, grade
 from robustsuite.integrity.strength import FLOOR, families, few, transferred
 
 from ..read.runs import Results
@@ -26,7 +27,9 @@ TESTED, SCREENED, DOUBTED, UNFOUNDED, UNTESTED = "tested", "screening", "in doub
 STANDINGS = (TESTED, SCREENED, DOUBTED, UNFOUNDED, UNTESTED)
 """From the best: sound; sound, of few images or a short attack; with a warning; failed a check; no number at all."""
 
-GRADES = ("CERTIFIED", "SOUND", "PROVISIONAL", "INVALID")
+OF_ATTACKS = ("weak_alone", "one_family")
+"""Flags that say nothing of the accuracy on clean pictures."""
+
 Cell = Mapping[Any, Any]
 
 
@@ -84,10 +87,11 @@ def standing(grade: str, screening: str) -> str:
 
 def systems(run: Results) -> list[System]:
     """Every system of the run, in its order."""
-    return list(dict.fromkeys(map(_system, run.known.values())))
+    return list(dict.fromkeys(map(system_of, run.known.values())))
 
 
-def _system(cell: Cell) -> System:
+def system_of(cell: Cell) -> System:
+    """The system that a cell is about."""
     return System(*(cell[name] for name in System._fields))
 
 
@@ -103,24 +107,27 @@ def ids_of(cell: Cell) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (ids["nist"], ids["atlas"]) if ids else (attack.nist, attack.atlas)
 
 
-def coverage(run: Results) -> list[Covered]:
+def classes(run: Results) -> list[Covered]:
     """A row a class of NIST and system, in their order: the best of what was played, and why it is no better."""
     known = systems(run)
     cells: dict[tuple[str, System], list[Cell]] = {}
     for cell in run.known.values():
         for name in ids_of(cell)[0]:
-            cells.setdefault((name, _system(cell)), []).append(cell)
+            cells.setdefault((name, system_of(cell)), []).append(cell)
     met = {name for name, _ in cells}
     pairs = [(name, system) for name in NIST for system in known]
     return [_covered(run, *pair, cells.get(pair, ()), pair[0] in met) for pair in pairs]
 
 
 def _covered(run: Results, name: str, system: System, cells: Sequence[Cell], elsewhere: bool) -> Covered:
+    """Attacks decide, be they in doubt: a proof stands for a class where none of its attacks has a number."""
     if not cells:
         where = "was played on this system, while others met one" if elsewhere else "is in this run"
         none = "" if name in OURS else "; this suite brings none"
         return Covered(name, system, UNTESTED, (), f"no attack that names this class {where}{none}")
-    found = [(*_carries(run, cell), str(cell["threat"])) for cell in cells]
+    attacks = [cell for cell in cells if cell["scenario"] != "certification"]
+    measured = [cell for cell in attacks if measured_as(cell, run.known) is not None and not _floor(cell)]
+    found = [(*_carries(run, cell), str(cell["threat"])) for cell in measured or cells]
     best = min((where for where, *_ in found), key=STANDINGS.index)
     why = dict.fromkeys(why for where, why, _ in found if where == best and why)
     return Covered(name, system, best, tuple(dict.fromkeys(threat for where, _, threat in found if where == best)),
@@ -132,11 +139,16 @@ def _carries(run: Results, cell: Cell) -> tuple[str, str]:
     source = measured_as(cell, run.known)
     if source is None:
         return UNTESTED, f"{cell['status']}: {cell['sentence'] or 'no reason is stored'}"
-    if set(cell["record"].attack.family) == {FLOOR}:
+    if _floor(cell):
         return UNTESTED, f"{cell['attack']} alone, which is the floor and no attack"
     few_or_short = _screening(cell, source)
     found = standing(str(cell["grade"]), few_or_short)
-    return found, {SCREENED: few_or_short, TESTED: ""}.get(found, _flags(cell))
+    return found, {SCREENED: few_or_short, TESTED: ""}.get(found, _flags(source))
+
+
+def _floor(cell: Cell) -> bool:
+    """Whether the attack only draws pictures: what others are held against, and tested by nobody."""
+    return set(cell["record"].attack.family) == {FLOOR}
 
 
 def _screening(cell: Cell, source: Cell) -> str:
@@ -187,13 +199,13 @@ def _line(
     lost: Sequence[str],
 ) -> Line:  # fmt: skip
     """What was found under one threat; `cell` decides, with what `source` measured."""
-    played = [own for own, _ in met]
-    ids = [ids_of(own) for own in played]
+    played, flagged = [own for own, _ in met], [(own, where) for own, where in met if where["flags"]]
+    ids = [ids_of(own) for own in played if not _floor(own)]
     searched = sorted({family for own in played for family in families(own["record"])})
-    flags = [f"{own['attack']}: {_flags(own)}" for own in played if own["flags"]]
+    flags = [f"{own['attack']}: {_flags(where)}" for own, where in flagged]
     inert = ["inert: the undefended number"] if cell["status"] == "inert" else []
     return Line(
-        _system(cell), str(cell["threat"]), tuple(str(own["attack"]) for own in played), score, grade, screening,
+        system_of(cell), str(cell["threat"]), tuple(str(own["attack"]) for own in played), score, grade, screening,
         _better(source), cell, tuple(searched), tuple(dict.fromkeys(i for nist, _ in ids for i in nist)),
         tuple(dict.fromkeys(i for _, atlas in ids for i in atlas)), (*flags, *inert, *lost),
     )  # fmt: skip
@@ -205,19 +217,19 @@ def _flags(cell: Cell) -> str:
 
 def unattacked(run: Results) -> Iterator[Line]:
     """The accuracy of every system on its clean pictures, from the soundest and then the largest of its cells."""
-    known: dict[System, list[tuple[int, int, Cell, Score]]] = {}
+    known: dict[System, list[tuple[int, int, list[Cell], Score]]] = {}
     for cell in run.known.values():
         own = cell["scenario"] in ("shift", "evasion", "certification") and cell["shift"] in ("", "clean")
         if own and cell["status"] == "done":
             scores = cell_scores(cell, run.columns(str(cell["run_id"])))
             score = next((s for s in scores if s.metric == "clean_accuracy"), None)
             if score is not None:
-                doubt = max(1, GRADES.index(cell["grade"]))  # a proof that agrees says nothing of clean pictures
-                known.setdefault(_system(cell), []).append((doubt, -score.n, cell, score))
+                flags = [flag for flag in cell["flags"] if flag["name"] not in OF_ATTACKS]
+                known.setdefault(system_of(cell), []).append((GRADES.index(grade(flags)), -score.n, flags, score))
     for system, found in known.items():
-        *_, cell, score = min(found, key=lambda entry: entry[:2])
-        notes = (_flags(cell),) if cell["flags"] else ()
-        yield Line(system, "clean pictures", (), score, str(cell["grade"]), "; ".join(few(score.n)), notes=notes)
+        place, _, flags, score = min(found, key=lambda entry: entry[:2])
+        notes = tuple(dict.fromkeys(str(flag["name"]) for flag in flags))
+        yield Line(system, "clean pictures", (), score, GRADES[place], "; ".join(few(score.n)), notes=notes)
 
 
 def shifted(run: Results) -> Iterator[Line]:
@@ -230,15 +242,14 @@ def shifted(run: Results) -> Iterator[Line]:
         mine = [run.known[run_id] for run_id in part["run_id"]]
         met = [cell for cell in mine if measured_as(cell, run.known) is not None]
         lost = [f"without {_variant(cell)}: {cell['status']}" for cell in mine if measured_as(cell, run.known) is None]
-        grade = max((str(cell["grade"]) for cell in met), key=GRADES.index, default="")
+        worst = max((str(cell["grade"]) for cell in met), key=GRADES.index, default="")
         flags = sorted({name for cell in met for name in flag_names(cell).split(";") if name})
         notes = (*([", ".join(flags)] if flags else []), *lost)
         score = _shift_score(run, means.get(key), met, bool(part["severity"].notna().any()))
         if score is not None:
-            variants = tuple(dict.fromkeys(map(_variant, met)))
             better = "less" if score.metric == "mean_error" else "more"
-            yield Line(System(*key[1:]), str(key[0]), variants, score, grade, "; ".join(few(score.n)), better,
-                       notes=notes)  # fmt: skip
+            yield Line(System(*key[1:]), f"shift set {key[0]}", _variants(met), score, worst,
+                       "; ".join(few(score.n)), better, notes=notes)  # fmt: skip
 
 
 def _shift_score(run: Results, mean: Cell | None, met: Sequence[Cell], graded: bool) -> Score | None:
@@ -251,6 +262,13 @@ def _shift_score(run: Results, mean: Cell | None, met: Sequence[Cell], graded: b
         found += [(s, _variant(cell)) for s in scores if s.metric == "accuracy"]
     worst = min(found, key=lambda entry: entry[0].value, default=None)
     return replace(worst[0], metric=f"accuracy on {worst[1]}") if worst else None
+
+
+def _variants(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """What a set was made of: its corruptions, and their severities where they have some."""
+    names = dict.fromkeys(str(cell["corruption"]).replace("_", " ") for cell in cells)
+    severities = sorted({float(cell["severity"]) for cell in cells if not pd.isna(cell["severity"])})
+    return (*names, *([f"severity {', '.join(f'{grade:g}' for grade in severities)}"] if severities else []))
 
 
 def _variant(cell: Cell) -> str:
