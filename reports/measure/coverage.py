@@ -16,7 +16,7 @@ from robustsuite.config.taxonomy import NIST, OURS, TRANSFER
 from robustsuite.integrity.checks import GRADES, grade
 from robustsuite.integrity.strength import FLOOR, families, few, transferred
 
-from ..read.runs import Results
+from ..read.runs import Results, once
 from .kinds import Score, rate
 from .ranked import declared
 from .scores import cell_scores, flag_names, headline, measured_as
@@ -26,6 +26,9 @@ from .worst import GROUP, survivals
 TESTED, SCREENED, DOUBTED, UNFOUNDED, UNTESTED = "tested", "screening", "in doubt", "not established", "not tested"
 STANDINGS = (TESTED, SCREENED, DOUBTED, UNFOUNDED, UNTESTED)
 """From the best: sound; sound, of few images or a short attack; with a warning; failed a check; no number at all."""
+
+UNTOUCHED = (("shift", True), ("evasion", False), ("certification", False))
+"""Scenarios, and whether of a shift set, in which `clean_accuracy` is of the system and the data set as they are."""
 
 OF_ATTACKS = ("weak_alone", "one_family")
 """Flags that say nothing of the accuracy on clean pictures."""
@@ -108,7 +111,7 @@ def ids_of(cell: Cell) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def classes(run: Results) -> list[Covered]:
-    """A row a class of NIST and system, in their order: the best of what was played, and why it is no better."""
+    """A row a class of NIST and system, in their order: the best of its attacks and proofs, and why it is no better."""
     known = systems(run)
     cells: dict[tuple[str, System], list[Cell]] = {}
     for cell in run.known.values():
@@ -120,18 +123,15 @@ def classes(run: Results) -> list[Covered]:
 
 
 def _covered(run: Results, name: str, system: System, cells: Sequence[Cell], elsewhere: bool) -> Covered:
-    """Attacks decide, be they in doubt: a proof stands for a class where none of its attacks has a number."""
     if not cells:
-        where = "was played on this system, while others met one" if elsewhere else "is in this run"
-        none = "" if name in OURS else "; this suite brings none"
-        return Covered(name, system, UNTESTED, (), f"no attack that names this class {where}{none}")
-    attacks = [cell for cell in cells if cell["scenario"] != "certification"]
-    measured = [cell for cell in attacks if measured_as(cell, run.known) is not None and not _floor(cell)]
-    found = [(*_carries(run, cell), str(cell["threat"])) for cell in measured or cells]
+        where = "this system names this class, one of another does" if elsewhere else "this run names this class"
+        ours = "" if name in OURS else "; this suite brings no attack of it"
+        return Covered(name, system, UNTESTED, (), f"no cell of {where}{ours}")
+    found = [(*_carries(run, cell), str(cell["threat"])) for cell in cells]
     best = min((where for where, *_ in found), key=STANDINGS.index)
-    why = dict.fromkeys(why for where, why, _ in found if where == best and why)
-    return Covered(name, system, best, tuple(dict.fromkeys(threat for where, _, threat in found if where == best)),
-                   "; ".join(why))  # fmt: skip
+    alike = [(why, threat) for where, why, threat in found if where == best]
+    whys, threats = (dict.fromkeys(part for part in parts if part) for parts in zip(*alike, strict=True))
+    return Covered(name, system, best, tuple(threats), "; ".join(whys))
 
 
 def _carries(run: Results, cell: Cell) -> tuple[str, str]:
@@ -156,10 +156,12 @@ def _screening(cell: Cell, source: Cell) -> str:
     return str(cell["screening"]) or "; ".join(few(int(source["n"])))
 
 
-def under_attack(run: Results) -> Iterator[Line]:
+@once
+def under_attack(run: Results) -> list[Line]:
     """The results of every system under every threat: all attacks at once in evasion, else the one that decides."""
     unions = {(*survival.group, survival.defense): survival for survival in survivals(run)}
     cells = run.cells.loc[run.cells["attack"] != "", ["run_id", "scenario", *GROUP, "defense"]]
+    lines = []
     for key, part in cells.groupby(["scenario", *GROUP, "defense"], sort=False):
         mine = [(cell, measured_as(cell, run.known)) for cell in map(run.known.__getitem__, part["run_id"])]
         met = [(cell, source) for cell, source in mine if source is not None]
@@ -167,9 +169,11 @@ def under_attack(run: Results) -> Iterator[Line]:
         union = unions.get(key[1:]) if key[0] == "evasion" else None
         if union is not None:
             first = next(pair for pair in met if pair[0]["attack"] == union.strongest)
-            yield _line(met, *first, rate("robust_accuracy", union.robust), union.grade, union.screening, lost)
+            score = rate("robust_accuracy", union.robust)
+            lines.append(_line(met, *first, score, union.grade, union.screening, lost))
         elif found := _deciding(run, met):
-            yield _line(met, *found, str(found[0]["grade"]), _screening(*found[:2]), lost)
+            lines.append(_line(met, *found, str(found[0]["grade"]), _screening(*found[:2]), lost))
+    return lines
 
 
 def _deciding(run: Results, met: Sequence[tuple[Cell, Cell]]) -> tuple[Cell, Cell, Score] | None:
@@ -219,8 +223,7 @@ def unattacked(run: Results) -> Iterator[Line]:
     """The accuracy of every system on its clean pictures, from the soundest and then the largest of its cells."""
     known: dict[System, list[tuple[int, int, list[Cell], Score]]] = {}
     for cell in run.known.values():
-        own = cell["scenario"] in ("shift", "evasion", "certification") and cell["shift"] in ("", "clean")
-        if own and cell["status"] == "done":
+        if cell["status"] == "done" and (cell["scenario"], bool(cell["shift"])) in UNTOUCHED:
             scores = cell_scores(cell, run.columns(str(cell["run_id"])))
             score = next((s for s in scores if s.metric == "clean_accuracy"), None)
             if score is not None:
@@ -239,27 +242,30 @@ def shifted(run: Results) -> Iterator[Line]:
              for row in errors[errors["corruption"] == "mean"].to_dict("records")}  # fmt: skip
     cells = run.cells[(run.cells["scenario"] == "shift") & ~run.cells["shift"].isin(["", "clean"])]
     for key, part in cells.groupby(["shift", *System._fields], sort=False):
-        mine = [run.known[run_id] for run_id in part["run_id"]]
-        met = [cell for cell in mine if measured_as(cell, run.known) is not None]
-        lost = [f"without {_variant(cell)}: {cell['status']}" for cell in mine if measured_as(cell, run.known) is None]
-        worst = max((str(cell["grade"]) for cell in met), key=GRADES.index, default="")
-        flags = sorted({name for cell in met for name in flag_names(cell).split(";") if name})
-        notes = (*([", ".join(flags)] if flags else []), *lost)
-        score = _shift_score(run, means.get(key), met, bool(part["severity"].notna().any()))
+        mine = [(cell, measured_as(cell, run.known)) for cell in map(run.known.__getitem__, part["run_id"])]
+        met = [(cell, source) for cell, source in mine if source is not None]
+        lost = [f"without {_variant(cell)}: {cell['status']}" for cell, source in mine if source is None]
+        worst = max((str(cell["grade"]) for cell, _ in met), key=GRADES.index, default="")
+        flags = dict.fromkeys(_flags(source) for _, source in met if source["flags"])
+        graded = bool(part["severity"].notna().any())
+        score = _mean_error(means.get(key)) if graded else _worst_variant(run, met)
         if score is not None:
-            better = "less" if score.metric == "mean_error" else "more"
-            yield Line(System(*key[1:]), f"shift set {key[0]}", _variants(met), score, worst,
-                       "; ".join(few(score.n)), better, notes=notes)  # fmt: skip
+            yield Line(System(*key[1:]), f"shift set {key[0]}", _variants([cell for cell, _ in met]), score, worst,
+                       "; ".join(few(score.n)), "less" if graded else "more", notes=(*flags, *lost))  # fmt: skip
 
 
-def _shift_score(run: Results, mean: Cell | None, met: Sequence[Cell], graded: bool) -> Score | None:
-    if graded:
-        return Score("mean_error", mean["error"], mean["lo"], mean["hi"], 0, int(mean["n"])) if mean else None
-    found = []
-    for cell in met:
-        source = measured_as(cell, run.known)
-        scores = cell_scores(source, run.columns(str(source["run_id"]))) if source else []
-        found += [(s, _variant(cell)) for s in scores if s.metric == "accuracy"]
+def _mean_error(mean: Cell | None) -> Score | None:
+    """A row of `corruption_errors` as a score; k is no count, and says that it is a rate."""
+    return Score("mean_error", mean["error"], mean["lo"], mean["hi"], 0, int(mean["n"])) if mean else None
+
+
+def _worst_variant(run: Results, met: Sequence[tuple[Cell, Cell]]) -> Score | None:
+    found = [
+        (score, _variant(cell))
+        for cell, source in met
+        for score in cell_scores(source, run.columns(str(source["run_id"])))
+        if score.metric == "accuracy"
+    ]
     worst = min(found, key=lambda entry: entry[0].value, default=None)
     return replace(worst[0], metric=f"accuracy on {worst[1]}") if worst else None
 

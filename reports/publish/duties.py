@@ -48,7 +48,7 @@ MEASURES = (
 
 def duties(run: Results) -> list[Duty]:
     """Every duty, in the order of the Article."""
-    attacked, classes = list(coverage.under_attack(run)), coverage.classes(run)
+    attacked, classes = coverage.under_attack(run), coverage.classes(run)
     return [_accuracy(run), _faults(run), _fail_safe(run), _feedback(run),
             *(_threat(run, threat, attacked, classes) for threat in taxonomy.THREATS)]  # fmt: skip
 
@@ -107,7 +107,7 @@ def _threat(run: Results, threat: str, attacked: Sequence[coverage.Line], classe
     why = f"no class of {taxonomy.NIST_EDITION} stands for it alone; {OUTSIDE}"
     lines = tuple(line for line in attacked if mine & set(line.nist))
     lead = (THREATS[threat], *((MEASURES,) if threat == taxonomy.THREATS[0] else ()))
-    return Duty(threat.split()[0] + "-" + threat.split()[-1], "(5)", threat, lead,
+    return Duty(threat.replace(" ", "-"), "(5)", threat, lead,
                 tuple(covered or _met(run, threat, (), why)), lines)  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def _met(run: Results, name: str, lines: Sequence[coverage.Line], why: str) -> I
         if line is None:
             yield coverage.Covered(name, system, coverage.UNTESTED, (), why)
         else:
-            yield coverage.Covered(name, system, line.standing, (line.what,), _why(line))
+            yield coverage.Covered(name, system, line.standing, (), _why(line))
 
 
 def _why(line: coverage.Line) -> str:

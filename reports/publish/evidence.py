@@ -6,19 +6,17 @@ between two runs of one sweep on one machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from robustsuite.config import taxonomy
 from robustsuite.integrity.checks import PUBLISHED
 
 from ..measure import coverage
+from ..measure.compare import title
 from ..measure.grades import label, shown
-from ..measure.scores import Score
-from ..measure.tables import not_measured
 from ..read.runs import Results
 from ..render.document import Entry, Section, Table, accuracy, counted, error, words
-from ..render.text import number, plain
+from ..render.text import number
 from ..render.text import words as spoken
 from ..sections.costs import made_with
 from ..sections.summary import cautions, rankings
@@ -63,15 +61,16 @@ def render(run: Results) -> str:
 
 def _about(run: Results) -> str:
     """What was measured, and with what, in two sentences."""
-    said = {name: ", ".join(dict.fromkeys(str(v) for v in run.cells[name] if v))
-            for name in ("suite_version", "commit", "device")}  # fmt: skip
-    commit = f", commit {said['commit']}" if said["commit"] else ""
-    on = f", on {said['device']}" if said["device"] else ""
+    version, commit, device = (
+        ", ".join(dict.fromkeys(str(v)[:most] for v in run.cells[name] if v))
+        for name, most in (("suite_version", None), ("commit", 12), ("device", None))
+    )
+    commit, on = f", commit {commit}" if commit else "", f", on {device}" if device else ""
     done = int(run.cells["status"].isin(["done", "inert"]).sum())
-    cells, known = len(run.cells) + run.absent + len(run.skipped), len(coverage.systems(run))
+    without, known = len(run.cells) - done + run.absent + len(run.skipped), len(coverage.systems(run))
     return (
-        f"Measured with robustsuite {said['suite_version']}{commit}{on}: {known} system{'s' if known > 1 else ''}, "
-        f"{done} of {cells} planned cells have a number. Versions, and hashes of weights and data, stand at the end."
+        f"Measured with robustsuite {version}{commit}{on}: {known} system{'s' if known > 1 else ''}, "
+        f"{done} cells with a number and {without} without. Versions, and hashes of weights and data, stand at the end."
     )
 
 
@@ -89,28 +88,26 @@ def _namer(run: Results) -> Named:
 
 
 def _in_short(found: Sequence[Duty]) -> Section:
-    """How many systems stand where: a row for each thing that a duty asks."""
+    """How many systems stand where: a row for each thing that a duty asks and each standing that any has."""
     rows = []
     for duty in found:
+        asked = Entry(f"{duty.article} {duty.title}", href=f"#{duty.name}")
         for what in dict.fromkeys(row.name for row in duty.covered):
             mine = [row for row in duty.covered if row.name == what]
-            under = ", ".join(dict.fromkeys(u for row in mine if row.standing not in GAPS for u in row.under))
-            counts = (_count(mine, standing) for standing in coverage.STANDINGS)
-            title = Entry(f"{duty.article} {duty.title}", href=f"#{duty.name}")
-            rows.append((title, Entry(_class(what)), *counts, Entry(under or "–")))
-    table = Table("in-short", "Systems by how far they were tested", "numbers of systems",
-                  ("Article 15", "what", *coverage.STANDINGS, "under"), tuple(rows))  # fmt: skip
+            for standing in coverage.STANDINGS:
+                alike = [row for row in mine if row.standing == standing]
+                under = ", ".join(dict.fromkeys(threat for row in alike for threat in row.under))
+                if alike:
+                    rows.append((Entry(f"{len(alike)} of {len(mine)} {standing}", kind=KINDS[standing]),
+                                 Entry(_class(what)), asked, Entry(under or "–")))  # fmt: skip
+    columns = ("systems", "what", "Article 15", "under")
+    table = Table("in-short", "How many systems were tested, and how far", "", columns, tuple(rows))
     return Section("short", "In short", (), (table,))
 
 
 def _class(name: str) -> str:
     known = taxonomy.NIST.get(name)
     return f"{name} {known.name}" if known else name
-
-
-def _count(rows: Iterable[coverage.Covered], standing: str) -> Entry:
-    n = sum(row.standing == standing for row in rows)
-    return Entry(f"{n} {standing}", float(n), kind=KINDS[standing]) if n else Entry("–", 0.0)
 
 
 def _section(duty: Duty, name: Named) -> Section:
@@ -171,7 +168,7 @@ def _under(line: coverage.Line) -> str:
 
 def _score(line: coverage.Line) -> Entry:
     """The number with its interval, as its grade lets it stand; an upper bound only of accuracy under attack."""
-    score: Score = line.score
+    score = line.score
     if score.k < 0:
         entry = Entry(f"{number(score.value)} ({number(score.lo)}–{number(score.hi)})", float(score.value))
     else:
@@ -191,21 +188,16 @@ def _unclassed(run: Results, name: Named) -> Section:
 
 def _planned(run: Results) -> Section:
     """Cells that were planned and have no number, with the sentence that says why."""
-    missing = [(str(cell["status"]), _cell(cell), str(cell["sentence"]))
-               for cell in not_measured(run).to_dict("records") if cell["status"] != "inert"]  # fmt: skip
+    missing = [(str(cell["status"]), title(cell), str(cell["sentence"]))
+               for cell in run.known.values() if cell["status"] not in ("done", "inert")]  # fmt: skip
     missing += [("absent", what, "planned, and not there yet") for what in run.unfinished]
     if more := run.absent - len(run.unfinished):
         missing.append(("absent", f"{more} cells", "planned, and not there yet; the run does not name them"))
-    missing += [("unreadable", *line.split(": ", 1)) for line in run.skipped]
+    missing += [("unreadable", *line.partition(": ")[::2]) for line in run.skipped]
     rows = [(Entry(f"{coverage.UNTESTED}: {status}", kind="gap"), Entry(what), Entry(why))
             for status, what, why in missing]  # fmt: skip
-    table = Table("planned", "Planned, and without a number", "", ("status", "cell", "why"), tuple(rows))
+    table = Table("planned", "Cells", "", ("status", "cell", "why"), tuple(rows))
     return Section("planned", "Planned, and not measured", (), (table,) if rows else ())
-
-
-def _cell(cell: Mapping[Any, Any]) -> str:
-    what = cell["attack"] or cell["shift"]
-    return f"{cell['threat'] or 'shift'}: {what} on {plain(str(cell['defense']))}, {cell['model']}, {cell['dataset']}"
 
 
 def _made(run: Results) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,8 @@ from ..render.document import Entry, Section, Table, counted, split_constant, wo
 from ..render.text import duration, number, size
 
 _FACTS = ("suite_version", "commit", "dirty", "device", "dtype", "packages", "canaries")
-_HASHES = (("model", "weights_sha256"), ("dataset", "data_sha256"))
+_HASHES = ((["model", "defense"], "weights_sha256"), (["dataset", "shift", "corruption", "severity"], "data_sha256"))
+"""Hashes, and what tells apart the things that they are of."""
 
 
 def cost_section(run: Results) -> Section:
@@ -74,12 +75,16 @@ def made_with(run: Results) -> list[tuple[Entry, Entry]]:
         for value in _distinct(run.cells[name])
     ]
     for what, name in _HASHES:
-        pairs = run.cells.loc[run.cells[name] != "", [what, name]].drop_duplicates()
-        rows += [
-            (words(f"sha256 of {row[what]}"), Entry(row[name], kind="code"))
-            for row in pairs.to_dict("records")
-        ]
+        found = run.cells.loc[run.cells[name] != "", [*what, name]].drop_duplicates().to_dict("records")
+        known = {row[name]: _called([row[key] for key in what]) for row in reversed(found)}
+        rows += [(words(f"sha256 of {known[value]}"), Entry(value, kind="code")) for value in reversed(known)]
     return rows
+
+
+def _called(parts: Sequence[Any]) -> str:
+    """What a hash is of, in words: 'scenes, imagenet_c, fog, 3', 'cnn, crossmax'."""
+    said = [f"{part:g}" if isinstance(part, float) else str(part) for part in parts if part == part]
+    return ", ".join(part for part in said if part not in ("", "none", "clean"))
 
 
 def _distinct(values: pd.Series) -> Iterator[str]:
