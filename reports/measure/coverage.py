@@ -250,7 +250,7 @@ def shifted(run: Results) -> Iterator[Line]:
         graded = bool(part["severity"].notna().any())
         score = _mean_error(means.get(key)) if graded else _worst_variant(run, met)
         if score is not None:
-            yield Line(System(*key[1:]), f"shift set {key[0]}", _variants([cell for cell, _ in met]), score, worst,
+            yield Line(system_of(mine[0][0]), f"shift set {key[0]}", _variants([cell for cell, _ in met]), score, worst,
                        "; ".join(few(score.n)), "less" if graded else "more", notes=(*flags, *lost))  # fmt: skip
 
 
@@ -278,5 +278,5 @@ def _variants(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 
 def _variant(cell: Cell) -> str:
-    graded = "" if pd.isna(cell["severity"]) else f" {cell['severity']:g}"
-    return str(cell["corruption"]).replace("_", " ") + graded
+    severity = "" if pd.isna(cell["severity"]) else f" {cell['severity']:g}"
+    return str(cell["corruption"]).replace("_", " ") + severity
