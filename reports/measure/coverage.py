@@ -6,11 +6,10 @@ nobody played, what was refused, failed or is absent, and what drew noise alone 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-
-import pandas as pd
 
 from robustsuite.config.taxonomy import NIST, OURS, TRANSFER
 from robustsuite.integrity.checks import GRADES, grade
@@ -273,10 +272,10 @@ def _worst_variant(run: Results, met: Sequence[tuple[Cell, Cell]]) -> Score | No
 def _variants(cells: Sequence[Cell]) -> tuple[str, ...]:
     """What a set was made of: its corruptions, and their severities where they have some."""
     names = dict.fromkeys(str(cell["corruption"]).replace("_", " ") for cell in cells)
-    severities = sorted({float(cell["severity"]) for cell in cells if not pd.isna(cell["severity"])})
+    severities = sorted({float(cell["severity"]) for cell in cells if not math.isnan(cell["severity"])})
     return (*names, *([f"severity {', '.join(f'{grade:g}' for grade in severities)}"] if severities else []))
 
 
 def _variant(cell: Cell) -> str:
-    severity = "" if pd.isna(cell["severity"]) else f" {cell['severity']:g}"
-    return str(cell["corruption"]).replace("_", " ") + severity
+    name, severity = str(cell["corruption"]).replace("_", " "), float(cell["severity"])
+    return name if math.isnan(severity) else f"{name} {severity:g}"
