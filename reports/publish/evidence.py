@@ -179,8 +179,8 @@ def _score(line: coverage.Line) -> Entry:
 
 def _unclassed(run: Results, name: Named) -> Section:
     """Results whose records name no class."""
-    lead = ("Measured, and counted for no duty above: the attacks' records name no class that the table has (made before "
-            "cards said so, or of somebody else's attack), or noise alone was drawn.",)  # fmt: skip
+    lead = ("Measured, and counted for no duty above: the attacks' records name no class that the table has (made "
+            "before cards said so, or of somebody else's attack), or noise alone was drawn.",)  # fmt: skip
     lines = unclassed(run)
     return Section("unclassed", "Of no stated class", lead,
                    (_results("unclassed", "What was measured", lines, name),) if lines else ())  # fmt: skip
