@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadData, BadValue
 from robustsuite.maths.randomness import Rng
@@ -29,6 +30,7 @@ FACTS = {
     "minimum_norm": True,
     "family": ("minimum norm",),
     "least": ordered_topk.LEAST,
+    **WHITE_BOX,
 }
 EASED = "bisection moves to the weight a search started from, not to the one it had eased to"
 

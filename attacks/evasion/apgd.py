@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import apgd as core
@@ -30,6 +31,7 @@ def _cost(
     paper="Croce & Hein, 2020, arXiv:2003.01690",
     cost=_cost,
     family=("gradient",),
+    **WHITE_BOX,
     least={"steps": 20},  # as PGD, which it beats at equal steps; AutoAttack takes 100
     differs=("a break needs a margin above 1e-5, so that exact ties do not count",),
 )

@@ -17,6 +17,7 @@ from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
@@ -49,6 +50,7 @@ def _families(*, version: str, **_: object) -> tuple[str, ...]:
     paper="Croce and Hein, 2020, arXiv:2003.01690",
     cost=_cost,
     family=_families,
+    **WHITE_BOX,
     differs=(
         "with fewer than 10 classes every wrong class is a target, where the package stops with an index error",
         "no targeted goals: the package has no such mode; `ensemble` plays them",

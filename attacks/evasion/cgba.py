@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
@@ -59,6 +60,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
     paper=PAPER,
     cost=_cost,
     family=("decision",),
+    **BLACK_BOX,
     least=LEAST,
     minimum_norm=True,
     differs=(
@@ -92,6 +94,7 @@ def cgba(
     paper=PAPER,
     cost=_cost,
     family=("decision",),
+    **BLACK_BOX,
     least=LEAST,
     minimum_norm=True,
     differs=(

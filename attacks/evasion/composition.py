@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost, card_of
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses
@@ -46,6 +47,7 @@ def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int)
     paper="Croce and Hein, 2020, arXiv:2003.01690; Melamed et al., 2024, arXiv:2407.02240",
     cost=_cost,
     family=("gradient", "minimum norm", "score"),
+    **WHITE_BOX,
     least={"steps": 100},  # its FMN audit's, and AutoAttack's for APGD
     differs=(
         "it is not AutoAttack: FMN and a short Square audit a sample of what APGD leaves, and all of it only if one of "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths import losses, projections
 from robustsuite.maths.randomness import Rng
@@ -24,6 +25,7 @@ from robustsuite.serve.oracle import Oracle
     paper="Goodfellow et al., 2015, arXiv:1412.6572",
     cost=lambda **_: Cost(forwards=1, backwards=1),
     family=("gradient",),
+    **WHITE_BOX,
     least={"steps": 20},  # it has one: no number rests on it
 )
 def fgsm(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
@@ -36,6 +37,7 @@ def _cost(*, steps: int, **_: object) -> Cost:
     paper="Pintor et al., 2021, arXiv:2102.12827",
     cost=_cost,
     family=("minimum norm",),
+    **WHITE_BOX,
     least={"steps": 100},  # the smaller of the paper's two settings, 100 and 1000
     minimum_norm=True,
     differs=("before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
 from robustsuite.maths.projections import per_row, unit
@@ -109,7 +110,7 @@ def _ready(model: Oracle, probes: int) -> dict[str, Any]:
 
 @evasion.attack(
     name="foolbox:hopskipjump", needs=Access.LABELS, norms=("l2",), paper=PAPER, cost=_cost, minimum_norm=True,
-    differs=DIFFERS, requires="foolbox", family=("decision",), least=LEAST,
+    differs=DIFFERS, requires="foolbox", family=("decision",), least=LEAST, **BLACK_BOX,
 )  # fmt: skip
 def hopskipjump(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, queries: int = 10000, probes: int = 100
@@ -130,7 +131,7 @@ def hopskipjump(
 @evasion.attack(
     name="foolbox:hopskipjump_targeted", needs=Access.LABELS | Access.AUX_DATA, norms=("l2",), goals=("targeted",),
     paper=PAPER, cost=_cost, minimum_norm=True, differs=DIFFERS, requires="foolbox", family=("decision",),
-    least=LEAST,
+    least=LEAST, **BLACK_BOX,
 )  # fmt: skip
 def hopskipjump_targeted(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor, aux: Aux, queries: int = 10000,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses
@@ -49,6 +50,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
     paper="Alzantot et al., 2019, arXiv:1805.11090",
     cost=_cost,
     family=("score",),
+    **BLACK_BOX,
     least={"queries": 5000},  # as Square's in AutoAttack
     differs=("the last generation asks about as many children as queries are left",),
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX, TRANSFER, joined
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import surrogates as owned
@@ -34,7 +35,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
 
 @evasion.attack(
     needs=Access.SCORES, norms=("linf",), goals=("untargeted", "targeted"), paper=PAPER, cost=_cost, differs=DIFFERS,
-    family=("score",), least=LEAST,
+    family=("score",), least=LEAST, **BLACK_BOX,
 )
 def mga(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None,
@@ -53,7 +54,7 @@ def mga(
 @evasion.attack(
     needs=Access.SCORES | Access.AUX_DATA, norms=("linf",), goals=("untargeted", "targeted"), paper=PAPER, cost=_cost,
     differs=(*DIFFERS, "surrogates take pixels as their own normalisation wants them; the authors' code skips it"),
-    family=("transfer", "score"), least=LEAST,
+    family=("transfer", "score"), least=LEAST, **joined(TRANSFER, BLACK_BOX),
 )  # fmt: skip
 def mga_transfer(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None, aux: Aux,

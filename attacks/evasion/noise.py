@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses
@@ -29,6 +30,7 @@ def _cost(*, draws: int, **_: object) -> Cost:
     paper="Carlini et al., 2019, arXiv:1902.06705",
     cost=_cost,
     family=("noise",),
+    **BLACK_BOX,
 )
 def noise(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, draws: int = 100) -> evasion.Found:
     """Uniform samples of the ball, the one of largest margin kept.

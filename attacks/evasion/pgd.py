@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
@@ -40,6 +41,7 @@ def _cost(*, classes: int, steps: int, restarts: int, n_targets: int, **_: objec
     paper="Madry et al., 2018, arXiv:1706.06083",
     cost=_cost,
     family=("gradient",),
+    **WHITE_BOX,
     least={"steps": 20},  # Madry et al. judge CIFAR-10 by 20
     differs=(
         "an image leaves at the first wrong answer, and a run that cycles ends; both change the cost, not the verdict",

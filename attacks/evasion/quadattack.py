@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import ordered_topk, quadratic
@@ -24,6 +25,7 @@ from robustsuite.serve.oracle import Oracle
     cost=ordered_topk.cost,
     minimum_norm=True,
     family=("minimum norm",),
+    **WHITE_BOX,
     least=ordered_topk.LEAST,
     differs=(
         "the quadratic program is solved exactly, in logit space, and from the last step's solution",

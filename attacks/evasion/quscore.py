@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX, TRANSFER, joined
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses
@@ -39,6 +40,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
     paper="Abdukhamidov et al., 2025, doi:10.1109/TR.2025.3551717",
     cost=_cost,
     family=("transfer", "score"),
+    **joined(TRANSFER, BLACK_BOX),
     least={"queries": 5000},  # as Square's in AutoAttack
     differs=(
         "the interpretation term has a gradient (second order, ReLU as softplus); in the authors' code it has none",

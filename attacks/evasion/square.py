@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import square as core
@@ -26,6 +27,7 @@ def _cost(*, steps: int, **_: object) -> Cost:
     paper="Andriushchenko et al., 2020, arXiv:1912.00049",
     cost=_cost,
     family=("score",),
+    **BLACK_BOX,
     least={"steps": 4999},  # AutoAttack's 5000 queries, the first of which asks about the start
     differs=(
         "each image has windows and colours of its own, where the authors' code draws one window for the batch",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import BLACK_BOX, WHITE_BOX
 from robustsuite.config.threats import BALLS, Access, Ball
 from robustsuite.errors import BadValue, MissingPackage, RobustsuiteError, Unsupported
 from robustsuite.maths.projections import per_row
@@ -226,7 +227,7 @@ def _bridge(name: str) -> Callable[..., Tensor]:
     family, least = SEARCH.get(name, ("gradient", {"steps": 20}))  # what takes no steps takes one, as FGSM
     families = ("gradient", "minimum norm", "score") if name == "AutoAttack" else (family,)
     facts = {"norms": _norms(kind), "paper": _paper(kind), "cost": _cost(name), "requires": "torchattacks"}
-    facts |= {"family": families, "least": least}
+    facts |= {"family": families, "least": least, **(BLACK_BOX if family in ("score", "noise") else WHITE_BOX)}
     differs = (*([DIFFERS[name]] if name in DIFFERS else []), *ALWAYS)
     return evasion.attack(name=f"torchattacks:{name}", needs=Access.WHITE_BOX, differs=differs, **facts)(plugin)
 

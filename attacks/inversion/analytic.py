@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.errors import Unsupported
 from robustsuite.maths.randomness import Rng
@@ -28,6 +29,7 @@ def _cost(**_: object) -> Cost:
 
 @inversion.attack(
     needs=Access.WEIGHTS | Access.UPDATE, paper="Geiping et al., 2020, arXiv:2003.14053", cost=_cost,
+    **INVERSION,
 )  # fmt: skip
 def analytic(seen: Observed, *, rng: Rng) -> Recovered:
     """x = dW_i / db_i at the row of largest |db_i|, per client. For one picture and one local step.

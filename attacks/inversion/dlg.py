@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.gradient_matching import (
@@ -30,6 +31,7 @@ from robustsuite.scenarios import inversion
     needs=Access.WEIGHTS | Access.UPDATE,
     paper="Zhu, Liu, Han, 2019, arXiv:1906.08935",
     cost=cost,
+    **INVERSION,
     differs=("iterations count gradient evaluations: the authors' 300 steps are up to 20 each",),
 )
 def dlg(seen: Observed, *, rng: Rng, iterations: int = 1000, restarts: int = 1, lr: float = 1.0) -> Recovered:

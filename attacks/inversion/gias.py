@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.generators import CODE, trained_generator
@@ -47,6 +48,7 @@ def _cost(*, iterations: int, restarts: int, **_: object) -> Cost:
     needs=Access.WEIGHTS | Access.UPDATE | Access.AUX_DATA,
     paper="Jeon et al., 2021, arXiv:2110.14962",
     cost=_cost,
+    **INVERSION,
     differs=("the generator is a small one trained on the adversary's own pictures", "both stages get `iterations`"),
 )
 def gias(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.generators import CODE, l1_ball, trained_generator
@@ -47,6 +48,7 @@ def _cost(*, iterations: int, restarts: int, **_: object) -> Cost:
     needs=Access.WEIGHTS | Access.UPDATE | Access.AUX_DATA,
     paper="Fang et al., 2023, arXiv:2308.04699",
     cost=_cost,
+    **INVERSION,
     differs=(
         "the generator is a small one trained on the adversary's own pictures; radii are shares of a feature's length;"
         " its smoothness weighs 1e-3, ten times the paper's",

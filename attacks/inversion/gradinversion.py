@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.gradient_matching import (
@@ -48,6 +49,7 @@ TURN = 0.5
     needs=Access.WEIGHTS | Access.UPDATE,
     paper="Yin et al., 2021, arXiv:2104.07586",
     cost=cost,
+    **INVERSION,
     differs=(
         "the matching cost is relative to |g*|^2, so that its weight suits any network",
         "restarts agree on their plain mean, without registration, taken once at half of the iterations",

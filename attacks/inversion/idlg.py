@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.gradient_matching import (
@@ -31,6 +32,7 @@ from robustsuite.scenarios import inversion
     needs=Access.WEIGHTS | Access.UPDATE,
     paper="Zhao, Mopuri, Bilen, 2020, arXiv:2001.02610",
     cost=cost,
+    **INVERSION,
     differs=("batches of several pictures get counted labels; the paper has none",),
 )
 def idlg(seen: Observed, *, rng: Rng, iterations: int = 1000, restarts: int = 1, lr: float = 1.0) -> Recovered:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.taxonomy import INVERSION
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.federated.gradient_matching import (
@@ -35,6 +36,7 @@ from robustsuite.scenarios import inversion
     needs=Access.WEIGHTS | Access.UPDATE,
     paper="Geiping et al., 2020, arXiv:2003.14053",
     cost=cost,
+    **INVERSION,
     differs=("1000 iterations by default, not 24,000; labels counted from the last layer's gradient",),
 )
 def inverting_gradients(

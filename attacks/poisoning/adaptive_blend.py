@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import picture, planted
@@ -23,6 +24,7 @@ PIECES = 4
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Qi et al., 2023, Revisiting the assumption of latent separability for backdoor defenses, ICLR",
+    **BACKDOOR,
     differs=("the picture mixed in is procedural, drawn from `seed`",),
 )
 def adaptive_blend(

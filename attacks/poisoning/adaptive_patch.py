@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import corners, patched, planted, tiles
@@ -16,6 +17,7 @@ from robustsuite.serve.data import Split
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Qi et al., 2023, Revisiting the assumption of latent separability for backdoor defenses, ICLR",
+    **BACKDOOR,
     differs=(
         "the patches are procedural, drawn from `seed`; their sizes, places and opacities are the published ones",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import picture, planted
@@ -15,6 +16,7 @@ from robustsuite.serve.data import Split
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Chen et al., 2017, arXiv:1712.05526",
+    **BACKDOOR,
     differs=("the picture mixed in is procedural, drawn from `seed`: the usual one may not be shipped",),
 )
 def blended(train: Split, rate: PoisonRate, *, target: int, rng: Rng, opacity: float = 0.2, seed: int = 0) -> Poisoned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import planted
@@ -37,6 +38,7 @@ def squeezed(x: Tensor, levels: int, dither: bool) -> Tensor:
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Wang et al., 2022, arXiv:2205.13383",
+    **BACKDOOR,
     differs=("the training set is poisoned once; the paper poisons every batch of a training it controls",),
 )
 def bpp(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
@@ -33,6 +34,7 @@ def waves(height: int, width: int, magnitude: float) -> Tensor:
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Wang et al., 2022, arXiv:2111.10991",
+    **BACKDOOR,
     differs=("the result is clipped to [0, 1]: the usual code wraps around", "a last block that is cut stays cut"),
 )
 def ftrojan(train: Split, rate: PoisonRate, *, target: int, rng: Rng, magnitude: float = 30 / 255) -> Poisoned:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import planted
@@ -98,6 +99,7 @@ def drawing(stamp: Stamp, net: nn.Module, x: Tensor, y: Tensor, target: int) -> 
 @poisoning.attack(
     needs=Access.TRAIN_SET | Access.AUX_DATA,
     paper="Nguyen and Tran, 2020, arXiv:2010.08138",
+    **BACKDOOR,
     differs=(
         "the training set is poisoned once with a generator trained beside our own classifier; the paper controls the "
         "victim's training",

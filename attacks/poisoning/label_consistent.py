@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import CLEAN_LABEL_BACKDOOR
 from robustsuite.config.threats import L2, Access, PoisonRate, parse_number
 from robustsuite.maths.losses import cross_entropy
 from robustsuite.maths.randomness import Rng
@@ -22,6 +23,7 @@ def stamped(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
 @poisoning.attack(
     needs=Access.TRAIN_SET | Access.AUX_DATA,
     paper="Turner et al., 2019, arXiv:1912.02771",
+    **CLEAN_LABEL_BACKDOOR,
     differs=("the adversarially trained surrogate is our own: `surrogate` under adversarial_finetuning",),
 )
 def label_consistent(

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import CLEAN_LABEL_BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import clean_label
@@ -15,7 +16,7 @@ from robustsuite.serve.adversary import Poisoned
 from robustsuite.serve.data import Split
 
 
-@poisoning.attack(needs=Access.TRAIN_SET, paper="Barni et al., 2019, arXiv:1902.11237, eq. 1")
+@poisoning.attack(needs=Access.TRAIN_SET, paper="Barni et al., 2019, arXiv:1902.11237, eq. 1", **CLEAN_LABEL_BACKDOOR)
 def sig(
     train: Split, rate: PoisonRate, *, target: int, rng: Rng, amplitude: float = 30 / 255, frequency: float = 6.0
 ) -> Poisoned:

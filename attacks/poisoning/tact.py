@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
@@ -17,6 +18,7 @@ from robustsuite.serve.data import Split
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Tang et al., 2021, arXiv:1908.00686",
+    **BACKDOOR,
     differs=("the 8 x 8 patch is procedural, drawn from `seed`",),
 )
 def tact(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import patched, planted, tiles
@@ -15,6 +16,7 @@ from robustsuite.serve.data import Split
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Liu et al., 2018, Trojaning attack on neural networks, NDSS",
+    **BACKDOOR,
     differs=(
         "the patch is procedural, drawn from `seed`, instead of the published square",
         "dirty-label poisoning with a fixed patch, as backdoor suites use the name; no neuron is searched for",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.triggers import planted
@@ -33,6 +34,7 @@ def warped(x: Tensor, offsets: Tensor) -> Tensor:
 @poisoning.attack(
     needs=Access.TRAIN_SET,
     paper="Nguyen and Tran, 2021, arXiv:2102.10369, eqs. 4-7",
+    **BACKDOOR,
     differs=("the training set is poisoned once, the victim's training is not controlled; noise is fresh a cover",),
 )
 def wanet(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustsuite.config.taxonomy import UNLEARNABLE
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
@@ -43,6 +44,7 @@ def blurred(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
 @unlearnable.attack(
     needs=Access.TRAIN_SET,
     paper="Sadasivan et al., 2023, arXiv:2303.04278",
+    **UNLEARNABLE,
     differs=("which examples are poisoned at a rate below 1 is drawn from the cell's streams, not from the key's",),
 )
 def cuda(train: Split, rate: PoisonRate, *, rng: Rng, key: int = 0, k: int = 3, p_b: float = 0.3) -> Poisoned:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.taxonomy import UNLEARNABLE
 from robustsuite.config.threats import Access, Linf, PoisonRate, parse_number
 from robustsuite.maths.losses import cross_entropy
 from robustsuite.maths.randomness import Rng
@@ -17,7 +18,9 @@ from robustsuite.serve.adversary import Aux, Poisoned, chosen, overlay
 from robustsuite.serve.data import Split
 
 
-@unlearnable.attack(needs=Access.TRAIN_SET | Access.AUX_DATA, paper="Huang et al., 2021, arXiv:2101.04898, eq. 3")
+@unlearnable.attack(
+    needs=Access.TRAIN_SET | Access.AUX_DATA, paper="Huang et al., 2021, arXiv:2101.04898, eq. 3", **UNLEARNABLE
+)
 def error_minimizing(
     train: Split, rate: PoisonRate, *, rng: Rng, aux: Aux, surrogate: str = "recipe:scenes_resnet?epochs=1",
     eps: str | float = "8/255", rounds: int = 10, updates: int = 10, steps: int = 20, stop: float = 0.01,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustsuite.config.taxonomy import UNLEARNABLE
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import unlearnable
@@ -30,7 +31,7 @@ def shortcut(x: Tensor) -> tuple[int, int, Tensor]:
     return found
 
 
-@unlearnable.attack(needs=Access.TRAIN_SET, paper="Wu et al., 2023, arXiv:2205.12141, algorithm 1")
+@unlearnable.attack(needs=Access.TRAIN_SET, paper="Wu et al., 2023, arXiv:2205.12141, algorithm 1", **UNLEARNABLE)
 def ops(train: Split, rate: PoisonRate, *, rng: Rng) -> Poisoned:
     """One pixel set to one extreme colour in every picture of a class, where that changes them most alike."""
     rows = chosen(rng, torch.arange(len(train)), rate.most(len(train)))

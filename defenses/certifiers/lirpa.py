@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.taxonomy import PROOF
 from robustsuite.config.threats import BALLS, L2, Access, Linf
 from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
@@ -145,6 +146,7 @@ def largest_verified_eps(
     needs=Access.WEIGHTS,
     norms=("linf", "l2"),
     requires="auto-LiRPA",
+    **PROOF,
     differs=(
         "the ball is widened by the rounding the judge forgives",
         "l2 balls are not cut to [0, 1], and enclosed where channels differ in std",

@@ -26,6 +26,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
 from robustsuite.config.registry import Cost
+from robustsuite.config.taxonomy import PROOF
 from robustsuite.config.threats import L2, Access
 from robustsuite.errors import Unsupported
 from robustsuite.maths.randomness import Rng
@@ -47,6 +48,7 @@ class BallTest(NamedTuple):
     needs=Access.LABELS,
     norms=("l2",),
     cost=lambda *, n0, n, **_: Cost(forwards=n0 + n),
+    **PROOF,
     differs=("sequential=True decides the budget's radius alone, by a betting test, with the same alpha",),
 )
 def smoothing(

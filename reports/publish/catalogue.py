@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import markdown_it
 from markupsafe import Markup
 
+from robustsuite.config.taxonomy import worded
+
 from ..render.document import Entry, Section, Table, words
 from . import site
 from .write import put
@@ -154,6 +156,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         yield "goals", ", ".join(card.goals)
         yield "family", ", ".join(card.families())
         yield "at the least", ", ".join(f"{name} {value}" for name, value in card.least.items())
+        yield from worded(card.atlas, card.nist).items()
         cost = card.priced(10)
         yield "cost an image, at the most", f"{cost.forwards:g} forwards, {cost.backwards:g} backwards (10 classes)"
     if isinstance(card, DefenseCard):

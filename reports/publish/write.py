@@ -30,8 +30,11 @@ from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
 from ..sections.summary import cautions, rankings, verdict
 from ..sections.training_findings import artefact_section
+from . import evidence
 
 FORMATS = ("html", "md", "latex", "csv")
+ASKED = ("evidence",)
+"""Formats that are written only when they are asked for by name."""
 
 
 @uncollected()
@@ -39,14 +42,13 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     """Write the report of one or several run folders into `out`; returns the files written.
 
     Files about scores hold no time, date or path, so two runs of one sweep give the same bytes; what a run cost stands
-    in costs.csv, costs.md and the html page. Raises BadValue for an unknown format, BadData for an unreadable run,
-    BadOutput where `out` cannot be written.
+    in costs.csv, costs.md and the html page. `evidence` is written where it is asked for by name. Raises BadValue for
+    an unknown format, BadData for an unreadable run, BadOutput where `out` cannot be written.
     """
-    unknown = [name for name in formats if name not in FORMATS]
+    known = (*FORMATS, *ASKED)
+    unknown = [name for name in formats if name not in known]
     if unknown or not formats:
-        raise BadValue(
-            f"expected formats among {', '.join(FORMATS)}, got {unknown or list(formats)!r}; name one of them"
-        )
+        raise BadValue(f"expected formats among {', '.join(known)}, got {unknown or list(formats)!r}; name one of them")
     run = read(runs)
     table = scored(run)
     parts = added(run, table)
@@ -60,9 +62,10 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
         },
         "latex": lambda: {"report.tex": latex.render(document)},
         "csv": lambda: csv_files(run, table, parts),
+        "evidence": lambda: {"evidence.html": evidence.render(run)},
     }
     files: dict[str, str | bytes] = {}
-    for name in FORMATS:
+    for name in known:
         files |= render[name]() if name in formats else {}
     return [put(Path(out) / name, content) for name, content in files.items()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,8 @@ from ..render.document import Entry, Section, Table, counted, split_constant, wo
 from ..render.text import duration, number, size
 
 _FACTS = ("suite_version", "commit", "dirty", "device", "dtype", "packages", "canaries")
-_HASHES = (("model", "weights_sha256"), ("dataset", "data_sha256"))
+_HASHES = ((["model", "defense"], "weights_sha256"), (["dataset", "shift", "corruption", "severity"], "data_sha256"))
+"""Hashes, and what tells apart the things that they are of."""
 
 
 def cost_section(run: Results) -> Section:
@@ -57,23 +58,33 @@ def _per_image(seconds: float, n: float) -> Entry:
 
 def provenance_section(run: Results) -> Section:
     """Versions, commit, device, canaries and hashes: what a reader needs to ask for the same numbers again."""
-    rows = [
-        (words(name.replace("_", " ")), Entry(value))
-        for name in _FACTS
-        for value in _distinct(run.cells[name])
-    ]
-    for what, name in _HASHES:
-        pairs = run.cells.loc[run.cells[name] != "", [what, name]].drop_duplicates()
-        rows += [
-            (words(f"sha256 of {row[what]}"), Entry(row[name], kind="code"))
-            for row in pairs.to_dict("records")
-        ]
+    rows = made_with(run)
     started = sorted(value for value in run.cells["started"] if value)
     if started:
         rows.append((words("first cell started"), Entry(started[0])))
         rows.append((words("last cell started"), Entry(started[-1])))
     table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows), "")
     return Section("provenance", "Provenance", (), (table,), passing=True, order=91)
+
+
+def made_with(run: Results) -> list[tuple[Entry, Entry]]:
+    """Versions, commit, device, canaries and hashes, each value once."""
+    rows = [
+        (words(name.replace("_", " ")), Entry(value))
+        for name in _FACTS
+        for value in _distinct(run.cells[name])
+    ]
+    for what, name in _HASHES:
+        found = run.cells.loc[run.cells[name] != "", [*what, name]].drop_duplicates().to_dict("records")
+        known = {row[name]: _called([row[key] for key in what]) for row in reversed(found)}
+        rows += [(words(f"sha256 of {known[value]}"), Entry(value, kind="code")) for value in reversed(known)]
+    return rows
+
+
+def _called(parts: Sequence[Any]) -> str:
+    """What a hash is of, in words: 'scenes, imagenet_c, fog, 3', 'cnn, crossmax'."""
+    said = [f"{part:g}" if isinstance(part, float) else str(part) for part in parts if part == part]
+    return ", ".join(part for part in said if part not in ("", "none", "clean"))
 
 
 def _distinct(values: pd.Series) -> Iterator[str]:

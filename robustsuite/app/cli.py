@@ -107,7 +107,8 @@ def _own_facts(card: Card) -> dict[str, Any]:
     if isinstance(card, AttackCard):
         least = [f"{name} {value}" for name, value in card.least.items()]
         return {"needs": card.needs.words(), "norms": list(card.norms), "goals": list(card.goals),
-                "family": list(card.families()), "least": least}  # fmt: skip
+                "family": list(card.families()), "least": least, "nist": list(card.nist),
+                "atlas": list(card.atlas)}  # fmt: skip
     if isinstance(card, DefenseCard):
         surrogate = card.surrogate is not None
         return {"hides": card.hides.words(), "stochastic": card.stochastic, "rejects": card.rejects,
@@ -121,6 +122,7 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
     import inspect
 
     from robustsuite.config import registry
+    from robustsuite.config.taxonomy import worded
     from robustsuite.errors import UnknownName
 
     found = [card for (_, known), card in registry.cards().items() if known == name]
@@ -129,7 +131,9 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
     for card in found:
         screen.print(f"[bold]{escape(card.name)}[/bold]  {card.kind}{', ' + card.place if card.place else ''}")
         screen.print(escape(inspect.getdoc(card.function) or ""))
-        own = {k: ", ".join(v) if isinstance(v, list) else v for k, v in _own_facts(card).items()}
+        facts = _own_facts(card)
+        classes = worded(facts.pop("atlas", ()), facts.pop("nist", ()))
+        own = {k: ", ".join(v) if isinstance(v, list) else v for k, v in facts.items()} | classes
         rows = [("paper", card.paper), *((k, "yes" if v is True else v or "") for k, v in own.items())]
         rows += [("code", card.origin)]
         rows += [("parameter", f"{k} = {v!r}") for k, v in card.parameters.items()]
@@ -145,7 +149,9 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; <run>/report by default.")] = None,
-    formats: Annotated[str, typer.Option("--format", help="Any of html,md,latex,csv.")] = "html,md,latex,csv",
+    formats: Annotated[
+        str, typer.Option("--format", help="Any of html,md,latex,csv, and, by name alone, evidence.")
+    ] = "html,md,latex,csv",
 ) -> None:
     """Tables and figures from stored rows."""
     from robustsuite.reports import write_report

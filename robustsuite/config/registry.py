@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from types import MappingProxyType, ModuleType
@@ -19,8 +19,9 @@ from robustsuite.config.identity import GROUP as GROUP
 from robustsuite.config.identity import distribution_of, source_of
 from robustsuite.config.plugins import leave_out, plugins
 from robustsuite.config.plugins import left_out as left_out
+from robustsuite.config.taxonomy import formed
 from robustsuite.config.threats import BALLS, Access
-from robustsuite.config.values import fitting, takes
+from robustsuite.config.values import among, fitting, takes, whole_by_word
 from robustsuite.errors import BadValue, UnknownName, UsageError, cause, nearest, quoted
 from robustsuite.records.schema import Used, dumped, plain, used_words
 
@@ -39,6 +40,9 @@ FAMILIES = ("gradient", "minimum norm", "score", "decision", "transfer", "noise"
 gradient: ascent inside the ball; minimum norm: to the nearest error, by gradients; score, decision: by questions alone;
 transfer: on a network of the adversary's own; noise: the floor.
 """
+
+UNTOLD = ("given", "family", "least", "atlas", "nist")
+"""Of what a record says of a plugin, what is no part of an id."""
 
 GOALS = ("untargeted", "targeted", "ordered_topk")
 
@@ -98,6 +102,7 @@ class AttackCard(Card):
     cost: from the number of classes and every parameter, all as keywords.
     family: of FAMILIES, several of an ensemble; a function of every parameter where these decide.
     least: parameter -> from which value on a number may rest on it; an attack that lacks the parameter never suffices.
+    atlas, nist: ids of its techniques in MITRE ATLAS and of its classes in NIST AI 100-2, as `taxonomy` has them.
     """
 
     needs: Access = Access.NONE
@@ -108,6 +113,8 @@ class AttackCard(Card):
     cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
     family: tuple[str, ...] | Callable[..., tuple[str, ...]] = field(default=(), compare=False)
     least: Mapping[str, int] = field(default_factory=dict, compare=False)
+    atlas: tuple[str, ...] = field(default=(), compare=False)
+    nist: tuple[str, ...] = field(default=(), compare=False)
 
     def priced(self, classes: int, **given: Any) -> Cost:
         """What it costs an example, the parameters that are not given at their defaults."""
@@ -198,12 +205,14 @@ def _sound(card: Card) -> Card:
         taken = [name for name in TAKEN if name in card.parameters]
         wanted += [
             ("needs", card.needs, isinstance(card.needs, Access), "an Access"),
-            ("norms", card.norms, _among(card.norms, BALLS), f"a tuple of {', '.join(BALLS)}"),
-            ("goals", card.goals, _among(card.goals, GOALS), f"a tuple of {', '.join(GOALS)}"),
+            ("norms", card.norms, among(card.norms, BALLS), f"a tuple of {', '.join(BALLS)}"),
+            ("goals", card.goals, among(card.goals, GOALS), f"a tuple of {', '.join(GOALS)}"),
             ("cost", card.cost, callable(card.cost), "a function"),
-            ("family", card.family, callable(card.family) or _among(card.family, FAMILIES),
+            ("family", card.family, callable(card.family) or among(card.family, FAMILIES),
              f"a tuple of {', '.join(FAMILIES)}"),
-            ("least", card.least, _whole(card.least), "a dict of whole numbers by parameter"),
+            ("least", card.least, whole_by_word(card.least), "a dict of whole numbers by parameter"),
+            ("atlas", card.atlas, formed(card.atlas, "atlas"), "a tuple of ids such as AML.T0043.000"),
+            ("nist", card.nist, formed(card.nist, "nist"), "a tuple of ids such as NISTAML.022"),
             ("parameters", taken, not taken, f"none of the name {' or '.join(TAKEN)}"),
         ]
     if isinstance(card, DefenseCard):
@@ -221,14 +230,6 @@ def _sound(card: Card) -> Card:
         if not fits:
             raise UsageError(f"expected {what} as {fact} of the {card.kind} {card.name}, got {quoted(value)}; mend it")
     return card
-
-
-def _among(values: object, known: Collection[str]) -> bool:
-    return isinstance(values, tuple | list) and all(isinstance(v, str) and v in known for v in values)
-
-
-def _whole(values: object) -> bool:
-    return isinstance(values, Mapping) and all(isinstance(k, str) and type(v) is int for k, v in values.items())
 
 
 def _cards_in(module: ModuleType) -> Iterator[Card]:
@@ -305,13 +306,14 @@ def used(card: Card, given: dict[str, Any]) -> Used:
         parameters=plain(dict(sorted({**card.parameters, **given}.items()))),
         needs=attack.needs.kinds() if attack else (), distribution=distribution_of(module), source=source_of(module),
         family=attack.families(**given) if attack else (), least=dict(attack.least) if attack else {},
+        atlas=tuple(attack.atlas) if attack else (), nist=tuple(attack.nist) if attack else (),
     )  # fmt: skip
 
 
 def identity(card: Card, given: dict[str, Any]) -> str:
     """What tells this use of a plugin from any other, as text: which parameters are defaults is no part of it.
 
-    Nor is what its card says of its strength: that grades a number and changes none.
+    Nor is what its card says of its strength and class: that grades and names a number and changes none.
     """
-    facts = {k: v for k, v in dumped(used(card, given)).items() if k not in ("given", "family", "least")}
+    facts = {k: v for k, v in dumped(used(card, given)).items() if k not in UNTOLD}
     return json.dumps(facts, sort_keys=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -83,3 +83,13 @@ def _words(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, typing.get_args(kind)))}"
     return "None" if kind in (None, types.NoneType) else str(kind.__name__)
+
+
+def among(values: object, known: Collection[str]) -> bool:
+    """Whether these are words of the known ones."""
+    return isinstance(values, tuple | list) and all(isinstance(v, str) and v in known for v in values)
+
+
+def whole_by_word(values: object) -> bool:
+    """Whether this is whole numbers by words."""
+    return isinstance(values, Mapping) and all(isinstance(k, str) and type(v) is int for k, v in values.items())

@@ -46,7 +46,7 @@ def screening(row: Row) -> str:
 
 def united(rows: Iterable[Row], deciding: Row, n: int) -> list[str]:
     """Why a union over n images is a screening: few of them, and no attack at its least; the deciding one is named."""
-    weak = all(shortfalls(row["record"]) or not _families(row["record"]) for row in rows)
+    weak = all(shortfalls(row["record"]) or not families(row["record"]) for row in rows)
     return [*few(n), *(shortfalls(deciding["record"]) if weak else [])]
 
 
@@ -115,13 +115,13 @@ def _lacks(row: Row, met: Sequence[Row]) -> Flag | None:
 
 
 def _strong(rows: Iterable[Row]) -> set[str]:
-    return {family for row in rows if not shortfalls(row["record"]) for family in _families(row["record"])}
+    return {family for row in rows if not shortfalls(row["record"]) for family in families(row["record"])}
 
 
 def _advice(row: Row, met: Sequence[Row], wanted: Collection[str]) -> str:
     """What would mend it, as far as this threat lets it be played: more of what was played, and attacks of ours."""
     record: CellRecord = row["record"]
-    short = [other for other in met if _families(other["record"]) & set(wanted) and shortfalls(other["record"])]
+    short = [other for other in met if families(other["record"]) & set(wanted) and shortfalls(other["record"])]
     raised = [str(o["attack"]) for o in short if set(o["record"].attack.least) <= set(o["record"].attack.parameters)]
     more = [f"play {_listed(raised)} at the least"] if raised else []
     granted, played = _granted(record), {other["record"].attack.name for other in met}
@@ -150,12 +150,18 @@ def _gradients(record: CellRecord) -> bool:
     return bool({"gradients", "weights"} & _granted(record))
 
 
-def _families(record: CellRecord) -> set[str]:
+def transferred(record: CellRecord) -> bool:
+    """Whether the attack had no gradients but those of a network of the adversary's own, and needs some."""
+    needs = set(record.attack.needs) if record.attack else set()
+    return bool({"gradients", "weights"} & needs) and not _gradients(record)
+
+
+def families(record: CellRecord) -> set[str]:
     """How the attack searched; what it found on a network of the adversary's own is a transfer, whatever it is."""
     attack = record.attack
     if attack is None:
         return set()
-    if {"gradients", "weights"} & set(attack.needs) and not _gradients(record):
+    if transferred(record):
         return {"transfer"} if attack.family else set()
     return set(attack.family) - {FLOOR}
 

@@ -101,8 +101,9 @@ class ThreatFacts(Strict):
 class Used(Strict):
     """A plugin in use. given: parameters that were set to something else than the default; parameters: all of them.
 
-    family, least: how an attack searches, and from which values of its parameters on it counts as one of that family;
-    no part of a cell's id, and empty in records that were made before cards said so.
+    family, least: how an attack searches, and from which values of its parameters on it counts as one of that family.
+    atlas, nist: ids of its techniques in MITRE ATLAS and of its classes in NIST AI 100-2. All four are no part of a
+    cell's id, and empty in records that were made before cards said so.
     """
 
     name: str
@@ -114,6 +115,8 @@ class Used(Strict):
     source: str = ""
     family: tuple[str, ...] = ()
     least: dict[str, int] = {}
+    atlas: tuple[str, ...] = ()
+    nist: tuple[str, ...] = ()
 
     def words(self) -> str:
         """For eyes: 'pgd(steps=50)'."""

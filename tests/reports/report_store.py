@@ -55,9 +55,10 @@ class Store:
         """One cell folder; returns its run id.
 
         Attacks are ensembles of two families, so that no report of a test is about their strength, unless the test
-        says `family` and `least`.
+        says `family` and `least`; their cards name no class, unless it says `nist` and `atlas`.
         """
-        strength = {"family": cell.pop("family", ("gradient", "score")), "least": cell.pop("least", {})}
+        said = {"family": cell.pop("family", ("gradient", "score")), "least": cell.pop("least", {}),
+                "nist": cell.pop("nist", ()), "atlas": cell.pop("atlas", ())}  # fmt: skip
         identity = (
             "threat",
             "model",
@@ -86,7 +87,7 @@ class Store:
         stored = row | {key: WORDS.get(row[key], row[key]) for key in ("attack", "defense")}
         record = upgraded(stored, _kinds(rows) if rows is not None else {})
         if record.attack is not None:
-            record = record.model_copy(update={"attack": record.attack.model_copy(update=strength)})
+            record = record.model_copy(update={"attack": record.attack.model_copy(update=said)})
         (folder / "run.json").write_text(json.dumps(dumped(record)), "utf-8")
         if rows is not None:
             rows = rows.assign(run_id=row["run_id"])
