@@ -278,6 +278,14 @@ def test_packed_merged_and_run_again_it_is_the_same(copy: Path, honest: Path, tm
         assert json.loads((tmp_path / f"merged-{i}" / "seal.json").read_text())["cells"] == before["cells"]
 
 
+def test_the_same_sweep_run_once_more_has_the_same_root(honest: Path, tmp_path: Path) -> None:
+    run(SWEEP, out=tmp_path / "again", first=32)
+    assert verify(tmp_path / "again").root == verify(honest).root
+    other = {**SWEEP, "seeds": [1]}
+    run(other, out=tmp_path / "other", first=32)
+    assert verify(tmp_path / "other").root != verify(honest).root
+
+
 def test_an_edit_is_not_blessed_by_the_run_that_comes_next(copy: Path, tmp_path: Path) -> None:
     cell = cell_of(copy, "fgsm")
     edited(copy, cell, flipped)

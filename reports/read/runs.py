@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,20 +18,21 @@ import pandas as pd
 
 from robustsuite.errors import BadData
 from robustsuite.integrity.cross_cell import grades
-from robustsuite.records.cells import FILE, checked, read_sweep, read_table
+from robustsuite.records.cells import read_sweep
 from robustsuite.records.examples import Columns, Examples
 from robustsuite.records.findings import Artefact
 from robustsuite.records.flat import flat
 from robustsuite.records.folder import Found, cells_of
 from robustsuite.records.labels import AXES as LABELLED
 from robustsuite.records.labels import called, labels
-from robustsuite.records.pictures import FOLDER as PICTURES
-from robustsuite.records.pictures import Kept, read_pictures
+from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import STATUSES as STATUSES
+from robustsuite.records.seal import read_seal
 from robustsuite.records.swept import Part, SweepFacts
 from robustsuite.records.twins import tell_apart, words_of
 
 from .artefacts import read_artefacts
+from .held import HOLDS, Held, arrays_of, nothing
 
 T = TypeVar("T")
 AXES = ("threat", "dataset", "model", "seed", "defense", "attack", "shift", "corruption", "severity")
@@ -41,12 +42,6 @@ _TEXT = (
     "dtype", "weights_sha256", "data_sha256", "started", "needs", "head", "transform", "norm",
 )  # fmt: skip
 _NUMBERS = ("severity", "n", "seed", "seconds", "peak_bytes", "forwards", "backwards", "queries", "eps")
-HOLDS = 2**29
-"""Bytes of examples that a report keeps in memory of cells in folders of their own, and as many of packed ones."""
-
-FRAMES = 2048
-"""Cells whose rows stay at hand as a DataFrame."""
-
 _LISTED = {"model": "models", "defense": "defenses", "dataset": "data", "shift": "shifts"}
 
 
@@ -56,7 +51,7 @@ class Results:
 
     `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they
     are where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
-    defenses found out while they trained, `bills` what services were sent and answered.
+    defenses found out while they trained, `bills` what services were sent and answered, `roots` those of the seals.
     """
 
     title: str
@@ -68,8 +63,9 @@ class Results:
     unfinished: tuple[str, ...] = field(repr=False, default=())
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
     bills: tuple[str, ...] = ()
-    load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: _nothing(run_id))
+    load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: nothing(run_id))
     arrays: Callable[[str], Columns] | None = field(repr=False, default=None)
+    roots: tuple[str, ...] = ()
     shown: Callable[[str], Iterator[Kept]] = field(repr=False, default=lambda run_id: iter(()))
     found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -94,7 +90,7 @@ class Results:
 
     def columns(self, run_id: str) -> Columns:
         """The same as arrays by name: what a table over very many cells asks for."""
-        return _arrays(self.load(run_id)) if self.arrays is None else self.arrays(run_id)
+        return arrays_of(self.load(run_id)) if self.arrays is None else self.arrays(run_id)
 
     def pictures(self, run_id: str) -> Iterator[Kept]:
         """The pictures that are kept of a cell, some at a time; raises BadData where they cannot be read."""
@@ -182,9 +178,19 @@ def read(paths: Sequence[Path]) -> Results:
         bills=tuple(dict.fromkeys(bill for sweep in sweeps for bill in sweep.bills)),
         load=held.frame,
         arrays=held.columns,
+        roots=tuple(filter(None, map(_root, map(Path, paths)))),
         shown=held.pictures,
     )
     return _judged(run)
+
+
+def _root(path: Path) -> str:
+    """The root of a run's seal; '' where it has none that can be read, which `verify` says."""
+    try:
+        seal = read_seal(path)
+    except BadData:
+        return ""
+    return seal.root if seal is not None and seal.whole() else ""
 
 
 def _judged(run: Results) -> Results:
@@ -263,49 +269,3 @@ def _listed(axis: str, sweeps: Sequence[SweepFacts]) -> list[str]:
         elif axis in _LISTED:
             found |= dict.fromkeys(getattr(sweep, _LISTED[axis]))
     return list(found)
-
-
-class Held:
-    """Where the examples of every cell are: in memory, up to HOLDS bytes of each kind, or on disk."""
-
-    def __init__(self) -> None:
-        self.frames: dict[str, pd.DataFrame] = {}
-        self.bytes = 0
-        self.cells: dict[str, tuple[Path, Found, Examples]] = {}
-        self.frame = lru_cache(maxsize=FRAMES)(self._frame)
-
-    def put(self, path: Path, cell: Found, examples: Examples) -> None:
-        """Know where these are, and keep them if there is room."""
-        if cell.frame is not None and self.bytes < HOLDS:
-            self.frames[cell.name] = cell.frame
-            self.bytes += int(cell.frame.memory_usage(index=False).sum())
-        self.cells[cell.name] = path, cell._replace(frame=None), examples
-
-    def _frame(self, run_id: str) -> pd.DataFrame:
-        """A cell's rows, sorted by index."""
-        if run_id in self.frames:
-            return self.frames[run_id]
-        path, cell, examples = self.cells.get(run_id) or _nothing(run_id)
-        if cell.place is not None:
-            return examples.frame(run_id, cell.place)
-        assert cell.record is not None
-        return checked(read_table(path / "cells" / run_id), cell.record)
-
-    def pictures(self, run_id: str) -> Iterator[Kept]:
-        """What is kept of a cell's pictures."""
-        path, cell, _ = self.cells.get(run_id) or _nothing(run_id)
-        if cell.record is not None and cell.record.pictures:
-            yield from read_pictures(path / PICTURES / f"{run_id}.parquet")
-
-    def columns(self, run_id: str) -> Columns:
-        """A cell's rows as arrays by name."""
-        _, cell, examples = self.cells.get(run_id) or _nothing(run_id)
-        return _arrays(self.frame(run_id)) if cell.place is None else examples.columns(run_id, cell.place)
-
-
-def _arrays(frame: pd.DataFrame) -> Columns:
-    return {str(name): frame[name].to_numpy() for name in frame.columns if name != FILE}
-
-
-def _nothing(run_id: str) -> Any:
-    raise KeyError(f"expected a cell of this run, got {run_id!r}; its folder was not among those read")

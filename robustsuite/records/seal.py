@@ -1,10 +1,10 @@
 """What tells a run as it was computed from one that was edited: a digest a cell, and one root over all of them.
 
 A cell's digest is worked out when the cell is written, from its record and the values of its columns, not from files:
-a copy, a pack and a merge keep it, an edit does not. seal.json lists the digests when a run ends, and its root is that
-of RFC 6962's Merkle tree over them (leaf and node hashed apart), so one line of 64 digits stands for a run. A seal
-proves nothing against who can write all of a folder anew: publish its root, or sign the file
-(`ssh-keygen -Y sign -n robustsuite -f KEY RUN/seal.json`). Imports no torch.
+a copy, a pack and a merge keep it, and so does the same cell computed once more; an edit does not. seal.json lists the
+digests when a run ends, and its root is that of RFC 6962's Merkle tree over them (leaf and node hashed apart), so one
+line of 64 digits stands for a run. A seal proves nothing against who can write all of a folder anew: publish its root,
+or sign the file (`ssh-keygen -Y sign -n robustsuite -f KEY RUN/seal.json`). Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from robustsuite.errors import BadData
-from robustsuite.records.schema import Audit, CellRecord, Strict, dumped
+from robustsuite.records.schema import Audit, CellRecord, Strict
 from robustsuite.records.swept import SweepFacts
 from robustsuite.records.untrusted import sentence_of, text_of
 
@@ -29,7 +29,10 @@ SEAL = "seal.json"
 NAMED = 5
 """Rows that a sentence names."""
 
-LATER = {"bills"}
+LEFT_OUT = {"digest": True, "cost": {"seconds", "peak_bytes"}, "made": {"started"}}
+"""Of a record, what is no part of its digest: itself, and what clocks and meters say, which no second run repeats."""
+
+BILLS = {"bills": True}
 """Of sweep.json, what is written by runs that add nothing to the cells."""
 
 
@@ -80,8 +83,8 @@ def sealed(record: CellRecord, columns: Mapping[str, Any] | None) -> CellRecord:
 
 
 def digest_of_cell(record: CellRecord, columns: Mapping[str, Any] | None) -> str:
-    """sha256 of a record, its own digest left out, and of its examples' columns sorted by index; None without any."""
-    digest = hashlib.sha256(_json(record, {"digest"}))
+    """sha256 of a record, but for LEFT_OUT, and of its examples' columns sorted by index; columns: None without any."""
+    digest = hashlib.sha256(_json(record, LEFT_OUT))
     if columns is not None:
         order = np.argsort(np.asarray(columns["index"]), kind="stable")
         for name in sorted(columns):
@@ -96,12 +99,12 @@ def sealed_audit(audit: Audit) -> Audit:
 
 def digest_of_audit(audit: Audit) -> str:
     """sha256 of what an audit added, its own digest left out."""
-    return hashlib.sha256(_json(audit, {"digest"})).hexdigest()
+    return hashlib.sha256(_json(audit, {"digest": True})).hexdigest()
 
 
 def digest_of_sweep(sweep: SweepFacts) -> str:
     """sha256 of what was swept, and of what tables call its entries."""
-    return hashlib.sha256(_json(sweep, LATER)).hexdigest()
+    return hashlib.sha256(_json(sweep, BILLS)).hexdigest()
 
 
 def root_of(lines: Iterable[str]) -> str:
@@ -126,8 +129,8 @@ def _lines(kind: str, digests: Mapping[str, str]) -> list[str]:
     return [f"{kind} {run_id} {digest}" for run_id, digest in digests.items()]
 
 
-def _json(value: BaseModel, left_out: set[str]) -> bytes:
-    told = {k: v for k, v in dumped(value).items() if k not in left_out}
+def _json(value: BaseModel, left_out: dict[str, Any]) -> bytes:
+    told = value.model_dump(mode="json", exclude=left_out)
     return json.dumps(told, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
