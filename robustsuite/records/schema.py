@@ -259,10 +259,9 @@ class Made(Strict):
 
 
 class CellRecord(Strict):
-    """One cell of a sweep, as run.json holds it; rows: in its examples.
+    """One cell of a sweep, as run.json holds it; rows: in its examples; pictures: how many are kept.
 
-    pictures: how many are kept, and the sha256 of what they are. digest: by which an edit is found (`seal.py`), empty
-    in records that were made before there was one.
+    digest: by which an edit is found (`seal.py`), empty in records that were made before there was one.
     """
 
     version: Literal[2] = 2
