@@ -126,7 +126,7 @@ def warn(planned: list[tuple[Cell, Decision]]) -> None:
 def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
     """What would be run, what not and why, and the cost, all at the most. Returns its seconds."""
     from robustsuite.app.described import names_of
-    from robustsuite.engine.estimate import estimate, trainings
+    from robustsuite.engine.estimate import estimate, kept_bytes, trainings
     from robustsuite.engine.execute import ordered
     from robustsuite.records.labels import called, labels
 
@@ -165,6 +165,8 @@ def print_plan(planned: list[tuple[Cell, Decision]]) -> float:
         priced = f"at the rates that services allow {_duration(attacked)}, their own pace unknown"
     taught = f", and {len(trained)} trainings: about {_duration(sum(trained.values()))}" if trained else ""
     screen.print(f"\n{len(cells)} cells, {runs} to compute: {priced}{taught}")
+    if (kept := kept_bytes(cells) >> 20) > 0:
+        screen.print(f"the pictures that break take up to {kept:,} MiB (keep: none in a threat keeps none)")
     if total > 0:
         bought = min(runs, int(runs * HOUR / total))
         screen.print(f"one hour of one {_unit(cells)} buys about {bought} of the {runs} cells with their trainings")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from robustsuite.engine.store import Store
 from robustsuite.maths.numerics import threads
 from robustsuite.maths.randomness import untouched
 from robustsuite.scenarios.cell import Cell
+from robustsuite.scenarios.kept import MOST
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Fit, Training, as_it_is, services
 from robustsuite.serve.oracle import answer
@@ -29,6 +31,10 @@ ROOM = 2 << 30
 
 WORTH = 60.0
 """Seconds of work at the most for which another worker is started: it loads torch and plans first."""
+
+
+VALUE = 4
+"""Bytes that a value of a kept picture takes, clean and attacked, compressed (docs/seal.md has the figures)."""
 
 
 @dataclass(frozen=True)
@@ -144,3 +150,13 @@ def _tried(fit: Fit, cycle: Lifecycle) -> float:
     except Exception:  # a plugin may raise anything; its cells will say so
         return 0.0
     return min(took) * len(train or val) / max(1, len(few.train or few.val))
+
+
+def kept_bytes(cells: list[Planned]) -> int:
+    """About what the pictures take that threats keep, if every attack breaks all it may."""
+    values = 0
+    for cell, decision in cells:
+        if decision.status == "run" and cell.threat is not None and cell.scenario.name in ("evasion", "poisoning"):
+            n = {"all": len(cell.split), "none": 0}.get(cell.threat.keep, min(MOST, len(cell.split)))
+            values += n * math.prod(cell.lifecycle.model.space.shape)
+    return VALUE * values
