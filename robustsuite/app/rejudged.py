@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustsuite.engine.execute import ordered
@@ -33,10 +34,18 @@ from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH, Context, fitting
 from robustsuite.scenarios.record import Clean, unattacked
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.judge import Answers, Judge
+from robustsuite.serve.judge import Judge
 from robustsuite.serve.lifecycle import fingerprint
 from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.system import System
+
+SURE = 1e-4
+"""A margin below this, relative to the largest logit where that exceeds 1, is left to rounding and to devices."""
+
+MOST_DRAWS = 0.8
+"""Of a random system's answers, how many must say the same."""
+
+Flags = NDArray[np.bool_]
 
 
 @dataclass
@@ -134,29 +143,42 @@ def _beyond(record: CellRecord, classes: int) -> str:
 
 
 def _judge_part(done: Rejudged, cell: _Stored, part: Kept, model: Model, device: str) -> None:
-    net, rows = model.net.to(device).eval(), cell.at(part)
-    judge, y = Judge(net, stochastic=False, width=WIDTH), torch.tensor(rows["label"].to_numpy(np.int64)).to(device)
-    streams = Rng.of(cell.record.seed, "verify", torch.tensor(part.ids)).to(device)
-    attacked, clean = (judge(torch.tensor(x).to(device), y, streams) for x in (part.adversarial, part.clean))
+    rows, streams = cell.at(part), Rng.of(cell.record.seed, "verify", torch.tensor(part.ids)).to(device)
+    judge = Judge(model.net.to(device).eval(), stochastic=False, width=WIDTH)
+    y = torch.tensor(rows["label"].to_numpy(np.int64)).to(device)
     done.pictures += len(part.ids)
-    done.found += _differs(cell.record, part, rows, attacked, clean)
+    done.found += _attacked(cell.record, part, rows, judge, y, streams)
+    right = rows["clean_ok"].to_numpy(bool)
+    off = _otherwise(judge, torch.tensor(part.clean).to(device), y, streams, ~right, right)
+    if off.any():
+        said = f"clean pictures that the model answers otherwise now: {named(part.ids[off])}"
+        done.found.append(Finding(cell.record.run_id, said))
 
 
-def _differs(
-    record: CellRecord, part: Kept, rows: pd.DataFrame, attacked: Answers, clean: Answers | None
+def _attacked(
+    record: CellRecord, part: Kept, rows: pd.DataFrame, judge: Judge, y: Tensor, rng: Rng
 ) -> Iterator[Finding]:
-    """Where what the judge says now is not what the rows say; a tie, or a reading within rounding, is neither."""
-    right, robust = (rows[name].to_numpy(bool) for name in ("clean_ok", "robust"))
-    broken = right & rows["fooled"].to_numpy(bool) & rows["in_budget"].to_numpy(bool)
-    wrong, held = attacked.wrong.cpu().numpy(), attacked.held.cpu().numpy()
-    off = broken & held | robust & wrong & rows["in_budget"].to_numpy(bool)
+    """Where the judge says another thing of an attacked picture than its row; y: what `judge.margin` compares with."""
+    said = {name: rows[name].to_numpy(bool) for name in ("clean_ok", "robust", "fooled", "in_budget")}
+    broken, stands = said["clean_ok"] & said["fooled"] & said["in_budget"], said["robust"] & said["in_budget"]
+    off = _otherwise(judge, torch.tensor(part.adversarial).to(y.device), y, rng, broken, stands)
     if off.any():
         yield Finding(record.run_id, f"kept pictures that the model answers otherwise now: {named(part.ids[off])}")
-    if clean is not None:
-        off = right & clean.wrong.cpu().numpy() | ~right & clean.held.cpu().numpy()
-        if off.any():
-            said = f"clean pictures that the model answers otherwise now: {named(part.ids[off])}"
-            yield Finding(record.run_id, said)
+
+
+def _otherwise(judge: Judge, x: Tensor, y: Tensor, rng: Rng, wrong: Flags, held: Flags) -> Flags:
+    """Which (M,) are surely not what they were: then wrong and now held, or the other way round.
+
+    A tie is neither; nor is what hangs on a margin that another machine's arithmetic may move, or on a few draws.
+    """
+    now = judge(x, y, rng)
+    off = torch.tensor(wrong).to(x.device) & now.held | torch.tensor(held).to(x.device) & now.wrong
+    at = off.nonzero().flatten()
+    if judge.stochastic:
+        off &= (now.share <= 1 - MOST_DRAWS) | (now.share >= MOST_DRAWS)
+    elif len(at) and (logits := judge.precisely(x[at])) is not None:
+        off[at] = judge.margin(logits, y[at]).abs() > SURE * logits.abs().amax(1).clamp_min(1)
+    return np.asarray(off.cpu().numpy())
 
 
 @float32()
@@ -204,7 +226,7 @@ def _of_one_system(done: Rejudged, system: System, members: Sequence[tuple[Cell,
         try:
             for part in kept.pictures():
                 done.pictures += len(part.ids)
-                done.found += _differs(record, part, kept.at(part), _attacked(cell, system, part), None)
+                done.found += _attacked(record, part, kept.at(part), *_asked(cell, system, part))
         except BadData as error:
             done.found.append(Finding(record.run_id, str(error)))
 
@@ -230,8 +252,8 @@ def _clean(cell: Cell, kept: _Stored, clean: Clean) -> Iterator[Finding]:
         yield Finding(kept.record.run_id, said)
 
 
-def _attacked(cell: Cell, system: System, part: Kept) -> Answers:
-    """What the judge of the cell says of these pictures, by the goal of its threat."""
+def _asked(cell: Cell, system: System, part: Kept) -> tuple[Judge, Tensor, Rng]:
+    """The judge of the cell, what its goal's margin compares these pictures' answers with, and their streams."""
     place = {int(example): i for i, example in enumerate(cell.split.ids)}
     try:
         rows = torch.tensor([place[int(example)] for example in part.ids])
@@ -239,6 +261,6 @@ def _attacked(cell: Cell, system: System, part: Kept) -> Answers:
         raise BadData(f"a picture of example {error.args[0]}, which the sweep does not ask about") from error
     context = Context(replace(cell, subjects=cell.subjects.on(cell.split.at(rows))), system, fitting(cell))
     served, rng, goal = context.served(), context.rng, context.threat.goal
-    targets: Tensor = goal.targets(context.split.y.to(served.device), served.space.classes, rng.fold("targets"))
+    targets = goal.targets(context.split.y.to(served.device), served.space.classes, rng.fold("targets"))
     judge = Judge(served.net, stochastic=served.stochastic, width=context.width, under=served.under, margin=goal.margin)
-    return judge(torch.tensor(part.adversarial).to(served.device), targets, rng.fold("judge"))
+    return judge, targets, rng.fold("judge")

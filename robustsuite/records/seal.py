@@ -130,7 +130,7 @@ def _lines(kind: str, digests: Mapping[str, str]) -> list[str]:
 
 
 def _json(value: BaseModel, left_out: dict[str, Any]) -> bytes:
-    told = value.model_dump(mode="json", exclude=left_out)
+    told = value.model_dump(mode="json", exclude=left_out, exclude_defaults=True)  # a field to come changes no digest
     return json.dumps(told, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
