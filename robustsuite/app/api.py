@@ -27,7 +27,7 @@ from robustsuite.engine.pack import pack
 from robustsuite.engine.plan import decide, plan
 from robustsuite.engine.runner import Runner
 from robustsuite.engine.store import Store
-from robustsuite.engine.sweep import Sweep, read_sweep, sweep_of
+from robustsuite.engine.sweep import Sweep, asked, read_sweep, sweep_of
 from robustsuite.engine.work import Job, Shard, follower
 from robustsuite.errors import BadValue, Lost, Stopped, quoted
 from robustsuite.integrity.checks import Flag
@@ -117,7 +117,7 @@ def run(
     device = flags.device(device)
     _fits(width, by)
     planned = plan(sweep, device, first)
-    described, cells = description(sweep, planned), list(ordered(planned))
+    described, cells = description(sweep, planned, first), list(ordered(planned))
     share = Shard.of(shard) if shard else None
     cells = share.cells(cells) if share else cells
     store = Store(folder)
@@ -193,20 +193,22 @@ def _count(by: Workers | None, cells: list[Planned], store: Store, device: str) 
     return by.count or (crew(cells, store, device) if by.executor == "local" else None)
 
 
-def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
+def description(sweep: Sweep, cells: list[Planned], first: int | None = None) -> dict[str, Any]:
     """What sweep.json holds of these planned cells: the axes in the user's order, and the notes a reader must see."""
     axes: dict[str, dict[str, None]] = {axis: {} for axis in ("model", "dataset", "defense", "shift")}
     threats: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}
-    entries: dict[str, dict[str, dict[str, str]]] = {"model": {}, "dataset": {}, "shift": {}}
+    entries: dict[str, dict[str, dict[str, Any]]] = {}
     for cell, _ in cells:
         words, cycle = cell.words(), cell.lifecycle
-        for axis, asked in cell.asked_for.items():
-            pictures = cell.judged.sha256 if cell.judged and axis == "dataset" else ""
-            entries[axis].setdefault(str(words[axis]), {"asked": asked, "sha256": pictures})
+        for axis, entry in cell.asked_for.items():
+            said = f"{words['threat']}: {words['attack']}" if axis == "attack" else str(words[axis])
+            if said not in entries.setdefault(axis, {}):
+                pictures = cell.judged.sha256 if cell.judged and axis == "dataset" else ""
+                entries[axis][said] = {**entry.model_dump(), "sha256": pictures}
         for axis, found in axes.items():
-            if (entry := words[axis]) is not None:
-                found[entry] = None
+            if (word := words[axis]) is not None:
+                found[word] = None
         if words["threat"]:
             threats.setdefault(words["threat"], {})[str(words["attack"])] = None
         notes |= {note: None for note in (cycle.data.note, cycle.model.note) if note}
@@ -214,7 +216,7 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     return {
         "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": models,
         "data": data, "defenses": defenses, "shifts": shifts, "threats": {k: list(v) for k, v in threats.items()},
-        "names": names_of(cells), "entries": entries,
+        "names": names_of(cells), "entries": entries, "sweep": asked(sweep, first).model_dump(mode="json"),
         "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)), "planned": titles_of(cells),
         "bills": [],
     }  # fmt: skip
