@@ -71,7 +71,9 @@ def _sweep(record: CellRecord, share: Part, asked: Asked) -> tuple[dict[str, Any
     if record.threat is not None and record.attack is not None:
         attack = _entry(share, "attack", f"{record.threat.name}: {record.attack.words()}")
         name = _threat(record, asked)
-        found["threats"] = {name: {**asked.threats[name], "attacks": [attack.spec]}}
+        threat = {key: value for key, value in asked.threats[name].items() if key != "shifts"}
+        on = {} if shift is None else {"shifts": [next(iter(shift.spec)) if isinstance(shift.spec, dict) else shift.spec]}
+        found["threats"] = {name: {**threat, **on, "attacks": [attack.spec]}}
     found |= {"hosts": list(asked.hosts)} if asked.hosts else {}
     found |= {"stream": asked.stream.model_dump()} if asked.stream not in (None, LISTED) else {}
     return found, bool(model.twins or data.twins or (shift and shift.twins))
