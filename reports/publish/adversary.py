@@ -19,7 +19,10 @@ SEES = (
 
 BESIDES = {"train_set": "holds the training set", "update": "watches what a client of a federated training shares",
            "aux_data": "owns pictures and networks of its own"}  # fmt: skip
-WANTS = {"untargeted": "any wrong answer will do", "targeted": "the answer must become one wrong class, drawn at random"}
+WANTS = {
+    "untargeted": "any wrong answer will do",
+    "targeted": "the answer must become one wrong class, drawn at random",
+}
 
 
 def described(threat: ThreatFacts, scenario: str) -> str:
@@ -53,8 +56,8 @@ def _moves(budget: Budget) -> str:
     eps = radius_words(budget.eps, budget.norm)
     return {
         "linf": f"move each pixel value by at most {eps}{_levels(budget.eps)}",
-        "l2": f"change the picture by a Euclidean length of at most {eps}, pixel values being 0 to 1",
-        "l1": f"change pixel values, which are 0 to 1, by at most {eps} in all",
+        "l2": f"change the picture by a Euclidean length of at most {eps} (pixel values are 0 to 1)",
+        "l1": f"change pixel values by at most {eps} in all (they are 0 to 1)",
         "l0": f"set at most {eps} pixel values anew",
     }.get(budget.norm, f"change the picture by at most {eps} in {budget.norm}")
 
@@ -69,7 +72,7 @@ def _proven(budget: Budget) -> str:
         return "the budget allows"
     eps = radius_words(budget.eps, budget.norm)
     within = {"linf": f"differs by at most {eps}{_levels(budget.eps)} in each pixel value",
-              "l2": f"is within a Euclidean length of {eps}, pixel values being 0 to 1"}  # fmt: skip
+              "l2": f"is within a Euclidean length of {eps} (pixel values are 0 to 1)"}  # fmt: skip
     return within.get(budget.norm, f"is within {eps} in {budget.norm}")
 
 

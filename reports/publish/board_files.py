@@ -17,7 +17,7 @@ from robustsuite.records.schema import plain
 from ..measure.scores import Score, to_csv
 from ..read.runs import Results, read
 from . import site
-from .cell_pages import browse_page, cell_page
+from .cell_pages import MANY, browse_page, cell_page
 from .leaderboard import Board, Standing, boards
 from .published import MARK, Published, read_published
 from .unions import union_name, union_page, union_rows
@@ -46,7 +46,7 @@ def write_leaderboard(runs: Sequence[Path], out: Path, published: Sequence[Path]
     for (i, name), stem in united.items():
         (standing,) = (s for s in found[i].standings if s.name == name)
         rows = union_rows(run, standing)
-        page = site.render(union_page(found[i], standing, rows, pages[found[i].threat]))
+        page = site.render(union_page(found[i], standing, rows, pages[found[i].threat], len(run.known) > MANY))
         written += [put(out / f"{stem}.html", page), put(out / f"{stem}.csv", to_csv(rows))]
     for run_id in run.known:
         written += [put(out / name, text) for name, text in _cell(run, run_id, pages).items()]
@@ -100,7 +100,8 @@ def _cell(run: Results, run_id: str, pages: Mapping[str, str]) -> dict[str, str]
     html = site.render(cell_page(run, run_id, pages.get(cell["threat"], "")))
     record = {name: None if empty(value) else plain(value) for name, value in cell.items() if name not in OURS}
     files = {f"cells/{run_id}.html": html, f"cells/{run_id}.json": _json(record)}
-    return files | ({f"cells/{run_id}.csv": to_csv(run.examples(run_id))} if cell["status"] == "done" else {})
+    rows = cell["status"] == "done" and len(run.known) <= MANY
+    return files | ({f"cells/{run_id}.csv": to_csv(run.examples(run_id))} if rows else {})
 
 
 def empty(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Every cell in one list with filters, and the page of each: its scores, its images, why its grade, where it is from."""
+"""Every cell in one list with filters, and the page of each: scores, images, why its grade, where it is from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .site import CELLS, Page, cells_of, score_entry
 SHOWN = 200
 """Example rows on a page; the csv beside it holds all."""
 MANY, FEW = 1000, 20
-"""Cells beyond which a page shows fewer example rows, and how many those are."""
+"""Cells of a site beyond which a page shows fewer example rows, and how many; a cell's own rows have no csv then."""
 CHOICES = 300
 """Values of a column that a reader can choose among."""
 PICKS = ("threat", "defense", "model", "attack", "shift", "data", "grade", "status")
@@ -40,7 +40,7 @@ MEASURES = {
     "certified_accuracy": "answered right, and proven to stay so within the radius",
     "attack_success_rate": "pictures with the trigger that are answered with the attacker's class",
     "expected_calibration_error": "how far stated confidence is from the share that is right, on average",
-    "rms_calibration_error": "how far stated confidence is from the share that is right, large gaps weighing more (root mean square)",
+    "rms_calibration_error": "the root mean square of how far stated confidence is from the share that is right",
     "mean_psnr": "peak signal-to-noise ratio of what was reconstructed; higher shows more of the picture",
     "mean_ssim": "structural similarity of what was reconstructed, 1 for the picture itself",
 }
@@ -60,8 +60,10 @@ def browse_page(run: Results) -> Page:
     picks = tuple(n for n in PICKS if n in columns and len({row[names.index(n)].text for row in rows}) <= CHOICES)
     table = Table("cells", "", ", ".join(alike), columns, tuple(tuple(row[i] for i in varying) for row in rows), "",
                   picks)  # fmt: skip
-    lead = ("A cell is one attack, or one shifted set of pictures, on one system. A result opens its images, why it has "
-            "its grade and the command that computes it again; where there is none, the reason stands in its place.")
+    lead = (
+        "A cell is one attack, or one shifted set of pictures, on one system. A result opens its images, why it has "
+        "its grade and the command that computes it again; where there is none, the reason stands in its place."
+    )
     return Page(f"{run.title}: every cell", "Cells", (Section("all", "", (), (table,)),),
                 (("All boards", "index.html"),), run.note, (lead,))  # fmt: skip
 
@@ -107,15 +109,17 @@ def cell_page(run: Results, run_id: str, board: str = "") -> Page:
         lead.append(f"{cell['status']}: {cell['sentence']}" if cell["sentence"] else f"{cell['status']}.")
     sections = [Section("scores", "Scores", (), (_scores(source, run),))] if source is not None else []
     sections += [_graded(cell)] if cell["grade"] else []
-    sections += [Section("images", "Images", (), (_images(rows, len(run.known)),))] if rows is not None else []
+    many = len(run.known) > MANY
+    sections += [Section("images", "Images", (), (_images(rows, many),))] if rows is not None else []
     sections.append(Section("record", "Where it is from", (), tuple(_provenance(cell))))
     links = [("record (json)", f"{run_id}.json")]
-    links += [("all rows (csv)", f"{run_id}.csv")] if rows is not None else []
+    links += [("all rows (csv)", f"{run_id}.csv")] if rows is not None and not many else []
     links += [("the undefended cell", f"{cell['same_as']}.html")] if cell["same_as"] in run.known else []
     crumbs = [("All boards", "../index.html"), *([(cell["threat"], f"../{board}")] if board else [])]
     crumbs.append(("Cells", f"../{cells_of(cell['threat']) if cell['threat'] else CELLS}"))
     code = _code(again(about, run.shares[cell["share"]]))
-    return Page(title({**cell, "defense": plain(cell["defense"])}), "Cell", tuple(sections), tuple(crumbs), lead=tuple(lead), links=tuple(links), code=code,
+    name = title({**cell, "defense": plain(cell["defense"])})
+    return Page(name, "Cell", tuple(sections), tuple(crumbs), lead=tuple(lead), links=tuple(links), code=code,
                 beside=True)  # fmt: skip
 
 
@@ -134,8 +138,8 @@ def _graded(cell: Mapping[Any, Any]) -> Section:
     """Why the cell has its grade: what it means, every flag with what its check says."""
     lead = [f"{cell['grade']}: {MEANING.get(cell['grade'], '')}."]
     if cell["screening"]:
-        lead.append(f"A screening ({cell['screening']}): a look, not a number to publish; that takes {PUBLISHED} images "
-                    f"and an attack at its full strength.")  # fmt: skip
+        least = f"{PUBLISHED} images and an attack at its full strength"
+        lead.append(f"A screening ({cell['screening']}): a look, not a number to publish; that takes {least}.")
     checks = {check.id: check for check in CHECKS}
     rows = tuple(
         (Entry(checks[check_of(name)].title if check_of(name) else name.replace("_", " ")),
@@ -147,18 +151,20 @@ def _graded(cell: Mapping[Any, Any]) -> Section:
     return Section("grade", "Why this grade", tuple(lead), (table,) if rows else ())
 
 
-def _images(rows: pd.DataFrame, cells: int) -> Table:
-    most = SHOWN if cells <= MANY else FEW
+def _images(rows: pd.DataFrame, many: bool) -> Table:
     names = [*(name for name in FIRST if name in rows), *(str(name) for name in rows if name not in FIRST)]
     examples = tuple(
-        tuple(_value(row[name], name in CLASSES) for name in names) for row in rows.head(most).to_dict("records")
+        tuple(_value(row[name], name in CLASSES) for name in names)
+        for row in rows.head(FEW if many else SHOWN).to_dict("records")
     )
     columns = tuple(FIRST.get(name, name.replace("_", " ")) for name in names)
-    return Table("examples", "", rows_of(rows, most), columns, examples, "")
+    where = "; the run's folder has them all" if many and len(rows) > FEW else ""
+    return Table("examples", "", rows_of(rows, many) + where, columns, examples, "")
 
 
-def rows_of(rows: pd.DataFrame, most: int = SHOWN) -> str:
-    """How many of the rows a page shows, in words."""
+def rows_of(rows: pd.DataFrame, many: bool) -> str:
+    """How many of the rows a page shows, in words; many: it is one of very many pages."""
+    most = FEW if many else SHOWN
     return f"the first {most} of {len(rows)}" if len(rows) > most else f"all {len(rows)}"
 
 

@@ -72,7 +72,7 @@ def _sweep(record: CellRecord, share: Part, asked: Asked) -> tuple[dict[str, Any
         attack = _entry(share, "attack", f"{record.threat.name}: {record.attack.words()}")
         name = _threat(record, asked)
         threat = {key: value for key, value in asked.threats[name].items() if key != "shifts"}
-        on = {} if shift is None else {"shifts": [next(iter(shift.spec)) if isinstance(shift.spec, dict) else shift.spec]}
+        on = {} if shift is None else {"shifts": [*({shift.spec} if isinstance(shift.spec, str) else shift.spec)]}
         found["threats"] = {name: {**threat, **on, "attacks": [attack.spec]}}
     found |= {"hosts": list(asked.hosts)} if asked.hosts else {}
     found |= {"stream": asked.stream.model_dump()} if asked.stream not in (None, LISTED) else {}

@@ -32,8 +32,8 @@ FOOT = (
 )
 READ = (
     "Attacked, at most: the share of images still answered right under every attack at once; a better attack can only "
-    "lower it. Proven, at least: the share that a certifier guarantees. A number that is called a screening (few images, "
-    "or weak attacks) or PROVISIONAL (a check warned) is no verdict on a system; one that is struck through is INVALID."
+    "lower it. Proven, at least: the share that a certifier guarantees. A number that is called a screening (few "
+    "images, or weak attacks) or PROVISIONAL (a check warned) is no verdict on a system; one that is struck through is INVALID."
 )
 
 
@@ -69,10 +69,9 @@ def render(page: Page) -> str:
     """The page as text, every name escaped; of its long tables the first rows."""
     most, found = most_shown(page.sections), assets()
     more = (_joined(("rows.js",)) if most else "",)
-    parts = {} if page.beside else {"css": Markup(found["site.css"]), "js": Markup("\n".join((found["site.js"], *more)))}
-    return environment().get_template("leaderboard.html.j2").render(
-        page=page, filter_from=FILTER_FROM, most=most, **parts
-    )
+    parts = {"css": Markup(found["site.css"]), "js": Markup("\n".join((found["site.js"], *more)))}
+    template = environment().get_template("leaderboard.html.j2")
+    return template.render(page=page, filter_from=FILTER_FROM, most=most, **({} if page.beside else parts))
 
 
 def files(name: str, page: Page) -> dict[str, str]:
@@ -127,7 +126,8 @@ def _directory(boards: Sequence[Board], files: Mapping[str, str]) -> Table:
 def _heading(board: Board) -> str:
     """'scores: linf(eps=8/255) on digits', with the goal where it is not any wrong answer; no threat's name twice."""
     goal = f", {board.goal}" if board.goal not in ("", "untargeted") else ""
-    return f"{_where(board)}{goal}" if board.budget.startswith(board.threat) else f"{board.threat}: {_where(board)}{goal}"
+    threat = "" if board.budget.startswith(board.threat) else f"{board.threat}: "
+    return f"{threat}{_where(board)}{goal}"
 
 
 def _where(board: Board) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..read.runs import Results
 from ..render.document import Entry, Section, Table, counted, words
-from .cell_pages import SHOWN, rows_of
+from .cell_pages import FEW, SHOWN, rows_of
 from .leaderboard import Board, Standing
 from .site import Page
 
@@ -31,15 +31,18 @@ def union_rows(run: Results, standing: Standing) -> pd.DataFrame:
     return table.rename_axis("index").reset_index()
 
 
-def union_page(board: Board, standing: Standing, robusts: pd.DataFrame, page: str) -> Page:
-    """The images behind one union: a row an image, a column an attack. `robusts` is what `union_rows` returned."""
+def union_page(board: Board, standing: Standing, robusts: pd.DataFrame, page: str, many: bool = False) -> Page:
+    """The images behind one union: a row an image, a column an attack. `robusts` is what `union_rows` returned.
+
+    many: the page is one of very many.
+    """
     names = [column for column in robusts.columns if column not in ("index", "label")]
     links = {attack: run_id for attack, run_id, _ in standing.attacks}
     rows = tuple(
         (counted(row["index"], str(row["index"])), words(row["label"]), *(_mark(bool(row[name])) for name in names))
-        for row in robusts.head(SHOWN).to_dict("records")
+        for row in robusts.head(FEW if many else SHOWN).to_dict("records")
     )  # fmt: skip
-    table = Table("examples", "Images", rows_of(robusts), ("index", "label", *names), rows, "")
+    table = Table("examples", "Images", rows_of(robusts, many), ("index", "label", *names), rows, "")
     left = standing.upper
     stand = f"{left.k} of {left.n} stand under all of them at once" if left else ""
     lead = f"Right without attack, and under each attack alone; {stand}."

@@ -31,7 +31,8 @@ EVERY: dict[str, Any] = {
     "data": [{"digits": {"first": 40}}, {"digits": {"first": 20}}],
     "defenses": ["none", {"stack": STACK, "as": "both"}], "stream": {"order": "shuffled", "batch": 8},
     "threats": {
-        "linf": {"scenario": "evasion", "budget": {"linf": "8/255"}, "attacks": ["fgsm", {"pgd": {"steps": 5}, "as": "P"}]},
+        "linf": {"scenario": "evasion", "budget": {"linf": "8/255"},
+                 "attacks": ["fgsm", {"pgd": {"steps": 5}, "as": "P"}]},
         "cli": {"scenario": "evasion", "access": ["scores"], "budget": {"linf": 0.05}, "attacks": ["square"]},
         "to 3: 'it'": {"scenario": "evasion", "budget": {"l2": 0.1, "queries": 30}, "goal": {"target": 3},
                        "attacks": [{"pgd": {"steps": 4, "eot": 2, "first": 10}}]},
@@ -106,17 +107,17 @@ def test_flags_say_what_flags_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
         found = again(recorded(cell), share)
         assert not found.sweep
         assert cell.run_id in planned(found, tmp_path, monkeypatch)
-    assert found.command == ("robustsuite run --model python:tests.nets:linear --data '{digits: {first: 20}}' "
-                             "--attack '{pgd: {steps: 5}}' --budget '{l2: 0.5}' --access white_box --seed 4 --first 15")  # fmt: skip
+    assert found.command == (
+        "robustsuite run --model python:tests.nets:linear --data '{digits: {first: 20}}' --attack '{pgd: {steps: 5}}' "
+        "--budget '{l2: 0.5}' --access white_box --seed 4 --first 15"
+    )
 
 
 def test_what_no_command_can_say_is_said() -> None:
     pictures = Split.of(torch.zeros(4, 1, 8, 8), torch.arange(4))
     data = Dataset("mine", InputSpace(1, 8, 8, 10), tuple("0123456789"), {"test": pictures})
     (cell, *_), share = told(sweep_of({"name": "t", "models": [NET], "data": [data]}, "t"))
-    assert again(recorded(cell), share) == Again(
-        lacks="how to load the data set mine: it was handed over from Python"
-    )
+    assert again(recorded(cell), share) == Again(lacks="how to load the data set mine: it was handed over from Python")
     (cell, *_), share = told(sweep_of({**EVERY, "threats": {}}, "t"))
     assert "kept words alone" in again(recorded(cell), share.model_copy(update={"sweep": None})).lacks
     assert "no such entry" in again(recorded(cell), share.model_copy(update={"entries": {}})).lacks
