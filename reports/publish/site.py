@@ -33,7 +33,8 @@ FOOT = (
 READ = (
     "Attacked, at most: the share of images still answered right under every attack at once; a better attack can only "
     "lower it. Proven, at least: the share that a certifier guarantees. A number that is called a screening (few "
-    "images, or weak attacks) or PROVISIONAL (a check warned) is no verdict on a system; one that is struck through is INVALID."
+    "images, or weak attacks) or PROVISIONAL (a check warned) is no verdict on a system; one that is struck through "
+    "is INVALID."
 )
 
 
@@ -97,9 +98,9 @@ def index_page(
     beyond = f" This page shows the first {WHOLE} of {len(boards)}." if len(boards) > WHOLE else ""
     about = f"A board is one threat, one budget and one data set.{beyond}"
     sections.append(Section("boards", "All boards", (about,), (_directory(boards, files),)))
-    lead = "How systems stand under attack, the best first. Systems are compared on the same images only."
+    opening = ("How systems stand under attack, the best first. Systems are compared on the same images only.", READ)
     links_ = ("every cell, with filters", CELLS), ("leaderboard.json", "leaderboard.json")
-    return Page(name, "Leaderboard", tuple(sections), (), note, (lead, READ), links_, tuple(cautions))
+    return Page(name, "Leaderboard", tuple(sections), (), note, opening, links_, tuple(cautions))
 
 
 def _directory(boards: Sequence[Board], files: Mapping[str, str]) -> Table:
@@ -206,7 +207,7 @@ def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str], most:
 
 def _scored(board: Board) -> tuple[tuple[str, ...], list[tuple[Entry, ...]]]:
     """The standings of a scenario by its own score."""
-    rows = [
+    rows: list[tuple[Entry, ...]] = [
         (Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), _scored_entry(s),
          label(s.grade, s.screening), words(s.strongest),
          counted(s.upper.n if s.upper else 0, number(s.upper.n if s.upper else 0)),

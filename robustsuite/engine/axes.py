@@ -123,7 +123,7 @@ def shift_sets(
             unfit = _unapplied(found)
         label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
         clean = split if found.clean is None else found.clean
-        twins = tuple(_written(*other) for *other, _ in entries if other[0] == name and other[1] != written)
+        twins = tuple(_written(twin, other) for twin, other, _ in entries if twin == name and other != written)
         names = {"shift": alias}
         asked = {"shift": Entry(asked=used_words(name, given), spec=_written(name, written), twins=twins)}
         control = {} if found.clean is None else {Variant(CONTROL): clean}
