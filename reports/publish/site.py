@@ -197,7 +197,7 @@ def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str], most:
         bounds = bounds[::-1] if board.scenario == "certification" else bounds
         columns = ("rank", "system", *bounds, "grade", "strongest attack", "no attack", "n", "source", "notes")
     # A board of published rows alone has no ranks and no proofs, one without them needs no word on where rows are from.
-    kept = [k for k, name in enumerate(columns) if any(row[k].text not in ("", "–") for row in rows)
+    kept = [k for k, name in enumerate(columns) if any(row[k].text not in ("", "–") for row in rows[:most])
             and (name != "source" or board.published)]  # fmt: skip
     shown = tuple(tuple(row[k] for k in kept) for row in rows[:most])
     left = f"the first {most} of {len(rows)} rows; " if most and len(rows) > most else ""

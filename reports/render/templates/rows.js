@@ -79,11 +79,13 @@
     };
     button.hidden = +box.dataset.count <= table.tBodies[0].rows.length;
     button.addEventListener("click", () => again(() => { shown += STEP; }));
-    // Ahead of what sorts and filters the rows that stand in a page, which here are few of them.
-    box.addEventListener("input", (event) => {
+    const anew = (event) => {
       event.stopPropagation();
       again(() => { shown = STEP; });
-    }, true);
+    };
+    picks.forEach((pick) => pick.addEventListener("change", anew));
+    // Ahead of what sorts and filters the rows that stand in a page, which here are few of them.
+    box.addEventListener("input", (event) => event.target === input && anew(event), true);
     // A link such as cells.html#threat=linf has chosen already.
     const chosen = new URLSearchParams(location.hash.slice(1));
     const named = picks.filter((pick) => chosen.has(pick.name));
