@@ -15,6 +15,8 @@ import yaml
 from robustsuite.records.schema import CellRecord, Stream
 from robustsuite.records.swept import Asked, Entry, Part
 
+KINDS: dict[str, tuple[type, ...]] = {"model": (str,), "shift": (str, dict)}
+"""What an entry of these axes is; anybody may have written a sweep.json."""
 FLAGGED = "cli"
 """The threat that `--attack` of the command line stands under."""
 
@@ -82,9 +84,10 @@ def _sweep(record: CellRecord, share: Part, asked: Asked) -> tuple[dict[str, Any
 def _entry(share: Part, axis: str, words: str) -> Entry:
     """What was asked for under these words. Raises _Unsaid."""
     entry = share.entries.get(axis, {}).get(words)
-    if entry is None or entry.spec is None or None in entry.twins:
+    said = [] if entry is None else [entry.spec, *entry.twins]
+    if entry is None or None in said or not all(isinstance(each, KINDS.get(axis, (object,))) for each in said):
         axis = {"dataset": "data set", "shift": "shift set"}.get(axis, axis)
-        why = "it was handed over from Python" if entry is not None else "its sweep.json has no such entry"
+        why = "it was handed over from Python" if None in said else "its sweep.json has no such entry"
         raise _Unsaid(f"how to load the {axis} {words}: {why}")
     return entry
 

@@ -121,3 +121,5 @@ def test_what_no_command_can_say_is_said() -> None:
     (cell, *_), share = told(sweep_of({**EVERY, "threats": {}}, "t"))
     assert "kept words alone" in again(recorded(cell), share.model_copy(update={"sweep": None})).lacks
     assert "no such entry" in again(recorded(cell), share.model_copy(update={"entries": {}})).lacks
+    odd = {**share.entries, "model": {NET: share.entries["model"][NET].model_copy(update={"spec": [1]})}}
+    assert "no such entry" in again(recorded(cell), share.model_copy(update={"entries": odd})).lacks
