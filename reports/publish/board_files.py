@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,17 @@ def write_leaderboard(runs: Sequence[Path], out: Path, published: Sequence[Path]
     run, out = read(runs), Path(out)
     found = boards(run, read_published(published))
     pages = _page_names([board.threat for board in found])
-    united = {
-        (i, s.name): f"unions/{union_name(board, s)}"
-        for i, board in enumerate(found) for s in board.standings if s.attacks and not board.metric
+    links = {
+        (i, s.name): f"unions/{union_name(board, s)}.html" if s.attacks and not board.metric else ""
+        for i, board in enumerate(found) for s in board.standings
     }  # fmt: skip
-    links = {(i, s.name): f"{united[i, s.name]}.html" if (i, s.name) in united else ""
-             for i, board in enumerate(found) for s in board.standings}  # fmt: skip
-    written = [put(out / name, text) for name, text in _board_pages(run, found, pages, links).items()]
-    for (i, name), stem in united.items():
-        (standing,) = (s for s in found[i].standings if s.name == name)
-        rows = union_rows(run, standing)
-        page = site.render(union_page(found[i], standing, rows, pages[found[i].threat], len(run.known) > MANY))
-        written += [put(out / f"{stem}.html", page), put(out / f"{stem}.csv", to_csv(rows))]
-    for run_id in run.known:
-        written += [put(out / name, text) for name, text in _cell(run, run_id, pages).items()]
-    return written
+    files = chain(
+        _board_pages(run, found, pages, links).items(),
+        (file for i, board in enumerate(found) for s in board.standings if links[i, s.name]
+         for file in _union(run, board, s, pages[board.threat]).items()),
+        (file for run_id in run.known for file in _cell(run, run_id, pages).items()),
+    )  # fmt: skip
+    return [put(out / name, text) for name, text in files]  # one after the other: together they may be gigabytes
 
 
 def _board_pages(
@@ -93,6 +90,12 @@ def _page_names(threats: Sequence[str]) -> dict[str, str]:
         taken.add(stem)
         names[threat] = f"{stem}.html"
     return names
+
+
+def _union(run: Results, board: Board, standing: Standing, page: str) -> dict[str, str]:
+    rows, name = union_rows(run, standing), union_name(board, standing)
+    html = site.render(union_page(board, standing, rows, page, len(run.known) > MANY))
+    return {f"unions/{name}.html": html, f"unions/{name}.csv": to_csv(rows)}
 
 
 def _cell(run: Results, run_id: str, pages: Mapping[str, str]) -> dict[str, str]:

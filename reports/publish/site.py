@@ -67,8 +67,8 @@ def assets() -> dict[str, str]:
 
 
 def render(page: Page) -> str:
-    """The page as text, every name escaped; of its long tables the first rows."""
-    most, found = most_shown(page.sections), assets()
+    """The page as text, every name escaped; of its long tables the first rows, where it is not one of many."""
+    most, found = {} if page.beside else most_shown(page.sections), assets()
     more = (_joined(("rows.js",)) if most else "",)
     parts = {"css": Markup(found["site.css"]), "js": Markup("\n".join((found["site.js"], *more)))}
     template = environment().get_template("leaderboard.html.j2")
@@ -76,7 +76,7 @@ def render(page: Page) -> str:
 
 
 def files(name: str, page: Page) -> dict[str, str]:
-    """The page under its name, and the rows of its long tables beside it."""
+    """The page under its name, and the rows of its long tables in `rows/` beside it."""
     return {name: render(page), **scripts(page.sections, most_shown(page.sections))}
 
 
