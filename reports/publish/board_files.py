@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from robustsuite import __version__
 from robustsuite.integrity.checks import PUBLISHED
@@ -15,9 +18,14 @@ from robustsuite.records.schema import plain
 from ..measure.scores import Score, to_csv
 from ..read.runs import Results, read
 from . import site
-from .leaderboard import Board, Standing, boards, union_name, union_rows
+from .cell_pages import MANY, browse_page, cell_page
+from .leaderboard import Board, Standing, boards
 from .published import MARK, Published, read_published
+from .unions import union_name, union_page, union_rows
 from .write import put
+
+OURS = ("record", "share")
+"""Of a cell's facts those that are no part of its record as a file."""
 
 
 def write_leaderboard(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> list[Path]:
@@ -29,42 +37,50 @@ def write_leaderboard(runs: Sequence[Path], out: Path, published: Sequence[Path]
     run, out = read(runs), Path(out)
     found = boards(run, read_published(published))
     pages = _page_names([board.threat for board in found])
-    files: dict[str, str] = {"index.html": site.render(_index(run, found, pages))}
-    links: dict[tuple[int, str], str] = {}
-    cells: dict[str, str] = {}
-    for i, board in enumerate(found):
-        for standing in board.standings:
-            cells |= dict.fromkeys([run_id for _, run_id, _ in standing.attacks], pages[board.threat])
-            cells |= {standing.proof[1]: pages[board.threat]} if standing.proof[1] else {}
-            united = bool(standing.attacks) and not board.metric
-            if united:
-                files |= _union(run, board, standing, pages[board.threat])
-            links[i, standing.name] = f"unions/{union_name(board, standing)}.html" if united else ""
+    links = {
+        (i, s.name): f"unions/{union_name(board, s)}.html" if s.attacks and not board.metric else ""
+        for i, board in enumerate(found) for s in board.standings
+    }  # fmt: skip
+    files = chain(
+        _board_pages(run, found, pages, links).items(),
+        (file for i, board in enumerate(found) for s in board.standings if links[i, s.name]
+         for file in _union(run, board, s, pages[board.threat]).items()),
+        (file for run_id in run.known for file in _cell(run, run_id, pages).items()),
+    )  # fmt: skip
+    return [put(out / name, text) for name, text in files]  # one after the other: together they may be gigabytes
+
+
+def _board_pages(
+    run: Results, found: Sequence[Board], pages: Mapping[str, str], links: Mapping[tuple[int, str], str]
+) -> dict[str, str]:
+    """What stands at the top of the site: boards, the list of cells, what pages in folders share, the numbers."""
+    files = site.files("index.html", site.index_page(run.title, run.note, found, pages, _cautions(run, found), links))
     for threat, page in pages.items():
         members = [(i, board) for i, board in enumerate(found) if board.threat == threat]
-        files[page] = site.render(site.threat_page(threat, members, links))
-    for run_id, page in cells.items():
-        files |= _cell(run, run_id, page)
-    files["leaderboard.json"] = _json({
+        files |= site.files(page, site.threat_page(threat, members, links))
+    files |= site.files(site.CELLS, browse_page(run)) | site.assets()
+    return files | {"leaderboard.json": _json({
         "robustsuite": __version__, "title": run.title, "note": run.note,
         "boards": [board_facts(board, links, i) for i, board in enumerate(found)],
-    })  # fmt: skip
-    return [put(out / name, content) for name, content in files.items()]
+    })}  # fmt: skip
 
 
-def _index(run: Results, found: Sequence[Board], pages: Mapping[str, str]) -> site.Page:
+def _cautions(run: Results, found: Sequence[Board]) -> list[str]:
+    """What holds for all of the site, and nothing that holds for a part of it."""
     counts = [score.n for b in found for s in b.standings if (score := s.upper if s.attacks else s.lower)]
-    few = min(counts, default=PUBLISHED)
-    cautions = [f"A screening: {few} images; publish from {PUBLISHED} on."] if few < PUBLISHED else []
+    most = max(counts, default=PUBLISHED)
+    some = f"{most}" if min(counts, default=most) == most else f"{min(counts)} to {most}"
+    cautions = [f"Screenings: every number here rests on {some} images; publish from {PUBLISHED} on."]
+    cautions = cautions if most < PUBLISHED else []
     if run.skipped or run.absent:
         cautions.append(f"{len(run.skipped)} cells could not be read and {run.absent} planned ones are not there yet.")
-    return site.index_page(run.title, run.note, found, pages, cautions)
+    return cautions
 
 
 def _page_names(threats: Sequence[str]) -> dict[str, str]:
     """A file name a threat: its letters and digits; a number keeps two threats apart that differ in signs alone."""
     names: dict[str, str] = {}
-    taken = {"index"}
+    taken = {"index", "cells"}
     for threat in dict.fromkeys(threats):
         stem = slug = re.sub(r"[^a-z0-9]+", "-", threat.lower()).strip("-") or "threat"
         for k in range(2, len(threats) + 3):
@@ -78,15 +94,22 @@ def _page_names(threats: Sequence[str]) -> dict[str, str]:
 
 def _union(run: Results, board: Board, standing: Standing, page: str) -> dict[str, str]:
     rows, name = union_rows(run, standing), union_name(board, standing)
-    html = site.render(site.union_page(board, standing, rows, page))
+    html = site.render(union_page(board, standing, rows, page, len(run.known) > MANY))
     return {f"unions/{name}.html": html, f"unions/{name}.csv": to_csv(rows)}
 
 
-def _cell(run: Results, run_id: str, page: str) -> dict[str, str]:
-    cell, rows = run.known[run_id], run.examples(run_id)
-    html = site.render(site.cell_page(cell, rows, (cell["threat"], f"../{page}")))
-    record = {name: None if site.empty(value) else plain(value) for name, value in cell.items() if name != "record"}
-    return {f"cells/{run_id}.html": html, f"cells/{run_id}.json": _json(record), f"cells/{run_id}.csv": to_csv(rows)}
+def _cell(run: Results, run_id: str, pages: Mapping[str, str]) -> dict[str, str]:
+    cell = run.known[run_id]
+    html = site.render(cell_page(run, run_id, pages.get(cell["threat"], "")))
+    record = {name: None if empty(value) else plain(value) for name, value in cell.items() if name not in OURS}
+    files = {f"cells/{run_id}.html": html, f"cells/{run_id}.json": _json(record)}
+    rows = cell["status"] == "done" and len(run.known) <= MANY
+    return files | ({f"cells/{run_id}.csv": to_csv(run.examples(run_id))} if rows else {})
+
+
+def empty(value: Any) -> bool:
+    """Whether a record has nothing to say here: None, "", NaN."""
+    return value is None or value == "" or (isinstance(value, float) and pd.isna(value))
 
 
 def board_facts(board: Board, links: Mapping[tuple[int, str], str], i: int) -> dict[str, Any]:

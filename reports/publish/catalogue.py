@@ -86,9 +86,9 @@ def write_catalogue(cards: Sequence[Card], pages: Sequence[Path], out: Path) -> 
     pictures: dict[str, str | bytes] = {page.name: page.read_bytes() for page in pages if page.suffix == ".png"}
     written = {f"{page.stem.lower()}.html": page for page in pages if page.suffix == ".md"}
     names = tuple((page.stem.capitalize().replace("Readme", "README"), name) for name, page in written.items())
-    files: dict[str, str | bytes] = {"index.html": site.render(_index(cards, (*links, *names)))}
+    files: dict[str, str | bytes] = {**site.files("index.html", _index(cards, (*links, *names)))}
     for kind in dict.fromkeys(card.kind for card in cards):
-        files[f"{kind}.html"] = site.render(_kind(kind, [card for card in cards if card.kind == kind]))
+        files |= site.files(f"{kind}.html", _kind(kind, [card for card in cards if card.kind == kind]))
     for card in cards:
         files[f"{card.kind}/{card.name}.html"] = site.render(_plugin(card))
     for name, page in written.items():

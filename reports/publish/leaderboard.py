@@ -7,7 +7,6 @@ Holm-corrected over the board; a rank is a range, and equal ranges are ties.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ import pandas as pd
 
 from robustsuite.errors import BadData
 from robustsuite.maths import stats
+from robustsuite.records.schema import ThreatFacts
 
 from ..measure.grades import DOUBTED
 from ..measure.ranked import contests, ranges
@@ -65,7 +65,8 @@ class Standing:
 class Board:
     """One table of a leaderboard: the ranked standings, every pair's test, and what others published for it.
 
-    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`.
+    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`. facts: the
+    threat as a record holds it, None where all rows are published ones.
     """
 
     threat: str
@@ -80,29 +81,14 @@ class Board:
     eps: float | None = None
     norm: str = ""
     metric: str = ""
-
-
-def union_name(board: Board, standing: Standing) -> str:
-    """A file name for one system on one board, the same from one run of the command to the next."""
-    words = (board.threat, board.budget, board.goal, board.dataset, standing.name)
-    return hashlib.sha256("|".join(words).encode()).hexdigest()[:12]
-
-
-def union_rows(run: Results, standing: Standing) -> pd.DataFrame:
-    """The images every attack has met: index, label, no attack, a column an attack, all at once (True: stands)."""
-    first = run.examples(standing.attacks[0][1]).set_index("index")
-    columns = {"no attack": first["clean_ok"].astype(bool)}
-    for attack, run_id, _ in standing.attacks:
-        columns[attack] = run.examples(run_id).set_index("index")["robust"].astype(bool)
-    table = pd.concat(columns, axis=1, join="inner").sort_index()
-    table["all at once"] = table[[attack for attack, _, _ in standing.attacks]].all(axis=1)
-    table.insert(0, "label", first["label"].loc[table.index])
-    return table.rename_axis("index").reset_index()
+    facts: ThreatFacts | None = None
 
 
 def boards(run: Results, published: Sequence[Published] = ()) -> list[Board]:
-    """Every board of the run: evasion, certification, other scenarios, then boards of published rows alone."""
-    found = [*_evasion(run), *_certification(run), *_others(run)]
+    """Every board of the run, the most telling first: evasion by who sees most and ranks most systems, certification,
+    other scenarios, then boards of published rows alone.
+    """
+    found = [*sorted(_evasion(run), key=_telling), *_certification(run), *_others(run)]
     placed: set[int] = set()
     data = {cell["dataset"]: cell["record"].data.name.partition("(")[0] for cell in run.known.values()}
     for i, board in enumerate(found):
@@ -118,6 +104,12 @@ def boards(run: Results, published: Sequence[Published] = ()) -> list[Board]:
         ordered = tuple(sorted(rows, key=lambda p: -p.robust))
         found.append(Board("published", "published", "", budget, "", dataset, (), (), ordered))
     return found
+
+
+def _telling(board: Board) -> tuple[bool, int, int]:
+    """Less is more: whether anything is ranked, kinds of access, systems that are ranked."""
+    ranked = sum(s.ranks[0] > 0 for s in board.standings)
+    return not ranked, -len(board.facts.access) if board.facts else 0, -ranked
 
 
 def _eps(eps: float, norm: str) -> str:
@@ -156,8 +148,11 @@ def _asked(key: tuple[Any, ...], system: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _name(run: Results, system: tuple[Any, ...]) -> str:
+    """Defense, model and seed, each where the run has several; where it has one of each, its model."""
     model, defense, seed = system
-    return f"{plain(str(defense))} · {model}" + (f" · seed {seed}" if run.cells["seed"].nunique() > 1 else "")
+    parts = [plain(str(defense))] if run.defended else []
+    parts += [str(model)] if run.cells["model"].nunique() > 1 or not parts else []
+    return " · ".join([*parts, *([f"seed {seed}"] if run.cells["seed"].nunique() > 1 else [])])
 
 
 def _attacked(run: Results, name: str, system: tuple[Any, ...], survival: Survival, cells: pd.DataFrame) -> Standing:
@@ -185,7 +180,8 @@ def _board(
     first, (threat, budget, goal, dataset) = cells.iloc[0], map(str, key)
     ordered = tuple(sorted(placed, key=_order))
     eps, norm = run.budgets[budget]
-    return Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, pairs, eps=eps, norm=norm)
+    return Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, pairs, eps=eps, norm=norm,
+                 facts=first["record"].threat)  # fmt: skip
 
 
 def _order(standing: Standing) -> tuple[int, float]:
@@ -266,8 +262,9 @@ def _others(run: Results) -> Iterator[Board]:
         _same_pictures(run, key, standings)
         first, (threat, budget, goal, dataset) = part.iloc[0], map(str, key)
         ordered = tuple(sorted(standings, key=lambda s: (s.ranks[0] or 10**6, s.name)))
-        metric = str(first["record"].scenario.headline)
-        yield Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered, metric=metric)
+        record = first["record"]
+        yield Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered,
+                    metric=str(record.scenario.headline), facts=record.threat)  # fmt: skip
 
 
 def _certified(

@@ -1,41 +1,50 @@
-"""The leaderboard as a static site: an index, a page a threat, a page a union, a page a cell. No script but its own."""
+"""The leaderboard as a static site: pages of boards. The index shows the boards themselves, then what there is of them.
+
+Other pages stand in `unions.py` (the images behind a number) and `cell_pages.py` (every cell).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from urllib.parse import urlencode
 
-import pandas as pd
 from markupsafe import Markup
 
-from ..measure.compare import title
 from ..measure.grades import label
-from ..measure.scores import Score, cell_scores
-from ..measure.tables import flags_of
+from ..measure.scores import Score
 from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.html import FILTER_FROM, TEMPLATES, environment
+from ..render.rows import most_shown, scripts
 from ..render.text import number, percent, points, pvalue, ranks
 from ..render.text import words as spoken
-from .leaderboard import Board, Standing, union_name
+from .adversary import described
+from .leaderboard import Board, Standing
 from .published import MARK, Published
 
-SHOWN = 200
-"""Example rows on a page; the csv beside it holds all."""
+WHOLE, LEADING = 12, 10
+"""Boards that the index shows, and systems of each."""
+CELLS = "cells.html"
+"""The page that lists every cell."""
 FOOT = (
     "Every number is recomputed from stored per-example rows. Intervals are exact 95 % (Clopper-Pearson); ranks are "
     "ranges from exact McNemar tests on the same images, Holm-corrected within a board; equal ranges are ties."
 )
-FACTS = (
-    "run_id", "status", "grade", "screening", "scenario", "threat", "budget", "access", "goal", "model", "defense",
-    "attack", "dataset", "shift", "corruption", "severity", "seed", "n", "sentence", "seconds", "forwards", "backwards",
-    "queries", "device", "dtype", "suite_version", "commit", "dirty", "weights_sha256", "data_sha256", "started",
-)  # fmt: skip
+READ = (
+    "Attacked, at most: the share of images still answered right under every attack at once; a better attack can only "
+    "lower it. Proven, at least: the share that a certifier guarantees. A number that is called a screening (few "
+    "images, or weak attacks) or PROVISIONAL (a check warned) is no verdict on a system; one that is struck through "
+    "is INVALID."
+)
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page: where it stands (crumbs), what it says, tables; `body` is html that is already escaped."""
+    """One page: where it stands (crumbs), what it says, tables; `body` is html that is already escaped.
+
+    code: headings, sentences and what is to be copied, '' for nothing. beside: its styles and scripts stand in files
+    of the folder above, as they do where pages are many; else in the page.
+    """
 
     title: str
     kind: str
@@ -47,19 +56,54 @@ class Page:
     cautions: tuple[str, ...] = ()
     foot: str = FOOT
     body: str | Markup = ""
+    code: tuple[tuple[str, str, str], ...] = ()
+    beside: bool = False
+
+
+def assets() -> dict[str, str]:
+    """The styles and scripts that pages in folders share, by file name."""
+    css = ("report.css", "tables.css", "leaderboard.css", "rows.css")
+    return {"site.css": _joined(css), "site.js": _joined(("report.js",))}
 
 
 def render(page: Page) -> str:
-    """The page as text, every name escaped."""
-    files = {"css": "report.css", "js": "report.js", "more": "leaderboard.css"}
-    parts = {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in files.items()}
-    return environment().get_template("leaderboard.html.j2").render(page=page, filter_from=FILTER_FROM, **parts)
+    """The page as text, every name escaped; of its long tables the first rows, where it is not one of many."""
+    most, found = {} if page.beside else most_shown(page.sections), assets()
+    more = (_joined(("rows.js",)) if most else "",)
+    parts = {"css": Markup(found["site.css"]), "js": Markup("\n".join((found["site.js"], *more)))}
+    template = environment().get_template("leaderboard.html.j2")
+    return template.render(page=page, filter_from=FILTER_FROM, most=most, **({} if page.beside else parts))
+
+
+def files(name: str, page: Page) -> dict[str, str]:
+    """The page under its name, and the rows of its long tables in `rows/` beside it."""
+    return {name: render(page), **scripts(page.sections, most_shown(page.sections))}
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "\n".join((TEMPLATES / name).read_text("utf-8") for name in names)
 
 
 def index_page(
-    name: str, note: str, boards: Sequence[Board], files: Mapping[str, str], cautions: Sequence[str]
-) -> Page:
-    """The way in: a row a board. `files` maps a threat to its page."""
+    name: str, note: str, boards: Sequence[Board], files: Mapping[str, str], cautions: Sequence[str],
+    links: Mapping[tuple[int, str], str],
+) -> Page:  # fmt: skip
+    """The way in: the first boards with their first systems, then all of them. `files` maps a threat to its page."""
+    sections = []
+    for i, board in enumerate(boards[:WHOLE]):
+        tables = (replace(_standings(i, board, links, LEADING), name=f"best-{i + 1}"),)
+        lead = (*_about(board), _found(board))
+        href = f"{files[board.threat]}#board-{i + 1}"
+        sections.append(Section(f"board-{i + 1}", _heading(board), tuple(filter(None, lead)), tables, href=href))
+    beyond = f" This page shows the first {WHOLE} of {len(boards)}." if len(boards) > WHOLE else ""
+    about = f"A board is one threat, one budget and one data set.{beyond}"
+    sections.append(Section("boards", "All boards", (about,), (_directory(boards, files),)))
+    opening = ("How systems stand under attack, the best first. Systems are compared on the same images only.", READ)
+    links_ = ("every cell, with filters", CELLS), ("leaderboard.json", "leaderboard.json")
+    return Page(name, "Leaderboard", tuple(sections), (), note, opening, links_, tuple(cautions))
+
+
+def _directory(boards: Sequence[Board], files: Mapping[str, str]) -> Table:
     rows = []
     for i, board in enumerate(boards):
         best = next((s for s in board.standings if s.ranks[0] == 1), None)
@@ -67,71 +111,119 @@ def index_page(
         leader = best.name if best else "nothing ranked" if board.standings else "–"
         tied = sum(s.ranks[0] == 1 for s in board.standings) - 1
         rows.append((
-            Entry(board.threat, board.threat, href=f"{files[board.threat]}#board-{i + 1}"), words(board.scenario),
-            words(board.budget), words(board.dataset), counted(len(board.standings), str(len(board.standings))),
-            counted(len(board.published), str(len(board.published))),
+            Entry(board.threat, board.threat, href=f"{files[board.threat]}#board-{i + 1}"),
             Entry(leader + (f" (tied with {tied} more)" if tied > 0 else "")),
-            (_score(score) if board.metric else _number(score, "")) if score else Entry("–", -1.0),
+            (score_entry(score) if board.metric else _number(score, "")) if score else Entry("–", -1.0),
+            words(board.budget), words(board.dataset), words(board.scenario),
+            counted(len(board.standings), str(len(board.standings))),
+            counted(len(board.published), str(len(board.published))),
         ))  # fmt: skip
-    columns = ("threat", "scenario", "budget", "data", "measured", "published", "leader", "its score")
-    table = Table("boards", "Boards", "", columns, tuple(rows))
-    lead = "One board a threat, budget and data set. Systems are compared on the same images only."
-    return Page(name, "Leaderboard", (Section("boards-all", "", (), (table,)),), (), note, (lead,),
-                (("leaderboard.json", "leaderboard.json"),), tuple(cautions))  # fmt: skip
+    columns = ("threat", "leader", "its score", "budget", "data", "scenario", "measured", "published")
+    picks = tuple(name for name in ("data", "scenario") if len({row[columns.index(name)].text for row in rows}) > 1)
+    return Table("boards", "", "a threat opens its boards", columns, tuple(rows), "",
+                 picks if len(boards) > WHOLE else ())  # fmt: skip
+
+
+def _heading(board: Board) -> str:
+    """'scores: linf(eps=8/255) on digits', with the goal where it is not any wrong answer; no threat's name twice."""
+    goal = f", {board.goal}" if board.goal not in ("", "untargeted") else ""
+    threat = "" if board.budget.startswith(board.threat) else f"{board.threat}: "
+    return f"{threat}{_where(board)}{goal}"
+
+
+def _where(board: Board) -> str:
+    return " on ".join(part for part in (board.budget, board.dataset) if part) or board.scenario
+
+
+def _about(board: Board) -> tuple[str, ...]:
+    """Who attacks, and by what is ranked."""
+    if board.facts is None:
+        return ("Numbers that others published, none of them measured here.",)
+    by = f"Ranked by {spoken(board.metric)}, under the attack that hurts a system most." if board.metric else ""
+    return tuple(filter(None, (described(board.facts, board.scenario), by)))
+
+
+def _found(board: Board) -> str:
+    """How the board came out, in a sentence."""
+    ranked = [s for s in board.standings if s.ranks[0]]
+    if not ranked:
+        return "No system is ranked here; the notes on the board say why." if board.standings else ""
+    first = [s for s in ranked if s.ranks[0] == 1]
+    some = f"; a screening ({first[0].screening}) is no verdict" if first[0].screening else ""
+    if len(ranked) == 1:
+        return f"One system is ranked: {first[0].name}{some}."
+    if len(first) == len(ranked):
+        return f"The images do not tell the {len(ranked)} ranked systems apart{some}."
+    if len(first) > 1:
+        return f"In front, and not told apart: {', '.join(s.name for s in first[:4])}{_more(len(first) - 4)}{some}."
+    return f"In front of every other: {first[0].name}{some}."
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
 
 
 def threat_page(threat: str, boards: Sequence[tuple[int, Board]], links: Mapping[tuple[int, str], str]) -> Page:
     """All boards of one threat; `links` maps (board, system) to the page of its examples."""
     sections = []
     for i, board in boards:
-        where = " on ".join(part for part in (board.budget, board.dataset) if part)
-        lead = [f"The adversary sees: {board.access}."] if board.access else []
-        if board.scenario == "evasion":
-            lead.append("Proven: certified at this radius, a lower bound. Attacked: right under every attack at once, "
-                        "an upper bound. The truth lies between.")  # fmt: skip
-        if board.metric:
-            lead.append(f"By {spoken(board.metric)}, under the attack that hurts a system most; equal ranges are ties.")
-        tables = [_scored(i, board) if board.metric else _standings(i, board, links)]
+        goal = f", {board.goal}" if len({b.goal for _, b in boards}) > 1 else ""
+        where = _where(board) + goal
+        told = f" · {where}" if len(boards) > 1 else ""
+        tables = [replace(_standings(i, board, links), title=f"Standings{told}")]
         if board.scenario == "evasion" and board.standings:
-            tables.append(_attacks(i, board))
+            tables.append(_attacks(i, board, f"Every attack alone{told}"))
         if board.pairs:
-            tables.append(_pairs(i, board))
-        sections.append(Section(f"board-{i + 1}", where or threat, tuple(lead), tuple(tables)))
-    return Page(threat, "Leaderboard", tuple(sections), (("All boards", "index.html"),))
+            tables.append(_pairs(i, board, f"Which differences are real{told}"))
+        sections.append(Section(f"board-{i + 1}", where, (*_about(board), _found(board)), tuple(tables)))
+    every = (("every cell of this threat, also those without a number", cells_of(threat)),)
+    links_ = every if any(board.standings for _, board in boards) else ()
+    return Page(threat, "Leaderboard", tuple(sections), (("All boards", "index.html"),), "", (READ,), links_)
 
 
-def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str]) -> Table:
-    rows = [_standing(s, links[i, s.name]) for s in board.standings]
-    rows += [_published(p, board) for p in board.published]
-    columns = ("rank", "system", "proven (at least)", "attacked (at most)", "no attack", "strongest attack", "n",
-               "grade", "source", "notes")  # fmt: skip
+def cells_of(threat: str) -> str:
+    """The list of cells with this threat chosen."""
+    return f"{CELLS}#{urlencode({'threat': threat})}"
+
+
+def _standings(i: int, board: Board, links: Mapping[tuple[int, str], str], most: int | None = None) -> Table:
+    """A board's table: of `most` systems, all for None."""
+    if board.metric:
+        columns, rows = _scored(board)
+    else:
+        rows = [_standing(s, links[i, s.name], board) for s in board.standings]
+        rows += [_published(p, board) for p in board.published]
+        bounds = ("attacked (at most)", "proven (at least)")
+        bounds = bounds[::-1] if board.scenario == "certification" else bounds
+        columns = ("rank", "system", *bounds, "grade", "strongest attack", "no attack", "n", "source", "notes")
     # A board of published rows alone has no ranks and no proofs, one without them needs no word on where rows are from.
-    kept = [k for k, name in enumerate(columns) if any(row[k].text not in ("", "–") for row in rows)
+    kept = [k for k, name in enumerate(columns) if any(row[k].text not in ("", "–") for row in rows[:most])
             and (name != "source" or board.published)]  # fmt: skip
-    shown = tuple(tuple(row[k] for k in kept) for row in rows)
-    return Table(f"standings-{i + 1}", "Standings", "", tuple(columns[k] for k in kept), shown)
+    shown = tuple(tuple(row[k] for k in kept) for row in rows[:most])
+    left = f"the first {most} of {len(rows)} rows; " if most and len(rows) > most else ""
+    caption = f"{left}the title opens the whole board" if most else ""
+    return Table(f"standings-{i + 1}", "", caption, tuple(columns[k] for k in kept), shown, "")
 
 
-def _scored(i: int, board: Board) -> Table:
+def _scored(board: Board) -> tuple[tuple[str, ...], list[tuple[Entry, ...]]]:
     """The standings of a scenario by its own score."""
-    rows = tuple(
+    rows: list[tuple[Entry, ...]] = [
         (Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), _scored_entry(s),
-         words(s.strongest), counted(s.upper.n if s.upper else 0, number(s.upper.n if s.upper else 0)),
-         label(s.grade, s.screening),
+         label(s.grade, s.screening), words(s.strongest),
+         counted(s.upper.n if s.upper else 0, number(s.upper.n if s.upper else 0)),
          Entry("; ".join(filter(None, (s.unranked, "inert: same as undefended" if s.inert else "")))))
         for s in board.standings
-    )  # fmt: skip
-    columns = ("rank", "system", spoken(board.metric), "under", "n", "grade", "notes")
-    return Table(f"standings-{i + 1}", "Standings", "", columns, rows)
+    ]  # fmt: skip
+    return ("rank", "system", spoken(board.metric), "grade", "under", "n", "notes"), rows
 
 
 def _scored_entry(s: Standing) -> Entry:
     run_id = next((run_id for attack, run_id, _ in s.attacks if attack == s.strongest), "")
-    entry = _score(s.upper) if s.upper else Entry("–", -1.0)
+    entry = score_entry(s.upper) if s.upper else Entry("–", -1.0)
     return replace(entry, struck=s.struck, href=f"cells/{run_id}.html" if run_id else "")
 
 
-def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
+def _standing(s: Standing, examples: str, board: Board) -> tuple[Entry, ...]:
     proof = f"cells/{s.proof[1]}.html" if s.proof[1] else ""
     upper = _number(
         s.upper, examples if s.attacks else "", s.flags, s.struck, below=bool(s.missing) or s.grade == "PROVISIONAL"
@@ -144,9 +236,10 @@ def _standing(s: Standing, examples: str) -> tuple[Entry, ...]:
     n = first.n if first else 0
     notes += [f"on the {n} of {s.of} images that every attack met"] if n < s.of else []
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
+    bounds = (lower, upper) if board.scenario == "certification" else (upper, lower)
     return (
-        Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), lower, upper, clean, words(s.strongest),
-        counted(n, number(n)), label(s.grade, s.screening), words("measured"),
+        Entry(ranks(*s.ranks) or "–", s.ranks[0] or 10**6), words(s.name), *bounds, label(s.grade, s.screening),
+        words(s.strongest), clean, counted(n, number(n)), words("measured"),
         Entry("; ".join(note for note in notes if note)),
     )  # fmt: skip
 
@@ -156,10 +249,9 @@ def _published(row: Published, board: Board) -> tuple[Entry, ...]:
     if row.eps and board.scenario == "evasion" and row.eps != board.eps:
         said.insert(0, f"at eps {row.eps:g}")
     return (
-        Entry("–", 10**6 + 1), Entry(row.model, row.model, href=row.link), Entry("–", -1.0),
-        Entry(percent(row.robust), row.robust), counted(row.clean, percent(row.clean)),
-        Entry("AutoAttack" if row.norm else "common corruptions"), Entry("–", -1.0), Entry("–"),
-        Entry(MARK, kind="published"),
+        Entry("–", 10**6 + 1), Entry(row.model, row.model, href=row.link), Entry(percent(row.robust), row.robust),
+        Entry("–", -1.0), Entry("–"), Entry("AutoAttack" if row.norm else "common corruptions"),
+        counted(row.clean, percent(row.clean)), Entry("–", -1.0), Entry(MARK, kind="published"),
         Entry("; ".join(part for part in said if part)),
     )  # fmt: skip
 
@@ -172,17 +264,17 @@ def _number(score: Score | None, href: str, flags: str = "", struck: bool = Fals
     return Entry(text, found.key, found.note, found.struck, bar=found.bar, href=href)
 
 
-def _attacks(i: int, board: Board) -> Table:
+def _attacks(i: int, board: Board, title: str) -> Table:
     rows = tuple(
         (words(s.name), Entry(attack, attack, href=f"cells/{run_id}.html"),
          Entry(percent(left), left, href=f"cells/{run_id}.html"), Entry(run_id[:8], run_id, kind="code"))
         for s in board.standings for attack, run_id, left in s.attacks
     )  # fmt: skip
-    return Table(f"attacks-{i + 1}", "Every attack alone", "each number opens its cell",
-                 ("system", "attack", "leaves standing", "cell"), rows)  # fmt: skip
+    return Table(f"attacks-{i + 1}", title, "each number opens its cell",
+                 ("system", "attack", "leaves standing", "cell"), rows, "")  # fmt: skip
 
 
-def _pairs(i: int, board: Board) -> Table:
+def _pairs(i: int, board: Board, title: str) -> Table:
     rows = tuple(
         (words(a), words(b), counted(test.difference, points(test.difference)), counted(test.only_a, str(test.only_a)),
          counted(test.only_b, str(test.only_b)), counted(test.n, number(test.n)), counted(p, pvalue(p)),
@@ -190,76 +282,11 @@ def _pairs(i: int, board: Board) -> Table:
         for a, b, test, p in board.pairs
     )  # fmt: skip
     columns = ("a", "b", "a − b", "only a right", "only b right", "n", "p (Holm)", "outcome")
-    return Table(f"pairs-{i + 1}", "Which differences are real", "exact McNemar, Holm", columns, rows)
+    return Table(f"pairs-{i + 1}", title, "exact McNemar, Holm", columns, rows, "")
 
 
-def union_page(board: Board, standing: Standing, robusts: pd.DataFrame, page: str) -> Page:
-    """The images behind one union: a row an image, a column an attack. `robusts` is what `union_rows` returned."""
-    names = [column for column in robusts.columns if column not in ("index", "label")]
-    links = {attack: run_id for attack, run_id, _ in standing.attacks}
-    rows = tuple(
-        (counted(row["index"], str(row["index"])), words(row["label"]), *(_mark(bool(row[name])) for name in names))
-        for row in robusts.head(SHOWN).to_dict("records")
-    )  # fmt: skip
-    table = Table("examples", "Images", _rows_of(robusts), ("index", "label", *names), rows)
-    left = standing.upper
-    stand = f"{left.k} of {left.n} stand under all of them at once" if left else ""
-    lead = f"Right without attack, and under each attack alone; {stand}."
-    cells = tuple((attack, f"../cells/{run_id}.html") for attack, run_id in links.items())
-    return Page(f"{board.threat}: {standing.name}", "Examples", (Section("rows", "", (), (table,)),),
-                (("All boards", "../index.html"), (board.threat, f"../{page}")), "", (lead,),
-                (("all rows (csv)", f"{union_name(board, standing)}.csv"), *cells))  # fmt: skip
-
-
-def _mark(stands: bool) -> Entry:
-    return Entry("stands", 1.0, kind="won") if stands else Entry("falls", 0.0, kind="lost")
-
-
-def _rows_of(rows: pd.DataFrame) -> str:
-    return f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else f"all {len(rows)}"
-
-
-def cell_page(cell: Mapping[Any, Any], rows: pd.DataFrame, back: tuple[str, str]) -> Page:
-    """One cell: what it measured, its record, its images."""
-    scores = tuple(
-        (Entry(spoken(s.metric, cell["norm"])), _score(s), counted(s.n, number(s.n))) for s in cell_scores(cell, rows)
-    )
-    facts = tuple(
-        (words(name.replace("_", " ")), Entry(_plainly(cell[name]), kind="code"))
-        for name in FACTS if not empty(cell.get(name))
-    )  # fmt: skip
-    names = list(rows.columns)
-    examples = tuple(tuple(_value(row[name]) for name in names) for row in rows.head(SHOWN).to_dict("records"))
-    tables = (
-        Table("scores", "Scores", "", ("measure", "value", "n"), scores),
-        Table("examples", "Images", _rows_of(rows), tuple(names), examples),
-        Table("record", "Record", "", ("fact", "value"), facts),
-    )
-    run_id = cell["run_id"]
-    flags = (f"Flagged: {flags_of(cell)}",) if cell["flags"] else ()
-    files = ("record (json)", f"{run_id}.json"), ("all rows (csv)", f"{run_id}.csv")
-    crumbs = ("All boards", "../index.html"), back
-    return Page(title(cell), "Cell", (Section("cell", "", (), tables),), crumbs, links=files, cautions=flags)
-
-
-def _score(s: Score) -> Entry:
+def score_entry(s: Score) -> Entry:
+    """A score with its interval; of a rate with its bar."""
     if s.k >= 0:
         return accuracy(s.value, s.lo, s.hi)
     return counted(s.value, f"{number(s.value)} ({number(s.lo)}–{number(s.hi)})")
-
-
-def empty(value: Any) -> bool:
-    """Whether a record has nothing to say here: None, "", NaN."""
-    return value is None or value == "" or (isinstance(value, float) and pd.isna(value))
-
-
-def _plainly(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _value(value: Any) -> Entry:
-    if isinstance(value, bool):
-        return Entry("yes" if value else "no", float(value))
-    if isinstance(value, int | float):
-        return Entry(f"{value:.4g}" if isinstance(value, float) else str(value), float(value))
-    return Entry(str(value))

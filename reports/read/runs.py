@@ -51,7 +51,8 @@ class Results:
 
     `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they
     are where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
-    defenses found out while they trained, `bills` what services were sent and answered, `roots` those of the seals.
+    defenses found out while they trained, `bills` what services were sent and answered, `roots` those of the seals,
+    `shares` the sweeps that the cells are of: the column `share` of `cells` says which.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Results:
     unfinished: tuple[str, ...] = field(repr=False, default=())
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
     bills: tuple[str, ...] = ()
+    shares: tuple[Part, ...] = field(repr=False, default=())
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: nothing(run_id))
     arrays: Callable[[str], Columns] | None = field(repr=False, default=None)
     roots: tuple[str, ...] = ()
@@ -176,6 +178,7 @@ def read(paths: Sequence[Path]) -> Results:
         foreign=foreign,
         artefacts=tuple(artefacts),
         bills=tuple(dict.fromkeys(bill for sweep in sweeps for bill in sweep.bills)),
+        shares=tuple(shares),
         load=held.frame,
         arrays=held.columns,
         roots=tuple(filter(None, map(_root, map(Path, paths)))),
@@ -223,7 +226,7 @@ def _labelled(cells: pd.DataFrame, shares: Sequence[Part]) -> pd.DataFrame:
     found = labels(rows, names)
     new = [called(row, found) for row in rows]
     asked = pd.Series([words_of(row) for row in rows], index=cells.index, dtype=object)
-    cells = cells.drop(columns=["record_words", "share"])
+    cells = cells.drop(columns="record_words")
     return cells.assign(**{name: [row[name] for row in new] for name in new[0]}, asked=asked)
 
 

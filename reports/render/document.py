@@ -30,7 +30,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of entries under column names; `caption` says what is constant over the rows, `csv` which file has them."""
+    """Rows of entries under column names; `caption` says what is constant over the rows, `csv` which file has them.
+
+    picks: columns whose values a reader may choose among; the rows of such a table stand in a script beside the page.
+    """
 
     name: str
     title: str
@@ -38,6 +41,12 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
     csv: str = "scores.csv"
+    picks: tuple[str, ...] = ()
+
+    def choices(self, column: str) -> list[str]:
+        """The different values of a column, in the order of the rows."""
+        place = self.columns.index(column)
+        return list(dict.fromkeys(row[place].text for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Section:
     """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files.
 
     order: where it stands in the document, the answer first: means over seeds 9, rankings 10, proofs 20, shifts 30,
-    other scenarios 40 to 59, findings 60, comparisons 70, integrity 80, costs 90.
+    other scenarios 40 to 59, findings 60, comparisons 70, integrity 80, costs 90. href: what its title opens.
     """
 
     name: str
@@ -70,6 +79,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     passing: bool = False
     order: int = 50
+    href: str = ""
 
 
 @dataclass(frozen=True)

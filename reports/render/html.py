@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from .document import Document
-from .rows import most_shown, script
+from .rows import most_shown, scripts
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_ANSWERS = 40  # of very many groups the first ones have their short answer on the page, the tables have all
@@ -38,12 +38,12 @@ def _breakable(name: str) -> Markup:
 
 def render(document: Document, *, csv: bool = True) -> dict[str, str]:
     """The page as text, and the rows of its longest tables in files beside it, by name. csv: whether csv files are."""
-    files = {"css": "report.css", "js": "report.js", "rows_css": "rows.css", "rows_js": "rows.js"}
+    files = {"css": "report.css", "tables_css": "tables.css", "js": "report.js", "rows_css": "rows.css",
+             "rows_js": "rows.js"}  # fmt: skip
     parts = {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in files.items()}
-    template, most = environment().get_template("report.html.j2"), most_shown(document)
+    template, most = environment().get_template("report.html.j2"), most_shown(document.sections)
     page = template.render(
         document=document, trusted=Markup, filter_from=FILTER_FROM, most=most, csv=csv, most_answers=MOST_ANSWERS,
         **parts,
     )  # fmt: skip
-    tables = [table for section in document.sections for table in section.tables if table.name in most]
-    return {"report.html": page, **{f"rows/{table.name}.js": script(table) for table in tables}}
+    return {"report.html": page, **scripts(document.sections, most)}

@@ -7,9 +7,10 @@ opened from a folder. It holds each distinct entry once and the rows as numbers;
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
-from .document import Document, Entry, Table
+from .document import Entry, Section, Table
 
 MOST_ROWS, MOST_BYTES, FEW_ROWS = 500, 1 << 20, 5
 """Rows of one table that a page shows at once; what all its tables may take; rows of each once they take so much."""
@@ -18,15 +19,21 @@ TAGS = 120
 """Bytes of markup around an entry, roughly; its text stands there up to three times, as a key and with its breaks."""
 
 
-def most_shown(document: Document) -> dict[str, int]:
-    """How many rows the page shows of each table that it does not show whole, by the table's name."""
+def most_shown(sections: Iterable[Section]) -> dict[str, int]:
+    """How many rows the page shows of each table whose rows stand in a script, by the table's name."""
     found, taken = {}, 0
-    for table in (table for section in document.sections for table in section.tables):
+    for table in (table for section in sections for table in section.tables):
         room = MOST_ROWS if taken < MOST_BYTES else FEW_ROWS
-        if len(table.rows) > room:
+        if len(table.rows) > room or table.picks:
             found[table.name] = room
         taken += sum(TAGS + 3 * len(entry.text) + len(entry.note) for row in table.rows[:room] for entry in row)
     return found
+
+
+def scripts(sections: Iterable[Section], most: Iterable[str]) -> dict[str, str]:
+    """The files beside a page with these sections, by name: of each table named in `most`."""
+    tables = (table for section in sections for table in section.tables if table.name in set(most))
+    return {f"rows/{table.name}.js": script(table) for table in tables}
 
 
 def script(table: Table) -> str:
@@ -43,9 +50,9 @@ def script(table: Table) -> str:
 
 
 def _packed(entry: Entry) -> list[Any]:
-    """Text and key, then what few entries have: kind, note, struck, bar."""
+    """Text and key, then what few entries have: kind, note, struck, bar, link."""
     key = entry.key if entry.key != "" else entry.text
-    whole = [entry.text, key, entry.kind, entry.note, int(entry.struck), entry.bar]
+    whole = [entry.text, key, entry.kind, entry.note, int(entry.struck), entry.bar, entry.href]
     while len(whole) > 2 and not whole[-1]:
         whole.pop()
     return whole

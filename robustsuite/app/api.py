@@ -133,7 +133,7 @@ def run(
     device = flags.device(device)
     _fits(width, by)
     planned = plan(sweep, device, first)
-    described, cells = description(sweep, planned), list(ordered(planned))
+    described, cells = description(sweep, planned, first), list(ordered(planned))
     share = Shard.of(shard) if shard else None
     cells = share.cells(cells) if share else cells
     store = Store(folder)

@@ -6,27 +6,27 @@ from collections import Counter
 from typing import Any
 
 from robustsuite.engine.execute import Planned
-from robustsuite.engine.sweep import Sweep
+from robustsuite.engine.sweep import Sweep, asked
 from robustsuite.errors import BadValue
 from robustsuite.records.swept import LONGEST
 from robustsuite.scenarios.cell import Cell
 
 
-def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
+def description(sweep: Sweep, cells: list[Planned], first: int | None = None) -> dict[str, Any]:
     """What sweep.json holds of these planned cells: the axes in the user's order, and the notes a reader must see."""
     axes: dict[str, dict[str, None]] = {axis: {} for axis in ("model", "dataset", "defense", "shift")}
     threats: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}
-    entries: dict[str, dict[str, dict[str, Any]]] = {"model": {}, "dataset": {}, "shift": {}}
+    entries: dict[str, dict[str, dict[str, Any]]] = {}
     for cell, _ in cells:
         words, cycle = cell.words(), cell.lifecycle
-        for axis, asked in cell.asked_for.items():
-            known = entries[axis].setdefault(str(words[axis]), {"asked": asked, "sha256": ""})
-            if axis == "dataset" and "classes" not in known:
-                known |= {"sha256": cell.judged.sha256 if cell.judged else "", "classes": list(cycle.data.classes)}
+        for axis, entry in cell.asked_for.items():
+            said = f"{words['threat']}: {words['attack']}" if axis == "attack" else str(words[axis])
+            if said not in entries.setdefault(axis, {}):
+                entries[axis][said] = entry.model_dump() | (_pictures(cell) if axis == "dataset" else {})
         for axis, found in axes.items():
-            if (entry := words[axis]) is not None:
-                found[entry] = None
+            if (word := words[axis]) is not None:
+                found[word] = None
         if words["threat"]:
             threats.setdefault(words["threat"], {})[str(words["attack"])] = None
         notes |= {note: None for note in (cycle.data.note, cycle.model.note) if note}
@@ -34,10 +34,16 @@ def description(sweep: Sweep, cells: list[Planned]) -> dict[str, Any]:
     return {
         "name": sweep.name, "title": sweep.title or sweep.name, "note": "; ".join(notes), "models": models,
         "data": data, "defenses": defenses, "shifts": shifts, "threats": {k: list(v) for k, v in threats.items()},
-        "names": names_of(cells), "entries": entries,
+        "names": names_of(cells), "entries": entries, "sweep": asked(sweep, first).model_dump(mode="json"),
         "cells": list(dict.fromkeys(cell.run_id for cell, _ in cells)), "planned": titles_of(cells),
         "bills": [],
     }  # fmt: skip
+
+
+def _pictures(cell: Cell) -> dict[str, Any]:
+    """What is known of the pictures that a data set's entry is judged on."""
+    sha256 = cell.judged.sha256 if cell.judged else ""
+    return {"sha256": sha256, "classes": list(cell.lifecycle.data.classes)}
 
 
 def titles_of(cells: list[Planned]) -> dict[str, str]:

@@ -18,7 +18,8 @@ from robustsuite.engine.sweep import Sweep
 from robustsuite.errors import BadData, BadValue, UnknownName, loading, quoted
 from robustsuite.integrity.tampering import put_back
 from robustsuite.records.labels import apart
-from robustsuite.records.schema import used_words
+from robustsuite.records.schema import plain, used_words
+from robustsuite.records.swept import Entry
 from robustsuite.scenarios.cell import COMMON, Given
 from robustsuite.serve.data import (
     CONTROL,
@@ -35,26 +36,29 @@ from robustsuite.serve.models import Model, load_model
 from robustsuite.serve.stages import Applied, applied
 
 
-def data_sets(sweep: Sweep, first: int | None = None) -> Iterator[tuple[Dataset, Split, str, str, str]]:
+def data_sets(sweep: Sweep, first: int | None = None) -> Iterator[tuple[Dataset, Split, str, str, Entry]]:
     """Each data set with the split to judge on, that split's name, what tables call the set, and all that was asked.
 
     Sets that call themselves alike are named with the parameters that tell them apart; raises BadValue for objects.
     """
     loaded = [
-        (*load_data(entry), *((entry.name, {}) if isinstance(entry, Dataset) else parse_data(entry)), name)
+        (*load_data(entry), *((entry.name, {}) if isinstance(entry, Dataset) else parse_data(entry)), name, entry)
         for entry, name in map(named, sweep.data)
     ]
-    for dataset, split, source, given, name in loaded:
-        twins = [(other, pictures.sha256) for twin, pictures, _, other, _ in loaded if twin.name == dataset.name]
-        if any(other == given and sha256 != split.sha256 for other, sha256 in twins):
+    for dataset, split, source, given, name, entry in loaded:
+        twins = [(other, pictures.sha256, spec) for twin, pictures, _, other, _, spec in loaded
+                 if twin.name == dataset.name]  # fmt: skip
+        if any(other == given and sha256 != split.sha256 for other, sha256, _ in twins):
             raise BadValue(f"expected another name for each data set, got {dataset.name!r} twice; rename one")
-        told = apart(given, (other for other, _ in twins))
+        told = apart(given, (other for other, *_ in twins))
         called, judged = used_words(dataset.name, told), str(given.get("split", "test"))
-        asked = used_words(source, given | ({} if first is None else {"first": first}))
+        words = used_words(source, given | ({} if first is None else {"first": first}))
+        spec = None if isinstance(entry, Dataset) else plain(entry)
+        asked = Entry(asked=words, spec=spec, twins=tuple(plain(e) for other, _, e in twins if told and other != given))
         yield replace(dataset, name=called), split, judged, name, asked
 
 
-def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str, str]]:
+def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str, Entry]]:
     """Each model with what tables call it and what was asked, which those that call themselves alike are named by."""
     specs = [(_model(entry), name) for entry, name in map(named, sweep.models)]
     with put_back():
@@ -65,8 +69,9 @@ def models(sweep: Sweep, dataset: Dataset) -> Iterator[tuple[Model, str, str]]:
             raise BadValue(f"expected {model.host}, which {spec} asks, among the sweep's hosts, got {known}; write "
                            f"hosts: [{model.host}], or --host {model.host} to vet")  # fmt: skip
     for model, spec, name in loaded:
-        alike = {other for twin, other, _ in loaded if twin.name == model.name}
-        yield replace(model, name=spec) if len(alike) > 1 else model, name, spec
+        alike = dict.fromkeys(other for twin, other, _ in loaded if twin.name == model.name)
+        asked = Entry(asked=spec, spec=spec, twins=tuple(other for other in alike if other != spec))
+        yield replace(model, name=spec) if len(alike) > 1 else model, name, asked
 
 
 def _model(entry: object) -> str:
@@ -110,15 +115,17 @@ def shift_sets(
     tell the two apart.
     """
     entries = [(*parse_spec(entry, "shift set"), alias) for entry, alias in map(named, sweep.shifts)]
-    for name, given, alias in entries:
+    for name, written, alias in entries:
         card = card_of("shift", name)
-        given = checked_parameters(card, given)
+        given = checked_parameters(card, written)
         with loading(f"the shift set {name}", BadData):
             found: ShiftSet = card.function(split, dataset, seed=seed, **given)
             unfit = _unapplied(found)
         label = canonical(card, apart(given, (other for twin, other, _ in entries if twin == name)))
         clean = split if found.clean is None else found.clean
-        names, asked = {"shift": alias}, {"shift": used_words(name, given)}
+        twins = tuple(_written(twin, other) for twin, other, _ in entries if twin == name and other != written)
+        names = {"shift": alias}
+        asked = {"shift": Entry(asked=used_words(name, given), spec=_written(name, written), twins=twins)}
         control = {} if found.clean is None else {Variant(CONTROL): clean}
         for variant, pictures in {**control, **found.variants}.items():
             paired = found.paired and pictures is not clean and torch.equal(pictures.ids, clean.ids)
@@ -126,6 +133,11 @@ def shift_sets(
                 "shift": label, "variant": variant, "subjects": Subjects(pictures, (label,)), "clean": clean,
                 "paired": paired, "reading": found.reading, "names": names, "asked_for": asked,
             }, unfit.get(variant, Decision())  # fmt: skip
+
+
+def _written(name: str, given: dict[str, Any]) -> Any:
+    """An entry of this name with these parameters as yaml has it."""
+    return plain({name: given} if given else name)
 
 
 def _unapplied(found: ShiftSet) -> dict[Variant, Decision]:

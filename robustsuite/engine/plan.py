@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from sys import intern
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from robustsuite.config.decision import Decision as Decision
 from robustsuite.config.keys import named
@@ -16,7 +16,8 @@ from robustsuite.engine.sweep import Sweep
 from robustsuite.errors import BadValue, quoted
 from robustsuite.integrity.tampering import put_back
 from robustsuite.maths.randomness import Rng
-from robustsuite.records.schema import Stream
+from robustsuite.records.schema import Stream, plain
+from robustsuite.records.swept import Entry
 from robustsuite.scenarios import scenario_of
 from robustsuite.scenarios.cell import Cell, Given, Memo
 from robustsuite.scenarios.rehearsal import priced, rehearsed
@@ -25,12 +26,17 @@ from robustsuite.serve.data import Dataset, Subjects
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import load_model
 
+Named = TypeVar("Named")
+
 MOST = 200_000
 """Cells of a sweep: planning them takes some ten seconds."""
 
 
 class Played(NamedTuple):
-    """An attack of a threat. first: on how many examples; shifts: under which sets besides; names: what `as` says."""
+    """An attack of a threat. first: on how many examples; shifts: under which sets besides; names: what `as` says.
+
+    asked: its entry as the yaml has it.
+    """
 
     threat: Threat
     card: AttackCard
@@ -38,6 +44,7 @@ class Played(NamedTuple):
     first: int | None
     shifts: list[str]
     names: dict[str, str]
+    asked: dict[str, Entry]
 
 
 def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tuple[Cell, Decision]]:
@@ -49,10 +56,11 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
         raise BadValue(f"expected 1 example or more of each data set, got {quoted(first)}; leave it out for all")
     _few(sweep)
     cells: list[tuple[Cell, Decision]] = []
-    defended = [(axes.defenses(entry), {"defense": name}) for entry, name in map(named, sweep.defenses)]
+    defended = [(axes.defenses(entry), {"defense": name}, {"defense": Entry(spec=plain(entry))})
+                for entry, name in map(named, sweep.defenses)]  # fmt: skip
     threats = [(spec.asked(name), spec.attacks, axes.attacked(sweep, name)) for name, spec in sweep.threats.items()]
     attacks = [
-        Played(threat, *axes.attack(entry), on, {"attack": name})
+        Played(threat, *axes.attack(entry), on, {"attack": name}, {"attack": Entry(spec=plain(entry))})
         for threat, entries, on in threats for entry, name in map(named, entries)
     ]  # fmt: skip
     _once(attacks)
@@ -64,13 +72,12 @@ def plan(sweep: Sweep, device: str = "cpu", first: int | None = None) -> list[tu
             names, asked = {"model": model_name, "dataset": called}, {"model": spec, "dataset": source}
             for seed in sweep.seeds:
                 shifted = list(axes.shift_sets(sweep, subjects.examples, dataset, seed))
-                for defenses, alias in defended:
+                for defenses, alias, stack in defended:
                     cycle = Lifecycle(model, dataset, defenses, seed, device)
-                    system = memo.of(_joined, names, alias)
-                    judged_on = subjects.examples
                     bare = Cell(
-                        sweep.name, cycle, subjects, judged=judged_on, names=system, asked_for=asked, memo=memo
-                    )
+                        sweep.name, cycle, subjects, judged=subjects.examples, names=memo.of(_joined, names, alias),
+                        asked_for=memo.of(_joined, asked, stack), memo=memo,
+                    )  # fmt: skip
                     cells += _cells(sweep, bare, attacks, shifted)
                     if len(cells) > MOST:
                         raise BadValue(f"expected at most {MOST} cells, got more; split the sweep")
@@ -123,14 +130,14 @@ def _cells(
     yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
     for member, unfit in shifted:
         yield replace(bare, **{**member, **_named(bare, member), "subjects": asked(member["subjects"])}), unfit
-    for threat, card, given, first, on, called in attacks:
+    for threat, card, given, first, on, called, written in attacks:
         played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
         about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
         subjects = about if scenario.subjects is None else of(scenario.subjects, about.examples, cycle.data, threat)
         subjects = asked(subjects) if scenario.streams else subjects
         cell = replace(
             bare, lifecycle=played, subjects=subjects, threat=threat, attack=card, given=given,
-            names=of(_joined, bare.names, called),
+            names=of(_joined, bare.names, called), asked_for=of(_joined, bare.asked_for, written),
         )  # fmt: skip
         yield cell, _tried(cell)
         for member, unfit in shifted if on else ():
@@ -153,7 +160,7 @@ def _named(cell: Cell, member: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _joined(names: Mapping[str, str], more: Mapping[str, str]) -> Mapping[str, str]:
+def _joined(names: Mapping[str, Named], more: Mapping[str, Named]) -> Mapping[str, Named]:
     return {**names, **more}
 
 

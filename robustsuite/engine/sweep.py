@@ -14,7 +14,8 @@ from robustsuite.config.keys import Entries, Spec
 from robustsuite.config.registry import names
 from robustsuite.config.text import BYTES, WHOLE, plain_value, read_yaml
 from robustsuite.errors import BadData, BadValue, RobustsuiteError, UsageError, brief, nearest, quoted
-from robustsuite.records.schema import Stream
+from robustsuite.records.schema import Stream, plain
+from robustsuite.records.swept import Asked
 from robustsuite.scenarios import scenario_of
 from robustsuite.serve.data import Dataset
 
@@ -108,6 +109,12 @@ def sweep_of(value: dict[str, Any], where: str, tree: yaml.Node | None = None) -
     except RobustsuiteError as error:
         raise UsageError(f"{where}: {error}") from error
     return sweep
+
+
+def asked(sweep: Sweep, first: int | None) -> Asked:
+    """What it asks for besides its entries, as sweep.json keeps it. first: of each data set, as `plan` is told."""
+    threats = {name: spec.model_dump(exclude={"attacks"}, exclude_unset=True) for name, spec in sweep.threats.items()}
+    return Asked(first=first, hosts=tuple(sweep.hosts), stream=sweep.stream, threats=plain(threats))
 
 
 def _written(value: dict[str, Any]) -> dict[str, Any]:

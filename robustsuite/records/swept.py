@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from robustsuite.records.schema import Stream
 
 LONGEST = 200
 """Characters of a word."""
@@ -16,6 +18,8 @@ Sentence = Annotated[str, Field(min_length=1, max_length=1000)]
 class Entry(BaseModel):
     """What an entry's name stands for: what was asked in full, and of a data set the hash of the pictures judged on.
 
+    spec: the entry as a sweep's yaml has it, without its `as`; None for what no yaml can say. twins: other entries of
+    the sweep, in the same words, that its name is told apart from: alone it would have another, and other ids.
     classes: of a data set what its classes are called, in the order of the outputs.
     """
 
@@ -23,17 +27,38 @@ class Entry(BaseModel):
 
     asked: str = ""
     sha256: str = ""
+    spec: Any = None
+    twins: tuple[Any, ...] = ()
     classes: tuple[str, ...] = ()
 
 
+class Asked(BaseModel):
+    """What a sweep asked for besides its entries: threats by name without their attacks, and its options.
+
+    first: examples of each data set that cells are judged on at the most.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    first: int | None = None
+    hosts: tuple[str, ...] = ()
+    stream: Stream | None = None
+    threats: dict[str, dict[str, Any]] = {}
+
+
 class Part(BaseModel):
-    """The cells of a sweep with what it calls its entries and what these stand for, by axis and words."""
+    """The cells of a sweep with what it calls its entries and what these stand for, by axis and words.
+
+    An attack stands under its threat's name and its own: 'linf: pgd(steps=50)'. sweep: what else was asked, None where
+    the sweep is of a version that did not say.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     cells: tuple[str, ...] | None = None
     names: dict[str, dict[str, Word]] = {}
     entries: dict[str, dict[str, Entry]] = {}
+    sweep: Asked | None = None
 
 
 class SweepFacts(Part):
@@ -58,4 +83,4 @@ class SweepFacts(Part):
 
     def shares(self) -> tuple[Part, ...]:
         """The sweeps that it is made of, itself where it is one."""
-        return self.parts or (Part(cells=self.cells, names=self.names, entries=self.entries),)
+        return self.parts or (Part(cells=self.cells, names=self.names, entries=self.entries, sweep=self.sweep),)

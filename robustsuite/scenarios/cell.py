@@ -16,6 +16,7 @@ from robustsuite.config.registry import AttackCard, Cost, canonical, identity, u
 from robustsuite.config.threats import Access, Threat
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, ScenarioFacts, ShiftFacts, Used, dumped
+from robustsuite.records.swept import Entry
 from robustsuite.scenarios import Scenario, scenario_of
 from robustsuite.scenarios.routes import ROUTES
 from robustsuite.serve.data import Dataset, InputSpace, Reading, Split, Subjects, Variant
@@ -70,7 +71,7 @@ class Cell:
 
     subjects: the examples it is about. judged: all that the sweep judges its system on, and probes it with, whatever
     cell comes first. clean: what a shift's pictures are compared with; paired: they were made from these, one from one.
-    names: what tables call its entries, by axis, where the user says. asked_for: those entries as they were asked for.
+    names: what tables call its entries, by axis, where the user says. asked_for: entries as they were asked for.
     memo: what its parts come to as words, records and hashes, worked out once for all cells that share a part.
     """
 
@@ -87,7 +88,7 @@ class Cell:
     paired: bool = False
     reading: Reading = field(default_factory=Reading)
     names: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    asked_for: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    asked_for: Mapping[str, Entry] = field(default_factory=dict, repr=False, compare=False)
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property

@@ -42,15 +42,14 @@ def board(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(params=["report", "index", "threat", "union", "cell"])
+@pytest.fixture(params=["report", "index", "threat", "cells", "union", "cell"])
 def page(request: pytest.FixtureRequest, written: Path, board: Path) -> Path:
     """One of every kind of page."""
     first = {"union": "unions", "cell": "cells"}
     if request.param in first:
         return min((board / first[request.param]).glob("*.html"))
-    return {"report": written / "report.html", "index": board / "index.html", "threat": board / "linf.html"}[
-        request.param
-    ]
+    named = {"index": "index.html", "threat": "linf.html", "cells": "cells.html"}
+    return written / "report.html" if request.param == "report" else board / named[request.param]
 
 
 def show(driver: Any, page: Path, size: tuple[int, int] = DESK, scheme: str = "light") -> None:
@@ -102,7 +101,8 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_complained_about(
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert page.as_uri() in asked, "the log sees requests"
-    assert not [url for url in asked if not url.startswith(("data:", page.as_uri(), "about:"))]
+    beside = tuple((page.parent.parent / name).as_uri() for name in ("site.css", "site.js"))
+    assert not [url for url in asked if not url.startswith(("data:", page.as_uri(), "about:", *beside))]
     assert driver.get_log("browser") == []
 
 
@@ -166,11 +166,54 @@ def test_typing_filters_rows_and_says_how_many_are_left(driver: Any, written: Pa
     assert column(driver, table, 0) == []
 
 
+def test_a_reader_chooses_among_all_cells_and_a_link_has_chosen(driver: Any, board: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    show(driver, board / "cells.html")
+    said = driver.find_element(By.CSS_SELECTOR, 'output[data-count="cells"]')
+    rows = int(said.text.split()[0])
+    names = [head.text for head in heads(driver, "cells")]
+    for name, value in (("threat", "linf"), ("defense", "crossmax")):
+        Select(driver.find_element(By.NAME, name)).select_by_visible_text(value)
+    WebDriverWait(driver, 10).until(lambda _: "of" in said.text)
+    chosen = {(a, b) for a, b in zip(*(column(driver, "cells", names.index(n)) for n in ("threat", "defense")),
+                                     strict=True)}  # fmt: skip
+    assert chosen == {("linf", "crossmax")}
+    assert said.text == f"{len(column(driver, 'cells', 0))} of {rows} rows"
+    sort_by(driver, "cells", names.index("attack"))
+    assert column(driver, "cells", names.index("attack")) == sorted(column(driver, "cells", names.index("attack")))
+    Select(driver.find_element(By.NAME, "status")).select_by_visible_text("unmeasured")
+    assert column(driver, "cells", names.index("result")) == [
+        "crossmax hides gradients and ships no surrogate; the number would flatter it"
+    ]
+    driver.get("about:blank")
+    driver.get((board / "cells.html").as_uri() + "#threat=proof&grade=nonsense")
+    said = driver.find_element(By.CSS_SELECTOR, 'output[data-count="cells"]')
+    WebDriverWait(driver, 10).until(lambda _: "of" in said.text)
+    assert set(column(driver, "cells", names.index("threat"))) == {"proof"}
+    driver.find_element(By.CSS_SELECTOR, "#table-cells td a").click()
+    assert "/cells/" in driver.current_url
+
+
+def test_a_table_that_is_cut_off_shows_it_and_the_first_columns_are_system_and_number(driver: Any, board: Path) -> None:
+    show(driver, board / "index.html", PHONE)
+    script = """const box = document.querySelector(".table .scroll");
+                const [head] = box.querySelector("table").tHead.rows;
+                const at = (name) => [...head.cells].find((cell) => cell.textContent.trim().startsWith(name));
+                return [box.scrollWidth > box.clientWidth, getComputedStyle(box).backgroundAttachment,
+                        at("attacked").getBoundingClientRect().right <= box.getBoundingClientRect().right]"""
+    wide, shade, seen = driver.execute_script(script)
+    assert wide
+    assert shade == "local, local, scroll, scroll, scroll"
+    assert seen, "the number stands in the frame"
+
+
 def test_a_number_opens_its_images_then_its_cell_then_its_record(driver: Any, board: Path) -> None:
     from selenium.webdriver.common.by import By
 
     show(driver, board / "index.html")
-    driver.find_element(By.LINK_TEXT, "linf").click()
+    driver.find_element(By.CSS_SELECTOR, "#board-1 h2 a").click()
     assert driver.title.startswith("linf")
     driver.find_element(By.CSS_SELECTOR, "#table-standings-1 td.number a[href^=unions]").click()
     names = [head.text for head in heads(driver, "examples")]

@@ -65,8 +65,9 @@ def test_the_file_holds_every_row_and_each_entry_once() -> None:
     for row, kept in zip(long.rows, found["rows"], strict=True):
         for entry, place in zip(row, kept, strict=True):
             text, key, *more = found["entries"][place]
-            kind, note, struck, bar = [*more, *["", "", 0, None][len(more) :]]
+            kind, note, struck, bar, href = [*more, *["", "", 0, None, ""][len(more) :]]
             assert (text, kind, note, bool(struck)) == (entry.text, entry.kind, entry.note, entry.struck)
+            assert href == entry.href
             assert key == (entry.key if entry.key != "" else entry.text)
             assert (bar and tuple(bar)) == entry.bar
 
@@ -86,7 +87,7 @@ def test_names_are_text_in_the_page_and_in_the_file() -> None:
 
 def test_a_page_is_bounded_however_many_tables_there_are() -> None:
     many = document(*(table(f"t{i}", 200, "x" * 300) for i in range(300)), answers=2000)
-    assert set(most_shown(many).values()) == {FEW_ROWS}
+    assert set(most_shown(many.sections).values()) == {FEW_ROWS}
     page = html.render(many)["report.html"]
     assert len(page) < 20 * MOST_BYTES
     assert page.count("<article>") == html.MOST_ANSWERS

@@ -10,13 +10,15 @@
   };
   const breakable = (text) => text.split(/(?<=[_+,])(?=\w)|(?<=\w)(?=\()/)
     .flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
-  const cell = ([text, key, kind = "", note = "", struck = 0, bar = null]) => {
+  const cell = ([text, key, kind = "", note = "", struck = 0, bar = null, href = ""]) => {
     const number = typeof key === "number";
     const made = element("td", [number ? "number" : "text", kind, text.length > 40 ? "long" : text.length > 18 ? "wide" : ""].filter(Boolean).join(" "));
     if (note) made.title = note;
-    if (struck) made.append(element("s", "", text), element("span", "sr", " flagged: " + note));
-    else if (kind && kind !== "code" && kind !== "error") made.append(element("span", "chip", text));
-    else made.append(...(number ? [text] : breakable(text)));
+    const inside = href ? made.appendChild(element("a")) : made;
+    if (href) inside.href = href;
+    if (struck) inside.append(element("s", "", text), element("span", "sr", " flagged: " + note));
+    else if (kind && kind !== "code" && kind !== "error") inside.append(element("span", "chip", text));
+    else inside.append(...(number ? [text] : breakable(text)));
     if (bar) {
       const drawn = made.appendChild(element("span", kind === "error" ? "bar error" : "bar"));
       ["--v", "--lo", "--hi"].forEach((name, i) => drawn.style.setProperty(name, (100 * bar[i]).toFixed(2) + "%"));
@@ -34,6 +36,7 @@
     const table = box.querySelector("table");
     const [said, button] = box.querySelector(".more").children;
     const [input, count] = [box.querySelector("input"), box.querySelector("output")];
+    const picks = [...box.querySelectorAll("select")];
     const heads = [...table.tHead.rows[0].cells];
     let data, waiting, sorted = null, shown = STEP;
     const load = async () => {
@@ -46,7 +49,9 @@
       const { entries, rows } = data;
       const words = (input ? input.value : "").toLowerCase().split(/\s+/).filter(Boolean);
       const has = words.map((word) => entries.map((entry) => entry[0].toLowerCase().includes(word)));
-      let found = words.length ? rows.filter((row) => has.every((hit) => row.some((place) => hit[place]))) : [...rows];
+      const picked = picks.filter((pick) => pick.selectedIndex > 0).map((pick) => [+pick.dataset.column, pick.value]);
+      const found = rows.filter((row) => has.every((hit) => row.some((place) => hit[place]))
+        && picked.every(([column, text]) => entries[row[column]][0] === text));
       if (sorted) {
         const key = (place) => entries[place][1];
         const order = [...new Set(rows.map((row) => row[sorted.column]))].sort((a, b) => {
@@ -56,7 +61,7 @@
         const rank = new Map();
         order.forEach((place, i) => rank.set(place, i && !collator.compare(String(key(place)), String(key(order[i - 1]))) ? rank.get(order[i - 1]) : i));
         const turn = sorted.up ? 1 : -1;
-        found = found.sort((a, b) => turn * (rank.get(a[sorted.column]) - rank.get(b[sorted.column])));
+        found.sort((a, b) => turn * (rank.get(a[sorted.column]) - rank.get(b[sorted.column])));
       }
       table.tBodies[0].replaceChildren(...found.slice(0, shown).map((row) => {
         const made = element("tr");
@@ -72,13 +77,24 @@
       change();
       show();
     };
-    button.hidden = false;
+    button.hidden = +box.dataset.count <= table.tBodies[0].rows.length;
     button.addEventListener("click", () => again(() => { shown += STEP; }));
-    // Ahead of what sorts and filters the rows that stand in a page, which here are few of them.
-    box.addEventListener("input", (event) => {
+    const anew = (event) => {
       event.stopPropagation();
       again(() => { shown = STEP; });
-    }, true);
+    };
+    picks.forEach((pick) => pick.addEventListener("change", anew));
+    // Ahead of what sorts and filters the rows that stand in a page, which here are few of them.
+    box.addEventListener("input", (event) => event.target === input && anew(event), true);
+    // A link such as cells.html#threat=linf has chosen already.
+    const chosen = new URLSearchParams(location.hash.slice(1));
+    const named = picks.filter((pick) => chosen.has(pick.name));
+    named.forEach((pick) => {
+      pick.value = chosen.get(pick.name);
+      if (pick.selectedIndex < 0) pick.selectedIndex = 0;
+    });
+    box.querySelectorAll("[hidden]:not(.more *)").forEach((part) => { part.hidden = false; });
+    if (named.length) again(() => {});
     box.addEventListener("click", (event) => {
       const column = heads.findIndex((head) => head.contains(event.target));
       if (column < 0) return;
