@@ -15,6 +15,7 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..examples.gallery import gallery_section
 from ..measure import tables
 from ..measure.budgets import over_eps
 from ..measure.scores import scores as scored
@@ -80,6 +81,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         budgets_section(run),
         models_section(run, table),
         strength_section(run),
+        gallery_section(run),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         integrity_section(run),
@@ -88,7 +90,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         cost_section(run),
         provenance_section(run),
     ]
-    shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.order)
+    shown = sorted((s for s in sections if s.tables or s.figures or s.galleries), key=lambda section: section.order)
     if not run.defended:
         shown = [undefended(section) for section in shown]
     said = with_n([answer for part in parts for answer in part.answers])
@@ -122,7 +124,8 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
 
 
 def _pngs(document: Document) -> dict[str, str | bytes]:
-    return {f"figures/{f.name}.png": f.png for section in document.sections for f in section.figures}
+    return {f"figures/{f.name}.png": f.png for section in document.sections
+            for f in (*section.figures, *section.galleries)}  # fmt: skip
 
 
 def put(file: Path, content: str | bytes) -> Path:
