@@ -104,7 +104,7 @@ def chosen_cells(run: Results) -> Iterator[Chosen]:
 
 
 def _victims(run: Results) -> Iterator[Chosen]:
-    """Of poisoned systems the undefended one and the one whose trigger works least, under the attack it works best for."""
+    """Of poisoned systems the undefended one and the hardest to trigger, each under its most successful attack."""
     rates: dict[tuple[Any, ...], dict[str, list[tuple[float, Chosen]]]] = {}
     first: dict[tuple[Any, ...], int] = {}
     for cell in run.known.values():
@@ -213,8 +213,8 @@ def _gallery(run: Results, found: Found, title: str, shots: tuple[Shot, ...]) ->
     few = len(shots)
     said = [f"{few} of the {found.broke} of {found.n} pictures that {chosen.attack} broke, the first that are kept"]
     if max(width, height) > SIDE:
-        said.append(f"shown smaller, {shown[0]} × {shown[1]} of {width} × {height} pixels; the difference is of single "
-                    "pixels, never a mean of several")  # fmt: skip
+        said.append(f"shown smaller: {width} × {height} pixels at {shown[0]} × {shown[1]}, "
+                    "differences by leaving pixels out")  # fmt: skip
     elif shots[0].enlarged:
         said.append(f"{width} × {height} pixels, {shown[0] // width} times enlarged")
     title = f"{title} · {who}"
@@ -235,6 +235,6 @@ def _paint(canvas: Canvas, shots: Sequence[Shot]) -> None:
             for spine in ax.spines.values():
                 spine.set_visible(False)
         axes[0][x].set_title(wrap(shot.words, 18), fontsize=7.5, color=INK)
-        axes[2][x].set_xlabel(f"× {number(shot.times)}", fontsize=7.5)
+        axes[2][x].set_xlabel(f"× {shot.times:.3g}", fontsize=7.5)
     for y, word in enumerate(("clean", "attacked", "difference")):
         axes[y][0].set_ylabel(word, fontsize=8.5)

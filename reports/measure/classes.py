@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from robustsuite.records.examples import Columns
 
-from ..render.text import short
 from ..read.runs import Results, once
+from ..render.text import short
 from .scores import measured_as, rate
 from .worst import GROUP, Survival, survivals, worst_case
 
@@ -77,7 +77,7 @@ def own(run: Results) -> list[Survival]:
 
 @once
 def shown_systems(run: Results) -> list[Survival]:
-    """Who stands for each threat, of several seeds under the first: the undefended model and the best ranked defense."""
+    """Who stands for each threat, of several seeds the first: the undefended model and the best ranked defense."""
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for member in survivals(run):
         first.setdefault(member.group[:-1], member.group)

@@ -72,7 +72,8 @@ def curves(run: Results) -> list[Curve]:
     """
     cells = run.cells[(run.cells["scenario"] == "shift") & (run.cells["corruption"] != CONTROL)]
     variants = ["corruption", "severity"]
-    asked = {key: len(part[variants].drop_duplicates()) for key, part in cells.groupby(["shift", "dataset"], sort=False)}
+    sets = cells.groupby(["shift", "dataset"], sort=False)
+    asked = {key: len(part[variants].drop_duplicates()) for key, part in sets}
     found = []
     for key, part in cells.groupby(["shift", *WHERE], sort=False):
         rows = [run.columns(run_id) for run_id in part.loc[part["status"] == "done", "run_id"]]
@@ -99,23 +100,22 @@ def _areas(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, float]:
 def selective(run: Results) -> pd.DataFrame:
     """One row a curve, and one a system that rejects or abstains under a threat, which is a point alone.
 
-    coverage: the share answered; risk (lo, hi): of wrong answers among them; risk_surest: among the surest 80 % of all.
-    aurc_random: of a random order, the risk of all answered. A point under attack is of the attack with the highest risk.
+    coverage: the share answered; risk (lo, hi): of wrong answers among them; risk_surest: among the surest 80 % of
+    all; aurc_random: of a random order, the risk of all answered. Under attack: by the attack with the highest risk.
     """
     rows = []
     for curve in curves(run):
         facts, k = curve.facts, len(curve.risk)
         at = int(np.ceil(SUREST * curve.n - 1e-9)) if curve.n else 0
         rows.append(
-            {**facts, **_risk(facts["wrong"], k, curve.n), "aurc_random": float(curve.risk[-1]),
+            {"threat": "", "budget": "", "attack": "", **facts, **_risk(facts["wrong"], k, curve.n),
+             "aurc_random": float(curve.risk[-1]),
              "risk_surest": float(curve.risk[at - 1]) if 0 < at <= k else NAN}
         )  # fmt: skip
     rows += _points(run)
     columns = ["threat", "budget", "shift", "attack", *WHERE, "n", "answered", "coverage", "wrong", "risk", "lo", "hi",
                "risk_surest", "aurc", "aurc_random", "aurc_optimal"]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=columns)
-    words = ["threat", "budget", "shift", "attack"]
-    return frame.assign(**{name: frame[name].fillna("") for name in words})
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _risk(wrong: int, answered: int, n: int) -> dict[str, Any]:

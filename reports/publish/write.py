@@ -15,12 +15,16 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..examples.classes import classes_section
 from ..examples.gallery import gallery_section
+from ..examples.selective import selective_section
 from ..measure import tables
 from ..measure.budgets import over_eps
+from ..measure.classes import confusions, per_class
 from ..measure.scores import scores as scored
 from ..measure.scores import to_csv
 from ..measure.seeds import over_seeds
+from ..measure.selective import selective
 from ..measure.strength import attack_pairs
 from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
@@ -82,6 +86,8 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         models_section(run, table),
         strength_section(run),
         gallery_section(run),
+        classes_section(run),
+        selective_section(run),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         integrity_section(run),
@@ -114,6 +120,9 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "over_seeds": over_seeds(run),
         "over_eps": over_eps(run),
         "attack_pairs": attack_pairs(run),
+        "per_class": per_class(run),
+        "confusions": confusions(run),
+        "selective": selective(run),
         "names": tables.names(run),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),

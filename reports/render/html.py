@@ -14,7 +14,6 @@ from markupsafe import Markup, escape
 
 from .document import Document
 from .rows import most_shown, script
-from .text import number
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_ANSWERS = 40  # of very many groups the first ones have their short answer on the page, the tables have all
@@ -30,7 +29,7 @@ def environment() -> Environment:
     )  # fmt: skip
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
     environment.filters["breakable"] = _breakable
-    environment.filters["brief"] = number
+    environment.filters["brief"] = "{:.3g}".format
     environment.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
     return environment
 
@@ -42,8 +41,10 @@ def _breakable(name: str) -> Markup:
 
 def render(document: Document, *, csv: bool = True) -> dict[str, str]:
     """The page as text, and the rows of its longest tables in files beside it, by name. csv: whether csv files are."""
-    files = {"css": "report.css", "js": "report.js", "rows_css": "rows.css", "rows_js": "rows.js",
-             "gallery_css": "gallery.css"}
+    files = {
+        "css": "report.css", "js": "report.js", "rows_css": "rows.css", "rows_js": "rows.js",
+        "gallery_css": "gallery.css",
+    }  # fmt: skip
     parts = {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in files.items()}
     template, most = environment().get_template("report.html.j2"), most_shown(document)
     page = template.render(

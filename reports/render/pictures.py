@@ -46,7 +46,7 @@ def sampled(picture: Floats, side: int) -> Floats:
 
 
 def size_of(picture: Floats, side: int) -> tuple[int, int]:
-    """Width and height at which it is shown: large ones shrunk to `side`, small ones enlarged a whole number of times."""
+    """Width and height at which it is shown: shrunk to `side` where it is large, else enlarged by a whole number."""
     height, width = picture.shape[1:]
     most = max(height, width)
     scale = side // most if most <= side else side / most
