@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ..measure import classes
@@ -27,6 +28,9 @@ THREAT = GROUP[:-1]
 WORST = 10
 """Classes, and pairs of classes, that a page shows of one system."""
 
+SYSTEMS = 40
+"""Systems that a table has; beyond, the csv file has the others."""
+
 DRAWN = 20
 """Classes up to which a confusion is drawn."""
 
@@ -38,8 +42,8 @@ def classes_section(run: Results) -> Section:
     lead = (
         "Robust accuracy of each class under all attacks of a threat at once. The class with the lowest upper end of "
         "its 95 % interval stands first, so a class is not the worst for having few images.",
-        "Taken for: broken images by their class and the answer they get under the strongest attack alone; those that "
-        "end without a wrong answer are not counted.",
+        "Taken for: broken images by their class and the answer they get under the strongest attack alone; the "
+        "share is of all that end with a wrong answer, which can be fewer than are broken.",
     )  # fmt: skip
     if max(len(rates), len(pairs)) > MOST_ROWS:
         lead += (f"Listed are the first of {len(classes.own(run))} systems alone, in {MOST_ROWS} rows.",)
@@ -53,10 +57,10 @@ def _tables(
     parts = [(key, part) for key, part in groups(frame, THREAT) if name != "classes" or part["class"].nunique() > 1]
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         apart = part["seed"].nunique() > 1
-        systems = [(who, mine) for who, mine in groups(part, ("seed", "defense"))]
+        systems = list(groups(part, ("seed", "defense")))
         rows: list[tuple[Entry, ...]] = []
         columns: tuple[str, ...] = ()
-        for (seed, defense), mine in systems:
+        for (seed, defense), mine in systems[:SYSTEMS]:
             for row in mine.head(WORST).to_dict("records"):
                 entries = row_of(row)
                 columns = (*(("seed",) if apart else ()), "defense", *entries)
@@ -75,6 +79,7 @@ def _caption(key: Sequence[Any], name: str, systems: Sequence[tuple[Any, pd.Data
         said += [f"no class has more than {n} image{'s' * (n > 1)}, too few to call one the worst"] if n < WORST else []
     elif most > WORST:
         said.append(f"the {WORST} most frequent of up to {most} pairs")
+    said += [f"the first {SYSTEMS} of {len(systems)} systems"] if len(systems) > SYSTEMS else []
     return ", ".join(said)
 
 
@@ -91,7 +96,7 @@ def _pair_row(row: Mapping[Any, Any]) -> dict[str, Entry]:
     return {
         "attack": words(row["attack"]), "class": Entry(row["label_name"]), "taken for": Entry(row["answer_name"]),
         "images": counted(row["count"], number(row["count"])),
-        "of those taken for another": counted(row["share"], percent(row["share"])),
+        "share": counted(row["share"], percent(row["share"])),
         "broken": counted(row["broken"], number(row["broken"])),
     }  # fmt: skip
 
@@ -109,8 +114,8 @@ def _maps(run: Results) -> Iterator[Figure]:
         name = classes.named(run, str(member.group[3]))
         names = list(told_apart([name(i) for i in range(k)], partial(short, width=14)).values())
         who = f"{plain(member.defense)}, " if run.defended else ""
-        caption = (f"Images by class (down) and answer (across), without attack and under {member.strongest}: {who}"
-                   f"{where(member.group)}{left}")  # fmt: skip
+        caption = (f"Images by class (down) and answer (across), blue where it is right, without attack and under "
+                   f"{member.strongest}: {who}{where(member.group)}{left}")  # fmt: skip
         yield draw(f"confusion-{slug((*member.group, member.defense))}", caption, (2.6 + 0.54 * k, 1.5 + 0.27 * k),
                    partial(_paint, both=both, names=names, attack=member.strongest))  # fmt: skip
         left = ""
@@ -128,8 +133,13 @@ def _map(ax: Axes, counts: NDArray[np.int64], across: list[str], down: list[str]
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
     right = np.eye(*counts.shape, dtype=bool)
     tone = 0.5 + np.where(right, 0.5, -0.5) * share
-    ax.imshow(SCALE(tone), aspect="equal", interpolation="nearest")
+    height, width = counts.shape
+    ax.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor=SCALE(0.5), linewidth=0))
+    ax.set_xlim(-0.5, width - 0.5)
+    ax.set_ylim(height - 0.5, -0.5)
+    ax.set_aspect("equal")
     for y, x in zip(*np.nonzero(counts), strict=True):
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=SCALE(tone[y, x]), linewidth=0))
         colour = "#ffffff" if abs(tone[y, x] - 0.5) > 0.34 else "#10202e"
         ax.text(x, y, number(counts[y, x]), ha="center", va="center", fontsize=7, color=colour)
     ax.set_xticks(range(len(across)), across, rotation=90, fontsize=7.5)

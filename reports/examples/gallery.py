@@ -25,6 +25,7 @@ from robustsuite.records.examples import Columns
 from robustsuite.records.schema import radius_words
 
 from ..measure.classes import named, shown_systems, strongest
+from ..measure.scores import flag_names
 from ..measure.worst import GROUP
 from ..read.runs import Results, radius_of
 from ..render.document import Gallery, Section, Shot
@@ -58,7 +59,7 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """The shots that a cell has, how many pictures the attack broke of how many, and a picture's shape (C, H, W)."""
+    """The shots that a cell has, how many of how many pictures get another answer, and a picture's shape (C, H, W)."""
 
     chosen: Chosen
     shots: tuple[Shot, ...]
@@ -86,10 +87,10 @@ def gallery_section(run: Results) -> Section:
     galleries = tuple(_gallery(run, *each) for each in zip(found, titles, shots, strict=True) if each[2])
     left += len(found) - len(galleries)
     lead = (
-        "Pictures that were right and are broken under the strongest attack of a threat: as they were, as they were "
-        "attacked, and what was added, magnified around grey, so that what is plain grey was left alone. They were "
-        "judged as they are kept and are rounded to 8 bits here.",
-        *((f"{left} more galleries are not shown: there are {MOST} of at most {MOST_BYTES >> 20} MiB in all.",)
+        "Pictures that get another answer under the strongest attack of a threat: as they were, as they were attacked "
+        "(of poisoned training data: with the trigger), and what was added, magnified around grey, so that what is "
+        "plain grey was left alone. They were judged in full precision and are rounded to 8 bits here.",
+        *((f"Of {left} more systems nothing is shown: {MOST} galleries and {MOST_BYTES >> 20} MiB are the most.",)
           if left else ()),
         *unread,
     )  # fmt: skip
@@ -124,11 +125,14 @@ def _victims(run: Results) -> Iterator[Chosen]:
 
 
 def _broken(rows: Columns, scenario: str) -> NDArray[np.bool_] | None:
-    """Which (N,) the adversary got another answer for; None where the rows do not say what was answered."""
-    if not {"label", "answer"} <= set(rows):
+    """Which (N,) get another answer, as the adversary wanted; None where the rows do not say what was answered."""
+    poisoned = scenario == "poisoning"
+    needed = {"eligible", "triggered_as_target"} if poisoned else {"clean_ok", "robust", "in_budget"}
+    if not {"label", "answer", *needed} <= set(rows):
         return None
-    if scenario == "poisoning":
+    if poisoned:
         hit = rows["eligible"].astype(bool) & rows["triggered_as_target"].astype(bool)
+        hit &= rows["answer"] != rows.get("prediction", rows["label"])
     else:
         hit = rows["clean_ok"].astype(bool) & ~rows["robust"].astype(bool) & rows["in_budget"].astype(bool)
     return np.asarray(hit & (rows["answer"] >= 0) & (rows["answer"] != rows["label"]))
@@ -211,7 +215,9 @@ def _gallery(run: Results, found: Found, title: str, shots: tuple[Shot, ...]) ->
     chosen, (height, width), shown = found.chosen, found.shape[1:], shots[0].shown
     who = f"{plain(chosen.defense)} under {chosen.attack}" if run.defended else chosen.attack
     few = len(shots)
-    said = [f"{few} of the {found.broke} of {found.n} pictures that {chosen.attack} broke, the first that are kept"]
+    said = [f"{few} of the {found.broke} pictures, of {found.n}, that get another answer, the first that are kept"]
+    if chosen.cell["grade"] == "INVALID":
+        said.append(f"the number of these pictures failed a check: {flag_names(chosen.cell).replace(';', ', ')}")
     if max(width, height) > SIDE:
         said.append(f"shown smaller: {width} × {height} pixels at {shown[0]} × {shown[1]}, "
                     "differences by leaving pixels out")  # fmt: skip

@@ -51,8 +51,8 @@ def _table(frame: pd.DataFrame) -> Table:
         rows.append((*(words(row[name]) for name in names), Entry(under), words(row["defense"]),
                      counted(row["coverage"], percent(row["coverage"])), error(row["risk"], row["lo"], row["hi"]),
                      *ordered, counted(row["n"], number(row["n"]))))  # fmt: skip
-    columns = (*names, "pictures", "defense", "answered", "wrong among them", f"among the surest {SUREST:.0%}", "AURC",
-               "random", "optimal", "n")  # fmt: skip
+    columns = (*names, "pictures", "defense", "answered", "wrong among them", f"among the surest {100 * SUREST:.0f} %",
+               "AURC", "random", "optimal", "n")  # fmt: skip
     return Table("selective", "Wrong answers among what is answered", caption, columns, tuple(rows), "selective.csv")
 
 

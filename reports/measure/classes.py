@@ -44,7 +44,7 @@ def named(run: Results, dataset: str) -> Callable[[int], str]:
         own = said[k] if 0 <= k < len(said) else ""
         if k < 0 or not own:
             return NO_ANSWER if k < 0 else f"class {k}"
-        ours = own == NO_ANSWER or re.fullmatch(r"class \d+", own)
+        ours = own == NO_ANSWER or re.search(r"class \d+\)?$", own)
         return f"{own} (class {k})" if ours or times[own] > 1 else own
 
     return name
@@ -81,15 +81,18 @@ def shown_systems(run: Results) -> list[Survival]:
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for member in survivals(run):
         first.setdefault(member.group[:-1], member.group)
-    table = worst_case(run)
-    ranked = table[(table["rank_first"] > 0) & (table["defense"] != "none") & ~table["inert"].astype(bool)] \
-        if len(table) else table  # fmt: skip
-    ranked = ranked.sort_values(["rank_first", "robust_accuracy"], ascending=[True, False], kind="stable")
-    best: dict[tuple[Any, ...], str] = {}
-    for row in ranked.to_dict("records"):
-        best.setdefault(tuple(row[name] for name in GROUP), row["defense"])
+    best: dict[tuple[Any, ...], Mapping[Any, Any]] = {}
+    for row in worst_case(run).to_dict("records"):
+        key = tuple(row[name] for name in GROUP)
+        if row["rank_first"] and row["defense"] != "none" and (key not in best or _before(row, best[key])):
+            best[key] = row
     shown = set(first.values())
-    return [m for m in own(run) if m.group in shown and m.defense in ("none", best.get(m.group))]
+    return [m for m in own(run) if m.group in shown and m.defense in ("none", best.get(m.group, {}).get("defense"))]
+
+
+def _before(row: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Whether this one of two rows of the worst-case table stands first."""
+    return (row["rank_first"], -row["robust_accuracy"]) < (other["rank_first"], -other["robust_accuracy"])
 
 
 @once
