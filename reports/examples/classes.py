@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ THREAT = GROUP[:-1]
 WORST = 10
 """Classes, and pairs of classes, that a page shows of one system."""
 
-SYSTEMS = 40
-"""Systems that a table has; beyond, the csv file has the others."""
+FEW = 40
+"""Threats with a table, and systems that a table has; the csv files have the others."""
 
 DRAWN = 20
 """Classes up to which a confusion is drawn."""
@@ -42,25 +43,33 @@ def classes_section(run: Results) -> Section:
     lead = (
         "Robust accuracy of each class under all attacks of a threat at once. The class with the lowest upper end of "
         "its 95 % interval stands first, so a class is not the worst for having few images.",
-        "Taken for: broken images by their class and the answer they get under the strongest attack alone; the "
-        "share is of all that end with a wrong answer, which can be fewer than are broken.",
+        *(("Taken for: broken images by their class and the answer they get under the strongest attack alone; the "
+           "share is of all that end with a wrong answer, which can be fewer than are broken.",) if len(pairs) else ()),
+        *_left(run, rates, pairs),
     )  # fmt: skip
-    if max(len(rates), len(pairs)) > MOST_ROWS:
-        lead += (f"Listed are the first of {len(classes.own(run))} systems alone, in {MOST_ROWS} rows.",)
     return Section("classes", "Class by class", lead, found, tuple(_maps(run)), order=12)
+
+
+def _left(run: Results, rates: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
+    """What is not shown, and what is not in the csv files either."""
+    if (threats := len(rates[list(THREAT)].drop_duplicates())) > FEW:
+        yield f"The first {FEW} of {threats} threats, data sets and models have tables; the csv files have the others."
+    if max(len(rates), len(pairs)) > MOST_ROWS:
+        yield f"The csv files have the first of {len(classes.own(run))} systems alone, in {MOST_ROWS} rows."
 
 
 def _tables(
     frame: pd.DataFrame, name: str, what: str, row_of: Callable[[Mapping[Any, Any]], dict[str, Entry]]
 ) -> Iterator[Table]:
     """A table a threat with the first rows of each of its systems."""
-    parts = [(key, part) for key, part in groups(frame, THREAT) if name != "classes" or part["class"].nunique() > 1]
+    some = islice(groups(frame, THREAT), FEW)
+    parts = [(key, part) for key, part in some if name != "classes" or part["class"].nunique() > 1]
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         apart = part["seed"].nunique() > 1
         systems = list(groups(part, ("seed", "defense")))
         rows: list[tuple[Entry, ...]] = []
         columns: tuple[str, ...] = ()
-        for (seed, defense), mine in systems[:SYSTEMS]:
+        for (seed, defense), mine in systems[:FEW]:
             for row in mine.head(WORST).to_dict("records"):
                 entries = row_of(row)
                 columns = (*(("seed",) if apart else ()), "defense", *entries)
@@ -79,7 +88,7 @@ def _caption(key: Sequence[Any], name: str, systems: Sequence[tuple[Any, pd.Data
         said += [f"no class has more than {n} image{'s' * (n > 1)}, too few to call one the worst"] if n < WORST else []
     elif most > WORST:
         said.append(f"the {WORST} most frequent of up to {most} pairs")
-    said += [f"the first {SYSTEMS} of {len(systems)} systems"] if len(systems) > SYSTEMS else []
+    said += [f"the first {FEW} of {len(systems)} systems"] if len(systems) > FEW else []
     return ", ".join(said)
 
 
@@ -131,9 +140,9 @@ def _paint(canvas: Canvas, both: Sequence[NDArray[np.int64]], names: list[str], 
 def _map(ax: Axes, counts: NDArray[np.int64], across: list[str], down: list[str]) -> None:
     """Counts with a colour by their share of the row, blue where the answer is right and orange where it is not."""
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    right = np.eye(*counts.shape, dtype=bool)
-    tone = 0.5 + np.where(right, 0.5, -0.5) * share
     height, width = counts.shape
+    right = np.arange(height)[:, None] == np.arange(width)
+    tone = 0.5 + np.where(right, 0.5, -0.5) * share
     ax.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor=SCALE(0.5), linewidth=0))
     ax.set_xlim(-0.5, width - 0.5)
     ax.set_ylim(height - 0.5, -0.5)

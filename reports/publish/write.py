@@ -133,8 +133,9 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
 
 
 def _pngs(document: Document) -> dict[str, str | bytes]:
-    return {f"figures/{f.name}.png": f.png for section in document.sections
-            for f in (*section.figures, *section.galleries)}  # fmt: skip
+    drawn = {figure.name: figure.png for section in document.sections for figure in section.figures}
+    drawn |= {gallery.name: gallery.png for section in document.sections for gallery in section.galleries}
+    return {f"figures/{name}.png": png for name, png in drawn.items()}
 
 
 def put(file: Path, content: str | bytes) -> Path:
