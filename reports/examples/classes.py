@@ -114,8 +114,8 @@ def _maps(run: Results) -> Iterator[Figure]:
     """Label against answer without and under the strongest attack, for the undefended model and the best defense."""
     some = []
     for member in classes.shown_systems(run):
-        both = matrices(run.columns(strongest(run, member)["run_id"]))
-        if both is not None and 1 < len(both[0]) <= DRAWN:
+        both = matrices(run.columns(strongest(run, member)["run_id"]), DRAWN)
+        if both is not None:
             some.append((member, both))
     left = f"; {len(some) - MOST} more are not drawn, confusions.csv has them" if len(some) > MOST else ""
     for member, both in some[:MOST]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,6 @@ from ..sections.figures import MOST
 
 LINES_MOST, BOUNDED = len(LINES), 3
 """Systems in one figure, of which the table has all; and up to how many of them the best and random order are drawn."""
-
-POINTS = 400
-"""Points of a drawn curve."""
 
 
 def selective_section(run: Results) -> Section:
@@ -44,12 +42,14 @@ def _table(frame: pd.DataFrame) -> Table:
     names, caption = split_constant(frame, WHERE[:-1])
     rows = []
     for row in frame.to_dict("records"):
-        on = row["shift"] or "clean"
-        under = f"{row['threat']}, {row['attack']}" if row["threat"] else on
+        on = f"{row['threat']}, {row['attack']}" if row["threat"] else row["shift"]
+        risk = error(row["risk"], row["lo"], row["hi"])
+        least = "≥ " if row["grade"] == "PROVISIONAL" else ""  # a weak attack hides errors
+        risk = replace(risk, text=least + risk.text, struck=row["grade"] == "INVALID")
         ordered = (_percent(row["risk_surest"]), _percent(row["aurc"]), _percent(row["aurc_random"]),
                    _percent(row["aurc_optimal"]))  # fmt: skip
-        rows.append((*(words(row[name]) for name in names), Entry(under), words(row["defense"]),
-                     counted(row["coverage"], percent(row["coverage"])), error(row["risk"], row["lo"], row["hi"]),
+        rows.append((*(words(row[name]) for name in names), Entry(on), words(row["defense"]),
+                     counted(row["coverage"], percent(row["coverage"])), risk,
                      *ordered, counted(row["n"], number(row["n"]))))  # fmt: skip
     columns = (*names, "pictures", "defense", "answered", "wrong among them", f"among the surest {100 * SUREST:.0f} %",
                "AURC", "random", "optimal", "n")  # fmt: skip
@@ -82,13 +82,11 @@ def _figures(run: Results) -> list[Figure]:
 def _paint(canvas: Canvas, some: Sequence[Curve], names: dict[str, str]) -> None:
     ax = canvas.add_subplot()
     for i, curve in enumerate(some):
-        k, colour = len(curve.risk), LINES[i % len(LINES)]
-        at = np.unique(np.linspace(0, k - 1, min(k, POINTS)).astype(int))
-        ax.plot(100 * (at + 1) / curve.n, 100 * curve.risk[at], color=colour, linestyle=STYLES[i % 4], linewidth=1.8,
+        colour, answered = LINES[i % len(LINES)], 100 * curve.coverage
+        ax.plot(answered, 100 * curve.risk, color=colour, linestyle=STYLES[i % 4], linewidth=1.8,
                 label=names.get(curve.facts["defense"], ""))  # fmt: skip
-        best = np.maximum(0, at + 1 - (k - curve.facts["wrong"])) / (at + 1)
-        for bound in (np.full(len(at), curve.risk[-1]), best) if len(some) <= BOUNDED else ():
-            ax.plot(100 * (at + 1) / curve.n, 100 * bound, color=colour, linestyle=":", linewidth=1)
+        for bound in (np.full_like(curve.risk, curve.risk[-1]), curve.best) if len(some) <= BOUNDED else ():
+            ax.plot(answered, 100 * bound, color=colour, linestyle=":", linewidth=1)
     ax.set_xlim(0, 100)
     ax.set_ylim(bottom=0)
     ax.grid(axis="y")

@@ -37,8 +37,7 @@ def named(run: Results, dataset: str) -> Callable[[int], str]:
 
     Names that two classes share, and those that are words of ours, stand with the number.
     """
-    said = [_printable(name) for name in run.classes.get(dataset, ())]
-    times = Counter(said)
+    said, times = _said(run).get(dataset, ((), Counter()))
 
     def name(k: int) -> str:
         own = said[k] if 0 <= k < len(said) else ""
@@ -48,6 +47,13 @@ def named(run: Results, dataset: str) -> Callable[[int], str]:
         return f"{own} (class {k})" if ours or times[own] > 1 else own
 
     return name
+
+
+@once
+def _said(run: Results) -> dict[str, tuple[list[str], Counter[str]]]:
+    """The names of each data set's classes as they can be shown, and how often each stands there."""
+    found = {dataset: [_printable(name) for name in names] for dataset, names in run.classes.items()}
+    return {dataset: (names, Counter(names)) for dataset, names in found.items()}
 
 
 def _printable(name: str) -> str:
@@ -182,13 +188,18 @@ def _pairs(rows: Columns, name: Callable[[int], str]) -> Iterator[dict[str, Any]
                "share": float(counts[i] / wrong.sum()), "broken": int(broken.sum())}  # fmt: skip
 
 
-def matrices(rows: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Counts (K, K + 1) of label against answer, clean and attacked, the last column no answer; None where unknown."""
+def matrices(rows: Columns, most: int) -> tuple[Ints, Ints] | None:
+    """Counts (K, K + 1) of label against answer, clean and attacked, the last column no answer.
+
+    None where the rows do not say, and where K, the largest class seen and one, is below 2 or above `most`.
+    """
     found = taken(rows)
-    if found is None or not len(found[0]) or min(found[0]) < 0:
+    if found is None or not len(found[0]) or found[0].min() < 0:
         return None
     label, *answers = found
     k = 1 + max(int(values.max()) for values in found)
+    if not 2 <= k <= most:
+        return None
     both = []
     for answer in answers:
         counts = np.zeros((k, k + 1), dtype=np.int64)

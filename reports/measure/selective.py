@@ -27,17 +27,24 @@ CONTROL = "unshifted"
 SUREST = 0.8
 """The coverage that tables quote beside all that is answered."""
 
+POINTS = 400
+"""Points of a curve that are kept to draw it."""
+
 NAN = float("nan")
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The risk (K,) of a system among the 1, 2 ... K pictures it is surest of, out of n; whose it is, and on what."""
+    """Risk (P,) and optimal risk (P,) of a system at some coverages (P,), all in [0, 1].
+
+    facts: whose it is, on what, and its numbers over all coverages, by the columns of `selective`.
+    """
 
     facts: Mapping[str, Any]
+    coverage: Floats
     risk: Floats
-    n: int
+    best: Floats
 
 
 def risks(confidence: ArrayLike, right: ArrayLike) -> Floats:
@@ -51,17 +58,6 @@ def risks(confidence: ArrayLike, right: ArrayLike) -> Floats:
     ends = np.flatnonzero(np.r_[np.diff(sure[order]) != 0, True]) if n else np.zeros(0, int)
     counts = np.arange(1, n + 1)
     return np.asarray(np.interp(counts, np.r_[0, ends + 1], np.r_[0, errors[ends]]) / counts)
-
-
-def aurc(confidence: ArrayLike, right: ArrayLike) -> float:
-    """The area under the risk-coverage curve, in [0, 1]: the mean of `risks`, the smaller the better; NaN of none."""
-    found = risks(confidence, right)
-    return float(found.mean()) if len(found) else NAN
-
-
-def optimal(right: ArrayLike) -> float:
-    """The least AURC that so many right answers (N,) allow: every one of them before a wrong one."""
-    return aurc(right, right)
 
 
 @once
@@ -86,35 +82,36 @@ def curves(run: Results) -> list[Curve]:
         )
         kept = ~gone.astype(bool)
         if kept.any():
-            facts = dict(zip(("shift", *WHERE), key, strict=True))
-            found.append(Curve(facts | _areas(confidence[kept], right[kept].astype(bool)),
-                               risks(confidence[kept], right[kept]), len(kept)))  # fmt: skip
+            failed = "INVALID" if (part["grade"] == "INVALID").any() else ""
+            facts = dict(zip(("shift", *WHERE), key, strict=True)) | {"grade": failed}
+            found.append(_curve(facts, confidence[kept], right[kept].astype(bool), len(kept)))
     return found
 
 
-def _areas(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, float]:
-    return {"aurc": aurc(confidence, right), "aurc_optimal": optimal(right), "wrong": int((~right).sum())}
+def _curve(facts: Mapping[str, Any], confidence: Floats, right: NDArray[np.bool_], n: int) -> Curve:
+    """The curve of the answered (K,) out of n."""
+    risk, best, k = risks(confidence, right), risks(right, right), len(right)
+    surest = int(np.ceil(SUREST * n - 1e-9))
+    numbers = {
+        **_risk(int((~right).sum()), k, n), "risk_surest": float(risk[surest - 1]) if surest <= k else NAN,
+        "aurc": float(risk.mean()), "aurc_random": float(risk[-1]), "aurc_optimal": float(best.mean()),
+    }  # fmt: skip
+    at = np.unique(np.linspace(0, k - 1, min(k, POINTS)).astype(int))
+    return Curve({**facts, **numbers}, (at + 1) / n, risk[at], best[at])
 
 
 @once
 def selective(run: Results) -> pd.DataFrame:
     """One row a curve, and one a system that rejects or abstains under a threat, which is a point alone.
 
+    grade: of a point its cell's, of a curve INVALID where a cell of it is.
     coverage: the share answered; risk (lo, hi): of wrong answers among them; risk_surest: among the surest 80 % of
     all; aurc_random: of a random order, the risk of all answered. Under attack: by the attack with the highest risk.
     """
-    rows = []
-    for curve in curves(run):
-        facts, k = curve.facts, len(curve.risk)
-        at = int(np.ceil(SUREST * curve.n - 1e-9)) if curve.n else 0
-        rows.append(
-            {"threat": "", "budget": "", "attack": "", **facts, **_risk(facts["wrong"], k, curve.n),
-             "aurc_random": float(curve.risk[-1]),
-             "risk_surest": float(curve.risk[at - 1]) if 0 < at <= k else NAN}
-        )  # fmt: skip
+    rows = [{"threat": "", "budget": "", "attack": "", **curve.facts} for curve in curves(run)]
     rows += _points(run)
     columns = ["threat", "budget", "shift", "attack", *WHERE, "n", "answered", "coverage", "wrong", "risk", "lo", "hi",
-               "risk_surest", "aurc", "aurc_random", "aurc_optimal"]  # fmt: skip
+               "risk_surest", "aurc", "aurc_random", "aurc_optimal", "grade"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -133,9 +130,11 @@ def _points(run: Results) -> Iterator[dict[str, Any]]:
             continue
         point = _point(run.columns(source["run_id"]), cell["scenario"])
         if point is not None:
-            key = (*(cell[name] for name in GROUP), cell["defense"], cell["attack"] * (cell["scenario"] != "evasion"))
+            attack = "" if cell["scenario"] == "evasion" else cell["attack"]
+            key = (*(cell[name] for name in GROUP), cell["defense"], attack)
             if key not in found or found[key]["risk"] < point["risk"]:
-                found[key] = {name: cell[name] for name in ("threat", "budget", "shift", "attack", *WHERE)} | point
+                names = ("threat", "budget", "shift", "attack", *WHERE, "grade")
+                found[key] = {name: cell[name] for name in names} | point
     yield from found.values()
 
 

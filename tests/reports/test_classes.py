@@ -50,19 +50,21 @@ def test_a_picture_outside_the_budget_counts_with_its_clean_answer(tmp_path: Pat
     store = Store(tmp_path / "far")
     store.add(rows, attack="fmn", n=10)
     run = read([store.root])
-    both = matrices(run.columns(next(iter(run.known))))
+    both = matrices(run.columns(next(iter(run.known))), most=20)
     assert both is not None
     assert both[1][0].tolist() == [2, 1, 1, 0, 0, 0]
     assert confusions(run)["count"].sum() == 4
 
 
 def test_matrices_count_every_image_once(kept: Results) -> None:
-    both = matrices(kept.columns(next(iter(kept.known))))
+    both = matrices(kept.columns(next(iter(kept.known))), most=20)
     assert both is not None
     for counts in both:
         assert counts.sum() == 10
         assert counts.sum(1).tolist() == np.bincount(LABEL, minlength=5).tolist()
     assert both[1][:, -1].sum() == (ANSWER < 0).sum()
+    huge = kept.columns(next(iter(kept.known))) | {"answer": np.full(10, 1 << 60)}
+    assert matrices(huge, most=20) is None, "a class that somebody wrote by hand costs no memory"
 
 
 def test_names_say_which_of_two_and_never_pass_for_words_of_ours(kept: Results, tmp_path: Path) -> None:

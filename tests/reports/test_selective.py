@@ -11,7 +11,7 @@ from kept_store import answered
 from report_store import Store
 
 from robustsuite.reports.examples.selective import selective_section
-from robustsuite.reports.measure.selective import aurc, optimal, risks, selective
+from robustsuite.reports.measure.selective import risks, selective
 from robustsuite.reports.read.runs import read
 
 SHIFT = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None, "shift": "clean"}
@@ -20,20 +20,18 @@ SHIFT = {"threat": "shift", "scenario": "shift", "access": "none", "budget": Non
 def test_the_curve_by_hand() -> None:
     sure, right = [0.6, 0.9, 0.7, 0.8], [False, True, True, False]
     assert risks(sure, right) == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
-    assert aurc(sure, right) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
-    assert optimal(right) == pytest.approx((0 + 0 + 1 / 3 + 2 / 4) / 4)
+    assert risks(right, right) == pytest.approx([0, 0, 1 / 3, 2 / 4]), "the optimal order"
 
 
 def test_equal_confidence_is_a_random_order() -> None:
     assert risks([0.5] * 5, [True, False, True, True, False]) == pytest.approx([0.4] * 5)
     assert risks([0.9, 0.5, 0.5], [True, True, False]) == pytest.approx([0, 0.25, 1 / 3])
-    assert np.isnan(aurc([], []))
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.9]), st.booleans()), min_size=1, max_size=30), st.randoms())
 def test_no_order_beats_the_optimal_one_and_rows_have_no_order(rows: list[tuple[float, bool]], random: object) -> None:
     sure, right = zip(*rows, strict=True)
-    assert optimal(right) - 1e-12 <= aurc(sure, right) <= 1
+    assert (risks(right, right) <= risks(sure, right) + 1e-12).all()
     assert risks(sure, right)[-1] == pytest.approx(1 - np.mean(right))
     mixed = list(rows)
     random.shuffle(mixed)  # type: ignore[attr-defined]
@@ -54,6 +52,7 @@ def test_a_rejected_picture_is_not_answered(tmp_path: Path) -> None:
     row = selective(read([store.root])).iloc[0]
     assert (row["n"], row["answered"], row["coverage"], row["wrong"]) == (4, 3, 0.75, 1)
     assert row["aurc"] == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+    assert row["aurc_optimal"] == pytest.approx((0 + 0 + 1 / 3) / 3)
     assert row["aurc_random"] == row["risk"] == pytest.approx(1 / 3)
     assert np.isnan(row["risk_surest"]), "80 % are not answered"
 
