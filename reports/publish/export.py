@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 
 from robustsuite.errors import BadData, BadValue
 from robustsuite.records.cells import FILE
 from robustsuite.records.pictures import Kept
 
 from ..read.runs import Results, read
+from ..render.pictures import magnified, png
 from .write import put
 
 FORMATS = ("png", "npz")
@@ -64,24 +63,3 @@ def _told(run: Results, run_id: str, part: Kept) -> Iterator[dict[str, object]]:
             "cell": run_id, **{name: cell[name] for name in ("threat", "attack", "defense", "model", "dataset")},
             "example": int(example), **{name: row[name] for name in SAID if name in row},
         }  # fmt: skip
-
-
-def png(picture: NDArray[np.float32], side: int = 0) -> bytes:
-    """A picture (C, H, W) in [0, 1], of 1 or 3 channels, as PNG in 8 bits. side: pixels of its longer side at the most,
-    0 for as it is; a smaller picture stays as it is.
-    """
-    levels = np.rint(np.clip(np.nan_to_num(picture), 0, 1) * 255).astype(np.uint8)
-    image = Image.fromarray(levels[0] if len(levels) == 1 else np.moveaxis(levels[:3], 0, -1))
-    if side and max(image.size) > side:
-        image.thumbnail((side, side), Image.Resampling.BOX)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def magnified(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """The difference (C, H, W) around middle grey, as large as it can be shown, and by how much it was magnified."""
-    difference = np.nan_to_num(adversarial - clean)
-    most = float(np.abs(difference).max())
-    times = 0.5 / most if most else 1.0
-    return np.asarray(0.5 + difference * np.float32(times), dtype=np.float32), times

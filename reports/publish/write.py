@@ -15,11 +15,16 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..examples.classes import classes_section
+from ..examples.gallery import gallery_section
+from ..examples.selective import selective_section
 from ..measure import tables
 from ..measure.budgets import over_eps
+from ..measure.classes import confusions, per_class
 from ..measure.scores import scores as scored
 from ..measure.scores import to_csv
 from ..measure.seeds import over_seeds
+from ..measure.selective import selective
 from ..measure.strength import attack_pairs
 from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
@@ -83,6 +88,9 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         budgets_section(run),
         models_section(run, table),
         strength_section(run),
+        gallery_section(run),
+        classes_section(run),
+        selective_section(run),
         other_section(run, table),
         artefact_section(run.artefacts, run.cells["weights_sha256"]),
         integrity_section(run),
@@ -91,7 +99,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         cost_section(run),
         provenance_section(run),
     ]
-    shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.order)
+    shown = sorted((s for s in sections if s.tables or s.figures or s.galleries), key=lambda section: section.order)
     if not run.defended:
         shown = [undefended(section) for section in shown]
     said = with_n([answer for part in parts for answer in part.answers])
@@ -115,6 +123,9 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "over_seeds": over_seeds(run),
         "over_eps": over_eps(run),
         "attack_pairs": attack_pairs(run),
+        "per_class": per_class(run),
+        "confusions": confusions(run),
+        "selective": selective(run),
         "names": tables.names(run),
         "flags": tables.flagged(run),
         "not_measured": tables.not_measured(run),
@@ -125,7 +136,9 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
 
 
 def _pngs(document: Document) -> dict[str, str | bytes]:
-    return {f"figures/{f.name}.png": f.png for section in document.sections for f in section.figures}
+    drawn = {figure.name: figure.png for section in document.sections for figure in section.figures}
+    drawn |= {gallery.name: gallery.png for section in document.sections for gallery in section.galleries}
+    return {f"figures/{name}.png": png for name, png in drawn.items()}
 
 
 def put(file: Path, content: str | bytes) -> Path:

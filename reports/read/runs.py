@@ -28,7 +28,7 @@ from robustsuite.records.labels import called, labels
 from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import STATUSES as STATUSES
 from robustsuite.records.seal import read_seal
-from robustsuite.records.swept import Part, SweepFacts
+from robustsuite.records.swept import Part, SweepFacts, class_names
 from robustsuite.records.twins import tell_apart, words_of
 
 from .artefacts import read_artefacts
@@ -52,7 +52,8 @@ class Results:
     `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they
     are where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
     defenses found out while they trained, `bills` what services were sent and answered, `roots` those of the seals,
-    `shares` the sweeps that the cells are of: the column `share` of `cells` says which.
+    `shares` the sweeps that the cells are of: the column `share` of `cells` says which. `classes` is what the classes
+    of a data set are called, by what tables call the data set; none where nobody said, or not all say the same.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Results:
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
     bills: tuple[str, ...] = ()
     shares: tuple[Part, ...] = field(repr=False, default=())
+    classes: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     load: Callable[[str], pd.DataFrame] = field(repr=False, default=lambda run_id: nothing(run_id))
     arrays: Callable[[str], Columns] | None = field(repr=False, default=None)
     roots: tuple[str, ...] = ()
@@ -168,10 +170,12 @@ def read(paths: Sequence[Path]) -> Results:
     artefacts, damaged = read_artefacts(paths)
     unique = dict.fromkeys(s.title or s.name or Path(p).name for s, p in zip(sweeps, paths, strict=True))
     notes = dict.fromkeys(s.note for s in sweeps)
+    ordered = _ordered(rows.values(), sweeps, was)
+    cells = _labelled(ordered, shares)
     run = Results(
         title=" + ".join(unique),
         note="; ".join(note for note in notes if note),
-        cells=_labelled(_ordered(rows.values(), sweeps, was), shares),
+        cells=cells,
         skipped=tuple(sorted([*skipped, *damaged])),
         absent=absent,
         unfinished=tuple(unfinished),
@@ -179,6 +183,7 @@ def read(paths: Sequence[Path]) -> Results:
         artefacts=tuple(artefacts),
         bills=tuple(dict.fromkeys(bill for sweep in sweeps for bill in sweep.bills)),
         shares=tuple(shares),
+        classes=class_names(zip(cells["dataset"], ordered["share"], ordered["record_words"], strict=True), shares),
         load=held.frame,
         arrays=held.columns,
         roots=tuple(filter(None, map(_root, map(Path, paths)))),

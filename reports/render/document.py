@@ -65,6 +65,35 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Shot:
+    """One attacked picture: PNG files of the clean one, the attacked one and their difference, and what is said of it.
+
+    times: by how much the difference is magnified; shown: width and height in pixels of the page; enlarged: whether a
+    pixel of the picture is several of these; words: the answers before and after; facts: the rest, a line each.
+    """
+
+    clean: bytes
+    attacked: bytes
+    difference: bytes
+    times: float
+    shown: tuple[int, int]
+    enlarged: bool
+    words: str
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Attacked pictures of one system under one threat; `png` bytes hold them all, to stand in a file."""
+
+    name: str
+    title: str
+    caption: str
+    shots: tuple[Shot, ...]
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Section:
     """A titled part; `passing` marks what differs between two runs of the same sweep and stays out of score files.
 
@@ -80,6 +109,7 @@ class Section:
     passing: bool = False
     order: int = 50
     href: str = ""
+    galleries: tuple[Gallery, ...] = ()
 
 
 @dataclass(frozen=True)

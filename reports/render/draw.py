@@ -49,13 +49,29 @@ class Figure:
 def draw(name: str, caption: str, size: tuple[float, float], paint: Callable[[Canvas], None]) -> Figure:
     """Paint one canvas of `size` inches and save it both ways; the same numbers give the same bytes."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        canvas = Canvas(figsize=size, layout="constrained")
-        FigureCanvasAgg(canvas)
-        paint(canvas)
-        png, svg = io.BytesIO(), io.StringIO()
-        canvas.savefig(png, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+        canvas, svg = _painted(size, paint), io.StringIO()
+        png = _png(canvas)
         canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Figure(name, caption, _for_page(svg.getvalue(), caption), png.getvalue())
+    return Figure(name, caption, _for_page(svg.getvalue(), caption), png)
+
+
+def raster(size: tuple[float, float], paint: Callable[[Canvas], None]) -> bytes:
+    """Paint one canvas of `size` inches as PNG bytes alone, for a file."""
+    with mpl.rc_context(_STYLE):
+        return _png(_painted(size, paint))
+
+
+def _painted(size: tuple[float, float], paint: Callable[[Canvas], None]) -> Canvas:
+    canvas = Canvas(figsize=size, layout="constrained")
+    FigureCanvasAgg(canvas)
+    paint(canvas)
+    return canvas
+
+
+def _png(canvas: Canvas) -> bytes:
+    stream = io.BytesIO()
+    canvas.savefig(stream, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _for_page(svg: str, caption: str) -> str:

@@ -5,6 +5,7 @@ a table has so many rows that they stand in a file beside it (`rows.py`).
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def environment() -> Environment:
     )  # fmt: skip
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
     environment.filters["breakable"] = _breakable
+    environment.filters["brief"] = "{:.3g}".format
+    environment.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
     return environment
 
 
@@ -39,7 +42,7 @@ def _breakable(name: str) -> Markup:
 def render(document: Document, *, csv: bool = True) -> dict[str, str]:
     """The page as text, and the rows of its longest tables in files beside it, by name. csv: whether csv files are."""
     files = {"css": "report.css", "tables_css": "tables.css", "js": "report.js", "rows_css": "rows.css",
-             "rows_js": "rows.js"}  # fmt: skip
+             "rows_js": "rows.js", "gallery_css": "gallery.css"}  # fmt: skip
     parts = {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in files.items()}
     template, most = environment().get_template("report.html.j2"), most_shown(document.sections)
     page = template.render(

@@ -58,6 +58,11 @@ def _section(section: Section) -> Iterator[str]:
         yield from ("", escape(line))
     for figure in section.figures:
         yield from ("", f"![{escape(figure.caption)}](figures/{figure.name}.png)")
+    for gallery in section.galleries:
+        yield from ("", f"### {escape(gallery.title)}", "", escape(gallery.caption), "")
+        yield f"![{escape(gallery.title)}](figures/{gallery.name}.png)"
+        yield ""
+        yield from (f"- {escape('; '.join((shot.words, *shot.facts)))}" for shot in gallery.shots)
     for table in section.tables:
         yield from ("", *_table(table))
 

@@ -16,12 +16,12 @@ from robustsuite.maths import stats
 from ..measure.calibration import expected_calibration_error, rms_calibration_error
 from ..measure.effective import residuals
 from ..measure.scores import rate
+from ..measure.selective import CONTROL
 from ..read.runs import Results
 from ..render.document import Entry, Table, accuracy, counted, split_constant, words
 from ..render.text import number, percent, plain, points, pvalue
 
 WHERE = ("dataset", "model", "seed")
-CONTROL = "unshifted"
 ATTRIBUTES = {
     "background": ("back", "inver", "lambda", "bg", "l20"), "size": ("size", "full", "0."),
     "position": ("pos", "rp"), "direction": ("dir", "rd"),

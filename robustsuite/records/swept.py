@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -84,3 +85,18 @@ class SweepFacts(Part):
     def shares(self) -> tuple[Part, ...]:
         """The sweeps that it is made of, itself where it is one."""
         return self.parts or (Part(cells=self.cells, names=self.names, entries=self.entries, sweep=self.sweep),)
+
+
+def class_names(
+    cells: Iterable[tuple[str, int, Mapping[str, str]]], shares: Sequence[Part]
+) -> dict[str, tuple[str, ...]]:
+    """What the classes of each data set are called, by its name in tables; nothing of one whose sweeps disagree.
+
+    cells: that name, whose of `shares` the cell is, and the words of its entries by axis.
+    """
+    said: dict[str, set[tuple[str, ...]]] = {}
+    for name, share, words in {(name, share, words["dataset"]) for name, share, words in cells}:
+        entry = shares[share].entries.get("dataset", {}).get(words)
+        if entry is not None and entry.classes:
+            said.setdefault(name, set()).add(entry.classes)
+    return {name: next(iter(found)) for name, found in said.items() if len(found) == 1}

@@ -1,0 +1,1 @@
+"""What single examples of a run say: pictures, classes, confidence."""
