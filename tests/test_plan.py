@@ -130,6 +130,15 @@ def test_a_stage_that_is_not_passed_is_inert() -> None:
     assert decision.same_as == bare.run_id
 
 
+def test_changing_the_train_set_of_what_comes_trained_is_inert() -> None:
+    def decisions(model: str, *defenses: Any) -> list[str]:
+        cells = planned(10, models=[model], threats=attacked("pgd"), defenses=["none", *defenses])
+        return [decision.status for cell, decision in cells if cell.attack]
+
+    assert decisions("python:tests.nets:linear", "jpeg", ["jpeg", "rift"]) == ["run", "inert", "run"]
+    assert decisions("recipe:cnn_2c2f?epochs=1", "jpeg") == ["run", "run"]
+
+
 def test_hidden_gradients_without_a_surrogate_are_unmeasured_for_those_who_need_them() -> None:
     cells = planned(threats=attacked("pgd", "square"), defenses=["rounded"])
     _, decision = only(cells, "pgd", "rounded")

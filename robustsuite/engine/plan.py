@@ -219,10 +219,20 @@ def decide(cell: Cell) -> Decision:
         return found
     if found := priced(cell) or scenario.decide(cell):
         return found
-    if cycle.defenses and all(d.card.place not in scenario.passes for d in cycle.defenses):
+    if why := _idle(cell):
         bare = replace(cell, lifecycle=replace(cycle, defenses=()))
-        return Decision("inert", "stage", f"no stage of it is passed in {scenario.name}", bare.run_id)
+        return Decision("inert", "stage", why, bare.run_id)
     return _hidden(card, cell)
+
+
+def _idle(cell: Cell) -> str:
+    """Why the cell's defenses change nothing in it, '' where they may."""
+    cycle, stages = cell.lifecycle, {d.card.place for d in cell.lifecycle.defenses}
+    if stages and stages.isdisjoint(cell.scenario.passes):
+        return f"no stage of it is passed in {cell.scenario.name}"
+    if stages == {"data"} and cycle.model.pretrained and not cycle.poison:
+        return f"{cycle.model.name} comes trained: nothing learns from the pictures that it changes"
+    return ""
 
 
 def _unseen(card: AttackCard, threat: Threat, cycle: Lifecycle) -> Decision | None:
