@@ -17,8 +17,8 @@ from robustsuite.app.api import run
 from robustsuite.errors import BadData, RobustsuiteError
 from robustsuite.records.cells import read_cell
 from robustsuite.reports import write_report
+from robustsuite.reports.boards.board_files import write_leaderboard
 from robustsuite.reports.measure.compare import compare
-from robustsuite.reports.publish.board_files import write_leaderboard
 from robustsuite.reports.read.runs import read
 
 SWEEP: dict[str, Any] = {

@@ -24,8 +24,8 @@ from robustsuite.records.schema import CellRecord, DataFacts, ModelFacts, Scenar
 from robustsuite.records.swept import Entry, Part
 from robustsuite.records.twins import tell_apart
 from robustsuite.reports import write_report
+from robustsuite.reports.boards.leaderboard import boards
 from robustsuite.reports.measure.compare import compare
-from robustsuite.reports.publish.leaderboard import boards
 from robustsuite.reports.read.runs import Results, read
 from robustsuite.serve.data import InputSpace
 

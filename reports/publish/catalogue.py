@@ -19,9 +19,9 @@ from markupsafe import Markup
 
 from robustsuite.config.taxonomy import worded
 
+from ..boards import site
 from ..render.document import Entry, Section, Table, words
-from . import site
-from .write import put
+from ..render.files import put
 
 if TYPE_CHECKING:
     from robustsuite.config.registry import Card

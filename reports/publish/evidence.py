@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from robustsuite.config import taxonomy
 from robustsuite.integrity.checks import PUBLISHED
 
+from ..boards import site
 from ..measure import coverage
 from ..measure.compare import title
 from ..measure.grades import label, shown
@@ -20,7 +21,6 @@ from ..render.text import number
 from ..render.text import words as spoken
 from ..sections.costs import made_with
 from ..sections.summary import cautions, rankings
-from . import site
 from .duties import Duty, duties, unclassed
 
 GAPS = (coverage.UNTESTED, coverage.UNFOUNDED)

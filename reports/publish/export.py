@@ -14,8 +14,8 @@ from robustsuite.records.cells import FILE
 from robustsuite.records.pictures import Kept
 
 from ..read.runs import Results, read
+from ..render.files import put
 from ..render.pictures import magnified, png
-from .write import put
 
 FORMATS = ("png", "npz")
 SAID = ("label", "prediction", "answer", "distance", FILE)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from robustsuite.errors import BadOutput, BadValue
+from robustsuite.errors import BadValue
 
 from ..across.budgets import budgets_section
 from ..across.models import models_section
@@ -30,6 +28,7 @@ from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
 from ..render.document import Document, Part, undefended, with_n
+from ..render.files import put
 from ..sections.checks_table import integrity_section, to_json
 from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
@@ -139,24 +138,3 @@ def _pngs(document: Document) -> dict[str, str | bytes]:
     drawn = {figure.name: figure.png for section in document.sections for figure in section.figures}
     drawn |= {gallery.name: gallery.png for section in document.sections for gallery in section.galleries}
     return {f"figures/{name}.png": png for name, png in drawn.items()}
-
-
-def put(file: Path, content: str | bytes) -> Path:
-    """Write one file aside, then rename it; raises BadOutput where that cannot be done."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            Path(aside).chmod(0o644)
-            os.replace(aside, file)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise BadOutput(
-            f"expected a folder to write into, got {str(file.parent)!r} ({error.strerror}); name another"
-        ) from error
-    return file

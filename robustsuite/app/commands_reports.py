@@ -32,8 +32,8 @@ def compare(
     """Whether NEW is significantly worse than BASE on the same images: exit code 1 if so, 3 if cells are missing."""
     from robustsuite.reports.measure.compare import compare as compared
     from robustsuite.reports.publish import gates
-    from robustsuite.reports.publish.write import put
     from robustsuite.reports.read.runs import read
+    from robustsuite.reports.render.files import put
 
     found = compared(read([base]), read([new]))
     for file, render in ((junit, gates.junit), (sarif, gates.sarif)):
@@ -83,7 +83,7 @@ def leaderboard(
     ] = None,
 ) -> None:
     """A static site: systems ranked under each threat, every number linked to its record and its examples."""
-    from robustsuite.reports.publish.board_files import write_leaderboard
+    from robustsuite.reports.boards.board_files import write_leaderboard
 
     files = write_leaderboard(runs, out, published or [])
     screen.print(f"{len(files)} files; open {files[0]}", markup=False, soft_wrap=True)

@@ -43,7 +43,7 @@ class Baseline:
         """Put this session's checks into the file, beside those of tests that were not run and of other sessions."""
         from filelock import FileLock
 
-        from robustsuite.reports.publish.write import put
+        from robustsuite.reports.render.files import put
 
         if self.file is not None and self.fresh:
             name = hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()

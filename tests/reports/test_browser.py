@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from report_store import Store
 
-from robustsuite.reports.publish.board_files import write_leaderboard
+from robustsuite.reports.boards.board_files import write_leaderboard
 
 pytestmark = pytest.mark.slow
 PHONE, DESK = (390, 800), (1280, 900)

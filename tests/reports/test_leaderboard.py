@@ -14,10 +14,10 @@ import pytest
 from report_store import DEFENSES, EPS, Store
 
 from robustsuite.errors import BadData
-from robustsuite.reports.publish.board_files import write_leaderboard
-from robustsuite.reports.publish.leaderboard import Board, Standing, boards
-from robustsuite.reports.publish.published import MARK, read_published
-from robustsuite.reports.publish.unions import union_rows
+from robustsuite.reports.boards.board_files import write_leaderboard
+from robustsuite.reports.boards.leaderboard import Board, Standing, boards
+from robustsuite.reports.boards.published import MARK, read_published
+from robustsuite.reports.boards.unions import union_rows
 from robustsuite.reports.read.runs import Results, read
 
 PAPER = {"link": "https://arxiv.org/abs/1905.13736", "name": "Unlabeled <i>Data</i>", "authors": "A, B",

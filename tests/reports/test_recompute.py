@@ -20,7 +20,7 @@ from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import Sweep, sweep_of
 from robustsuite.records.schema import CellRecord
 from robustsuite.records.swept import Part, SweepFacts
-from robustsuite.reports.publish.recompute import Again, again
+from robustsuite.reports.boards.recompute import Again, again
 from robustsuite.scenarios.cell import UNPLAYED, Cell
 from robustsuite.serve.data import Dataset, InputSpace, Split
 

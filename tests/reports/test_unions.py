@@ -16,14 +16,14 @@ from report_store import Store
 from robustsuite.errors import BadValue
 from robustsuite.maths import stats
 from robustsuite.reports import write_report
+from robustsuite.reports.boards.board_files import write_leaderboard
+from robustsuite.reports.boards.leaderboard import boards
 from robustsuite.reports.measure.kinds import auc
 from robustsuite.reports.measure.mce import ALEXNET, mce
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.seeds import TOGETHER, over_seeds
 from robustsuite.reports.measure.tables import corruption_errors
 from robustsuite.reports.measure.worst import worst_case
-from robustsuite.reports.publish.board_files import write_leaderboard
-from robustsuite.reports.publish.leaderboard import boards
 from robustsuite.reports.publish.overview import overview
 from robustsuite.reports.read.runs import read
 from robustsuite.reports.sections.attacked import worst_section

@@ -17,12 +17,12 @@ from robustsuite.records.schema import plain
 
 from ..measure.scores import Score, to_csv
 from ..read.runs import Results, read
+from ..render.files import put
 from . import site
 from .cell_pages import MANY, browse_page, cell_page
 from .leaderboard import Board, Standing, boards
 from .published import MARK, Published, read_published
 from .unions import union_name, union_page, union_rows
-from .write import put
 
 OURS = ("record", "share")
 """Of a cell's facts those that are no part of its record as a file."""

@@ -1,0 +1,1 @@
+"""Systems against one another, and every cell, as pages: the leaderboard and what it is made of."""
