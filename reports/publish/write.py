@@ -15,12 +15,16 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..answers.opening import cautions, short_answers
+from ..answers.steps import steps
+from ..answers.terms import glossary
 from ..measure import tables
 from ..measure.budgets import over_eps
 from ..measure.scores import scores as scored
 from ..measure.scores import to_csv
 from ..measure.seeds import over_seeds
 from ..measure.strength import attack_pairs
+from ..measure.worst import worst_case
 from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
@@ -28,7 +32,6 @@ from ..render.document import Document, Part, undefended, with_n
 from ..sections.checks_table import integrity_section, to_json
 from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
-from ..sections.summary import cautions, rankings, verdict
 from ..sections.training_findings import artefact_section
 
 FORMATS = ("html", "md", "latex", "csv")
@@ -91,9 +94,9 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
     shown = sorted((s for s in sections if s.tables or s.figures), key=lambda section: section.order)
     if not run.defended:
         shown = [undefended(section) for section in shown]
-    said = with_n([answer for part in parts for answer in part.answers])
-    worst = rankings(run)
-    return Document(run.title, run.note, tuple(made), tuple(cautions(run, worst)), said, tuple(shown), verdict(worst))
+    said = with_n(short_answers(run, table, [answer for part in parts for answer in part.answers]))
+    warned = tuple(cautions(run, worst_case(run)))
+    return Document(run.title, run.note, tuple(made), warned, said, tuple(shown), steps(run, table), glossary(shown))
 
 
 def added(run: Results, table: pd.DataFrame) -> list[Part]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..measure import tables
 from ..measure.grades import label, shown
-from ..measure.worst import GROUP, by_rank, paired
+from ..measure.worst import GROUP, by_rank, paired, worst_case
 from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
@@ -22,7 +22,6 @@ from .generic import WHERE, flags_or, groups, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
-from .summary import attacked, doubt, no_answer, rankings
 
 THREAT = GROUP[:-1]
 """What one table is about; several seeds of it stand in that table."""
@@ -31,7 +30,7 @@ THREAT = GROUP[:-1]
 @reported
 def part(run: Results, scores: pd.DataFrame) -> Part:
     """What evasion adds to a report."""
-    worst = rankings(run)
+    worst = worst_case(run)
     sections = (
         worst_section(worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
         query_section(run), ordered_section(run), paired_section(run),
@@ -40,7 +39,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
         "worst_case": worst, "paired": paired(run), "queries": distances(run).drop(columns="reached"),
         "query_costs": query_costs(run), "ordered_topk": ordered(run),
     }  # fmt: skip
-    return Part(sections, tuple(attacked(run, worst)), frames)
+    return Part(sections, frames=frames)
 
 
 def worst_section(worst: pd.DataFrame) -> Section:
@@ -97,6 +96,19 @@ def _worst_row(row: Mapping[Any, Any], rivals: int) -> tuple[Entry, ...]:
         counted(faced, f"{faced} of {faced + absent}"), counted(row["n"], number(row["n"])),
         Entry("; ".join(note for note in notes if note)),
     )  # fmt: skip
+
+
+def doubt(row: Mapping[Any, Any], rivals: int) -> str:
+    """Why a row of the worst-case table has no rank; of one system, which needs none, what is wrong with its number."""
+    return str(row["unranked"]) if rivals > 1 else str(row["unranked"]).removeprefix("not ranked: ")
+
+
+def no_answer(row: Mapping[Any, Any]) -> str:
+    """What would stand if answers that are gone were a defense, '' where none are."""
+    gone = row["or_no_answer"] - row["robust_accuracy"]
+    if not gone > 0:
+        return ""
+    return f"{percent(gone)} end rejected or in a tie, which is not right; {percent(row['or_no_answer'])} with these"
 
 
 def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:

@@ -15,13 +15,12 @@ from ..render.text import number
 from ..render.text import words as spoken
 from .figures import sandwiches
 from .generic import WHERE, groups, metric_entry, why
-from .summary import proven
 
 
 @reported
 def part(run: Results, scores: pd.DataFrame) -> Part:
     """What certification adds to a report."""
-    return Part((certified_section(run, scores, sandwiches(run)),), tuple(proven(run, scores)))
+    return Part((certified_section(run, scores, sandwiches(run)),))
 
 
 def certified_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:

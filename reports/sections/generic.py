@@ -106,6 +106,28 @@ def why(row: Mapping[Any, Any], flags: str) -> str:
     return "; ".join(part for part in (row["sentence"], same, flags) if part)
 
 
+LONG = 18
+"""Characters of a defense's name from which on it is a letter where it would head a column or a picture."""
+
+
+def letters(run: Results) -> dict[str, str]:
+    """Each defense's letter, A the first of the run's, as the terminal's key has them; none where no system has one."""
+    names = dict.fromkeys(run.cells["defense"])
+    return {str(name): _letter(i) for i, name in enumerate(names)} if run.defended else {}
+
+
+def _letter(i: int) -> str:
+    return chr(ord("A") + i) if i < 26 else f"A{i}"
+
+
+def across(run: Results, defenses: Sequence[str]) -> tuple[list[str], str]:
+    """What heads the column of each defense, letters where a name is long; and the key that a caption ends with."""
+    if not run.defended or all(len(plain(name)) <= LONG for name in defenses):
+        return [plain(name) for name in defenses], ""
+    known = letters(run)
+    return [known[name] for name in defenses], "; " + ", ".join(f"{known[name]} {plain(name)}" for name in defenses)
+
+
 def titled(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> list[str]:
     """A heading for each key of (threat, budget, ...), with of its other `names` those that tell it from its like."""
     heads = [f"{key[0]}: {key[1]}" if names[1] == "budget" and key[1] else str(key[0]) for key in keys]
