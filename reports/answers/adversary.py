@@ -53,6 +53,11 @@ def reach(budget: Budget) -> str:
     return f"with changes {seen} ({size})"
 
 
+def titled(who_attacks: str, budget: Budget) -> str:
+    """The two as a heading: 'An attacker who knows the model, with changes nobody sees (linf 8/255)'."""
+    return begun(", ".join(filter(None, (who_attacks, reach(budget)))))
+
+
 def share(value: float) -> str:
     """A share in whole per cent, for sentences: what is not all is not 100 %, what is not none is not 0 %."""
     if not math.isfinite(value):

@@ -46,10 +46,10 @@ def called(run: Results, defense: str, what: str) -> str:
     return plain(defense) if run.defended else what
 
 
-def subject(run: Results, where: Mapping[str, Any], *, named: str = "the model") -> str:
-    """What a sentence calls the model of an answer: 'the model', or its name, with its data, where there are several."""
+def subject(run: Results, where: Mapping[str, Any]) -> str:
+    """What a sentence calls the model of an answer: 'the model'; where there are several its name, and its data's."""
     several = [name for name in ("model", "dataset") if run.cells[name].nunique() > 1]
-    model = plain(str(where["model"])) if "model" in several else named
+    model = plain(str(where["model"])) if "model" in several else "the model"
     return model + (f" on {where['dataset']}" if "dataset" in several else "")
 
 

@@ -1,10 +1,9 @@
-"""Every other scenario in short: what its adversary reaches against each system, by the headline its records declare."""
+"""Every other scenario in short: what its adversary reaches against each system, by the headline of its records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ..render.text import interval, number, percent, plain
 from ..render.text import words as spoken
 from ..sections.generic import groups
 from . import cards
-from .adversary import begun, reach, share, who
+from .adversary import begun, share, titled, who
 from .cards import NONE_YET, OTHER, VERDICT
 
 OWN = ("evasion", "certification", "shift")
@@ -35,7 +34,8 @@ def contested(run: Results) -> Iterator[Answer]:
         if record.threat is None:
             continue
         budget = record.threat.budget
-        adversary = ", ".join(filter(None, (who(record), reach(budget))))
+        adversary = titled(who(record), budget)
+        adversary = adversary[:1].lower() + adversary[1:]
         head = f"{facts['threat']}: {facts['budget']}" if facts["budget"] else facts["threat"]
         found = list(contests(run, part, ("seed", "defense")))
         seeds = sorted({seed for seed, _ in (contest.system for contest in found)})
@@ -132,7 +132,6 @@ def _bar(several: Sequence[Contest], value: float, rate: bool, better: str) -> E
     note = "; ".join(sorted({c.unranked for c in several if c.unranked}))
     if rate and len(several) == 1 and np.isfinite(score.value):
         entry = accuracy(score.value, score.lo, score.hi)
-        entry = Entry(entry.text, entry.key, note, "INVALID" in doubted, "error" if better == "less" else "",
-                      None if doubted else entry.bar)  # fmt: skip
-        return entry
+        kind = "error" if better == "less" else ""
+        return Entry(entry.text, entry.key, note, "INVALID" in doubted, kind, None if doubted else entry.bar)
     return Entry(percent(value) if rate else number(value), value, note, "INVALID" in doubted)

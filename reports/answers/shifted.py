@@ -26,7 +26,7 @@ FEW = 3
 """Corruptions that a sentence names."""
 
 SETS = {
-    "imagenet_r": "renditions: drawings, toys, sculptures", "imagenet_a": "pictures chosen because networks fail on them",
+    "imagenet_r": "renditions: drawings, toys, sculptures", "imagenet_a": "pictures that networks are known to fail on",
     "imagenet_e": "edited background, size, position", "imagenet_w": "a watermark added",
     "imagenet_sketch": "sketches", "imagenetv2": "a test set collected anew",
 }  # fmt: skip
@@ -47,7 +47,8 @@ def corrupted(run: Results) -> Iterator[Answer]:
         meant = f"mean of {len(many)} corruption{'s' if len(many) > 1 else ''}{one_severity(run, shift, ' at ')}"
         which = meant if len(many) > FEW else cards.listed([str(name).replace("_", " ") for name in many])
         worst = begun(str(named.groupby("corruption", sort=False)["error"].mean().idxmax()).replace("_", " "))
-        title, sentences = f"Ordinary corruptions ({plain(str(shift))})", (f"{worst} costs most; {meant}.",)
+        title = f"Ordinary corruptions ({plain(str(shift))})"
+        sentences: tuple[str, ...] = (f"{worst} costs most; {meant}.",)
         over = cards.of(several, facts)
         if len(over):
             over = over.sort_values("mean", kind="stable")
@@ -94,7 +95,7 @@ def _corrupted(
     clean = part.loc[part["defense"] == lead["defense"], "clean_error"].mean()
     by = "" if lead["defense"] == "none" else f" with {plain(lead['defense'])}"
     said = f"With no attacker at all, ordinary corruptions ({which}) make {cards.subject(run, facts)}{by} wrong on "
-    said += share(lead["error"]) + (f" of images, without them {share(clean)}." if np.isfinite(clean) else " of images.")
+    said += f"{share(lead['error'])} of images" + (f", without them {share(clean)}." if np.isfinite(clean) else ".")
     if own is None or best is None:
         return (said,)
     better = best["error"] < own["error"] and share(best["error"]) != share(own["error"])
@@ -132,8 +133,7 @@ def _set(run: Results, shift: str, where: Sequence[Any], several: Sequence[Membe
     figures = cards.numbers(run, RIGHT, *_two(sound, "value"), "value")
     if len(rows) == 1 and np.isfinite(rows[0]["clean"]):
         figures += ((f"{RIGHT}, clean pictures", f"{100 * rows[0]['clean']:.1f} %", "", ""),)
-    bars = tuple(("", cards.called(run, r["defense"], RIGHT), accuracy(r["value"], r["lo"], r["hi"], struck=r["struck"]))
-                 for r in rows)  # fmt: skip
+    bars = tuple(("", cards.called(run, row["defense"], RIGHT), _right(row)) for row in rows)
     own = next((row for row in rows if row["defense"] == "none"), rows[0])
     clean = own["clean"]
     sentences = (
@@ -143,6 +143,11 @@ def _set(run: Results, shift: str, where: Sequence[Any], several: Sequence[Membe
     title = f"Other pictures: {plain(shift)}" + (f" ({kind})" if kind else "")
     return Answer(title, cards.place(where, shift), figures, bars, sentences, int(min(row["n"] for row in rows)), said,
                   (VERDICT, SHIFT, 1.0, 0.0))  # fmt: skip
+
+
+def _right(row: Row) -> Entry:
+    entry = accuracy(row["value"], row["lo"], row["hi"])
+    return Entry(entry.text, entry.key, "failed a check", struck=True) if row["struck"] else entry
 
 
 def _natural(run: Results, facts: Mapping[str, Any], sets: Mapping[str, Sequence[Member]]) -> tuple[str, ...]:

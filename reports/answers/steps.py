@@ -1,4 +1,4 @@
-"""What to do next, read from what a run lacks: each step only where it applies, the one that could change most first."""
+"""What to do next, read from what a run lacks: each step only where it applies, what could change most first."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def _mend(run: Results) -> Iterator[str]:
         flags = [flag for row in invalid["flags"] for flag in row if flag.get("level") == "fail"]
         names = list(dict.fromkeys(str(flag["name"]) for flag in flags))
         detail = next((_told(flag["detail"]) for flag in flags if flag.get("detail")), "")
-        yield (f"Find out why {len(invalid)} cell{'s' if len(invalid) > 1 else ''} failed a check "
-               f"({', '.join(names)}{': ' + detail if detail else ''}): until then these numbers say nothing.")  # fmt: skip
+        raised = ", ".join(names) + (f": {detail}" if detail else "")
+        cells = f"{len(invalid)} cell{'s' if len(invalid) > 1 else ''}"
+        yield f"Find out why {cells} failed a check ({raised}): until then these numbers say nothing."
 
 
 def _strengthen(run: Results) -> Iterator[str]:
@@ -84,7 +85,7 @@ def _white_box(run: Results) -> Iterator[str]:
         yield ("Add an attacker who knows the model: a threat with `access: white_box` and `attacks: [autoattack]` or "
                "`[ensemble]`; what weaker ones leave is no robustness.")  # fmt: skip
     else:
-        yield ("Ask for a copy of the model that passes gradients, and attack that: what this service shows lets nobody "
+        yield ("Ask for a copy of the model that passes gradients, and attack that: what this one shows lets nobody "
                "play the strongest attacker.")  # fmt: skip
 
 
@@ -101,8 +102,8 @@ def _certify(run: Results, table: pd.DataFrame) -> Iterator[str]:
         size = f"{norm}: {radius_words(wanted, norm)}"
         if not asked:
             how = "lirpa" if norm == "linf" else "smoothing, behind randomized_smoothing"
-            yield (f"Ask for a proof at the attacked radius: a threat with `scenario: certification`, `budget: {{{size}}}`"
-                   f" and {how}; attacks alone never show that nothing worse exists.")  # fmt: skip
+            yield (f"Ask for a proof at the attacked radius: `scenario: certification`, `budget: {{{size}}}` "
+                   f"by {how}; attacks alone never show that nothing worse exists.")  # fmt: skip
         elif max(asked) < wanted * (1 - 1e-6):
             yield (f"Certify at the attacked radius, {norm} {radius_words(wanted, norm)}: proofs were asked for up to "
                    f"{radius_words(max(asked), norm)} only.")  # fmt: skip
@@ -119,8 +120,8 @@ def _refused(run: Results) -> Iterator[str]:
         cells = f"{len(part)} cell{'s' if len(part) > 1 else ''}"
         defenses = [plain(str(name)) for name in dict.fromkeys(part["defense"])]
         who = f"{cards.listed(defenses[:3])}{' and others' if len(defenses) > 3 else ''}"
-        yield begun(f"{cells} ({who}) {'was' if len(part) == 1 else 'were'} {status}: {_told(sentence) or 'no reason given'}"
-                    f"{_grant(part)}.")  # fmt: skip
+        why = _told(sentence) or "no reason given"
+        yield begun(f"{cells} ({who}) {'was' if len(part) == 1 else 'were'} {status}: {why}{_grant(part)}.")
 
 
 def _grant(part: pd.DataFrame) -> str:

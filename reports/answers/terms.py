@@ -11,12 +11,12 @@ TERMS = {
     "unattacked counts as wrong.",
     "certified accuracy": "the share of images that are right and for which a proof says that no change within the "
     "radius moves the answer.",
-    "linf": "how far an image may be changed: no pixel value by more than the radius, of a range from 0 to 1 (8/255 are "
-    "8 of the 255 levels of a screen).",
+    "linf": "how far an image may be changed: no pixel value by more than the radius, of a range from 0 to 1 (8/255 "
+    "are 8 of the 255 levels of a screen).",
     "l2": "how far an image may be changed: the Euclidean length of the change, pixel values from 0 to 1.",
-    "screening": "too few images, steps or questions for a number that is published; what is missing stands beside it.",
-    "SOUND": "no check raised anything, and two kinds of attack of sufficient strength agree; SOUND and CERTIFIED alone "
-    "are ranked.",
+    "screening": "too few images, steps or questions for a number to be published; what is missing stands beside it.",
+    "SOUND": "no check raised anything, and two kinds of attack of sufficient strength agree; SOUND and CERTIFIED "
+    "alone are ranked.",
     "PROVISIONAL": "a check raised a warning: the number is an upper bound (≤), the true one may be far lower.",
     "INVALID": "a check failed: the number is struck through and says nothing.",
     "refused": "the attack needs what the threat does not grant, or does not fit; no number, which is not 0.",
@@ -26,9 +26,9 @@ TERMS = {
     "p (Holm)": "how likely a difference this large is by chance, corrected for all comparisons of the table.",
     "mCE": "mean corruption error: errors in per cent of AlexNet's, averaged over the corruptions; lower is better.",
     "gap": "accuracy on the shifted images minus that on clean images of the same classes, in points.",
-    "ECE": "expected calibration error: how far stated confidence and the share that is right lie apart, averaged over "
-    "the images.",
-    "RMS cal.": "root mean square calibration error: the same as a root mean square, which weighs large deviations more.",
+    "ECE": "expected calibration error: how far stated confidence and the share that is right lie apart, averaged "
+    "over the images.",
+    "RMS cal.": "root mean square calibration error: the same as a root mean square, where large ones count more.",
     "effective robustness": "accuracy under a shift beyond what clean accuracy alone predicts, by the line through the "
     "systems of this run.",
     "attack success": "the share of images with the trigger that get the answer the poisoner wants.",

@@ -35,8 +35,9 @@ def environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may break after its separators, escaped."""
-    return Markup(re.sub(r"(?<=[_+,])(?=\w)|(?<=\w)(?=\()", "<wbr>", str(escape(name))))
+    """Text whose names may break after their separators, and whose numbers stay beside their per cent; escaped."""
+    together = name.replace(" %", "\u00a0%")
+    return Markup(re.sub(r"(?<=[_+,])(?=\w)|(?<=\w)(?=\()", "<wbr>", str(escape(together))))
 
 
 def _coded(step: str) -> Markup:

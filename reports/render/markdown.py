@@ -17,7 +17,8 @@ def render(document: Document) -> str:
         ", ".join(f"{count} {name}" for name, count in document.counts) + ".",
         "",
     ]
-    lines += [f"{i}. **{escape(said[0])}** {escape(' '.join(said[1:]))}".rstrip() for i, said in enumerate(document.said, 1)]
+    for i, (first, *others) in enumerate(document.said, 1):
+        lines.append(f"{i}. **{escape(first)}** {escape(' '.join(others))}".rstrip())
     if document.steps:
         lines += ["", "What to do next:", "", *(f"- {_step(step)}" for step in document.steps)]
     lines += ["", *(f"- **{escape(caution)}**" for caution in document.cautions)]

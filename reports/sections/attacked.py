@@ -18,7 +18,7 @@ from ..render.document import Entry, Part, Section, Table, accuracy, counted, sp
 from ..render.draw import Figure
 from ..render.text import number, percent, points, pvalue, ranks
 from . import figures
-from .generic import WHERE, flags_or, groups, titled, why
+from .generic import WHERE, flags_or, groups, slim, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
@@ -63,7 +63,7 @@ def worst_section(worst: pd.DataFrame) -> Section:
             "n",
             "notes",
         )
-        found.append(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv"))
+        found.append(slim(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv")))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
         "exact 95 % interval; one that ends rejected, or in a tie, is not right."
@@ -127,7 +127,7 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
                      Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
     columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
     every = "Every attack, every defense" if run.defended else "Every attack"
-    table = Table("attacks", every, caption, columns, tuple(rows))
+    table = slim(Table("attacks", every, caption, columns, tuple(rows)))
     lead = (
         "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
         "cells have no number, and say why below.",

@@ -14,7 +14,11 @@ from ..render.document import Entry, Section, Table, counted, split_constant, wo
 from ..render.text import duration, number, size
 
 _FACTS = ("suite_version", "commit", "dirty", "device", "dtype", "packages", "canaries")
-_HASHES = (("model", "weights_sha256"), ("dataset", "data_sha256"))
+_HASHES = (
+    ("model", "weights_sha256", {"defense": "defense {}", "seed": "seed {}"}),
+    ("dataset", "data_sha256", {"shift": "{}", "corruption": "{}", "severity": "severity {:g}", "n": "{:g} images"}),
+)
+"""Of what, the column of its hash, and what tells several hashes of one name apart, in words."""
 
 
 def cost_section(run: Results) -> Section:
@@ -62,18 +66,24 @@ def provenance_section(run: Results) -> Section:
         for name in _FACTS
         for value in _distinct(run.cells[name])
     ]
-    for what, name in _HASHES:
-        pairs = run.cells.loc[run.cells[name] != "", [what, name]].drop_duplicates()
-        rows += [
-            (words(f"sha256 of {row[what]}"), Entry(row[name], kind="code"))
-            for row in pairs.to_dict("records")
-        ]
+    rows += [(words(f"sha256 of {of}"), Entry(value, kind="code")) for of, value in _hashes(run.cells)]
     started = sorted(value for value in run.cells["started"] if value)
     if started:
         rows.append((words("first cell started"), Entry(started[0])))
         rows.append((words("last cell started"), Entry(started[-1])))
     table = Table("provenance", "Made with", "", ("what", "value"), tuple(rows), "")
     return Section("provenance", "Provenance", (), (table,), passing=True, order=91)
+
+
+def _hashes(cells: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """What each hash is of, and the hash: weights as a defense leaves them, pictures with how many or which they are."""
+    for what, name, told in _HASHES:
+        pairs = cells.loc[cells[name] != "", [what, name, *told]].drop_duplicates([what, name])
+        alike = pairs.groupby(what)[name].transform("size") > 1
+        for row, several in zip(pairs.to_dict("records"), alike, strict=True):
+            known = {part: row[part] for part in told if not pd.isna(row[part]) and row[part] != ""}
+            apart = [told[part].format(value) for part, value in known.items()]
+            yield f"{row[what]}: {', '.join(apart)}" if several else str(row[what]), row[name]
 
 
 def _distinct(values: pd.Series) -> Iterator[str]:

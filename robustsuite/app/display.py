@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ LOOK = 2.0
 Kind = tuple[str, ...]
 Kinds = tuple[Kind, ...]
 """From the nearest to all."""
+
+BAR, SPACES = 14, 4
+"""Columns of the bar on a terminal, and those between the parts of its line."""
 
 PLAIN_EVERY = 5.0
 """Seconds between two lines where the output is no terminal."""
@@ -103,7 +107,7 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
     clock = Clock(missing, estimate(missing) if missing else {}, workers)
     if screen.is_terminal:
         text = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
-        columns = (BarColumn(20), MofNCompleteColumn(), *text)
+        columns = (BarColumn(BAR), MofNCompleteColumn(), *text)
         with Bar(*columns, console=screen, transient=True) as bar:
             task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing), left="")
 
@@ -111,13 +115,35 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
                 clock.finished(record)
                 bar.update(task, advance=1, left=clock.left())
 
-            def starts(cell: Cell, part: int, parts: int) -> None:
-                place = f", part {part}/{parts}" if parts > 1 else ""
-                bar.update(task, description=escape(label(cell)[: 40 - len(place)] + place))
+            def room() -> int:
+                return screen.width - BAR - len(f"{len(cells)}/{len(cells)}") - len(clock.left()) - SPACES
 
-            yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[:40])))
+            def starts(cell: Cell, part: int, parts: int) -> None:
+                place = f", {part}/{parts}" if parts > 1 else ""
+                bar.update(task, description=escape(shortened(cell, room() - len(place)) + place))
+
+            yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[: room()])))
         return
     yield _plain(len(cells), len(cells) - len(missing), clock, screen)
+
+
+def shortened(cell: Cell, width: int) -> str:
+    """What is computed, in so many columns: the attack and the defense with their parameters, or without, or cut.
+
+    Both halves are cut before either is lost: a line that ends ahead of the defense looks the same for each of them.
+    """
+    whole = label(cell)
+    if len(whole) <= width:
+        return whole
+    what, on, defense = whole.partition(" on ")
+    bare = [re.sub(r"\([^()]*\)", "", half) for half in (what, defense)]
+    left = max(2, width - len(on))
+    first = min(len(bare[0]), max(left - len(bare[1]), left // 2)) if on else left
+    return _cut(bare[0], first) + on + (_cut(bare[1], left - first) if on else "")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
 def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
