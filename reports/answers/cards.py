@@ -53,6 +53,12 @@ def subject(run: Results, where: Mapping[str, Any]) -> str:
     return model + (f" on {where['dataset']}" if "dataset" in several else "")
 
 
+def whose(run: Results, where: Mapping[str, Any]) -> str:
+    """' of resnet20' in a heading, where there are several models; else nothing."""
+    name = subject(run, where)
+    return "" if name == "the model" else f" of {name}"
+
+
 def place(where: Sequence[Any], head: str = "", goal: str = "") -> str:
     """The line below an answer's title: the threat as the sweep calls it, goal, data, model and seed."""
     dataset, model, seed = where

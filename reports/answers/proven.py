@@ -30,7 +30,7 @@ def proven(run: Results, table: pd.DataFrame) -> Iterator[Answer]:
         facts = dict(zip(KEY, key, strict=True))
         eps, norm = run.budgets[str(facts["budget"])]
         size = f"{norm} {radius_words(eps or 0.0, norm)}"
-        title, head = f"Proven within {size}", f"{facts['threat']}: {facts['budget']}"
+        title, head = f"Proven{cards.whose(run, facts)} within {size}", f"{facts['threat']}: {facts['budget']}"
         means = cards.of(over_seeds(run), {"scenario": "certification", **facts})
         means = means[means["metric"] != "clean_accuracy"] if len(means) else means
         at = whole[whole["metric"] == f"certified_accuracy@{eps or 0.0:.6g}"]
@@ -38,7 +38,8 @@ def proven(run: Results, table: pd.DataFrame) -> Iterator[Answer]:
         if not len(part):
             cells = cards.of(run.cells, {"scenario": "certification", **facts}).to_dict("records")
             where = cards.place((facts["dataset"], facts["model"], 0), head)
-            yield cards.not_measured(title, where, f"a proof within {size}", cells, (PROOF, 0.0, 0.0))
+            what = f"a proof{cards.whose(run, facts)} within {size}"
+            yield cards.not_measured(title, where, what, cells, (PROOF, 0.0, 0.0))
             continue
         said, standing = _said(run, facts, means, part, size)
         order = (standing, PROOF, 0.0, -float(part["value"].max()))
@@ -74,10 +75,10 @@ def _said(
         seeds = f" (mean of {means['seeds'].max()} seeds)"
     else:
         rows, seeds = part[~part["grade"].isin(DOUBTED)], ""
-    it = cards.subject(run, facts)
+    it, of = cards.subject(run, facts), cards.whose(run, facts)
     if not len(rows):
         flags = ", ".join(sorted({name for names in part["flags"] for name in str(names).split(";") if name}))
-        return (f"No verdict yet on proofs within {size}: their numbers are in doubt ({flags}).",), NONE_YET
+        return (f"No verdict yet on proofs{of} within {size}: their numbers are in doubt ({flags}).",), NONE_YET
     ranked = rows.sort_values("value", ascending=False, kind="stable").to_dict("records")
     if not ranked[0]["value"]:
         return (f"Nothing is proven of {it} within {size}: of {number(ranked[0]['n'])} images none.",), VERDICT

@@ -47,7 +47,7 @@ def corrupted(run: Results) -> Iterator[Answer]:
         meant = f"mean of {len(many)} corruption{'s' if len(many) > 1 else ''}{one_severity(run, shift, ' at ')}"
         which = meant if len(many) > FEW else cards.listed([str(name).replace("_", " ") for name in many])
         worst = begun(str(named.groupby("corruption", sort=False)["error"].mean().idxmax()).replace("_", " "))
-        title = f"Ordinary corruptions ({plain(str(shift))})"
+        title = f"Ordinary corruptions ({plain(str(shift))}){_named(cards.subject(run, facts))}"
         sentences: tuple[str, ...] = (f"{worst} costs most; {meant}.",)
         over = cards.of(several, facts)
         if len(over):
@@ -140,9 +140,15 @@ def _set(run: Results, shift: str, where: Sequence[Any], several: Sequence[Membe
         (f"On the clean pictures of the same classes {share(clean)} are right.",) if np.isfinite(clean) else ()
     )
     kind = SETS.get(several[0]["set"], "")
-    title = f"Other pictures: {plain(shift)}" + (f" ({kind})" if kind else "")
+    name = cards.subject(run, dict(zip(WHERE, where, strict=True)))
+    title = f"Other pictures: {plain(shift)}" + (f" ({kind})" if kind else "") + _named(name)
     return Answer(title, cards.place(where, shift), figures, bars, sentences, int(min(row["n"] for row in rows)), said,
                   (VERDICT, SHIFT, 1.0, 0.0))  # fmt: skip
+
+
+def _named(subject: str) -> str:
+    """What a title ends with, where there are several models."""
+    return "" if subject == "the model" else f", {subject}"
 
 
 def _right(row: Row) -> Entry:

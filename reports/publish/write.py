@@ -33,8 +33,11 @@ from ..sections.checks_table import integrity_section, to_json
 from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
 from ..sections.training_findings import artefact_section
+from . import pdf
 
 FORMATS = ("html", "md", "latex", "csv")
+ASKED = ("pdf",)
+"""Formats that are written only when they are asked for by name."""
 
 
 @uncollected()
@@ -42,14 +45,14 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     """Write the report of one or several run folders into `out`; returns the files written.
 
     Files about scores hold no time, date or path, so two runs of one sweep give the same bytes; what a run cost stands
-    in costs.csv, costs.md and the html page. Raises BadValue for an unknown format, BadData for an unreadable run,
-    BadOutput where `out` cannot be written.
+    in costs.csv, costs.md and the html page, which a browser prints as `pdf`, last, where that is asked for by name.
+    Raises BadValue for an unknown format or where no browser can print, BadData for an unreadable run, BadOutput where
+    `out` cannot be written.
     """
-    unknown = [name for name in formats if name not in FORMATS]
+    known = (*FORMATS, *ASKED)
+    unknown = [name for name in formats if name not in known]
     if unknown or not formats:
-        raise BadValue(
-            f"expected formats among {', '.join(FORMATS)}, got {unknown or list(formats)!r}; name one of them"
-        )
+        raise BadValue(f"expected formats among {', '.join(known)}, got {unknown or list(formats)!r}; name one of them")
     run = read(runs)
     table = scored(run)
     parts = added(run, table)
@@ -67,7 +70,10 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     files: dict[str, str | bytes] = {}
     for name in FORMATS:
         files |= render[name]() if name in formats else {}
-    return [put(Path(out) / name, content) for name, content in files.items()]
+    written = [put(Path(out) / name, content) for name, content in files.items()]
+    if "pdf" in formats:  # after the others are there: a machine may have no browser
+        written.append(put(Path(out) / "report.pdf", pdf.printed(html.render(document, csv=False)["report.html"])))
+    return written
 
 
 def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> Document:

@@ -122,10 +122,10 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
     for row in head.to_dict("records"):
         clean, note = clean_rates.get(row["run_id"], float("nan")), why(row, flags[row["run_id"]])
         rows.append((*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-                     *_value(row, flags[row["run_id"]]), counted(_or(clean), percent(clean)),
+                     *_value(row, flags[row["run_id"]]), Entry(note), counted(_or(clean), percent(clean)),
                      counted(row["n"], number(row["n"]) if row["n"] else "–"),
-                     Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
-    columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
+                     Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
+    columns = (*names, "attack", "defense", "robust accuracy", "status", "notes", "no attack", "n", "run")
     every = "Every attack, every defense" if run.defended else "Every attack"
     table = slim(Table("attacks", every, caption, columns, tuple(rows)))
     lead = (

@@ -16,7 +16,7 @@ from ..render.draw import INK, LINES, Figure, draw, radius_axes, slug, where
 from ..render.text import number, short
 from ..render.text import words as spoken
 from .figures import called, drawn, key_of
-from .generic import WHERE, groups, metric_entry, why
+from .generic import WHERE, groups, metric_entry, slim, why
 
 REACH = 16
 """An attack's point stands beside the proofs up to so many times their radius; further out, proofs would be a dot."""
@@ -42,19 +42,19 @@ def certified_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure
             values = {row["metric"]: row for row in cell.to_dict("records")}
             rows.append((*(words(first[name]) for name in names), words(first["defense"]), words(first["attack"]),
                          Entry(first["status"], kind=first["status"]),
+                         Entry(why(first, flags[str(run_id)])),
                          *(metric_entry(values.get(metric), flags[str(run_id)]) for metric in metrics),
-                         counted(first["n"], number(first["n"]) if first["n"] else "–"),
-                         Entry(why(first, flags[str(run_id)]))))  # fmt: skip
+                         counted(first["n"], number(first["n"]) if first["n"] else "–")))  # fmt: skip
         columns = (
             *names,
             "defense",
             "certifier",
             "status",
+            "notes",
             *(spoken(m, run.budgets[str(budget)][1]) for m in metrics),
             "n",
-            "notes",
         )
-        found.append(Table(f"certified-{i + 1}", f"{threat}: {budget}", caption, columns, tuple(rows)))
+        found.append(slim(Table(f"certified-{i + 1}", f"{threat}: {budget}", caption, columns, tuple(rows))))
     lead = (
         "A proof holds for every perturbation inside its radius, an attack shows one that breaks; the truth lies "
         "between.",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,10 +16,10 @@ from ..render.text import duration, number, size
 
 _FACTS = ("suite_version", "commit", "dirty", "device", "dtype", "packages", "canaries")
 _HASHES = (
-    ("model", "weights_sha256", {"defense": "defense {}", "seed": "seed {}"}),
-    ("dataset", "data_sha256", {"shift": "{}", "corruption": "{}", "severity": "severity {:g}", "n": "{:g} images"}),
+    (["model", "defense"], "weights_sha256", ("seed", "seed {:g}")),
+    (["dataset", "shift", "corruption", "severity"], "data_sha256", ("n", "{:g} images")),
 )
-"""Of what, the column of its hash, and what tells several hashes of one name apart, in words."""
+"""Hashes, what tells apart the things that they are of, and what does where that is not enough, in words."""
 
 
 def cost_section(run: Results) -> Section:
@@ -61,12 +62,7 @@ def _per_image(seconds: float, n: float) -> Entry:
 
 def provenance_section(run: Results) -> Section:
     """Versions, commit, device, canaries and hashes: what a reader needs to ask for the same numbers again."""
-    rows = [
-        (words(name.replace("_", " ")), Entry(value))
-        for name in _FACTS
-        for value in _distinct(run.cells[name])
-    ]
-    rows += [(words(f"sha256 of {of}"), Entry(value, kind="code")) for of, value in _hashes(run.cells)]
+    rows = made_with(run)
     started = sorted(value for value in run.cells["started"] if value)
     if started:
         rows.append((words("first cell started"), Entry(started[0])))
@@ -75,15 +71,27 @@ def provenance_section(run: Results) -> Section:
     return Section("provenance", "Provenance", (), (table,), passing=True, order=91)
 
 
-def _hashes(cells: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """What each hash is of, and the hash: weights as a defense leaves them, pictures with how many or which they are."""
-    for what, name, told in _HASHES:
-        pairs = cells.loc[cells[name] != "", [what, name, *told]].drop_duplicates([what, name])
-        alike = pairs.groupby(what)[name].transform("size") > 1
-        for row, several in zip(pairs.to_dict("records"), alike, strict=True):
-            known = {part: row[part] for part in told if not pd.isna(row[part]) and row[part] != ""}
-            apart = [told[part].format(value) for part, value in known.items()]
-            yield f"{row[what]}: {', '.join(apart)}" if several else str(row[what]), row[name]
+def made_with(run: Results) -> list[tuple[Entry, Entry]]:
+    """Versions, commit, device, canaries and hashes, each value once."""
+    rows = [
+        (words(name.replace("_", " ")), Entry(value))
+        for name in _FACTS
+        for value in _distinct(run.cells[name])
+    ]
+    for what, name, (last, said) in _HASHES:
+        found = run.cells.loc[run.cells[name] != "", [*what, last, name]].drop_duplicates().to_dict("records")
+        known = {row[name]: (_called([row[key] for key in what]), said.format(row[last])) for row in reversed(found)}
+        times = Counter(called for called, _ in known.values())
+        for value, (called, apart) in reversed(known.items()):
+            of = f"{called}, {apart}" if times[called] > 1 else called
+            rows.append((words(f"sha256 of {of}"), Entry(value, kind="code")))
+    return rows
+
+
+def _called(parts: Sequence[Any]) -> str:
+    """What a hash is of, in words: 'scenes, imagenet_c, fog, 3', 'cnn, crossmax'."""
+    said = [f"{part:g}" if isinstance(part, float) else str(part) for part in parts if part == part]
+    return ", ".join(part for part in said if part not in ("", "none", "clean"))
 
 
 def _distinct(values: pd.Series) -> Iterator[str]:

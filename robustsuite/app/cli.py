@@ -145,7 +145,9 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; <run>/report by default.")] = None,
-    formats: Annotated[str, typer.Option("--format", help="Any of html,md,latex,csv.")] = "html,md,latex,csv",
+    formats: Annotated[
+        str, typer.Option("--format", help="Any of html,md,latex,csv, and, by name alone, pdf.")
+    ] = "html,md,latex,csv",
 ) -> None:
     """Tables and figures from stored rows."""
     from robustsuite.reports import write_report
