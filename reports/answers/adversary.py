@@ -22,7 +22,7 @@ def knows(record: CellRecord) -> int:
 
 
 def who(record: CellRecord) -> str:
-    """'an attacker who sees the model's scores, in 500 questions an image'."""
+    """'an attacker who sees the model's scores (500 questions an image)'."""
     budget = record.threat.budget if record.threat else Budget()
     if record.scenario.name in ("poisoning", "unlearnable"):
         return f"whoever poisons {_rate(budget.poison_rate)} of the training data"
@@ -31,9 +31,10 @@ def who(record: CellRecord) -> str:
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""
-    asked = f", in {_counted(budget.queries)} an image" if budget.queries else ""
-    asked += f", in {_counted(budget.queries_total)} in all" if budget.queries_total else ""
-    return f"an attacker who {KNOWS[knows(record)]}{own}{asked}"
+    asked = [f"{_counted(budget.queries)} an image"] if budget.queries else []
+    asked += [f"{_counted(budget.queries_total)} in all"] if budget.queries_total else []
+    limit = f" ({', '.join(asked)})" if asked else ""
+    return f"an attacker who {KNOWS[knows(record)]}{own}{limit}"
 
 
 def reach(budget: Budget) -> str:

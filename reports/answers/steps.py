@@ -140,7 +140,7 @@ def _more_images(run: Results) -> Iterator[str]:
     if len(worst) and len(sound) and worst["n"].max() < PUBLISHED:
         n = float(worst["n"].max())
         yield (f"Before publishing, take {PUBLISHED} images: the same command with `--first {PUBLISHED}`; on "
-               f"{number(n)} images a rate is known to ± {_half(n):.0f} points.")  # fmt: skip
+               f"{number(n)} images a rate is known to within {_half(n):.0f} points.")  # fmt: skip
 
 
 def _told(text: object) -> str:

@@ -56,7 +56,8 @@ def printed(page: str) -> bytes:
 def _run(command: list[str]) -> str:
     """Run the browser to its end; what became of it, in words."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+        quiet = subprocess.DEVNULL
+        done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return f"nothing within {PATIENCE:.0f} s"
     except OSError as error:
