@@ -163,16 +163,16 @@ def _differs(run: Results, key: Row, defense: str) -> bool:
 def _needs_less(run: Results, here: Facing, all_of: Sequence[Facing]) -> str:
     """Of a weak adversary: what one who has more makes wrong, where that is more."""
     mine = here.broken.wrong if here.broken else -1.0
+    size = (here.budget.norm, here.budget.eps)
     stronger = [
-        (knows(other.record), told.wrong, other) for other in all_of
+        ((other.budget.norm, other.budget.eps) == size, knows(other.record), told.wrong, other) for other in all_of
         if (told := other.broken) and all(other.key[name] == here.key[name] for name in ("dataset", "model"))
         and knows(other.record) > knows(here.record) and told.wrong > mine
     ]  # fmt: skip
     if not stronger:
         return ""
-    _, wrong, most = max(stronger, key=lambda each: each[:2])
-    budget, least = most.budget, "" if most.lead else "at least "
-    far = f", {reach(budget)}" if (budget.norm, budget.eps) != (here.budget.norm, here.budget.eps) else ""
+    same, _, wrong, most = max(stronger, key=lambda each: each[:3])
+    least, far = "" if most.lead else "at least ", "" if same else f", {reach(most.budget)}"
     return begun(f"{adversary(run, most.key, most.record)} makes it wrong on {least}{share(wrong)}{far}")
 
 

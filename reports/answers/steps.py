@@ -56,17 +56,21 @@ def _mend(run: Results) -> Iterator[str]:
 
 def _strengthen(run: Results) -> Iterator[str]:
     """What each threat that rests on too little lacks: more of what was played, and what its flag says to add."""
+    wanted: dict[str, list[str]] = {}
     for (threat,), part in groups(run.cells[run.cells["scenario"] == "evasion"], ("threat",)):
-        weak = [(cell, flag) for cell in part.to_dict("records") for flag in cell["flags"]
-                if flag.get("name") in ("weak_alone", "one_family")]  # fmt: skip
-        if not weak:
-            continue
-        short = dict.fromkeys(f"{cell['attack']} with {_least(words)}" for cell in part.to_dict("records")
-                              if cell["status"] == "done" for words in shortfalls(cell["record"]))  # fmt: skip
-        told = _told(weak[0][1].get("detail")).rpartition("; ")[2]
-        more = [words for words in told.split(", or ") if words.startswith("add ")]
-        wanted = [f"play {cards.listed(list(short)[:3])}"] if short else []
-        yield f"For a verdict under {threat}: {', or '.join([*wanted, *more]) or 'add an attack of another kind'}."
+        cells = part.to_dict("records")
+        weak = [flag for cell in cells for flag in cell["flags"] if flag.get("name") in ("weak_alone", "one_family")]
+        if weak:
+            short = dict.fromkeys(f"{cell['attack']} with {_least(words)}" for cell in cells if cell["status"] == "done"
+                                  for words in shortfalls(cell["record"]))  # fmt: skip
+            told = _told(weak[0].get("detail")).rpartition("; ")[2].split(", or ")
+            limited = any(cell["record"].threat.budget.queries for cell in cells)
+            grant = " (and grant the questions that this takes)" if limited else ""
+            more = [f"play {cards.listed(list(short)[:3])}{grant}"] if short else []
+            more += [words for words in told if words.startswith("add ")]
+            wanted.setdefault(", or ".join(more) or "add an attack of another kind", []).append(str(threat))
+    for what, threats in wanted.items():
+        yield f"For a verdict under {cards.listed(threats)}: {what}."
 
 
 def _least(words: str) -> str:

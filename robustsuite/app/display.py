@@ -116,23 +116,22 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
                 bar.update(task, advance=1, left=clock.left())
 
             def room() -> int:
-                return screen.width - BAR - len(f"{len(cells)}/{len(cells)}") - len(clock.left()) - SPACES
+                return max(8, screen.width - BAR - len(f"{len(cells)}/{len(cells)}") - len(clock.left()) - SPACES)
 
             def starts(cell: Cell, part: int, parts: int) -> None:
-                place = f", {part}/{parts}" if parts > 1 else ""
-                bar.update(task, description=escape(shortened(cell, room() - len(place)) + place))
+                place = f", part {part}/{parts}" if parts > 1 else ""
+                bar.update(task, description=escape(shortened(label(cell), room() - len(place)) + place))
 
             yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[: room()])))
         return
     yield _plain(len(cells), len(cells) - len(missing), clock, screen)
 
 
-def shortened(cell: Cell, width: int) -> str:
-    """What is computed, in so many columns: the attack and the defense with their parameters, or without, or cut.
+def shortened(whole: str, width: int) -> str:
+    """A cell's label in so many columns: the attack and the defense with their parameters, or without, or cut inside.
 
     Both halves are cut before either is lost: a line that ends ahead of the defense looks the same for each of them.
     """
-    whole = label(cell)
     if len(whole) <= width:
         return whole
     what, on, defense = whole.partition(" on ")
@@ -143,7 +142,11 @@ def shortened(cell: Cell, width: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
+    """The text without its middle where it is longer."""
+    if len(text) <= width:
+        return text
+    head = max(0, width // 2)
+    return f"{text[:head]}…{text[len(text) - max(0, width - head - 1) :]}"
 
 
 def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
@@ -169,7 +172,9 @@ def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
 
 
 def summary(folder: Path, screen: Console) -> int:
-    """Print one table a threat: attacks down, defenses across, each rate with its interval. Returns failed cells."""
+    """Print one table a threat: attacks down, defenses across, each rate with its interval; then what it comes to, in
+    sentences. Returns failed cells.
+    """
     from robustsuite.reports.publish.overview import overview
 
     tables, failed = overview([folder])
@@ -180,7 +185,8 @@ def summary(folder: Path, screen: Console) -> int:
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
         for row in rows:
             table.add_row(*(escape(entry.text) for entry in row))
-        screen.print(table)
+        if rows:
+            screen.print(table)
         screen.print()
     for sentence in failed:
         screen.print(f"failed: {sentence}", markup=False)

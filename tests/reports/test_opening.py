@@ -1,4 +1,4 @@
-"""How a report opens: who is named first, what is no verdict, what is said of what has no number, and what to do next."""
+"""How a report opens: who is named first, what is no verdict, what has no number, and what to do next."""
 
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,8 @@ def test_other_scenarios_have_their_sentence(mine: Store) -> None:
     mine.add(rows.assign(triggered_as_target=np.arange(10) < 1), **facts, defense="strip")
     (said,) = told(mine)
     assert said == ("Whoever poisons 1 % of the training data makes the model answer as they wish on 80 % of triggered "
-                    "images (badnets); of clean images 90 % stay right. The best defense, strip, brings that to 10 %.")  # fmt: skip
+                    "images (badnets); of clean images 90 % stay right. The best defense, strip, brings that to 10 %."
+                    )  # fmt: skip
     rows = _base(4).assign(mse=0.1, psnr=20.0, ssim=0.5, label_ok=True, label_found=True, failed=False,
                            identified=np.arange(4) < 3, control_psnr=9.0, federated_accuracy=0.4)  # fmt: skip
     mine.add(rows, threat="leak", scenario="inversion", access="weights, update", attack="dlg", budget=None, n=4)

@@ -18,7 +18,7 @@ def test_without_a_browser_one_sentence_says_what_prints_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BadValue, match="expected a Chromium, Chrome or Edge on PATH.* open report.html in any browser"):
+    with pytest.raises(BadValue, match=r"expected a Chromium, Chrome or Edge on PATH.* open report.html in any browser"):
         write_report([store.root], tmp_path, ["html", "pdf"])
     assert (tmp_path / "report.html").is_file(), "what can be written is"
     assert not (tmp_path / "report.pdf").exists()
@@ -34,7 +34,7 @@ def fake(folder: Path, script: str) -> None:
 def test_a_browser_that_fails_or_hangs_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     fake(tmp_path, "exit 3")
-    with pytest.raises(BadValue, match="expected chromium to print report.pdf, got no file and exit code 3"):
+    with pytest.raises(BadValue, match=r"expected chromium to print report.pdf, got no file and exit code 3"):
         pdf.printed(PAGE)
     fake(tmp_path, "exec /bin/sleep 30")
     monkeypatch.setattr(pdf, "PATIENCE", 0.2)
