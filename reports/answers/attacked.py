@@ -10,12 +10,12 @@ from robustsuite.records.schema import Budget
 
 from ..measure.worst import by_rank, worst_case
 from ..read.runs import Results
+from ..render.adversary import knows, titled
 from ..render.document import Answer, Entry, accuracy
 from ..render.text import number, percent, plain, ranks
 from ..sections.attacked import doubt, no_answer
 from ..sections.generic import groups
 from . import cards
-from .adversary import knows, titled
 from .cards import EVASION, NONE_YET, VERDICT, Row
 from .facing import THREAT, Facing, adversary, facing, told
 
@@ -49,8 +49,8 @@ def _answer(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[Fa
         robust = here.means[here.means["metric"] == "robust_accuracy"]
         robust = robust.sort_values("mean", ascending=False, kind="stable")
         faced = max(part["attacks"].str.count(";")) + 1
-        said = (f"Worst of {faced} attack{'s' if faced > 1 else ''} per image, {number(part['n'].min())} images.",)
-        numbers, bars, sentences = cards.over_seeds(run, STAYS, robust, said)
+        worst = (f"Worst of {faced} attack{'s' if faced > 1 else ''} per image, {number(part['n'].min())} images.",)
+        numbers, bars, sentences = cards.over_seeds(run, STAYS, robust, worst)
     else:
         ranked = part[part["rank_first"] == 1].sort_values("robust_accuracy", ascending=False, kind="stable")
         rows = {row["defense"]: row for row in part.to_dict("records")}
@@ -65,7 +65,7 @@ def _answer(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[Fa
     head = cards.place(where, _head(key), str(key["goal"]))
     bars += tuple(_unmet(run, here))
     said = told(run, table, here, all_of)
-    sentences = sentences if lead else (said[0], *sentences)
+    sentences = (*said[:0 if lead else 1], *sentences)
     return Answer(title, head, numbers, bars, sentences, int(part["n"].min()), said, order)
 
 

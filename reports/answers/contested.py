@@ -10,12 +10,12 @@ import numpy as np
 from ..measure.grades import DOUBTED
 from ..measure.ranked import Contest, contests, declared
 from ..read.runs import Results
+from ..render.adversary import begun, share, titled, who
 from ..render.document import Answer, Entry, accuracy
 from ..render.text import interval, number, percent, plain
 from ..render.text import words as spoken
 from ..sections.generic import groups
 from . import cards
-from .adversary import begun, share, titled, who
 from .cards import NONE_YET, OTHER, VERDICT
 
 OWN = ("evasion", "certification", "shift")

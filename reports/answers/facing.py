@@ -19,9 +19,9 @@ from ..measure.grades import DOUBTED
 from ..measure.seeds import TOGETHER, over_seeds
 from ..measure.worst import GROUP, paired
 from ..read.runs import Results
+from ..render.adversary import begun, knows, reach, share, who
 from ..render.text import number, plain
 from . import cards
-from .adversary import begun, knows, reach, share, who
 from .cards import Row
 from .proven import beyond
 

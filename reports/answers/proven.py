@@ -12,11 +12,11 @@ from robustsuite.records.schema import Budget, radius_words
 from ..measure.grades import DOUBTED
 from ..measure.seeds import over_seeds
 from ..read.runs import Results
+from ..render.adversary import share
 from ..render.document import Answer, accuracy
 from ..render.text import number, plain
 from ..sections.generic import groups
 from . import cards
-from .adversary import share
 from .cards import NONE_YET, PROOF, VERDICT, Row
 
 PROVEN = "proven right"

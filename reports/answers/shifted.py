@@ -13,12 +13,12 @@ from ..measure.scores import rate
 from ..measure.seeds import over_seeds
 from ..measure.tables import corruption_errors
 from ..read.runs import Results
+from ..render.adversary import begun, share
 from ..render.document import Answer, Entry, accuracy, error
 from ..render.text import plain
 from ..sections.generic import groups, one_severity
 from ..sections.natural import Member, members
 from . import cards
-from .adversary import begun, share
 from .cards import SHIFT, VERDICT, WHERE, Row
 
 WRONG, RIGHT = "wrong", "right"

@@ -14,10 +14,10 @@ from robustsuite.records.schema import CellRecord, radius_words
 from ..measure.grades import DOUBTED
 from ..measure.worst import worst_case
 from ..read.runs import Results, radius_of
+from ..render.adversary import begun, knows
 from ..render.text import number, plain
 from ..sections.generic import groups
 from . import cards
-from .adversary import begun, knows
 
 MOST = 6
 """Steps that are said; whoever took these reads the next report."""

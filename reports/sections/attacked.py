@@ -32,7 +32,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     """What evasion adds to a report."""
     worst = worst_case(run)
     sections = (
-        worst_section(worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
+        worst_section(run, worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
         query_section(run), ordered_section(run), paired_section(run),
     )  # fmt: skip
     frames = {
@@ -42,8 +42,8 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     return Part(sections, frames=frames)
 
 
-def worst_section(worst: pd.DataFrame) -> Section:
-    """The ranking under each threat, worst case over its attacks."""
+def worst_section(run: Results, worst: pd.DataFrame) -> Section:
+    """The ranking under each threat, worst case over its attacks, with its adversary in words."""
     found, parts = [], list(groups(worst, THREAT))
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         seeds = list(groups(part, ("seed",)))
@@ -63,7 +63,8 @@ def worst_section(worst: pd.DataFrame) -> Section:
             "n",
             "notes",
         )
-        found.append(slim(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv")))
+        caption = f"{figures.against(run, key[0])}; {_constant(key, part)}"
+        found.append(slim(Table(f"worst-{i + 1}", title, caption, columns, rows, "worst_case.csv")))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
         "exact 95 % interval; one that ends rejected, or in a tie, is not right."

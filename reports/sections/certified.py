@@ -12,7 +12,7 @@ from ..measure import tables
 from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, counted, split_constant, words
-from ..render.draw import INK, LINES, Figure, draw, radius_axes, slug, where
+from ..render.draw import INK, LINES, Figure, draw, radius_axes, slug, told_apart, where
 from ..render.text import number, short
 from ..render.text import words as spoken
 from .figures import called, drawn, key_of
@@ -92,10 +92,11 @@ def _sandwich(
     last = float(part["radius"].max())
     points = upper.loc[upper["defense"].isin(defenses) & (upper["kind"] == "point"), "radius"]
     top = 1.08 * max([last, *(radius for radius in points if radius <= REACH * last)])
+    proofs = told_apart(list(dict.fromkeys(part["certifier"])), partial(short, width=18))
     for ax, defense in zip(axes, defenses, strict=False):
         for i, (certifier, rows) in enumerate(part[part["defense"] == defense].groupby("certifier", sort=False)):
             ax.plot(rows["radius"], 100 * rows["value"], color=LINES[0], linestyle=("-", "-.", ":")[i % 3],
-                    linewidth=1.8, label=f"proof: {short(str(certifier), 18)}, n = {rows['n'].iloc[0]}")  # fmt: skip
+                    linewidth=1.8, label=f"proof: {proofs[str(certifier)]}, n = {rows['n'].iloc[0]}")  # fmt: skip
             ax.plot(rows["radius"].iloc[-1:], 100 * rows["value"].iloc[-1:], "|", color=LINES[0], markersize=13)
             ax.fill_between(rows["radius"], 0, 100 * rows["value"], color=LINES[0], alpha=0.16, linewidth=0)
         attack = upper[(upper["defense"] == defense) & (upper["radius"] <= top)]

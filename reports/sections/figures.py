@@ -16,9 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
+from robustsuite.records.schema import Budget, CellRecord
+
 from ..measure.tables import CORRUPTIONS, corruption_grid, empirical_curves
 from ..measure.worst import GROUP, worst_case
 from ..read.runs import Results
+from ..render.adversary import titled, who
 from ..render.draw import (
     INK,
     LEGEND,
@@ -63,6 +66,7 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
             continue
         bounded = "; ≤: no verdict, an upper bound" if (part["grade"] == "PROVISIONAL").any() else ""
         caption = f"Robust accuracy in % with its 95 % interval, {where(key)}{left}{bounded}{key_of(run, defenses)}"
+        caption = f"{against(run, key[0])}. {caption}"
         size = (2.2 + 1.25 * len(defenses), 1.1 + 0.46 * (len(attacks) + 2))
         found.append(
             draw(
@@ -76,6 +80,13 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
             )
         )
     return found
+
+
+def against(run: Results, threat: str) -> str:
+    """The adversary of an evasion threat in words, as a heading."""
+    cells = run.cells[(run.cells["threat"] == threat) & (run.cells["scenario"] == "evasion")]
+    record: CellRecord = cells["record"].iloc[0]
+    return titled(who(record), record.threat.budget if record.threat else Budget())
 
 
 def called(run: Results, names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str]:

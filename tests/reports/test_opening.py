@@ -9,7 +9,6 @@ import pytest
 from report_store import Store, _base
 
 from robustsuite.records.schema import Budget
-from robustsuite.reports.answers import adversary
 from robustsuite.reports.answers.opening import cautions
 from robustsuite.reports.answers.terms import TERMS
 from robustsuite.reports.measure.scores import scores
@@ -18,6 +17,7 @@ from robustsuite.reports.measure.worst import worst_case
 from robustsuite.reports.publish.overview import overview
 from robustsuite.reports.publish.write import build, write_report
 from robustsuite.reports.read.runs import read
+from robustsuite.reports.render import adversary
 from robustsuite.reports.render.document import Document
 
 FAIL = [{"name": "judge_disagrees", "detail": "by hand", "level": "fail"}]

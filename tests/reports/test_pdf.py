@@ -18,7 +18,7 @@ def test_without_a_browser_one_sentence_says_what_prints_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BadValue, match=r"expected a Chromium, Chrome or Edge on PATH.* open report.html in any browser"):
+    with pytest.raises(BadValue, match=r"expected a Chromium, Chrome or Edge on PATH.* in any browser"):
         write_report([store.root], tmp_path, ["html", "pdf"])
     assert (tmp_path / "report.html").is_file(), "what can be written is"
     assert not (tmp_path / "report.pdf").exists()
