@@ -86,7 +86,7 @@ def _bar(run: Results, row: Row, rivals: int) -> tuple[str, str, Entry]:
 
 def _unmet(run: Results, here: Facing) -> Iterator[tuple[str, str, Entry]]:
     """A bar that says so for each system that no attack of the threat has measured."""
-    known = {stand.defense for stand in here.stands}
+    known = set(here.part["defense"])
     cells = cards.of(run.cells, {**here.key, "scenario": "evasion"})
     for defense, part in groups(cells[~cells["defense"].isin(known)], ("defense",)):
         first = part.iloc[0].to_dict()

@@ -61,7 +61,8 @@ def _answer(
     value = {name: fmean(c.score.value for c in several) for name, several in systems.items()}
     ordered = sorted(systems, key=lambda name: -sign * value[name])
     sound = [name for name in ordered if not any(c.unranked for c in systems[name])]
-    own, best = ("none" if "none" in sound else None), next((name for name in sound if name != "none"), None)
+    met = [name for name in sound if all(c.cell["status"] != "inert" for c in systems[name])]
+    own, best = ("none" if "none" in sound else None), next((name for name in met if name != "none"), None)
     rate = scoring.kind == "rate"
     say = percent if rate else number
     figures = tuple(

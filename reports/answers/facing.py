@@ -91,10 +91,11 @@ def facing(run: Results, key: Sequence[Any], part: pd.DataFrame) -> Facing:
     if len(means):
         stands = tuple(_over_seeds(means))
     else:
+        rows = part.to_dict("records")
         stands = tuple(
             Stand(row["defense"], 1 - row["robust_accuracy"], 1 - row["clean_accuracy"], int(row["n"]),
                   row["grade"] not in DOUBTED, not row["unranked"], bool(row["struck"]))
-            for row in part.to_dict("records")
+            for row in [row for row in rows if not row["inert"]] or rows  # what is inert is no defense here
         )  # fmt: skip
     return Facing(facts, cards.record_of(run, {"scenario": "evasion", **facts}), part, means, stands)
 
@@ -192,10 +193,10 @@ def _why(run: Results, here: Facing, defense: str) -> str:
     cells = cards.of(run.cells, {**here.key, "defense": defense, "scenario": "evasion"}).to_dict("records")
     flags = [flag for cell in cells for flag in cell["flags"]]
     failed = list(dict.fromkeys(str(flag["name"]) for flag in flags if flag.get("level") == "fail"))
-    if failed and all(cell["grade"] == "INVALID" for cell in cells if cell["status"] == "done"):
+    if failed and any(stand.struck for stand in here.stands if stand.defense == defense):
         return f"the numbers failed a check ({', '.join(failed)})"
     done = [cell for cell in cells if cell["status"] in ("done", "inert")]
-    short = [f"{cell['attack']} had only {_of(words)}" for cell in done for words in shortfalls(cell["record"])]
+    short = [f"{cell['attack']} had {_of(words)}" for cell in done for words in shortfalls(cell["record"])]
     if short:
         return f"{cards.listed(list(dict.fromkeys(short))[:3])} that a verdict needs"
     names = {str(flag["name"]) for flag in flags}
@@ -208,6 +209,6 @@ def _why(run: Results, here: Facing, defense: str) -> str:
 
 
 def _of(words: str) -> str:
-    """'steps 60 of 4999' as '60 of the 4999 steps'."""
+    """'steps 60 of 4999' as 'only 60 of the 4999 steps'."""
     name, had, _, least = words.split()
-    return f"{had} of the {least} {name}"
+    return f"{'' if had == 'none' else 'only '}{had} of the {least} {name}"

@@ -156,6 +156,15 @@ def test_a_defense_that_no_test_tells_from_none_is_no_good_news(mine: Store) -> 
     assert any("No defense does better" in line for line in told(mine))
 
 
+def test_a_defense_that_the_adversary_does_not_pass_is_none(mine: Store) -> None:
+    attack(mine, 2, **WHITE)
+    twin = next(iter(mine.cells))
+    mine.add(None, **WHITE, defense="grayscale", n=N, status="inert", same_as=twin, sentence="not passed")
+    document = opened(mine)
+    assert "defense" not in " ".join(document.said[0])
+    assert not any("not measured" in entry.text for _, _, entry in document.answers[0].bars)
+
+
 def proof(store: Store, proven: int, n: int, radius: float = 2 / 255, **facts: Any) -> None:
     """A certificate of one radius: proven at it, or not at all."""
     right = np.arange(n) < n - 1
