@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -16,30 +17,32 @@ from ..render.text import number, percent, plain, ranks
 from ..sections.attacked import doubt, no_answer
 from ..sections.generic import groups
 from . import cards
-from .cards import EVASION, NONE_YET, VERDICT, Row
-from .facing import THREAT, Facing, adversary, facing, told
+from .cards import EVASION, NONE_YET, THREAT, VERDICT, Row
+from .facing import Facing, adversary, facing, told
 
 STAYS = "stays right"
 
 
-def attacked(run: Results, table: pd.DataFrame) -> Iterator[Answer]:
-    """One answer a threat and model, over seeds where there are several; `table` is what `scores(run)` returned."""
+def attacked(run: Results) -> Iterator[Answer]:
+    """One answer a threat and model, over seeds where there are several."""
     found = [facing(run, key, part) for key, part in groups(worst_case(run), THREAT)]
+    of: dict[tuple[Any, ...], list[Facing]] = {}
     for here in found:
-        yield _answer(run, table, here, found)
+        of.setdefault((here.key["dataset"], here.key["model"]), []).append(here)
+    for here in found:
+        yield _answer(run, here, of[here.key["dataset"], here.key["model"]])
     met = {tuple(here.key.values()) for here in found}
-    asked = run.cells[run.cells["scenario"] == "evasion"]
-    for key, part in groups(asked, THREAT):
+    for key, part in cards.evasion(run).items():
         if key not in met:
             facts = dict(zip(THREAT, key, strict=True))
-            record = cards.record_of(run, facts)
+            record = part["record"].iloc[0]
             title = titled(adversary(run, facts, record), record.threat.budget if record.threat else Budget())
             where = cards.place((*key[3:], 0), _head(facts), str(key[2]))
             order = (EVASION, -knows(record), 0.0)
             yield cards.not_measured(title, where, title, part.to_dict("records"), order)
 
 
-def _answer(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[Facing]) -> Answer:
+def _answer(run: Results, here: Facing, all_of: Sequence[Facing]) -> Answer:
     key, part = here.key, here.part
     where = [key["dataset"], key["model"], 0 if len(here.means) else part["seed"].iloc[0]]
     lead = here.lead
@@ -64,7 +67,7 @@ def _answer(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[Fa
     title = titled(adversary(run, key, here.record), here.budget)
     head = cards.place(where, _head(key), str(key["goal"]))
     bars += tuple(_unmet(run, here))
-    said = told(run, table, here, all_of)
+    said = told(run, here, all_of)
     sentences = (*said[:0 if lead else 1], *sentences)
     return Answer(title, head, numbers, bars, sentences, int(part["n"].min()), said, order)
 
@@ -86,8 +89,7 @@ def _bar(run: Results, row: Row, rivals: int) -> tuple[str, str, Entry]:
 
 def _unmet(run: Results, here: Facing) -> Iterator[tuple[str, str, Entry]]:
     """A bar that says so for each system that no attack of the threat has measured."""
-    known = set(here.part["defense"])
-    cells = cards.of(run.cells, {**here.key, "scenario": "evasion"})
+    known, cells = set(here.part["defense"]), cards.evasion(run)[tuple(here.key.values())]
     for defense, part in groups(cells[~cells["defense"].isin(known)], ("defense",)):
         first = part.iloc[0].to_dict()
         yield "–", cards.called(run, str(defense[0]), STAYS), Entry(f"not measured: {first['status']}", -1.0,

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustsuite.records.schema import CellRecord
-
 from ..measure.seeds import TOGETHER
-from ..read.runs import Results
+from ..measure.worst import GROUP
+from ..read.runs import Results, once
 from ..render.document import Answer, Entry
 from ..render.text import interval, percent, plain
-from ..sections.generic import mean_entry
+from ..sections.generic import groups, mean_entry
 
 Row = Mapping[Any, Any]
-WHERE = ("dataset", "model", "seed")
+WHERE, THREAT = ("dataset", "model", "seed"), GROUP[:-1]
 VERDICT, NONE_YET, NOT_MEASURED = range(3)
 """What an answer is, the first part of its place: what is no verdict never stands before one that is."""
 
@@ -35,10 +34,10 @@ def of(frame: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
     return frame[np.logical_and.reduce([frame[name] == value for name, value in facts.items()])]
 
 
-def record_of(run: Results, facts: Mapping[str, Any]) -> CellRecord:
-    """The record of the first cell with these values."""
-    found: CellRecord = of(run.cells, facts)["record"].iloc[0]
-    return found
+@once
+def evasion(run: Results) -> dict[tuple[Any, ...], pd.DataFrame]:
+    """The evasion cells of each threat and model, by the values of THREAT; looked for once, however many there are."""
+    return dict(groups(run.cells[run.cells["scenario"] == "evasion"], THREAT))
 
 
 def called(run: Results, defense: str, what: str) -> str:
@@ -48,9 +47,15 @@ def called(run: Results, defense: str, what: str) -> str:
 
 def subject(run: Results, where: Mapping[str, Any]) -> str:
     """What a sentence calls the model of an answer: 'the model'; where there are several its name, and its data's."""
-    several = [name for name in ("model", "dataset") if run.cells[name].nunique() > 1]
+    several = _several(run)
     model = plain(str(where["model"])) if "model" in several else "the model"
     return model + (f" on {where['dataset']}" if "dataset" in several else "")
+
+
+@once
+def _several(run: Results) -> list[str]:
+    """Of which of these the run has several."""
+    return [name for name in ("model", "dataset") if run.cells[name].nunique() > 1]
 
 
 def whose(run: Results, where: Mapping[str, Any]) -> str:

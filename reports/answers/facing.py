@@ -17,15 +17,13 @@ from robustsuite.records.schema import Budget, CellRecord
 
 from ..measure.grades import DOUBTED
 from ..measure.seeds import TOGETHER, over_seeds
-from ..measure.worst import GROUP, paired
-from ..read.runs import Results
+from ..measure.worst import paired
+from ..read.runs import Results, once
 from ..render.adversary import begun, knows, reach, share, who
 from ..render.text import number, plain
 from . import cards
-from .cards import Row
+from .cards import THREAT, Row
 from .proven import beyond
-
-THREAT = GROUP[:-1]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Facing:
 def facing(run: Results, key: Sequence[Any], part: pd.DataFrame) -> Facing:
     """One model under one threat; `part` are its rows of the worst-case table, `key` the values of THREAT."""
     facts = dict(zip(THREAT, key, strict=True))
-    means = cards.of(over_seeds(run), facts)
+    means = cards.of(over_seeds(run), facts)  # empty where no threat has several seeds
     means = means[means["attack"] == TOGETHER] if len(means) else means
     if len(means):
         stands = tuple(_over_seeds(means))
@@ -97,7 +95,8 @@ def facing(run: Results, key: Sequence[Any], part: pd.DataFrame) -> Facing:
                   row["grade"] not in DOUBTED, not row["unranked"], bool(row["struck"]))
             for row in [row for row in rows if not row["inert"]] or rows  # what is inert is no defense here
         )  # fmt: skip
-    return Facing(facts, cards.record_of(run, {"scenario": "evasion", **facts}), part, means, stands)
+    record = cards.evasion(run)[tuple(key)]["record"].iloc[0]
+    return Facing(facts, record, part, means, stands)
 
 
 def _over_seeds(means: pd.DataFrame) -> Iterator[Stand]:
@@ -114,12 +113,12 @@ def adversary(run: Results, key: Row, record: CellRecord) -> str:
     return who(record).replace("the model", cards.subject(run, key))
 
 
-def told(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
-    """What a report opens with: the verdict, or that there is none yet. `all_of` are all of the run, this one among."""
-    return _verdict(run, table, here, all_of) if here.lead else _none_yet(run, here, all_of)
+def told(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
+    """What a report opens with: the verdict, or that there is none yet. `all_of` are all of that model."""
+    return _verdict(run, here, all_of) if here.lead else _none_yet(run, here, all_of)
 
 
-def _verdict(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
+def _verdict(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
     """What the adversary makes wrong of the model, of its best defense, what is proven, who needs less."""
     lead, own, best = here.lead, here.own, here.best
     assert lead is not None
@@ -137,7 +136,7 @@ def _verdict(run: Results, table: pd.DataFrame, here: Facing, all_of: Sequence[F
         sentences.append(_defended(run, here, lead, best))
     elif own is not None and not own.sound:
         sentences.append(f"The undefended model has no verdict: {_why(run, here, 'none')}")
-    sentences += [beyond(run, table, here.key, here.budget), _needs_less(run, here, all_of)]
+    sentences += [beyond(run, here.key, here.budget), _needs_less(run, here, all_of)]
     return tuple(f"{sentence}." for sentence in sentences if sentence)
 
 
@@ -156,9 +155,14 @@ def _defended(run: Results, here: Facing, own: Stand, best: Stand | None) -> str
 
 def _differs(run: Results, key: Row, defense: str) -> bool:
     """Whether a paired test on the same images tells the defense from none."""
-    pairs = cards.of(paired(run), key)
-    pairs = pairs[pairs["different"] & (pairs["a"].eq(defense) | pairs["b"].eq(defense))] if len(pairs) else pairs
-    return bool(len(pairs) and (pairs["a"].eq("none") | pairs["b"].eq("none")).any())
+    return (*(key[name] for name in THREAT), defense) in _told_from_none(run)
+
+
+@once
+def _told_from_none(run: Results) -> set[tuple[Any, ...]]:
+    """Each threat, model and defense that a paired test on the same images tells from no defense."""
+    rows = [row for row in paired(run).to_dict("records") if row["different"] and "none" in (row["a"], row["b"])]
+    return {(*(row[name] for name in THREAT), row["b"] if row["a"] == "none" else row["a"]) for row in rows}
 
 
 def _needs_less(run: Results, here: Facing, all_of: Sequence[Facing]) -> str:
@@ -167,8 +171,7 @@ def _needs_less(run: Results, here: Facing, all_of: Sequence[Facing]) -> str:
     size = (here.budget.norm, here.budget.eps)
     stronger = [
         ((other.budget.norm, other.budget.eps) == size, knows(other.record), told.wrong, other) for other in all_of
-        if (told := other.broken) and all(other.key[name] == here.key[name] for name in ("dataset", "model"))
-        and knows(other.record) > knows(here.record) and told.wrong > mine
+        if (told := other.broken) and knows(other.record) > knows(here.record) and told.wrong > mine
     ]  # fmt: skip
     if not stronger:
         return ""
@@ -190,7 +193,7 @@ def _none_yet(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str
 
 def _why(run: Results, here: Facing, defense: str) -> str:
     """What keeps the number of a system from being a verdict."""
-    cells = cards.of(run.cells, {**here.key, "defense": defense, "scenario": "evasion"}).to_dict("records")
+    cells = cards.of(cards.evasion(run)[tuple(here.key.values())], {"defense": defense}).to_dict("records")
     flags = [flag for cell in cells for flag in cell["flags"]]
     failed = list(dict.fromkeys(str(flag["name"]) for flag in flags if flag.get("level") == "fail"))
     if failed and any(stand.struck for stand in here.stands if stand.defense == defense):

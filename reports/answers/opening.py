@@ -29,7 +29,7 @@ def short_answers(run: Results, table: pd.DataFrame, others: Iterable[Answer] = 
 
     `table` is what `scores(run)` returned; `others` are those of plugins' own scenarios.
     """
-    found = [*attacked(run, table), *proven(run, table), *corrupted(run), *natural(run), *contested(run), *others]
+    found = [*attacked(run), *proven(run, table), *corrupted(run), *natural(run), *contested(run), *others]
     return tuple(sorted(found, key=lambda answer: answer.order or (VERDICT, OTHER)))
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 from robustsuite.records.schema import Budget, radius_words
 
 from ..measure.grades import DOUBTED
+from ..measure.scores import scores
 from ..measure.seeds import over_seeds
-from ..read.runs import Results
+from ..read.runs import Results, once
 from ..render.adversary import share
 from ..render.document import Answer, accuracy
 from ..render.text import number, plain
@@ -100,15 +101,24 @@ def _missing(run: Results, missing: pd.DataFrame) -> Iterator[str]:
         yield f"Not measured: {cards.listed(cells)}" + (f": {'; '.join(why[:2])}." if why else ".")
 
 
-def beyond(run: Results, table: pd.DataFrame, where: Mapping[str, Any], budget: Budget) -> str:
+@once
+def _held(run: Results) -> dict[tuple[Any, ...], list[Row]]:
+    """By data and model the scores of proofs that hold for any image, at every radius; none of a number in doubt."""
+    table = scores(run)
+    rows = table[(table["scenario"] == "certification") & ~table["grade"].isin(DOUBTED) & (table["value"] > 0)]
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows[rows["metric"].str.startswith("certified_accuracy@")].to_dict("records"):
+        found.setdefault((row["dataset"], row["model"]), []).append(row)
+    return found
+
+
+def beyond(run: Results, where: Mapping[str, Any], budget: Budget) -> str:
     """What is proven of a model in this norm, beside what attacks reach: up to which radius, or for how many images."""
     if budget.eps is None:
         return ""
-    facts = {"scenario": "certification", **{name: where[name] for name in ("dataset", "model")}}
-    rows = cards.of(table, facts)
-    rows = rows[rows["metric"].str.startswith("certified_accuracy@") & ~rows["grade"].isin(DOUBTED)]
-    mine = [row for row in rows.to_dict("records") if run.budgets[str(row["budget"])][1] == budget.norm]
-    held = [(float(row["metric"].partition("@")[2]), row) for row in mine if row["value"] > 0]
+    mine = [row for row in _held(run).get((where["dataset"], where["model"]), ())
+            if run.budgets[str(row["budget"])][1] == budget.norm]  # fmt: skip
+    held = [(float(row["metric"].partition("@")[2]), row) for row in mine]
     held = [(radius, row) for radius, row in held if radius > 0]
     if not held:
         return f"Nothing is proven in {budget.norm}"

@@ -23,9 +23,9 @@ MOST = 6
 """Steps that are said; whoever took these reads the next report."""
 
 
-def steps(run: Results, table: pd.DataFrame) -> tuple[str, ...]:
-    """Sentences, at most MOST; a command stands between backticks. `table` is what `scores(run)` returned."""
-    found = [*_finish(run), *_mend(run), *_strengthen(run), *_white_box(run), *_certify(run, table), *_refused(run),
+def steps(run: Results) -> tuple[str, ...]:
+    """Sentences, at most MOST; a command stands between backticks."""
+    found = [*_finish(run), *_mend(run), *_strengthen(run), *_white_box(run), *_certify(run), *_refused(run),
              *_more_images(run)]  # fmt: skip
     return tuple(dict.fromkeys(found))[:MOST]
 
@@ -93,7 +93,7 @@ def _white_box(run: Results) -> Iterator[str]:
                "play the strongest attacker.")  # fmt: skip
 
 
-def _certify(run: Results, table: pd.DataFrame) -> Iterator[str]:
+def _certify(run: Results) -> Iterator[str]:
     """A proof at the attacked radius, where none was asked for there."""
     evasion = run.cells[(run.cells["scenario"] == "evasion") & run.cells["eps"].notna()]
     proofs = run.cells[run.cells["scenario"] == "certification"]

@@ -102,7 +102,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         shown = [undefended(section) for section in shown]
     said = with_n(short_answers(run, table, [answer for part in parts for answer in part.answers]))
     warned = tuple(cautions(run, worst_case(run)))
-    return Document(run.title, run.note, tuple(made), warned, said, tuple(shown), steps(run, table), glossary(shown))
+    return Document(run.title, run.note, tuple(made), warned, said, tuple(shown), steps(run), glossary(shown))
 
 
 def added(run: Results, table: pd.DataFrame) -> list[Part]:

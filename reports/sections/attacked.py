@@ -63,7 +63,7 @@ def worst_section(run: Results, worst: pd.DataFrame) -> Section:
             "n",
             "notes",
         )
-        caption = f"{figures.against(run, key[0])}; {_constant(key, part)}"
+        caption = f"{figures.against(run, key[0], key[1])}; {_constant(key, part)}"
         found.append(slim(Table(f"worst-{i + 1}", title, caption, columns, rows, "worst_case.csv")))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "

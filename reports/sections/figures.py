@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from robustsuite.records.schema import Budget, CellRecord
+from robustsuite.records.schema import Budget
 
 from ..measure.tables import CORRUPTIONS, corruption_grid, empirical_curves
 from ..measure.worst import GROUP, worst_case
-from ..read.runs import Results
+from ..read.runs import Results, once
 from ..render.adversary import titled, who
 from ..render.draw import (
     INK,
@@ -66,7 +66,7 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
             continue
         bounded = "; ≤: no verdict, an upper bound" if (part["grade"] == "PROVISIONAL").any() else ""
         caption = f"Robust accuracy in % with its 95 % interval, {where(key)}{left}{bounded}{key_of(run, defenses)}"
-        caption = f"{against(run, key[0])}. {caption}"
+        caption = f"{against(run, key[0], key[1])}. {caption}"
         size = (2.2 + 1.25 * len(defenses), 1.1 + 0.46 * (len(attacks) + 2))
         found.append(
             draw(
@@ -82,11 +82,19 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
     return found
 
 
-def against(run: Results, threat: str) -> str:
+def against(run: Results, threat: str, budget: str) -> str:
     """The adversary of an evasion threat in words, as a heading."""
-    cells = run.cells[(run.cells["threat"] == threat) & (run.cells["scenario"] == "evasion")]
-    record: CellRecord = cells["record"].iloc[0]
-    return titled(who(record), record.threat.budget if record.threat else Budget())
+    return _adversaries(run)[threat, budget]
+
+
+@once
+def _adversaries(run: Results) -> dict[tuple[str, str], str]:
+    """The adversary of every evasion threat in words, by the threat's name and budget."""
+    cells = run.cells[run.cells["scenario"] == "evasion"].drop_duplicates(["threat", "budget"])
+    found: dict[tuple[str, str], str] = {}
+    for threat, budget, record in zip(cells["threat"], cells["budget"], cells["record"], strict=True):
+        found[threat, budget] = titled(who(record), record.threat.budget if record.threat else Budget())
+    return found
 
 
 def called(run: Results, names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str]:
