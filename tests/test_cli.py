@@ -312,6 +312,18 @@ def test_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.__version__ in out
 
 
+@pytest.mark.parametrize(("label", "width", "shown"), [
+    ("linf: pgd on rift", 40, "linf: pgd on rift"),
+    ("linf: apgd(steps=20) on gaussian_augmentation(epochs=3, sigma=0.1)+randomized_smoothing(n=32)", 39,
+     "linf: apgd on gaussian_aug…ed_smoothing"),
+    ("linf: a_very_long_attack_indeed(steps=20) on rift", 30, "linf: a_ver…ack_indeed on rift"),
+    ("imagenet_c: a very long corruption by any name", 12, "imagen… name"),
+])  # fmt: skip
+def test_a_line_of_eighty_columns_keeps_the_defense(label: str, width: int, shown: str) -> None:
+    assert display.shortened(label, width) == shown
+    assert len(shown) <= width
+
+
 def test_a_resumed_run_counts_each_cell_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,9 @@ from robustsuite.engine.plan import plan
 from robustsuite.engine.sweep import sweep_of
 from robustsuite.errors import BadModel, BadValue, Stopped, UsageError
 from robustsuite.reports import write_report
+from robustsuite.reports.answers.opening import cautions
+from robustsuite.reports.measure.worst import worst_case
 from robustsuite.reports.read.runs import read
-from robustsuite.reports.sections.summary import cautions, rankings
 from tests.nets import linear
 from tests.services import Served, serving
 
@@ -177,7 +178,7 @@ def test_a_bill_has_a_hard_stop_and_a_larger_one_goes_on(net: nn.Module) -> None
         assert served.looked <= 50
         stopped, count = read([Path("http")]), billed(Path("http"))
         assert any(line.endswith("1 of 2 planned cells are not there yet: t: square(steps=20).")
-                   for line in cautions(stopped, rankings(stopped)))  # fmt: skip
+                   for line in cautions(stopped, worst_case(stopped)))  # fmt: skip
         answered = count["answered"] + count["again"]
         assert f"Service shop: {count['sent']} pictures sent, {answered} answered, 0 refused" in bill()
         done = rs.run(sweep(described(host, batch=8, queries_total=5000), host), out=Path("http"))

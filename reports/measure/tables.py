@@ -23,6 +23,9 @@ CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
+Images = dict[tuple[Any, ...], NDArray[np.int64]]
+"""The indices of images, by norm and system."""
+
 COST = ("seconds", "forwards", "backwards", "queries", "peak_bytes")
 
 
@@ -94,6 +97,10 @@ def empirical_curves(run: Results) -> pd.DataFrame:
     Minimum-norm attacks give the whole curve (per image, the smallest distance that fooled it), fixed-radius attacks
     one point each at their threat's radius; `kind` is `curve` or `point`.
     """
+    return _empirical(run, None)
+
+
+def _empirical(run: Results, only: Images | None) -> pd.DataFrame:
     cells = run.cells.loc[run.cells["scenario"] == "evasion", ["run_id", "threat", "budget", *SYSTEM]]
     rows: list[dict[str, Any]] = []
     for key, part in cells.groupby(["threat", "budget", *SYSTEM], sort=False):
@@ -103,8 +110,10 @@ def empirical_curves(run: Results) -> pd.DataFrame:
             continue
         reach = [d for d in (_reach(run.columns(c["run_id"])) for c in _measured(run, part)) if d is not None]
         if reach:
-            nearest = pd.concat(reach, axis=1, join="inner").min(axis=1)
+            nearest = _kept(pd.concat(reach, axis=1, join="inner").min(axis=1), only, (norm, *system))
             base = {"threat": threat, "norm": norm, **dict(zip(SYSTEM, system, strict=True))}
+            if nearest.empty:
+                continue
             for radius in np.linspace(0.0, 2 * eps, 41):
                 score = rate("robust_accuracy", nearest > radius)
                 rows.append({**base, "kind": "curve", "radius": radius, "value": score.value, "lo": score.lo,
@@ -112,8 +121,9 @@ def empirical_curves(run: Results) -> pd.DataFrame:
     for survival in survivals(run):
         threat, budget, _, *system = survival.group
         eps, norm = run.budgets[str(budget)]
-        if eps is not None:
-            score = rate("robust_accuracy", survival.robust)
+        stands = _kept(survival.robust, only, (norm, *system, survival.defense))
+        if eps is not None and len(stands):
+            score = rate("robust_accuracy", stands)
             base = {"threat": threat, "norm": norm}
             base |= dict(zip(SYSTEM, (*system, survival.defense), strict=True))
             rows.append({**base, "kind": "point", "radius": eps, "value": score.value, "lo": score.lo, "hi": score.hi,
@@ -132,17 +142,42 @@ def _reach(rows: Mapping[str, NDArray[Any]]) -> pd.Series | None:
     return pd.Series(np.where(rows["clean_ok"].astype(bool), distance, -1.0), index=rows["index"])
 
 
-def certified_curves(run: Results) -> pd.DataFrame:
-    """Certified accuracy against the radius, one row per certification cell and radius: a lower bound from proofs."""
-    cells = run.cells[run.cells["scenario"] == "certification"]
+def _kept(values: pd.Series, only: Images | None, system: tuple[Any, ...]) -> pd.Series:
+    """Those of a system's images that are asked for; `values` are by the image's index."""
+    return values if only is None else values[values.index.isin(only.get(system, ()))]
+
+
+def bounds(run: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The curves of proofs and of attacks on the same images: those that every certifier of a system and norm met.
+
+    A proof that was tried on ten images says nothing beside an attack's rate on eighty others.
+    """
+    only: Images = {}
+    for cell in _proofs(run):
+        system, met = (cell["norm"], *(cell[name] for name in SYSTEM)), run.columns(cell["run_id"])["index"]
+        only[system] = np.intersect1d(only[system], met) if system in only else met
+    return certified_curves(run, only), _empirical(run, only)
+
+
+def _proofs(run: Results) -> list[Mapping[Any, Any]]:
+    return _measured(run, run.cells[run.cells["scenario"] == "certification"])
+
+
+def certified_curves(run: Results, only: Images | None = None) -> pd.DataFrame:
+    """Certified accuracy against the radius, one row per certification cell and radius: a lower bound from proofs.
+
+    A curve ends where its question ends: at the budget's radius, or at the largest radius that any image has been
+    given. Beyond, nothing was asked, which is not 0. only: the images of each (norm, *SYSTEM), all of them by default.
+    """
     rows: list[dict[str, Any]] = []
-    for cell in _measured(run, cells):
+    for cell in _proofs(run):
         examples = run.examples(cell["run_id"])
-        largest = float(examples["radius"].max())
-        top = max(largest, 2 * (radius_of(cell) or 0.0), 1e-9)
         base = {"threat": cell["threat"], "norm": cell["norm"], "certifier": cell["attack"],
                 **{name: cell[name] for name in SYSTEM}, "struck": cell["grade"] == "INVALID"}  # fmt: skip
-        for radius in np.linspace(0.0, top, 81):
+        if only is not None:
+            examples = examples[examples["index"].isin(only[cell["norm"], *(cell[name] for name in SYSTEM)])]
+        top = max([float(examples["radius"].max()), radius_of(cell) or 0.0]) if len(examples) else 0.0
+        for radius in np.linspace(0.0, top, 81) if top > 0 else ():
             score = rate("certified_accuracy", certified(examples, radius))
             rows.append({**base, "radius": radius, "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n})
     return pd.DataFrame(rows)

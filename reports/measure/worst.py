@@ -172,7 +172,7 @@ def worst_case(run: Results) -> pd.DataFrame:
                     "unranked": reasons.get(member.defense, ""),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*GROUP, "defense", "rank_first", "n"])
 
 
 def by_rank(table: pd.DataFrame) -> pd.DataFrame:

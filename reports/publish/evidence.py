@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 from robustsuite.config import taxonomy
 from robustsuite.integrity.checks import PUBLISHED
 
+from ..answers.opening import cautions
 from ..boards import site
 from ..measure import coverage
 from ..measure.compare import title
 from ..measure.grades import label, shown
+from ..measure.worst import worst_case
 from ..read.runs import Results
 from ..render.document import Entry, Section, Table, accuracy, counted, error, words
 from ..render.text import number
 from ..render.text import words as spoken
 from ..sections.costs import made_with
-from ..sections.summary import cautions, rankings
 from .duties import Duty, duties, unclassed
 
 GAPS = (coverage.UNTESTED, coverage.UNFOUNDED)
@@ -54,7 +55,7 @@ def render(run: Results) -> str:
     )  # fmt: skip
     page = site.Page(
         run.title, "Evidence on Article 15 of the EU AI Act", tuple(s for s in sections if s.tables), note=run.note,
-        lead=(*LEAD, _about(run)), cautions=tuple(cautions(run, rankings(run))), foot=FOOT,
+        lead=(*LEAD, _about(run)), cautions=tuple(cautions(run, worst_case(run))), foot=FOOT,
     )  # fmt: skip
     return site.render(page)
 

@@ -28,7 +28,7 @@ def table_html(folder: Path) -> str:
     note = Markup("<p>{}</p>").format(run.note) if run.note else Markup("")
     sentences = Markup("").join(Markup("<p>failed: {}</p>").format(sentence) for sentence in failed)
     title = Markup("<p><b>{}</b>, {} cells</p>").format(run.title, len(run.cells))
-    tables = Markup("").join(_table(grid) for grid in grids)
+    tables = Markup("").join(_table(grid) if grid.rows else Markup("<p>{}</p>").format(grid.title) for grid in grids)
     return str(
         Markup(_STYLE) + Markup('<div class="robustsuite">{}{}{}{}</div>').format(title, note, tables, sentences)
     )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ..answers.opening import said, short_answers
 from ..measure.grades import label
 from ..measure.scores import headline, measured_as, scores
 from ..measure.seeds import THREAT, TOGETHER, over_seeds
@@ -20,11 +21,13 @@ from ..measure.worst import worst_case
 from ..read.runs import Results, read
 from ..render.document import Entry, words
 from ..sections.checks_table import MEANING
-from ..sections.generic import mean_entry, one_severity
-from ..sections.summary import rankings, verdict
+from ..sections.generic import letters, mean_entry, one_severity
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
 """Before a rate whose grade keeps it out of rankings."""
+
+SAID = 6
+"""Sentences that a terminal shows of those that the report opens with."""
 
 
 class Grid(NamedTuple):
@@ -39,7 +42,7 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     """One grid a threat (attacks down, defenses across), then one a shift set; and the sentences of failed cells.
 
     Where no system has a defense nothing stands above the rates. The last grids are titles alone: what is a screening,
-    and of one system how it stands.
+    and what it comes to, a sentence a threat.
     """
     run = read(runs)
     table = scores(run)
@@ -47,14 +50,17 @@ def overview(runs: Sequence[Path]) -> tuple[list[Grid], list[str]]:
     cells = failed.to_dict("records")
     on = {name: f" on {name}" if run.defended else "" for name in failed["defense"]}
     sentences = [f"{c['attack'] or c['corruption']}{on[c['defense']]}: {c['sentence']}" for c in cells]
-    letters = {name: _letter(i) if run.defended else "" for i, name in enumerate(dict.fromkeys(table["defense"]))}
-    named = [[Entry(letter), words(name)] for name, letter in letters.items() if letter]
+    known = letters(run) or dict.fromkeys(run.cells["defense"], "")
+    named = [[Entry(letter), words(name)] for name, letter in known.items() if letter]
     alone, errors = _of_one_seed(table), _of_one_seed(corruption_errors(run))
     grids = [*_threats(run, alone, worst_case(run)), *_shifts(run, errors), *_over_seeds(over_seeds(run))]
     marks = [[Entry(mark.strip()), Entry(MEANING[name])] for name, mark in MARKS.items() if name in set(table["grade"])]
     legend = [Grid("defenses" if named else "marks", [], [*named, *marks])] if named or marks else []
-    said = [Grid(line, [], []) for line in (_screenings(worst_case(run)), verdict(rankings(run))) if line]
-    return [*legend, *(g._replace(header=[letters.get(h, h) for h in g.header]) for g in grids), *said], sentences
+    answers = said(short_answers(run, table))
+    left = [f"{len(answers) - SAID} more sentences stand in the report."] if len(answers) > SAID else []
+    lines = [line for line in (_screenings(worst_case(run)), *answers[:SAID], *left) if line]
+    shown = [g._replace(header=[known.get(h, h) for h in g.header]) for g in grids]
+    return [*legend, *shown, *(Grid(line, [], []) for line in lines)], sentences
 
 
 def _screenings(worst: pd.DataFrame) -> str:
@@ -64,10 +70,6 @@ def _screenings(worst: pd.DataFrame) -> str:
         if row["screening"]:
             threats.setdefault(label(row["grade"], row["screening"]).text, {})[str(row["threat"])] = None
     return "\n".join(f"{words} ({', '.join(names)})" for words, names in threats.items())
-
-
-def _letter(i: int) -> str:
-    return chr(ord("A") + i) if i < 26 else f"A{i}"
 
 
 def _of_one_seed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,9 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..answers.opening import cautions, short_answers
+from ..answers.steps import steps
+from ..answers.terms import glossary
 from ..examples.classes import classes_section
 from ..examples.gallery import gallery_section
 from ..examples.selective import selective_section
@@ -24,6 +27,7 @@ from ..measure.scores import to_csv
 from ..measure.seeds import over_seeds
 from ..measure.selective import selective
 from ..measure.strength import attack_pairs
+from ..measure.worst import worst_case
 from ..read.extra import trusted
 from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
@@ -32,12 +36,11 @@ from ..render.files import put
 from ..sections.checks_table import integrity_section, to_json
 from ..sections.costs import cost_section, provenance_section
 from ..sections.generic import names_section, other_section, unmeasured_section
-from ..sections.summary import cautions, rankings, verdict
 from ..sections.training_findings import artefact_section
-from . import evidence
+from . import evidence, pdf
 
 FORMATS = ("html", "md", "latex", "csv")
-ASKED = ("evidence",)
+ASKED = ("evidence", "pdf")
 """Formats that are written only when they are asked for by name."""
 
 
@@ -46,8 +49,9 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     """Write the report of one or several run folders into `out`; returns the files written.
 
     Files about scores hold no time, date or path, so two runs of one sweep give the same bytes; what a run cost stands
-    in costs.csv, costs.md and the html page. `evidence` is written where it is asked for by name. Raises BadValue for
-    an unknown format, BadData for an unreadable run, BadOutput where `out` cannot be written.
+    in costs.csv, costs.md and the html page. `evidence` is written where asked for by name, and so is `pdf`, last,
+    which a browser prints of the page. Raises BadValue for an unknown format or where no browser can print, BadData for
+    an unreadable run, BadOutput where `out` cannot be written.
     """
     known = (*FORMATS, *ASKED)
     unknown = [name for name in formats if name not in known]
@@ -69,9 +73,12 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
         "evidence": lambda: {"evidence.html": evidence.render(run)},
     }
     files: dict[str, str | bytes] = {}
-    for name in known:
+    for name in render:
         files |= render[name]() if name in formats else {}
-    return [put(Path(out) / name, content) for name, content in files.items()]
+    written = [put(Path(out) / name, content) for name, content in files.items()]
+    if "pdf" in formats:  # after the others are there: a machine may have no browser
+        written.append(put(Path(out) / "report.pdf", pdf.printed(html.render(document, csv=False)["report.html"])))
+    return written
 
 
 def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> Document:
@@ -101,9 +108,9 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
     shown = sorted((s for s in sections if s.tables or s.figures or s.galleries), key=lambda section: section.order)
     if not run.defended:
         shown = [undefended(section) for section in shown]
-    said = with_n([answer for part in parts for answer in part.answers])
-    worst = rankings(run)
-    return Document(run.title, run.note, tuple(made), tuple(cautions(run, worst)), said, tuple(shown), verdict(worst))
+    said = with_n(short_answers(run, table, [answer for part in parts for answer in part.answers]))
+    warned = tuple(cautions(run, worst_case(run)))
+    return Document(run.title, run.note, tuple(made), warned, said, tuple(shown), steps(run), glossary(shown))
 
 
 def added(run: Results, table: pd.DataFrame) -> list[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -54,6 +55,9 @@ class Answer:
     """The short answer for one threat against one model: a few large numbers, a bar per defense, a sentence or three.
 
     `numbers` are (label, number, interval, good or bad); `bars` are (rank, defense, entry); `n` images were judged.
+    said: the same in the words that a report opens with: what decides in one sentence, then what to hold it against;
+    nothing where another answer says it.
+    order: where it stands among the others, the smallest first.
     """
 
     title: str
@@ -62,6 +66,8 @@ class Answer:
     bars: tuple[tuple[str, str, Entry], ...]
     sentences: tuple[str, ...]
     n: int = 0
+    said: tuple[str, ...] = ()
+    order: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Part:
 class Document:
     """A whole report: title with its note, counts, cautions, answers, sections.
 
-    verdict: how the one system of a run stands, in a line; '' where there are several.
+    steps: what to do next, a sentence each. terms: the words that need saying, each with its meaning.
     """
 
     title: str
@@ -134,7 +140,24 @@ class Document:
     cautions: tuple[str, ...]
     answers: tuple[Answer, ...]
     sections: tuple[Section, ...] = field(repr=False)
-    verdict: str = ""
+    steps: tuple[str, ...] = ()
+    terms: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def said(self) -> tuple[tuple[str, ...], ...]:
+        """What the report opens with: the sentences of each threat, in the order of the answers."""
+        return tuple(answer.said for answer in self.answers if answer.said)
+
+
+def terms_of(section: Section, terms: Sequence[tuple[str, str]]) -> list[str]:
+    """Which of these terms (with their meaning) the titles, leads, columns and marked entries of a section use."""
+    told = [section.title, *section.lead, *(figure.caption for figure in section.figures)]
+    for table in section.tables:
+        told += [table.title, table.caption, *table.columns]
+        told += {entry.text for row in table.rows for i, entry in enumerate(row) if entry.kind or not i}
+    text = "\n".join(told)
+    return [term for term, _ in terms
+            if re.search(rf"(?<!\w){re.escape(term)}(?!\w)", text, 0 if term.isupper() else re.IGNORECASE)]  # fmt: skip
 
 
 def undefended(section: Section) -> Section:

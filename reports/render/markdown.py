@@ -17,8 +17,11 @@ def render(document: Document) -> str:
         ", ".join(f"{count} {name}" for name, count in document.counts) + ".",
         "",
     ]
-    lines += [f"**{escape(document.verdict)}**", ""] if document.verdict else []
-    lines += [f"- **{escape(caution)}**" for caution in document.cautions]
+    for i, (first, *others) in enumerate(document.said, 1):
+        lines.append(f"{i}. **{escape(first)}** {escape(' '.join(others))}".rstrip())
+    if document.steps:
+        lines += ["", "What to do next:", "", *(f"- {_step(step)}" for step in document.steps)]
+    lines += ["", *(f"- **{escape(caution)}**" for caution in document.cautions)]
     for answer in document.answers:
         spans = [f" ({span})" if span else "" for _, _, span, _ in answer.numbers]
         numbers = ", ".join(f"{n[0]} {n[1]}{span}" for n, span in zip(answer.numbers, spans, strict=True))
@@ -27,6 +30,8 @@ def render(document: Document) -> str:
     for section in document.sections:
         if not section.passing:
             lines += ["", *_section(section)]
+    if document.terms:
+        lines += ["", "## Words", "", *(f"- **{escape(term)}**: {escape(meaning)}" for term, meaning in document.terms)]
     return "\n".join([*lines, "", "Intervals are 95 %: Clopper-Pearson for rates, bootstrap for means.", ""])
 
 
@@ -46,6 +51,11 @@ def escape(text: str) -> str:
     return re.sub(
         r"([\\`*_\[\]|~#$])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     )
+
+
+def _step(step: str) -> str:
+    """A step with its commands as code."""
+    return "`".join(part if i % 2 else escape(part) for i, part in enumerate(step.split("`")))
 
 
 def _title(document: Document) -> str:

@@ -11,18 +11,17 @@ import pandas as pd
 
 from ..measure import tables
 from ..measure.grades import label, shown
-from ..measure.worst import GROUP, by_rank, paired
+from ..measure.worst import GROUP, by_rank, paired, worst_case
 from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
 from ..render.draw import Figure
 from ..render.text import number, percent, points, pvalue, ranks
 from . import figures
-from .generic import WHERE, flags_or, groups, titled, why
+from .generic import WHERE, flags_or, groups, slim, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
-from .summary import attacked, doubt, no_answer, rankings
 
 THREAT = GROUP[:-1]
 """What one table is about; several seeds of it stand in that table."""
@@ -31,20 +30,20 @@ THREAT = GROUP[:-1]
 @reported
 def part(run: Results, scores: pd.DataFrame) -> Part:
     """What evasion adds to a report."""
-    worst = rankings(run)
+    worst = worst_case(run)
     sections = (
-        worst_section(worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
+        worst_section(run, worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
         query_section(run), ordered_section(run), paired_section(run),
     )  # fmt: skip
     frames = {
         "worst_case": worst, "paired": paired(run), "queries": distances(run).drop(columns="reached"),
         "query_costs": query_costs(run), "ordered_topk": ordered(run),
     }  # fmt: skip
-    return Part(sections, tuple(attacked(run, worst)), frames)
+    return Part(sections, frames=frames)
 
 
-def worst_section(worst: pd.DataFrame) -> Section:
-    """The ranking under each threat, worst case over its attacks."""
+def worst_section(run: Results, worst: pd.DataFrame) -> Section:
+    """The ranking under each threat, worst case over its attacks, with its adversary in words."""
     found, parts = [], list(groups(worst, THREAT))
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         seeds = list(groups(part, ("seed",)))
@@ -64,7 +63,8 @@ def worst_section(worst: pd.DataFrame) -> Section:
             "n",
             "notes",
         )
-        found.append(Table(f"worst-{i + 1}", title, _constant(key, part), columns, rows, "worst_case.csv"))
+        caption = f"{figures.against(run, key[0], key[1])}; {_constant(key, part)}"
+        found.append(slim(Table(f"worst-{i + 1}", title, caption, columns, rows, "worst_case.csv")))
     lead = (
         "Robust accuracy: the share of images classified right under every attack of the threat at once, with its "
         "exact 95 % interval; one that ends rejected, or in a tie, is not right."
@@ -99,6 +99,19 @@ def _worst_row(row: Mapping[Any, Any], rivals: int) -> tuple[Entry, ...]:
     )  # fmt: skip
 
 
+def doubt(row: Mapping[Any, Any], rivals: int) -> str:
+    """Why a row of the worst-case table has no rank; of one system, which needs none, what is wrong with its number."""
+    return str(row["unranked"]) if rivals > 1 else str(row["unranked"]).removeprefix("not ranked: ")
+
+
+def no_answer(row: Mapping[Any, Any]) -> str:
+    """What would stand if answers that are gone were a defense, '' where none are."""
+    gone = row["or_no_answer"] - row["robust_accuracy"]
+    if not gone > 0:
+        return ""
+    return f"{percent(gone)} end rejected or in a tie, which is not right; {percent(row['or_no_answer'])} with these"
+
+
 def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:
     """Every attack against every defense."""
     evasion = scores[scores["scenario"] == "evasion"]
@@ -110,12 +123,12 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
     for row in head.to_dict("records"):
         clean, note = clean_rates.get(row["run_id"], float("nan")), why(row, flags[row["run_id"]])
         rows.append((*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-                     *_value(row, flags[row["run_id"]]), counted(_or(clean), percent(clean)),
+                     *_value(row, flags[row["run_id"]]), Entry(note), counted(_or(clean), percent(clean)),
                      counted(row["n"], number(row["n"]) if row["n"] else "–"),
-                     Entry(note), Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
-    columns = (*names, "attack", "defense", "robust accuracy", "status", "no attack", "n", "notes", "run")
+                     Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
+    columns = (*names, "attack", "defense", "robust accuracy", "status", "notes", "no attack", "n", "run")
     every = "Every attack, every defense" if run.defended else "Every attack"
-    table = Table("attacks", every, caption, columns, tuple(rows))
+    table = slim(Table("attacks", every, caption, columns, tuple(rows)))
     lead = (
         "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
         "cells have no number, and say why below.",

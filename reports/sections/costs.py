@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,11 @@ from ..render.document import Entry, Section, Table, counted, split_constant, wo
 from ..render.text import duration, number, size
 
 _FACTS = ("suite_version", "commit", "dirty", "device", "dtype", "packages", "canaries")
-_HASHES = ((["model", "defense"], "weights_sha256"), (["dataset", "shift", "corruption", "severity"], "data_sha256"))
-"""Hashes, and what tells apart the things that they are of."""
+_HASHES = (
+    (["model", "defense"], "weights_sha256", ("seed", "seed {:g}")),
+    (["dataset", "shift", "corruption", "severity"], "data_sha256", ("n", "{:g} images")),
+)
+"""Hashes, what tells apart the things that they are of, and what does where that is not enough, in words."""
 
 
 def cost_section(run: Results) -> Section:
@@ -74,10 +78,13 @@ def made_with(run: Results) -> list[tuple[Entry, Entry]]:
         for name in _FACTS
         for value in _distinct(run.cells[name])
     ]
-    for what, name in _HASHES:
-        found = run.cells.loc[run.cells[name] != "", [*what, name]].drop_duplicates().to_dict("records")
-        known = {row[name]: _called([row[key] for key in what]) for row in reversed(found)}
-        rows += [(words(f"sha256 of {known[value]}"), Entry(value, kind="code")) for value in reversed(known)]
+    for what, name, (last, said) in _HASHES:
+        found = run.cells.loc[run.cells[name] != "", [*what, last, name]].drop_duplicates().to_dict("records")
+        known = {row[name]: (_called([row[key] for key in what]), said.format(row[last])) for row in reversed(found)}
+        times = Counter(called for called, _ in known.values())
+        for value, (called, apart) in reversed(known.items()):
+            of = f"{called}, {apart}" if times[called] > 1 else called
+            rows.append((words(f"sha256 of {of}"), Entry(value, kind="code")))
     return rows
 
 

@@ -16,9 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from ..measure.tables import CORRUPTIONS, certified_curves, corruption_grid, empirical_curves
+from robustsuite.records.schema import Budget
+
+from ..measure.tables import CORRUPTIONS, corruption_grid, empirical_curves
 from ..measure.worst import GROUP, worst_case
-from ..read.runs import Results
+from ..read.runs import Results, once
+from ..render.adversary import titled, who
 from ..render.draw import (
     INK,
     LEGEND,
@@ -37,17 +40,13 @@ from ..render.draw import (
     wrap,
 )
 from ..render.text import plain, short
+from .generic import across
 
 MOST = 16
 """Figures of a kind that are drawn; nobody looks through more of them, and each takes the time of a thousand rows."""
 
 TILES, NAMED = 400, 40
 """Cells of a heat map that can each be read; beyond, colours alone, with so many names at most on each side."""
-
-
-def figures(run: Results, table: pd.DataFrame) -> list[Figure]:
-    """Every figure the run has rows for; `table` is what `scores(run)` returned."""
-    return [*heatmaps(run, table), *curves(run), *sandwiches(run), *corruption_panels(run)]
 
 
 def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
@@ -65,7 +64,9 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
             grid = grid.reindex(index=attacks, columns=defenses)
             found.append(draw(f"heatmap-{slug(key)}", caption, (10.0, 6.0), partial(_colours, grid=grid)))
             continue
-        caption = f"Robust accuracy in % with its 95 % interval, {where(key)}{left}"
+        bounded = "; ≤: no verdict, an upper bound" if (part["grade"] == "PROVISIONAL").any() else ""
+        caption = f"Robust accuracy in % with its 95 % interval, {where(key)}{left}{bounded}{key_of(run, defenses)}"
+        caption = f"{against(run, key[0], key[1])}. {caption}"
         size = (2.2 + 1.25 * len(defenses), 1.1 + 0.46 * (len(attacks) + 2))
         found.append(
             draw(
@@ -81,9 +82,32 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
     return found
 
 
+def against(run: Results, threat: str, budget: str) -> str:
+    """The adversary of an evasion threat in words, as a heading."""
+    return _adversaries(run)[threat, budget]
+
+
+@once
+def _adversaries(run: Results) -> dict[tuple[str, str], str]:
+    """The adversary of every evasion threat in words, by the threat's name and budget."""
+    cells = run.cells[run.cells["scenario"] == "evasion"].drop_duplicates(["threat", "budget"])
+    found: dict[tuple[str, str], str] = {}
+    for threat, budget, record in zip(cells["threat"], cells["budget"], cells["record"], strict=True):
+        found[threat, budget] = titled(who(record), record.threat.budget if record.threat else Budget())
+    return found
+
+
 def called(run: Results, names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str]:
-    """What a figure calls each defense; nothing where no system of the run has one."""
-    return told_apart(names, cut) if run.defended else dict.fromkeys(names, "")
+    """What a figure calls each defense, by its letter where a name is long; nothing where no system has one."""
+    if not run.defended:
+        return dict.fromkeys(names, "")
+    heads, key = across(run, names)
+    return dict(zip(names, heads, strict=True)) if key else told_apart(names, cut)
+
+
+def key_of(run: Results, names: Sequence[str]) -> str:
+    """What a caption ends with where `called` gives letters: whose they are."""
+    return across(run, names)[1]
 
 
 def drawn(groups: Sequence[tuple[Any, pd.DataFrame]]) -> Iterator[tuple[Any, pd.DataFrame, str]]:
@@ -124,12 +148,14 @@ def _heatmap(
             row = cells.get((attack, defense))
             if row is not None and not np.isnan(row["value"]):
                 below = "inert" if row["status"] == "inert" else _span(row["lo"], row["hi"])
-                _cell(ax, (x, y + 1.125), row["value"], below, struck=row["grade"] == "INVALID")
+                bound = "≤" if row["grade"] == "PROVISIONAL" else ""
+                _cell(ax, (x, y + 1.125), row["value"], below, struck=row["grade"] == "INVALID", bound=bound)
             else:
                 _hatch(ax, (x, y + 1.125), "" if row is None else str(row["status"]))
         if defense in lasts:
             last = lasts[defense]
-            bound = "≤" if last["unranked"] and last["missing"] else ""
+            doubted = last["grade"] == "PROVISIONAL" or (last["unranked"] and last["missing"])
+            bound = "≤" if doubted else ""
             _cell(ax, (x, 0), last["clean_accuracy"], _span(last["clean_lo"], last["clean_hi"]))
             _cell(ax, (x, bottom), last["robust_accuracy"], _span(last["lo"], last["hi"]),
                   struck=last["struck"], bound=bound)  # fmt: skip
@@ -168,6 +194,11 @@ def _cell(
 ) -> None:
     x, y = at
     colour = _tile(ax, at, value)
+    if bound:  # no verdict: a colour that stood there whole would be good news
+        corner = (x - 0.48, y - 0.46)
+        ax.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="white", alpha=0.62, linewidth=0))
+        ax.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="none", edgecolor=RULE, hatch="////", linewidth=0.8))
+        colour = "#10202e"
     text = f"{bound}{100 * value:.1f}"
     ax.text(x, y - 0.13, text, ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
     ax.text(x, y + 0.25, below, ha="center", va="center", fontsize=7.2, color=colour)
@@ -181,8 +212,10 @@ def curves(run: Results) -> list[Figure]:
     found = []
     groups = table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False)
     for key, part, left in drawn([(key, part) for key, part in groups if (part["kind"] == "curve").any()]):
+        defenses = list(dict.fromkeys(part["defense"]))
         caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}{left}"
-        names = called(run, list(dict.fromkeys(part["defense"])), partial(short, width=LEGEND))
+        caption += key_of(run, defenses)
+        names = called(run, defenses, partial(short, width=LEGEND))
         found.append(draw(f"curve-{slug(key)}", caption, (7.2, 3.9), partial(_curves, part=part, names=names)))
     return found
 
@@ -201,65 +234,6 @@ def _curves(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
         legend(canvas)
 
 
-def sandwiches(run: Results) -> list[Figure]:
-    """Proof below, attack above: the truth lies in the shaded gap; a proof above an attack is a contradiction."""
-    proofs, attacked = certified_curves(run), empirical_curves(run)
-    found: list[Figure] = []
-    if not len(proofs):
-        return found
-    for key, part, left in drawn(list(proofs.groupby(["norm", "dataset", "model", "seed"], sort=False))):
-        upper = attacked[(attacked[["norm", "dataset", "model", "seed"]] == list(key)).all(axis=1)]
-        defenses = list(dict.fromkeys(part["defense"]))
-        columns = min(3, len(defenses))
-        rows = -(-len(defenses) // columns)
-        caption = f"Certified (solid) and empirical (dashed, dots) accuracy by radius, {where(key)}{left}"
-        found.append(
-            draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
-                  partial(_sandwich, part=part, upper=upper, shape=(rows, columns),
-                         defenses=called(run, defenses, partial(short, width=32))))
-        )  # fmt: skip
-    return found
-
-
-def _sandwich(
-    canvas: Canvas, part: pd.DataFrame, upper: pd.DataFrame, defenses: dict[str, str], shape: tuple[int, int]
-) -> None:
-    axes = canvas.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
-    top = float(part["radius"].max())
-    for ax, defense in zip(axes, defenses, strict=False):
-        for i, (certifier, rows) in enumerate(part[part["defense"] == defense].groupby("certifier", sort=False)):
-            ax.plot(rows["radius"], 100 * rows["value"], color=LINES[0], linestyle=("-", "-.", ":")[i % 3],
-                    linewidth=1.8, label=f"proof: {short(str(certifier), 18)}")  # fmt: skip
-            ax.fill_between(rows["radius"], 0, 100 * rows["value"], color=LINES[0], alpha=0.16, linewidth=0)
-        attack = upper[(upper["defense"] == defense) & (upper["radius"] <= top)]
-        line, dot = attack[attack["kind"] == "curve"], attack[attack["kind"] == "point"]
-        if len(line):
-            ax.plot(
-                line["radius"],
-                100 * line["value"],
-                color=LINES[1],
-                linestyle="--",
-                linewidth=1.6,
-                label="attack",
-            )
-        if len(dot):
-            error = [100 * (dot["value"] - dot["lo"]), 100 * (dot["hi"] - dot["value"])]
-            ax.errorbar(
-                dot["radius"],
-                100 * dot["value"],
-                yerr=error,
-                fmt="o",
-                color=LINES[1],
-                markersize=4,
-                capsize=2,
-            )
-        ax.set_title(defenses[defense])
-        radius_axes(ax, str(part["norm"].iloc[0]), "accuracy, %" if ax is axes[0] else "", top)
-    for ax in axes[len(defenses) :]:
-        ax.set_visible(False)
-    axes[0].legend(loc="upper right", fontsize=7.5, labelcolor=INK)
-
-
 def corruption_panels(run: Results) -> list[Figure]:
     """Accuracy by corruption and severity, one heat map per defense."""
     grid = corruption_grid(run)
@@ -274,7 +248,7 @@ def corruption_panels(run: Results) -> list[Figure]:
         columns = min(4, len(defenses))
         rows = -(-len(defenses) // columns)
         size = (1.7 + columns * (0.45 * max(3, len(levels)) + 0.25), rows * (0.32 * len(names) + 0.95) + 0.3)
-        caption = f"Accuracy in % by corruption and severity, {where(key)}{left}"
+        caption = f"Accuracy in % by corruption and severity, {where(key)}{left}{key_of(run, defenses)}"
         found.append(
             draw(f"corruptions-{slug(key)}", caption, size,
                   partial(_panels, part=part, defenses=titles, sides=(names, levels), shape=(rows, columns)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,51 @@ def why(row: Mapping[Any, Any], flags: str) -> str:
     """What a reader of a row should know."""
     same = f"the undefended number of {row['same_as'][:8]}" if row["status"] == "inert" and row["same_as"] else ""
     return "; ".join(part for part in (row["sentence"], same, flags) if part)
+
+
+SAME = {"n": "{} images", "attacks": "{} attacks", "grade": "grade {}", "status": "{}"}
+"""Columns that say the same in every row of most tables, and how a caption says it for all of them."""
+
+
+def slim(table: Table) -> Table:
+    """The table without columns of SAME that hold one value, which its caption says, and without empty notes.
+
+    What is left stands on a screen, so that nobody must scroll to the reason of a refusal.
+    """
+    told, drop = [], set()
+    for i, name in enumerate(table.columns):
+        values = {row[i].text for row in table.rows}
+        if name in SAME and len(table.rows) > 1 and len(values) == 1 and "–" not in values:
+            told.append(SAME[name].format(*values))
+        elif name != "notes" or any(values):
+            continue
+        drop.add(i)
+    caption = "; ".join(filter(None, (table.caption, ", ".join(told))))
+    columns = tuple(name for i, name in enumerate(table.columns) if i not in drop)
+    rows = tuple(tuple(entry for i, entry in enumerate(row) if i not in drop) for row in table.rows)
+    return replace(table, caption=caption, columns=columns, rows=rows)
+
+
+LONG = 18
+"""Characters of a defense's name from which on it is a letter where it would head a column or a picture."""
+
+
+def letters(run: Results) -> dict[str, str]:
+    """Each defense's letter, A the first of the run's, as the terminal's key has them; none where no system has one."""
+    names = dict.fromkeys(run.cells["defense"])
+    return {str(name): _letter(i) for i, name in enumerate(names)} if run.defended else {}
+
+
+def _letter(i: int) -> str:
+    return chr(ord("A") + i) if i < 26 else f"A{i}"
+
+
+def across(run: Results, defenses: Sequence[str]) -> tuple[list[str], str]:
+    """What heads the column of each defense, letters where a name is long; and the key that a caption ends with."""
+    if not run.defended or all(len(plain(name)) <= LONG for name in defenses):
+        return [plain(name) for name in defenses], ""
+    known = letters(run)
+    return [known[name] for name in defenses], "; " + ", ".join(f"{known[name]} {plain(name)}" for name in defenses)
 
 
 def titled(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> list[str]:

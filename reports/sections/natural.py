@@ -5,6 +5,7 @@ The matching clean pictures are the set's own (the same classes under the same h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from ..measure.calibration import expected_calibration_error, rms_calibration_er
 from ..measure.effective import residuals
 from ..measure.scores import rate
 from ..measure.selective import CONTROL
-from ..read.runs import Results
+from ..read.runs import Results, once
 from ..render.document import Entry, Table, accuracy, counted, split_constant, words
 from ..render.text import number, percent, plain, points, pvalue
+from .generic import across, titled
 
 WHERE = ("dataset", "model", "seed")
 ATTRIBUTES = {
@@ -29,26 +31,38 @@ ATTRIBUTES = {
 """ImageNet-E: an edit's attribute by what its folder's name contains."""
 
 NOTHING = Entry("–", -1.0)
+Member = Mapping[str, Any]
+"""One system on one set."""
 
 
 def natural_tables(run: Results) -> Iterator[Table]:
     """The overview, a table of variants for each set that has several, watermarks, effective robustness."""
+    found = members(run)
+    if not found:
+        return
+    yield _overview(found)
+    shifted = [m for m in found if m["shift"] != "clean"]
+    parts = list(_by(shifted, ("shift", *WHERE)))
+    titles = titled([key for key, _ in parts], ("shift", *WHERE))
+    for i, ((key, part), title) in enumerate(zip(parts, titles, strict=True)):
+        if len(part[0]["variants"]) > 1:
+            yield _variants(run, f"variants-{i + 1}", title, key, part)
+        if "watched" in part[0]["pooled"] and part[0]["control"] is not None:
+            yield _watermark(f"watermark-{i + 1}", title, key, part)
+    yield from _effective(shifted)
+
+
+@once
+def members(run: Results) -> list[Member]:
+    """Each system on each set: its facts, `variants` and `pooled` examples, `control` those of the clean pictures."""
     cells = run.cells[
         (run.cells["scenario"] == "shift") & run.cells["severity"].isna() & (run.cells["status"] == "done")
     ]
     if not len(cells):
-        return
-    members = [_member(run, key, part, cells) for key, part in cells.groupby(["shift", *WHERE, "defense"], sort=False)]
-    order = list(dict.fromkeys(m["shift"] for m in members))
-    members.sort(key=lambda m: order.index(m["shift"]))
-    yield _overview(members)
-    shifted = [m for m in members if m["shift"] != "clean"]
-    for i, (key, part) in enumerate(_by(shifted, ("shift", *WHERE))):
-        if len(part[0]["variants"]) > 1:
-            yield _variants(f"variants-{i + 1}", key, part)
-        if "watched" in part[0]["pooled"] and part[0]["control"] is not None:
-            yield _watermark(f"watermark-{i + 1}", key, part)
-    yield from _effective(shifted)
+        return []
+    found = [_member(run, key, part, cells) for key, part in cells.groupby(["shift", *WHERE, "defense"], sort=False)]
+    order = list(dict.fromkeys(m["shift"] for m in found))
+    return sorted(found, key=lambda m: order.index(m["shift"]))
 
 
 def _member(run: Results, key: tuple[Any, ...], part: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
@@ -87,10 +101,15 @@ def _overview(members: Sequence[Mapping[str, Any]]) -> Table:
             *(words(m[name]) for name in names), words(m["shift"]), words(m["defense"]),
             accuracy(score.value, score.lo, score.hi, struck=m["struck"]),
             NOTHING if clean is None else counted(clean["robust"].mean(), percent(clean["robust"].mean())), drop,
-            *_calibration(m["pooled"]), counted(score.n, number(score.n)), Entry(m["notes"]),
+            *_calibration(m["pooled"]), counted(score.n, number(score.n)), Entry(_head(m["notes"]), note=m["notes"]),
         ))  # fmt: skip
     columns = (*names, "shift", "defense", "accuracy", "clean, same classes", "gap", "RMS cal.", "ECE", "n", "read as")
     return Table("shifts", "Shift sets", caption, columns, tuple(rows))
+
+
+def _head(notes: str) -> str:
+    """How the set was read, without the sum of the kept classes' indices: a checksum, which the entry's note keeps."""
+    return re.sub(r", indices sum to \d+", "", notes)
 
 
 def gap(value: float, clean: pd.DataFrame) -> Entry:
@@ -107,7 +126,7 @@ def _calibration(rows: pd.DataFrame) -> tuple[Entry, Entry]:
     return counted(errors[0], percent(errors[0])), counted(errors[1], percent(errors[1]))
 
 
-def _variants(name: str, key: Sequence[Any], part: Sequence[Mapping[str, Any]]) -> Table:
+def _variants(run: Results, name: str, title: str, key: Sequence[Any], part: Sequence[Member]) -> Table:
     """Every variant of one set, a column a defense: accuracy and gap; ImageNet-E's by attribute, with means."""
     groups = (
         _attributes(part[0]["variants"]) if part[0]["set"].startswith("imagenet_e") else {"": list(part[0]["variants"])}
@@ -121,9 +140,10 @@ def _variants(name: str, key: Sequence[Any], part: Sequence[Mapping[str, Any]]) 
             rows.append(
                 (Entry(plain(variant.replace("_", " ")), f"{attribute} {variant}"), *(_gap(m, variant) for m in part))
             )
-    columns = ("variant", *(plain(m["defense"]) for m in part))
+    heads, said = across(run, [m["defense"] for m in part])
     caption = ", ".join(f"{n} {v}" for n, v in zip(WHERE, key[1:], strict=True))
-    return Table(name, str(key[0]), f"{caption}; accuracy, and its gap to the clean pictures", columns, tuple(rows))
+    caption += f"; accuracy, and its gap to the clean pictures{said}"
+    return Table(name, title, caption, ("variant", *heads), tuple(rows))
 
 
 def _attributes(variants: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -159,7 +179,7 @@ def _paired(examples: pd.DataFrame) -> str:
     return f"paired with the same pictures unshifted: p {pvalue(test.pvalue)}, n = {len(examples)}"
 
 
-def _watermark(name: str, key: Sequence[Any], part: Sequence[Mapping[str, Any]]) -> Table:
+def _watermark(name: str, title: str, key: Sequence[Any], part: Sequence[Member]) -> Table:
     """ImageNet-W's three: the gap, the gap on the watched class alone, the rise of its probability."""
     rows = []
     for m in part:
@@ -175,7 +195,7 @@ def _watermark(name: str, key: Sequence[Any], part: Sequence[Mapping[str, Any]])
     columns = ("defense", "gap", "gap on the marked class", "rise of its probability", "n")
     caption = ", ".join(f"{n} {v}" for n, v in zip(WHERE, key[1:], strict=True))
     caption += "; a class that gains where the others lose is a shortcut"
-    return Table(name, f"{key[0]}: watermark", caption, columns, tuple(rows))
+    return Table(name, f"{title} · watermark", caption, columns, tuple(rows))
 
 
 def _watched_class(shifted: pd.DataFrame, clean: pd.DataFrame) -> int:

@@ -13,11 +13,10 @@ from ..measure.tables import CORRUPTIONS, corruption_errors, corruption_grid
 from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, counted, error
-from ..render.text import percent, plain
+from ..render.text import percent
 from .figures import corruption_panels
-from .generic import groups, one_severity, titled
+from .generic import across, groups, one_severity, titled
 from .natural import natural_tables
-from .summary import corrupted
 
 _WHERE = ("dataset", "model", "seed")
 
@@ -28,7 +27,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     section = Section(
         "shifts", "Distribution shift", (), tuple(shift_tables(run)), tuple(corruption_panels(run)), order=30
     )
-    return Part((section,), tuple(corrupted(run)), {"corruptions": corruption_errors(run)})
+    return Part((section,), frames={"corruptions": corruption_errors(run)})
 
 
 def shift_tables(run: Results) -> Iterator[Table]:
@@ -43,11 +42,13 @@ def shift_tables(run: Results) -> Iterator[Table]:
         caption += _read_as(run, key)
         mine = grid[(grid[["shift", *_WHERE]] == list(key)).all(axis=1)]
         over = one_severity(run, str(key[0])) or "mean over severities"
-        yield _corruptions(f"corruptions-{i + 1}", (title, caption, over), part, mine)
+        yield _corruptions(run, f"corruptions-{i + 1}", (title, caption, over), part, mine)
     yield from natural_tables(run)
 
 
-def _corruptions(name: str, titles: tuple[str, str, str], part: pd.DataFrame, grid: pd.DataFrame) -> Table:
+def _corruptions(
+    run: Results, name: str, titles: tuple[str, str, str], part: pd.DataFrame, grid: pd.DataFrame
+) -> Table:  # fmt: skip
     defenses = list(dict.fromkeys(part["defense"]))
     cells = {(row["corruption"], row["defense"]): row for row in part.to_dict("records")}
     present = set(part["corruption"]) - {"mean"}
@@ -67,9 +68,10 @@ def _corruptions(name: str, titles: tuple[str, str, str], part: pd.DataFrame, gr
     extra = {c: " (extra, in no mean)" if c in ALEXNET_EXTRA and meant < len(present) else "" for c in names}
     rows += [(Entry(c.replace("_", " ") + extra[c], c), *(_error(cells.get((c, d))) for d in defenses)) for c in names]
     shift, caption, over = titles
-    columns = (f"error, {over}", *(plain(d) for d in defenses))
-    if against:
-        caption += "; mCE in percent of AlexNet's published errors on ImageNet-C"
+    heads, said = across(run, defenses)
+    columns = (f"error, {over}", *heads)
+    caption += "; mCE in percent of AlexNet's published errors on ImageNet-C" if against else ""
+    caption += said
     return Table(name, shift, caption, columns, tuple(rows), "corruptions.csv")
 
 

@@ -150,7 +150,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; <run>/report by default.")] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="Any of html,md,latex,csv, and, by name alone, evidence.")
+        str, typer.Option("--format", help="Any of html,md,latex,csv, and, by name alone, evidence, pdf.")
     ] = "html,md,latex,csv",
 ) -> None:
     """Tables and figures from stored rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ LOOK = 2.0
 Kind = tuple[str, ...]
 Kinds = tuple[Kind, ...]
 """From the nearest to all."""
+
+BAR, SPACES = 14, 4
+"""Columns of the bar on a terminal, and those between the parts of its line."""
 
 PLAIN_EVERY = 5.0
 """Seconds between two lines where the output is no terminal."""
@@ -103,7 +107,7 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
     clock = Clock(missing, estimate(missing) if missing else {}, workers)
     if screen.is_terminal:
         text = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
-        columns = (BarColumn(20), MofNCompleteColumn(), *text)
+        columns = (BarColumn(BAR), MofNCompleteColumn(), *text)
         with Bar(*columns, console=screen, transient=True) as bar:
             task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing), left="")
 
@@ -111,13 +115,38 @@ def progress(cells: list[Planned], store: Store, workers: int, *, screen: Consol
                 clock.finished(record)
                 bar.update(task, advance=1, left=clock.left())
 
+            def room() -> int:
+                return max(8, screen.width - BAR - len(f"{len(cells)}/{len(cells)}") - len(clock.left()) - SPACES)
+
             def starts(cell: Cell, part: int, parts: int) -> None:
                 place = f", part {part}/{parts}" if parts > 1 else ""
-                bar.update(task, description=escape(label(cell)[: 40 - len(place)] + place))
+                bar.update(task, description=escape(shortened(label(cell), room() - len(place)) + place))
 
-            yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[:40])))
+            yield Progress(starts, ends, lambda text: bar.update(task, description=escape(text[: room()])))
         return
     yield _plain(len(cells), len(cells) - len(missing), clock, screen)
+
+
+def shortened(whole: str, width: int) -> str:
+    """A cell's label in so many columns: the attack and the defense with their parameters, or without, or cut inside.
+
+    Both halves are cut before either is lost: a line that ends ahead of the defense looks the same for each of them.
+    """
+    if len(whole) <= width:
+        return whole
+    what, on, defense = whole.partition(" on ")
+    bare = [re.sub(r"\([^()]*\)", "", half) for half in (what, defense)]
+    left = max(2, width - len(on))
+    first = min(len(bare[0]), max(left - len(bare[1]), left // 2)) if on else left
+    return _cut(bare[0], first) + on + (_cut(bare[1], left - first) if on else "")
+
+
+def _cut(text: str, width: int) -> str:
+    """The text without its middle where it is longer."""
+    if len(text) <= width:
+        return text
+    head = max(0, width // 2)
+    return f"{text[:head]}…{text[len(text) - max(0, width - head - 1) :]}"
 
 
 def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
@@ -143,7 +172,9 @@ def _plain(total: int, done: int, clock: Clock, screen: Console) -> Progress:
 
 
 def summary(folder: Path, screen: Console) -> int:
-    """Print one table a threat: attacks down, defenses across, each rate with its interval. Returns failed cells."""
+    """Print one table a threat: attacks down, defenses across, each rate with its interval; then what it comes to, in
+    sentences. Returns failed cells.
+    """
     from robustsuite.reports.publish.overview import overview
 
     tables, failed = overview([folder])
@@ -154,7 +185,8 @@ def summary(folder: Path, screen: Console) -> int:
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
         for row in rows:
             table.add_row(*(escape(entry.text) for entry in row))
-        screen.print(table)
+        if rows:
+            screen.print(table)
         screen.print()
     for sentence in failed:
         screen.print(f"failed: {sentence}", markup=False)

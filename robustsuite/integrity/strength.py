@@ -124,11 +124,11 @@ def _advice(row: Row, met: Sequence[Row], wanted: Collection[str]) -> str:
     short = [other for other in met if families(other["record"]) & set(wanted) and shortfalls(other["record"])]
     raised = [str(o["attack"]) for o in short if set(o["record"].attack.least) <= set(o["record"].attack.parameters)]
     more = [f"play {_listed(raised)} at the least"] if raised else []
-    granted, played = _granted(record), {other["record"].attack.name for other in met}
+    has, played = granted(record), {other["record"].attack.name for other in met}
     if record.threat is not None and record.threat.goal.name in ("untargeted", "targeted"):
         found = [
             f"{attack} ({family})" for family, attack, needs, norms in ADVISED
-            if family in wanted and needs in granted and row["norm"] in norms and attack not in played
+            if family in wanted and needs in has and row["norm"] in norms and attack not in played
         ]  # fmt: skip
         more += [f"add {' or '.join(found)}"] if found else []
     return ", or ".join(more) or "add one of another family, such as a transfer from the adversary's own network"
@@ -139,7 +139,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")
 
 
-def _granted(record: CellRecord) -> set[str]:
+def granted(record: CellRecord) -> set[str]:
     """What the threat hands over of the system, as far as the model shows it."""
     access = set(record.threat.access) if record.threat else set()
     return access if record.model.shows is None else access & {*record.model.shows, "aux_data"}
@@ -147,7 +147,7 @@ def _granted(record: CellRecord) -> set[str]:
 
 def _gradients(record: CellRecord) -> bool:
     """Whether this adversary has gradients of the system itself."""
-    return bool({"gradients", "weights"} & _granted(record))
+    return bool({"gradients", "weights"} & granted(record))
 
 
 def transferred(record: CellRecord) -> bool:
@@ -179,4 +179,4 @@ def _open(other: Row, row: Row) -> bool:
     if other["threat"] == row["threat"]:
         return True
     theirs, mine = other["record"], row["record"]
-    return set(theirs.attack.needs) <= _granted(mine) and _queries(theirs) <= _queries(mine)
+    return set(theirs.attack.needs) <= granted(mine) and _queries(theirs) <= _queries(mine)

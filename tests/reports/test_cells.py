@@ -14,11 +14,11 @@ import pytest
 from report_store import DEFENSES, Store
 
 from robustsuite.records.schema import Budget, GoalFacts, ThreatFacts
+from robustsuite.reports.boards import cell_pages, site
 from robustsuite.reports.boards.adversary import described
 from robustsuite.reports.boards.board_files import write_leaderboard
 from robustsuite.reports.boards.cell_pages import browse_page, cell_page
 from robustsuite.reports.boards.leaderboard import boards
-from robustsuite.reports.publish import cell_pages, site
 from robustsuite.reports.read.runs import Results, read
 
 LINF = {"norm": "linf", "eps": 8 / 255}

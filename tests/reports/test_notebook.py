@@ -13,7 +13,8 @@ from robustsuite.reports.publish.overview import overview
 def test_a_run_shows_the_tables_of_the_terminal_escaped(store: Store) -> None:
     page = Run(store.root)._repr_html_()
     grids, failed = overview([store.root])
-    assert page.count("<table>") == page.count("</table>") == len(grids)
+    assert page.count("<table>") == page.count("</table>") == sum(bool(grid.rows) for grid in grids)
+    assert "<p>An attacker who knows the model makes it wrong on" in page, "what it comes to, in sentences"
     assert page.count('class="rate"') > 20
     assert "<script>alert" not in page
     assert "nightly &lt;b&gt;scenes" in page

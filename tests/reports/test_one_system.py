@@ -37,10 +37,10 @@ def page_of(run: Path, out: Path) -> str:
 def test_no_rank_and_no_absent_defense_on_its_page(alone: Path, tmp_path: Path) -> None:
     run = read([alone])
     document = build(run, scores(run))
-    bars = {answer.title: answer.bars for answer in document.answers}
-    assert [(rank, name) for rank, name, _ in bars["linf: linf(eps=8/255)"]] == [("", "robust accuracy")]
-    assert [name for _, name, _ in bars["proof: proven within linf(eps=8/255)"]] == ["certified accuracy, lirpa"]
-    assert [name for _, name, _ in bars["scenes_c: mean error"]] == ["mean error"]
+    bars = {answer.where.partition(" · ")[0]: answer.bars for answer in document.answers}
+    assert [(rank, name) for rank, name, _ in bars["linf: linf(eps=8/255)"]] == [("", "stays right")]
+    assert [name for _, name, _ in bars["proof: linf(eps=8/255)"]] == ["proven right, lirpa"]
+    assert [name for _, name, _ in bars["scenes_c"]] == ["wrong"]
     page = page_of(alone, tmp_path / "report")
     assert "undefended" not in page
     assert "not ranked:" not in page.lower()
@@ -67,7 +67,8 @@ def test_rivals_are_ranked_and_named(written: Path) -> None:
 
 def test_tiles_of_another_number_of_images_say_their_own(alone: Path) -> None:
     run = read([alone])
-    said = {a.title.partition(":")[0]: a.where.rpartition(" · ")[2] for a in build(run, scores(run)).answers}
+    answers = build(run, scores(run)).answers
+    said = {re.split(": | · ", a.where)[0]: a.where.rpartition(" · ")[2] for a in answers}
     assert said == {"linf": "200 images", "doubted": "200 images", "proof": "16 images", "scenes_c": "200 images"}
 
 

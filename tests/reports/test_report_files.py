@@ -164,8 +164,8 @@ def test_csv_holds_every_attack_by_name(written: Path) -> None:
 
 
 def test_bad_requests_say_what_to_do(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="pdf"):
-        write_report([store.root], tmp_path, formats=["pdf"])
+    with pytest.raises(BadValue, match="docx"):
+        write_report([store.root], tmp_path, formats=["docx"])
     with pytest.raises(BadData):
         write_report([], tmp_path)
     (tmp_path / "file").write_text("")

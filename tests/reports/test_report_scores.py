@@ -15,12 +15,12 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from robustsuite.errors import BadData
+from robustsuite.reports.answers.opening import cautions
 from robustsuite.reports.measure import tables
 from robustsuite.reports.measure.kinds import radii
 from robustsuite.reports.measure.scores import scores, to_csv
 from robustsuite.reports.measure.worst import paired, worst_case
 from robustsuite.reports.read.runs import Results, read
-from robustsuite.reports.sections.summary import cautions
 
 
 def _cells(store: Store, **want: object) -> list[dict]:

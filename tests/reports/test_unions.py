@@ -82,7 +82,8 @@ def test_a_union_over_different_images_is_over_the_shared_ones_and_says_so(tmp_p
     row = worst(store)["none"]
     assert (row["robust_accuracy"], row["n"], row["of"]) == (0.5, 10, 20)
     assert row["strongest"] == "pgd"
-    section = worst_section(worst_case(read([store.root])))
+    run = read([store.root])
+    section = worst_section(run, worst_case(run))
     assert "on the 10 of 20 images that every attack met" in section.tables[0].rows[0][-1].text
     write_leaderboard([store.root], tmp_path / "site")
     assert "on the 10 of 20 images that every attack met" in (tmp_path / "site" / "linf.html").read_text("utf-8")

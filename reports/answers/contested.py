@@ -1,0 +1,138 @@
+"""Every other scenario in short: what its adversary reaches against each system, by the headline of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from ..measure.grades import DOUBTED
+from ..measure.ranked import Contest, contests, declared
+from ..read.runs import Results
+from ..render.adversary import begun, share, titled, who
+from ..render.document import Answer, Entry, accuracy
+from ..render.text import interval, number, percent, plain
+from ..render.text import words as spoken
+from ..sections.generic import groups
+from . import cards
+from .cards import NONE_YET, OTHER, VERDICT
+
+OWN = ("evasion", "certification", "shift")
+"""Scenarios that have answers of their own kind."""
+
+KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
+LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB"}
+
+
+def contested(run: Results) -> Iterator[Answer]:
+    """One answer a threat and model of what is neither evasion, certification nor shift; over seeds the mean."""
+    rest = run.cells[~run.cells["scenario"].isin(OWN)]
+    for key, part in groups(rest, KEY):
+        facts = dict(zip(KEY, (str(value) for value in key), strict=True))
+        record = part["record"].iloc[0]
+        if record.threat is None:
+            continue
+        budget = record.threat.budget
+        adversary = titled(who(record), budget)
+        adversary = adversary[:1].lower() + adversary[1:]
+        head = f"{facts['threat']}: {facts['budget']}" if facts["budget"] else facts["threat"]
+        found = list(contests(run, part, ("seed", "defense")))
+        seeds = sorted({seed for seed, _ in (contest.system for contest in found)})
+        seed = seeds[0] if len(seeds) == 1 else 0
+        where = cards.place((facts["dataset"], facts["model"], seed), head, facts["goal"])
+        title = f"{begun(facts['scenario'])}: {adversary}"
+        if not found:
+            cells = part.to_dict("records")
+            yield cards.not_measured(title, where, f"{facts['scenario']}, {adversary}", cells, (OTHER, 0.0, 0.0))
+            continue
+        yield _answer(run, facts, title, where, adversary, found)
+
+
+def _answer(
+    run: Results, facts: Mapping[str, str], title: str, where: str, adversary: str, found: Sequence[Contest]
+) -> Answer:  # fmt: skip
+    about = declared(found[0].source["record"])
+    assert about is not None
+    column, scoring = about
+    sign = 1.0 if column.better == "more" else -1.0
+    what = LABELS.get(scoring.name, spoken(scoring.name))
+    systems = {name: [c for c in found if c.system[1] == name] for name in dict.fromkeys(c.system[1] for c in found)}
+    value = {name: fmean(c.score.value for c in several) for name, several in systems.items()}
+    ordered = sorted(systems, key=lambda name: -sign * value[name])
+    sound = [name for name in ordered if not any(c.unranked for c in systems[name])]
+    met = [name for name in sound if all(c.cell["status"] != "inert" for c in systems[name])]
+    own, best = ("none" if "none" in sound else None), next((name for name in met if name != "none"), None)
+    rate = scoring.kind == "rate"
+    say = percent if rate else number
+    figures = tuple(
+        (f"{what}, {whose}" if run.defended else what, say(value[name]), _span(systems[name], rate), tone)
+        for name, whose, tone in ((own, "undefended", "bad"), (best, "best defense", "good")) if name is not None
+    )  # fmt: skip
+    bars = tuple(("", cards.called(run, name, what), _bar(systems[name], value[name], rate, column.better))
+                 for name in ordered)  # fmt: skip
+    attacks = list(dict.fromkeys(attack for c in found for attack, _, _ in c.attacks))
+    n = min(int(c.score.n) for c in found)
+    sentences = (f"Worst of {len(attacks)} attack{'s' if len(attacks) > 1 else ''}: {cards.listed(attacks)}; "
+                 f"{number(n)} examples.",)  # fmt: skip
+    lead = own or best
+    if lead is None:
+        flags = sorted({flag["name"] for c in found for flag in c.cell["flags"]})
+        why = f"the numbers are in doubt ({', '.join(flags)})" if flags else "no system met every attack"
+        said: tuple[str, ...] = (f"No verdict yet on {facts['scenario']}, {adversary}: {why}.",)
+    else:
+        by = "" if lead == "none" else f" with its best defense, {plain(lead)}"
+        said = (_told(run, facts, adversary, what, by, systems[lead], rate),)
+        if own is not None and best is not None:
+            better = sign * value[best] > sign * value[own]
+            at = f"{plain(best)}, {{}} {_reached(facts['scenario'], systems[best], rate, what)}."
+            said += ("The best defense, " + at.format("brings that to") if better
+                     else "No defense does better; the best, " + at.format("is at"),)  # fmt: skip
+    standing = VERDICT if lead else NONE_YET
+    figures = figures if lead else cards.NONE
+    order = (standing, OTHER, 0.0, sign * value[ordered[0]])
+    return Answer(title, where, figures, bars, sentences, n, said, order)
+
+
+def _told(
+    run: Results, facts: Mapping[str, str], adversary: str, what: str, by: str, several: Sequence[Contest], rate: bool
+) -> str:  # fmt: skip
+    """What the adversary reaches against one system, in the words of its scenario; `by` names a defense."""
+    it, scenario = cards.subject(run, facts) + by, facts["scenario"]
+    reached, attack = _reached(scenario, several, rate, what), str(several[0].cell["attack"])
+    attack += f", mean of {len(several)} seeds" if len(several) > 1 else ""
+    if scenario == "poisoning":
+        clean = fmean(float(contest.rows["clean_ok"].mean()) for contest in several)
+        return (f"{begun(adversary)} makes {it} answer as they wish on {reached} of triggered images ({attack}); of "
+                f"clean images {share(clean)} stay right.")  # fmt: skip
+    if scenario == "unlearnable":
+        return f"{begun(adversary)} leaves {it} right on {reached} of clean images ({attack})."
+    if scenario == "inversion":
+        return f"{begun(adversary)} of {it} rebuilds its pictures: {reached} are told from all others ({attack})."
+    return f"{begun(scenario)}, {adversary}: {reached} against {it} ({attack})."
+
+
+def _reached(scenario: str, several: Sequence[Contest], rate: bool, what: str) -> str:
+    """The number of a system in a sentence: of rebuilt pictures the share that is recognised, else the headline."""
+    if scenario == "inversion":
+        return share(fmean(float(contest.rows["identified"].mean()) for contest in several))
+    value = fmean(contest.score.value for contest in several)
+    return share(value) if rate else f"{number(value)} {what}"
+
+
+def _span(several: Sequence[Contest], rate: bool) -> str:
+    if len(several) > 1:
+        return f"{len(several)} seeds"
+    score = several[0].score
+    return interval(score.lo, score.hi) if rate else f"{number(score.lo)}–{number(score.hi)}"
+
+
+def _bar(several: Sequence[Contest], value: float, rate: bool, better: str) -> Entry:
+    """A share with its bar, anything else as a number; what is in doubt has no bar."""
+    score, doubted = several[0].score, {str(c.cell["grade"]) for c in several} & set(DOUBTED)
+    note = "; ".join(sorted({c.unranked for c in several if c.unranked}))
+    if rate and len(several) == 1 and np.isfinite(score.value):
+        entry = accuracy(score.value, score.lo, score.hi)
+        kind = "error" if better == "less" else ""
+        return Entry(entry.text, entry.key, note, "INVALID" in doubted, kind, None if doubted else entry.bar)
+    return Entry(percent(value) if rate else number(value), value, note, "INVALID" in doubted)

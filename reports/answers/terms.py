@@ -1,0 +1,45 @@
+"""The words of a report that need saying, each with a plain sentence; only those that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..render.document import Section, terms_of
+
+TERMS = {
+    "robust accuracy": "the share of images that are classified right under every attack of a threat at once; wrong "
+    "unattacked counts as wrong.",
+    "certified accuracy": "the share of images that are right and for which a proof says that no change within the "
+    "radius moves the answer.",
+    "linf": "how far an image may be changed: no pixel value by more than the radius, of a range from 0 to 1 (8/255 "
+    "are 8 of the 255 levels of a screen).",
+    "l2": "how far an image may be changed: the Euclidean length of the change, pixel values from 0 to 1.",
+    "screening": "too few images, steps or questions for a number to be published; what is missing stands beside it.",
+    "SOUND": "no check raised anything, and two kinds of attack of sufficient strength agree; SOUND and CERTIFIED "
+    "alone are ranked.",
+    "PROVISIONAL": "a check raised a warning: the number is an upper bound (≤), the true one may be far lower.",
+    "INVALID": "a check failed: the number is struck through and says nothing.",
+    "refused": "the attack needs what the threat does not grant, or does not fit; no number, which is not 0.",
+    "unmeasured": "the defense hides what the attack needs, so a number would flatter it; no number, which is not 0.",
+    "inert": "the defense is not passed by this adversary, so the undefended number stands for it.",
+    "rank": "from the best; a range where a paired test on the same images cannot tell systems apart.",
+    "p (Holm)": "how likely a difference this large is by chance, corrected for all comparisons of the table.",
+    "mCE": "mean corruption error: errors in per cent of AlexNet's, averaged over the corruptions; lower is better.",
+    "gap": "accuracy on the shifted images minus that on clean images of the same classes, in points.",
+    "ECE": "expected calibration error: how far stated confidence and the share that is right lie apart, averaged "
+    "over the images.",
+    "RMS cal.": "root mean square calibration error: the same as a root mean square, where large ones count more.",
+    "effective robustness": "accuracy under a shift beyond what clean accuracy alone predicts, by the line through the "
+    "systems of this run.",
+    "attack success": "the share of images with the trigger that get the answer the poisoner wants.",
+    "AUROC": "how well a detector's score tells triggered from clean images: 50 % is chance, 100 % is always.",
+    "PSNR": "how near a rebuilt picture comes to the original, in decibels; above 20 or so it is recognised.",
+    "SSIM": "how alike two pictures look in structure: 1 is the same picture.",
+    "identified": "the share of rebuilt pictures that are nearer to their own original than to any other.",
+}
+
+
+def glossary(sections: Sequence[Section]) -> tuple[tuple[str, str], ...]:
+    """The terms that titles, leads, columns and the entries of these sections use, with what they mean."""
+    used = {term for section in sections for term in terms_of(section, tuple(TERMS.items()))}
+    return tuple((term, meaning) for term, meaning in TERMS.items() if term in used)
