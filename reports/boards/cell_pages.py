@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,17 @@ import pandas as pd
 from robustsuite.integrity.checks import CHECKS, PUBLISHED, check_of, level_of
 from robustsuite.records.schema import CellRecord
 
+from ..examples.gallery import PICTURES, cell_gallery
+from ..measure.classes import named
 from ..measure.compare import title
 from ..measure.grades import label, shown
 from ..measure.scores import cell_scores, flag_names, headline, measured_as, scores
 from ..read.runs import Results
+from ..render.adversary import described
 from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.text import duration, number, plain, size
 from ..render.text import words as spoken
 from ..sections.checks_table import MEANING
-from .adversary import described
 from .recompute import Again, again
 from .site import CELLS, Page, cells_of, score_entry
 
@@ -27,6 +29,8 @@ SHOWN = 200
 """Example rows on a page; the csv beside it holds all."""
 MANY, FEW = 1000, 20
 """Cells of a site beyond which a page shows fewer example rows, and how many; a cell's own rows have no csv then."""
+FEW_PICTURES = 2
+"""Pictures on the page of a cell of such a site."""
 CHOICES = 300
 """Values of a column that a reader can choose among."""
 PICKS = ("threat", "defense", "model", "attack", "shift", "data", "grade", "status")
@@ -98,7 +102,7 @@ def _or_dash(name: str) -> Entry:
 def cell_page(run: Results, run_id: str, board: str = "") -> Page:
     """One cell: what it measured, why it has its grade, its images, how to compute it again, where it is from.
 
-    board: the page of its threat, '' where no board has it. Pictures that a run kept belong behind the images.
+    board: the page of its threat, '' where no board has it.
     """
     cell = run.known[run_id]
     source = measured_as(cell, run.known)
@@ -110,7 +114,10 @@ def cell_page(run: Results, run_id: str, board: str = "") -> Page:
     sections = [Section("scores", "Scores", (), (_scores(source, run),))] if source is not None else []
     sections += [_graded(cell)] if cell["grade"] else []
     many = len(run.known) > MANY
-    sections += [Section("images", "Images", (), (_images(rows, many),))] if rows is not None else []
+    shown = cell_gallery(run, run_id, FEW_PICTURES if many else PICTURES)
+    sections += [Section("pictures", "What the attack changed", galleries=(shown,))] if shown else []
+    if rows is not None:
+        sections.append(Section("images", "Images", (), (_images(rows, named(run, cell["dataset"]), many),)))
     sections.append(Section("record", "Where it is from", (), tuple(_provenance(cell))))
     links = [("record (json)", f"{run_id}.json")]
     links += [("all rows (csv)", f"{run_id}.csv")] if rows is not None and not many else []
@@ -151,10 +158,10 @@ def _graded(cell: Mapping[Any, Any]) -> Section:
     return Section("grade", "Why this grade", tuple(lead), (table,) if rows else ())
 
 
-def _images(rows: pd.DataFrame, many: bool) -> Table:
+def _images(rows: pd.DataFrame, called: Callable[[int], str], many: bool) -> Table:
     names = [*(name for name in FIRST if name in rows), *(str(name) for name in rows if name not in FIRST)]
     examples = tuple(
-        tuple(_value(row[name], name in CLASSES) for name in names)
+        tuple(_class(row[name], called) if name in CLASSES else _value(row[name]) for name in names)
         for row in rows.head(FEW if many else SHOWN).to_dict("records")
     )
     columns = tuple(FIRST.get(name, name.replace("_", " ")) for name in names)
@@ -168,11 +175,13 @@ def rows_of(rows: pd.DataFrame, many: bool) -> str:
     return f"the first {most} of {len(rows)}" if len(rows) > most else f"all {len(rows)}"
 
 
-def _value(value: Any, answer: bool) -> Entry:
+def _class(value: int, called: Callable[[int], str]) -> Entry:
+    return counted(value, called(value))
+
+
+def _value(value: Any) -> Entry:
     if isinstance(value, bool):
         return words("yes") if value else words("no")
-    if answer and value == -1:
-        return Entry("none", -1.0)
     if isinstance(value, int | float):
         return counted(value, f"{value:.4g}" if isinstance(value, float) else str(value))
     return Entry(str(value))

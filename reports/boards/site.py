@@ -13,12 +13,12 @@ from markupsafe import Markup
 
 from ..measure.grades import label
 from ..measure.scores import Score
+from ..render.adversary import described
 from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.html import FILTER_FROM, TEMPLATES, environment
 from ..render.rows import most_shown, scripts
 from ..render.text import number, percent, points, pvalue, ranks
 from ..render.text import words as spoken
-from .adversary import described
 from .leaderboard import Board, Standing
 from .published import MARK, Published
 
@@ -62,7 +62,7 @@ class Page:
 
 def assets() -> dict[str, str]:
     """The styles and scripts that pages in folders share, by file name."""
-    css = ("report.css", "tables.css", "leaderboard.css", "rows.css")
+    css = ("report.css", "tables.css", "leaderboard.css", "rows.css", "gallery.css")
     return {"site.css": _joined(css), "site.js": _joined(("report.js",))}
 
 

@@ -97,6 +97,19 @@ def gallery_section(run: Results) -> Section:
     return Section("pictures", "What the attacks changed", lead, order=11, galleries=galleries)
 
 
+def cell_gallery(run: Results, run_id: str, most: int = PICTURES) -> Gallery | None:
+    """Of one cell the first pictures that are kept and get another answer; None without any that can be read."""
+    cell = run.known[run_id]
+    if cell["scenario"] not in ("evasion", "poisoning") or cell["status"] != "done":
+        return None
+    key = tuple(cell[name] for name in GROUP[:-1])
+    try:
+        found = _found(run, Chosen(key, cell["defense"], cell["attack"], cell), most)
+    except BadData:  # `verify` says so
+        return None
+    return _gallery(run, found, "", found.shots) if found else None
+
+
 def chosen_cells(run: Results) -> Iterator[Chosen]:
     """Whose pictures are looked at: under each threat the undefended model and the best defense."""
     for member in shown_systems(run):
@@ -138,7 +151,7 @@ def _broken(rows: Columns, scenario: str) -> NDArray[np.bool_] | None:
     return np.asarray(hit & (rows["answer"] >= 0) & (rows["answer"] != rows["label"]))
 
 
-def _found(run: Results, chosen: Chosen) -> Found | None:
+def _found(run: Results, chosen: Chosen, most: int = PICTURES) -> Found | None:
     """The first broken pictures that are kept of a cell, by index; None without any."""
     cell, run_id = chosen.cell, chosen.cell["run_id"]
     broken = _broken(run.columns(run_id), cell["scenario"])
@@ -148,10 +161,10 @@ def _found(run: Results, chosen: Chosen) -> Found | None:
     shots, shape = list[Shot](), ()
     for part in run.pictures(run_id):
         for example, clean, attacked in zip(*part, strict=True):
-            if len(shots) < PICTURES and example in rows.index:
+            if len(shots) < most and example in rows.index:
                 shots.append(_shot(run, cell, rows.loc[example], clean, attacked))
                 shape = clean.shape
-        if len(shots) == PICTURES:
+        if len(shots) == most:
             break
     return Found(chosen, tuple(shots), int(broken.sum()), len(broken), shape) if shots else None
 
@@ -223,10 +236,9 @@ def _gallery(run: Results, found: Found, title: str, shots: tuple[Shot, ...]) ->
                     "differences by leaving pixels out")  # fmt: skip
     elif shots[0].enlarged:
         said.append(f"{width} × {height} pixels, {shown[0] // width} times enlarged")
-    title = f"{title} · {who}"
     return Gallery(
-        f"gallery-{slug((*chosen.key, chosen.defense, chosen.attack))}", title, "; ".join(said) + ".", shots,
-        raster((1.1 + 1.35 * few, 4.6), partial(_paint, shots=shots)),
+        f"gallery-{slug((*chosen.key, chosen.defense, chosen.attack))}", f"{title} · {who}" if title else "",
+        "; ".join(said) + ".", shots, lambda: raster((1.1 + 1.35 * few, 4.6), partial(_paint, shots=shots)),
     )  # fmt: skip
 
 

@@ -202,7 +202,7 @@ def _planned(run: Results) -> Section:
 
 
 def _made(run: Results) -> Section:
-    """What it was measured with; what else stands for the whole run belongs at this table's end."""
+    """What it was measured with, hashes and the root of the seal among it, and the editions that ids are of."""
     rows = [*made_with(run), (words("classes by"), Entry(taxonomy.NIST_EDITION)),
             (words("techniques by"), Entry(taxonomy.ATLAS_VERSION))]  # fmt: skip
     table = Table("provenance", "Measured with", "", ("what", "value"), tuple(rows))

@@ -110,7 +110,8 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         shown = [undefended(section) for section in shown]
     said = with_n(short_answers(run, table, [answer for part in parts for answer in part.answers]))
     warned = tuple(cautions(run, worst_case(run)))
-    return Document(run.title, run.note, tuple(made), warned, said, tuple(shown), steps(run), glossary(shown))
+    return Document(run.title, run.note, tuple(made), warned, said, tuple(shown), steps(run), glossary(shown),
+                    run.roots)  # fmt: skip
 
 
 def added(run: Results, table: pd.DataFrame) -> list[Part]:
@@ -143,5 +144,5 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
 
 def _pngs(document: Document) -> dict[str, str | bytes]:
     drawn = {figure.name: figure.png for section in document.sections for figure in section.figures}
-    drawn |= {gallery.name: gallery.png for section in document.sections for gallery in section.galleries}
+    drawn |= {gallery.name: gallery.png() for section in document.sections for gallery in section.galleries}
     return {f"figures/{name}.png": png for name, png in drawn.items()}

@@ -1,11 +1,14 @@
-"""An adversary in words: what it knows, how far it may go, how often it may ask. No name of an attack is needed."""
+"""An adversary in words, briefly for headings and in full for a page: what it knows, may change and wants."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from robustsuite.integrity.strength import granted
-from robustsuite.records.schema import Budget, CellRecord, radius_words
+from robustsuite.records.schema import Budget, CellRecord, ThreatFacts, radius_words
+
+from .text import number, percent
 
 UNSEEN, SOUGHT = 8 / 255, 16 / 255
 """linf radii up to which nobody sees a change, and up to which one has to look for it. The other norms say nothing of
@@ -14,11 +17,22 @@ what is seen without the size of the pictures."""
 KNOWS = ("sees nothing of the model", "sees only the model's answers", "sees the model's scores", "knows the model")
 """By what `knows` returns."""
 
+BESIDES = {"train_set": "holds the training set", "update": "watches what a client of a federated training shares",
+           "aux_data": "owns pictures and networks of its own"}  # fmt: skip
+WANTS = {
+    "untargeted": "any wrong answer will do",
+    "targeted": "the answer must become one wrong class, drawn at random",
+}
+
 
 def knows(record: CellRecord) -> int:
     """How much the adversary has of the system itself: 3 gradients or weights, 2 scores, 1 answers, 0 nothing."""
-    has = granted(record)
-    return 3 if has & {"gradients", "weights", "white_box"} else 2 if "scores" in has else 1 if "labels" in has else 0
+    return _has(granted(record))
+
+
+def _has(has: Collection[str]) -> int:
+    inside = {"gradients", "weights", "white_box"}.intersection(has)
+    return 3 if inside else 2 if "scores" in has else 1 if "labels" in has else 0
 
 
 def who(record: CellRecord) -> str:
@@ -80,3 +94,59 @@ def _rate(rate: float | None) -> str:
 
 def _counted(questions: int) -> str:
     return f"{questions} question" + ("s" if questions != 1 else "")
+
+
+def described(threat: ThreatFacts, scenario: str) -> str:
+    """'The adversary knows the whole network; it may move each pixel value by at most 4/255 …; any wrong answer …'."""
+    if scenario == "certification":
+        return f"Nobody attacks: a certifier proves answers for every picture that {_proven(threat.budget)}."
+    may = [part for part in (_moves(threat.budget), _asks(threat.budget)) if part]
+    wants = WANTS.get(threat.goal.name, f"its goal is {threat.goal.words}")
+    if target := threat.goal.terms.get("target"):
+        wants = f"the answer must become class {target}"
+    aims = [wants] if scenario == "evasion" else []
+    parts = [f"The adversary {_sees(threat.access)}", *([f"it may {' and '.join(may)}"] if may else []), *aims]
+    return "; ".join(parts) + "."
+
+
+def _sees(access: Collection[str]) -> str:
+    """What is granted, as what somebody does: 'knows the model and holds the training set'."""
+    known = [KNOWS[_has(access)]] if _has(access) else []
+    more = [words for kind, words in BESIDES.items() if kind in access]
+    return " and ".join((*known, *more)) or KNOWS[0]
+
+
+def _moves(budget: Budget) -> str:
+    if budget.poison_rate is not None:
+        return f"change {percent(budget.poison_rate)} of the training pictures"
+    if budget.eps is None:
+        return ""
+    if math.isinf(budget.eps):
+        return f"change the picture as far as it likes, and the {budget.norm} length of the change is what counts"
+    eps = radius_words(budget.eps, budget.norm)
+    return {
+        "linf": f"move each pixel value by at most {eps}{_levels(budget.eps)}",
+        "l2": f"change the picture by a Euclidean length of at most {eps} (pixel values are 0 to 1)",
+        "l1": f"change pixel values by at most {eps} in all (they are 0 to 1)",
+        "l0": f"set at most {eps} pixel values anew",
+    }.get(budget.norm, f"change the picture by at most {eps} in {budget.norm}")
+
+
+def _levels(eps: float) -> str:
+    """Of an 8-bit picture."""
+    return f" ({number(eps * 255)} of 255 levels)"
+
+
+def _proven(budget: Budget) -> str:
+    if budget.eps is None:
+        return "the budget allows"
+    eps = radius_words(budget.eps, budget.norm)
+    within = {"linf": f"differs by at most {eps}{_levels(budget.eps)} in each pixel value",
+              "l2": f"is within a Euclidean length of {eps} (pixel values are 0 to 1)"}  # fmt: skip
+    return within.get(budget.norm, f"is within {eps} in {budget.norm}")
+
+
+def _asks(budget: Budget) -> str:
+    limits = [] if budget.queries is None else [f"ask {number(budget.queries)} times a picture"]
+    limits += [] if budget.queries_total is None else [f"ask {number(budget.queries_total)} times in all"]
+    return " and ".join(limits)

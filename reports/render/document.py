@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -90,13 +90,13 @@ class Shot:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Attacked pictures of one system under one threat; `png` bytes hold them all, to stand in a file."""
+    """Attacked pictures of one system under one threat; `png` draws bytes that hold them all, to stand in a file."""
 
     name: str
     title: str
     caption: str
     shots: tuple[Shot, ...]
-    png: bytes
+    png: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ class Part:
 class Document:
     """A whole report: title with its note, counts, cautions, answers, sections.
 
-    steps: what to do next, a sentence each. terms: the words that need saying, each with its meaning.
+    steps: what to do next, a sentence each. terms: the words that need saying, each with its meaning. roots: of the
+    seals of its runs.
     """
 
     title: str
@@ -142,6 +143,7 @@ class Document:
     sections: tuple[Section, ...] = field(repr=False)
     steps: tuple[str, ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
+    roots: tuple[str, ...] = ()
 
     @property
     def said(self) -> tuple[tuple[str, ...], ...]:

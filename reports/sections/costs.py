@@ -85,7 +85,7 @@ def made_with(run: Results) -> list[tuple[Entry, Entry]]:
         for value, (called, apart) in reversed(known.items()):
             of = f"{called}, {apart}" if times[called] > 1 else called
             rows.append((words(f"sha256 of {of}"), Entry(value, kind="code")))
-    return rows
+    return [*rows, *((words("root of the run's seal"), Entry(root, kind="code")) for root in run.roots)]
 
 
 def _called(parts: Sequence[Any]) -> str:

@@ -15,11 +15,11 @@ from report_store import DEFENSES, Store
 
 from robustsuite.records.schema import Budget, GoalFacts, ThreatFacts
 from robustsuite.reports.boards import cell_pages, site
-from robustsuite.reports.boards.adversary import described
 from robustsuite.reports.boards.board_files import write_leaderboard
 from robustsuite.reports.boards.cell_pages import browse_page, cell_page
 from robustsuite.reports.boards.leaderboard import boards
 from robustsuite.reports.read.runs import Results, read
+from robustsuite.reports.render.adversary import described
 
 LINF = {"norm": "linf", "eps": 8 / 255}
 
@@ -100,7 +100,7 @@ def test_the_index_opens_with_boards_and_the_strongest_adversary(store: Store, t
     links = {(i, s.name): "" for i, board in enumerate(found) for s in board.standings}
     page = site.index_page("t", "", found, {"white": "w.html", "blind": "b.html"}, (), links)
     assert [section.title.partition(":")[0] for section in page.sections] == ["white", "blind", "All boards"]
-    assert "knows the whole network" in page.sections[0].lead[0]
+    assert "knows the model" in page.sections[0].lead[0]
     assert "do not tell the 3 ranked systems apart" in page.sections[0].lead[1]
     assert "20 images" in page.sections[0].lead[1]
 
@@ -136,19 +136,19 @@ def test_a_banner_holds_for_the_whole_or_is_not_there(images: dict[str, int], sa
     ("threat", "scenario", "said"),
     [
         ({"access": ("labels", "scores", "gradients", "weights"), "budget": Budget(**LINF)}, "evasion",
-         "The adversary knows the whole network; it may move each pixel value by at most 8/255 (8 of 255 levels); any "
+         "The adversary knows the model; it may move each pixel value by at most 8/255 (8 of 255 levels); any "
          "wrong answer will do."),
         ({"access": ("labels",), "budget": Budget(norm="l2", eps=0.5, queries=500)}, "evasion",
-         "The adversary is told the answered class alone; it may change the picture by a Euclidean length of at most "
+         "The adversary sees only the model's answers; it may change the picture by a Euclidean length of at most "
          "0.5 (pixel values are 0 to 1) and ask 500 times a picture; any wrong answer will do."),
         ({"access": ("labels", "scores"), "budget": Budget(norm="l0", eps=24),
           "goal": GoalFacts(name="targeted", terms={"target": 3}, words="to_class(3)")}, "evasion",
-         "The adversary is told the scores of every class and nothing of the network; it may set at most 24 pixel "
+         "The adversary sees the model's scores; it may set at most 24 pixel "
          "values anew; the answer must become class 3."),
         ({"access": ("train_set",), "budget": Budget(poison_rate=0.01)}, "poisoning",
          "The adversary holds the training set; it may change 1.0 % of the training pictures."),
         ({"access": ("weights", "update")}, "inversion",
-         "The adversary knows the weights and watches what a client of a federated training shares."),
+         "The adversary knows the model and watches what a client of a federated training shares."),
         ({"budget": Budget(**LINF)}, "certification",
          "Nobody attacks: a certifier proves answers for every picture that differs by at most 8/255 (8 of 255 levels) "
          "in each pixel value."),
@@ -182,7 +182,7 @@ def test_examples_begin_with_which_picture_and_what_was_answered(run: Results, m
     other.__dict__["known"] = run.known
     (table,) = next(s for s in cell_page(other, run_id).sections if s.name == "images").tables
     assert table.columns[:6] == ("index", "file", "true class", "answer, no attack", "answer, attacked", "robust")
-    assert [entry.text for entry in table.rows[1]] == ["5", "<b>.png", "2", "2", "none", "no"]
+    assert [entry.text for entry in table.rows[1]] == ["5", "<b>.png", "class 2", "class 2", "no answer", "no"]
     monkeypatch.setattr(cell_pages, "MANY", 1)
     monkeypatch.setattr(cell_pages, "FEW", 1)
     (table,) = next(s for s in cell_page(other, run_id).sections if s.name == "images").tables

@@ -13,6 +13,8 @@ from PIL import Image
 from report_store import Store
 
 from robustsuite.reports import write_report
+from robustsuite.reports.boards import site
+from robustsuite.reports.boards.cell_pages import cell_page
 from robustsuite.reports.examples import gallery
 from robustsuite.reports.examples.gallery import affordable, gallery_section, length
 from robustsuite.reports.read.runs import read
@@ -156,3 +158,13 @@ def test_sizes_and_sampling() -> None:
     assert Image.open(BytesIO(png(few))).size == (112, 56)
     difference, times = magnified(np.zeros((1, 2, 2), np.float32), np.full((1, 2, 2), 0.25, np.float32))
     assert (times, difference.max()) == (2.0, 1.0)
+
+
+def test_a_cells_page_shows_its_own_pictures(tmp_path: Path) -> None:
+    store = build(tmp_path / "run")
+    run = read([store.root])
+    (run_id,) = run.known
+    page = cell_page(run, run_id)
+    (shown,) = next(section.galleries for section in page.sections if section.name == "pictures")
+    assert len(images(site.render(page))) == 3 * len(shown.shots) == 15
+    assert "What the attack changed" in site.render(page)
