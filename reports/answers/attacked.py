@@ -101,12 +101,13 @@ def _sentences(run: Results, part: pd.DataFrame, ranked: pd.DataFrame) -> Iterat
     if rows:
         first = rows[0]
         tied = [plain(row["defense"]) for row in rows[1:]]
-        tie = f", statistically tied with {cards.listed(tied)}" if tied else ""
-        yield (
-            f"{plain(first['defense'])} leads{tie}; {first['strongest']} hurts it most."
-            if len(part) > 1
-            else (f"{first['strongest']} hurts it most.")
-        )
+        if tied:
+            mine = plain(first["defense"])
+            yield (f"A paired test does not tell {cards.listed([mine, *tied])} apart; {first['strongest']} hurts "
+                   f"{mine} most.")  # fmt: skip
+        else:
+            leads = f"{plain(first['defense'])} leads; " if len(part) > 1 else ""
+            yield f"{leads}{first['strongest']} hurts it most."
     faced = part["attacks"].str.split(";").map(len)
     span = str(faced.max()) if faced.min() == faced.max() else f"{faced.min()} to {faced.max()}"
     yield f"Worst of {span} attack{'s' if faced.max() > 1 else ''} per image, {number(int(part['n'].min()))} images."

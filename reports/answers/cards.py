@@ -80,6 +80,8 @@ def numbers(
     for row, whose, tone in ((own, "undefended", "bad"), (best, "best defense", "good")):
         if row is not None and np.isfinite(row[value]):
             label = f"{what}, {whose}" if run.defended else what
+            better = own is None or (row[value] - own[value]) * (-1 if value == "error" else 1) > 0
+            tone = tone if better else "bad"
             found.append((label, percent(row[value]), interval(row["lo"], row["hi"]), tone))
     return tuple(found)
 

@@ -144,13 +144,13 @@ def _defended(run: Results, here: Facing, own: Stand, best: Stand | None) -> str
     if best is None:
         other = next(stand.defense for stand in here.stands if stand.defense != "none")
         return f"No defense has a verdict: of {plain(other)} {_why(run, here, other)}"
-    stands = f"{share(best.wrong)} ({share(best.clean)} without an attack)"
+    wrong = f"{share(best.wrong)} ({share(best.clean)} without an attack)"
     name = plain(best.defense)
     if best.wrong >= own.wrong:
-        return f"No defense does better: the best, {name}, stands at {stands}"
+        return f"No defense does better: the best, {name}, is wrong on {wrong}"
     if not len(here.means) and not _differs(run, here.key, best.defense):
-        return f"The best defense, {name}, stands at {stands}: too few images to tell that from no defense"
-    return f"The best defense, {name}, brings that down to {stands}"
+        return f"The best defense, {name}, is wrong on {wrong}: too few images to tell that from no defense"
+    return f"The best defense, {name}, brings that down to {wrong}"
 
 
 def _differs(run: Results, key: Row, defense: str) -> bool:

@@ -44,7 +44,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
 
 def worst_section(run: Results, worst: pd.DataFrame) -> Section:
     """The ranking under each threat, worst case over its attacks, with its adversary in words."""
-    found, parts = [], list(groups(worst, THREAT))
+    found, parts = [], sorted(groups(worst, THREAT), key=lambda group: -figures.knowing(run, *group[0][:2]))
     for i, ((key, part), title) in enumerate(zip(parts, titled([key for key, _ in parts], THREAT), strict=True)):
         seeds = list(groups(part, ("seed",)))
         apart = len(seeds) > 1

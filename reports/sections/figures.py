@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from robustsuite.records.schema import Budget
+from robustsuite.records.schema import Budget, CellRecord
 
 from ..measure.tables import CORRUPTIONS, corruption_grid, empirical_curves
 from ..measure.worst import GROUP, worst_case
 from ..read.runs import Results, once
-from ..render.adversary import titled, who
+from ..render.adversary import knows, titled, who
 from ..render.draw import (
     INK,
     LEGEND,
@@ -84,17 +84,20 @@ def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
 
 def against(run: Results, threat: str, budget: str) -> str:
     """The adversary of an evasion threat in words, as a heading."""
-    return _adversaries(run)[threat, budget]
+    record = _adversaries(run)[threat, budget]
+    return titled(who(record), record.threat.budget if record.threat else Budget())
+
+
+def knowing(run: Results, threat: str, budget: str) -> int:
+    """How much the adversary of an evasion threat has of the system: what knows most stands first."""
+    return knows(_adversaries(run)[threat, budget])
 
 
 @once
-def _adversaries(run: Results) -> dict[tuple[str, str], str]:
-    """The adversary of every evasion threat in words, by the threat's name and budget."""
+def _adversaries(run: Results) -> dict[tuple[str, str], CellRecord]:
+    """A record of every evasion threat, by the threat's name and budget."""
     cells = run.cells[run.cells["scenario"] == "evasion"].drop_duplicates(["threat", "budget"])
-    found: dict[tuple[str, str], str] = {}
-    for threat, budget, record in zip(cells["threat"], cells["budget"], cells["record"], strict=True):
-        found[threat, budget] = titled(who(record), record.threat.budget if record.threat else Budget())
-    return found
+    return dict(zip(zip(cells["threat"], cells["budget"], strict=True), cells["record"], strict=True))
 
 
 def called(run: Results, names: Sequence[str], cut: Callable[[str], str]) -> dict[str, str]:
