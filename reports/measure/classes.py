@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from robustsuite.records.examples import Columns
 
 from ..read.runs import Results, once
+from ..render.adversary import knows
 from ..render.text import short
 from .scores import measured_as, rate
 from .worst import GROUP, Survival, survivals, worst_case
@@ -83,7 +84,10 @@ def own(run: Results) -> list[Survival]:
 
 @once
 def shown_systems(run: Results) -> list[Survival]:
-    """Who stands for each threat, of several seeds the first: the undefended model and the best ranked defense."""
+    """Who stands for each threat, of several seeds the first: the undefended model and the best ranked defense.
+
+    Those stand first whose adversary has most of the system.
+    """
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for member in survivals(run):
         first.setdefault(member.group[:-1], member.group)
@@ -93,7 +97,8 @@ def shown_systems(run: Results) -> list[Survival]:
         if row["rank_first"] and row["defense"] != "none" and (key not in best or _before(row, best[key])):
             best[key] = row
     shown = set(first.values())
-    return [m for m in own(run) if m.group in shown and m.defense in ("none", best.get(m.group, {}).get("defense"))]
+    named = [m for m in own(run) if m.group in shown and m.defense in ("none", best.get(m.group, {}).get("defense"))]
+    return sorted(named, key=lambda member: -knows(strongest(run, member)["record"]))
 
 
 def _before(row: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
