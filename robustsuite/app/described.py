@@ -43,7 +43,8 @@ def description(sweep: Sweep, cells: list[Planned], first: int | None = None) ->
 def _pictures(cell: Cell) -> dict[str, Any]:
     """What is known of the pictures that a data set's entry is judged on."""
     sha256 = cell.judged.sha256 if cell.judged else ""
-    return {"sha256": sha256, "classes": list(cell.lifecycle.data.classes)}
+    data = cell.lifecycle.data
+    return {"sha256": sha256, "classes": list(data.spoken or data.classes)}
 
 
 def titles_of(cells: list[Planned]) -> dict[str, str]:

@@ -88,16 +88,12 @@ class Split:
             stages = lambda p: read(picked[p]), lambda x, p: finish(x, picked[p])
         y, ids = self.y[picked], self.ids[picked]
         files = tuple(self.files[i] for i in picked.tolist()) if self.files else ()
-        return Split(y, lambda p: images(picked[p]), ids, tag, stages, self.redrawn, self.augment, files)
+        return replace(self, y=y, images=lambda p: images(picked[p]), ids=ids, sha256=tag, stages=stages, files=files)
 
     def mapped(self, change: Callable[[Tensor, Tensor], Tensor], what: str) -> Split:
         """The same examples, their pictures changed as they are read: change(x, positions). `what` enters the hash."""
-        images = self.images
-        digest = hashlib.sha256(f"{self.sha256}/{what}".encode()).hexdigest()
-        return Split(
-            self.y, lambda positions: change(images(positions), positions), self.ids, digest, augment=self.augment,
-            files=self.files,
-        )  # fmt: skip
+        images, tag = self.images, hashlib.sha256(f"{self.sha256}/{what}".encode()).hexdigest()
+        return replace(self, images=lambda p: change(images(p), p), sha256=tag, stages=None, redrawn=None)
 
     def first(self, n: int | None) -> Split:
         """The first n examples; all of them for None. Raises BadValue if there are fewer."""
@@ -123,13 +119,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Named splits of one data set. Selection code is handed `val` alone; `test` is only ever judged on."""
+    """Named splits of one data set. Selection code is handed `val` alone; `test` is only ever judged on.
+
+    spoken: what people call the classes, where `classes` are codes.
+    """
 
     name: str
     space: InputSpace
     classes: tuple[str, ...]
     splits: dict[str, Split] = field(repr=False)
     note: str = ""
+    spoken: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split of this name; raises BadData where the data set has none."""

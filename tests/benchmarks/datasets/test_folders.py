@@ -311,3 +311,15 @@ def test_a_root_in_a_word(root):
         load_data("scenes:nowhere")
     with pytest.raises(BadValue, match="root: FOLDER"):
         load_data("imagefolder:")
+
+
+def test_imagenets_thousand_classes_have_words_and_files_have_names(tmp_path: Path) -> None:
+    wnids = [f"n{i:08d}" for i in range(1000)]
+    for wnid in wnids:
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / wnids[3] / "a.png")
+    data, split = load_data({"imagenet": {"root": str(tmp_path), "size": 8}})
+    assert data.classes == tuple(wnids), "the codes, by which orders are compared"
+    assert (data.spoken[0], data.spoken[3], len(data.spoken)) == ("tench", "tiger shark", 1000)
+    assert split.files == (f"{wnids[3]}/a.png",)
+    assert split.at(torch.tensor([0])).mapped(lambda x, _: x, "same").files == split.files
