@@ -57,6 +57,8 @@ def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(weights: Path, tmp_
     for run_id, said_there in audits.items():
         assert found[run_id][0]["audit"].keys() == said_there.keys()
         if not battery.REAL:  # nor has a process of its own the device that is pretended
+            for one in (said_there, found[run_id][0]["audit"]):
+                del one["digest"]  # of figures that are taken away here
             replayed, there = (one["figures"] for one in (said_there, found[run_id][0]["audit"]))
             if replayed.pop("E35", None) is not None:
                 assert there.pop("E35_not_replayed") > 0
