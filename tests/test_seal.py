@@ -1,6 +1,7 @@
 """What was changed in a run is found and named; what was only copied, packed, merged or run again is not."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from robustsuite.records.cells import read_whole
 from robustsuite.records.pictures import both, digest_of, read_pictures, write_pictures
 from robustsuite.records.schema import CellRecord, dumped
 from robustsuite.records.seal import digest_of_cell, root_of, sealed
+from robustsuite.reports import write_report
 from robustsuite.reports.publish.stale import stale
 from robustsuite.reports.read.verified import verify
 
@@ -68,7 +70,10 @@ def edited(folder: Path, run_id: str, change: Callable[[pd.DataFrame], pd.DataFr
     cell = folder / "cells" / run_id
     table = pq.read_table(cell / "examples.parquet")
     rows = change(table.to_pandas())
-    pq.write_table(pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False), cell / "examples.parquet")
+    pq.write_table(
+        pa.Table.from_pandas(rows, schema=pa.schema([table.schema.field(n) for n in rows]), preserve_index=False),
+        cell / "examples.parquet",
+    )
     record = json.loads((cell / "run.json").read_text()) | {"rows": len(rows)} | facts
     if anew:
         columns = {name: rows[name].to_numpy() for name in rows.columns if name != "run_id"}
@@ -103,7 +108,10 @@ def test_the_sweep_judges_every_system_again(honest: Path, tmp_path: Path) -> No
     file = tmp_path / "sweep.yaml"
     file.write_text(json.dumps(SWEEP))
     done = by_sweep(honest, file, "cpu", 32)
-    assert (done.found, done.left_out) == ([], [])
+    assert done.found == []
+    refused = cell_of(honest, "smoothing")
+    assert [line for line in done.left_out if "is not played again" not in line] == [
+        f"{refused}: it has no rows, and the sweep would run it"]  # fmt: skip
     assert done.pictures == verify(honest).pictures
     with pytest.raises(BadValue, match="plans none of its cells"):
         by_sweep(honest, file, "cpu", 31)
@@ -191,8 +199,7 @@ def test_a_cell_from_another_run(copy: Path, tmp_path: Path) -> None:
     run({**SWEEP, "models": ["python:tests.nets:another"], "defenses": ["none"]}, out=other, first=32)
     foreign, mine = cell_of(other, "pgd"), cell_of(copy, "pgd")
     shutil.copytree(other / "cells" / foreign, copy / "cells" / foreign)
-    assert f"{foreign}: no cell of this sweep" in told(copy)
-    assert f"{foreign}: is not in the seal" in told(copy)
+    assert f"{foreign}: is not in the seal: computed since, or of another run" in told(copy)
     shutil.rmtree(copy / "cells" / foreign)
     theirs = pq.read_table(other / "cells" / foreign / "examples.parquet").to_pandas()
     edited(copy, mine, lambda rows: theirs.assign(run_id=mine))
@@ -258,6 +265,126 @@ def test_other_weights_under_the_sweep(honest: Path, tmp_path: Path, monkeypatch
     edited(copy, cell, whole, weights_sha256="0" * 64, seal=True)
     found = [one for one in by_sweep(copy, file, "cpu", 32).found if one.where == cell]
     assert ["other weights now" in one.what for one in found] == [True]
+
+
+def test_what_an_attack_may_not_be_said_to_have_done(copy: Path) -> None:
+    """Each leaves the other columns as they are, and is given a digest that fits."""
+
+    def elsewhere(rows: pd.DataFrame) -> pd.DataFrame:
+        fell = rows["clean_ok"] & ~rows["robust"]
+        return rows.assign(in_budget=rows["in_budget"] & ~fell, robust=rows["robust"] | fell)
+
+    edited(copy, cell_of(copy, "pgd"), elsewhere, seal=True)
+    assert "fooled within the distance that the budget reaches, and not inside it: examples" in told(copy)
+    assert "pictures inside the budget, and their rows say otherwise: examples" in told(copy)
+    edited(copy, cell_of(copy, "fgsm"), lambda rows: rows.assign(rejected=True), seal=True)
+    assert "rejected, and answered: examples" in told(copy)
+
+
+def test_a_clean_number_made_up(copy: Path) -> None:
+    clean = next(r.run_id for r in (read_whole(f)[0] for f in sorted((copy / "cells").iterdir()))
+                 if not r.attack and r.defense_words() == "none")  # fmt: skip
+    edited(copy, clean, lambda rows: rows.assign(robust=True, prediction=rows["label"]), seal=True)
+    assert "answered unattacked with another class than in other cells: examples" in told(copy)
+
+
+def test_what_the_sweep_did_not_ask_for(copy: Path, tmp_path: Path) -> None:
+    cell = cell_of(copy, "pgd")
+    record = json.loads((copy / "cells" / cell / "run.json").read_text())
+    attack = {**record["attack"], "given": {"steps": 50}, "parameters": {**record["attack"]["parameters"], "steps": 50}}
+    edited(copy, cell, whole, attack=attack, seal=True)
+    assert "an attack that the sweep did not ask for: linf: pgd(steps=50)" in told(copy)
+    threat = {**record["threat"], "budget": {**record["threat"]["budget"], "eps": 48 / 255}}
+    edited(copy, cell, whole, attack=record["attack"], threat=threat, seal=True)
+    assert "a budget that the sweep did not ask for: linf(eps=48/255), where it says linf: 24/255" in told(copy)
+    edited(copy, cell, whole, threat=record["threat"], model={**record["model"], "name": "other"}, seal=True)
+    assert "a model that the sweep did not ask for: other" in told(copy)
+    attack = {**record["attack"], "parameters": {**record["attack"]["parameters"], "restarts": 9}}
+    edited(copy, cell, whole, attack=attack, model=record["model"], seal=True)
+    file = tmp_path / "sweep.yaml"
+    file.write_text(json.dumps(SWEEP))
+    assert (cell, "its record's attack is not what the sweep asks for") in by_sweep(copy, file, "cpu", 32).found
+
+
+@pytest.mark.parametrize("change", [
+    {"scenario": {"name": "certification"}}, {"scenario": {"name": "poisoning"}},
+    {"columns": [{"name": "robust"}, {"name": "clean_ok"}]},
+])  # fmt: skip
+def test_a_record_of_other_columns_is_a_finding_and_no_traceback(copy: Path, change: dict[str, Any]) -> None:
+    cell = cell_of(copy, "fgsm")
+    keep = [column["name"] for column in change.get("columns", [])]
+    edited(copy, cell, lambda rows: rows[["run_id", "index", "label", *keep]] if keep else rows, **change)
+    done = CliRunner().invoke(app, ["verify", str(copy)])
+    assert done.exit_code == 1
+    assert cell in done.output
+    assert "its columns are not those of" in " ".join(done.output.split())
+
+
+def test_a_file_that_never_ends_is_none(copy: Path) -> None:
+    file = copy / "cells" / cell_of(copy, "fgsm") / "examples.parquet"
+    file.unlink()
+    os.mkfifo(file)
+    assert "examples.parquet is no file" in told(copy)
+    file.unlink()
+    rows = pa.array(np.zeros((1 << 28) + 1, dtype=bool))
+    pq.write_table(pa.table({"robust": rows}), file, compression="zstd")
+    assert "more than any cell" in told(copy)
+
+
+def test_an_audit_without_a_digest_and_a_finding_of_another_hand(copy: Path) -> None:
+    cell = cell_of(copy, "fgsm")
+    flag = {"name": "masked_gradients", "level": "fail", "check": "E1"}
+    (copy / "cells" / cell / "audit.json").write_text(json.dumps({"run_id": cell, "flags": [flag]}))
+    assert f"{cell} (linf: fgsm): its audit has no digest" in told(copy)
+    (copy / "cells" / cell / "audit.json").write_text(json.dumps({"run_id": cell, "flags": [flag], "digest": "0" * 64}))
+    assert f"{cell} (linf: fgsm): its audit was changed after it was made" in told(copy)
+    Store(copy).keep("chart", {"name": "chart", "finding": {}})
+    (kept,) = (copy / "artefacts").iterdir()
+    assert f"artefacts/{kept.name}: not the one that was sealed" in told(copy)
+    kept.write_text(json.dumps({"name": "chart", "finding": {"good": 1}}))
+    assert f"artefacts/{kept.name}: changed after it was kept" in told(copy)
+
+
+def test_cells_of_an_earlier_plan_are_known_and_no_finding(copy: Path) -> None:
+    run(SWEEP, out=copy, first=8).report()
+    seen = verify(copy)
+    assert seen.found == list(stale(copy)) == []
+    assert {what for _, what in seen.notes} == {"of an earlier plan in this folder; reports leave it out"}
+    edited(copy, cell_of(copy, "fgsm"), flipped)
+    assert "its record or its rows were changed" in told(copy)
+
+
+def test_a_merge_of_what_is_not_as_it_was_sealed_has_no_seal(copy: Path, tmp_path: Path) -> None:
+    cell = cell_of(copy, "pgd")
+    shutil.rmtree(copy / "cells" / cell)
+    swept = json.loads((copy / "sweep.json").read_text())
+    swept["cells"].remove(cell)
+    (copy / "sweep.json").write_text(json.dumps(swept))
+    _, skipped = merge([copy], tmp_path / "merged")
+    assert skipped == [f"{copy}: another sweep.json, so what is merged has no seal"]
+    assert "seal.json: missing" in told(tmp_path / "merged")
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.tex", "integrity.json", "costs.md"])
+def test_an_edited_text_of_the_report(copy: Path, name: str) -> None:
+    file = copy / "report" / name
+    text = file.read_text()
+    file.write_text(text.replace("fgsm", "fgsn"))
+    assert f"report/{name}: not what the rows lead to" in told(copy) or name == "costs.md"
+    file.write_text(text.replace("\n", "\r\n"))
+    assert told(copy) == "", "line ends are nobody's edit"
+
+
+def test_a_page_that_was_written_alone_is_the_page(copy: Path) -> None:
+    write_report([copy], copy / "report", ["html"])
+    assert told(copy) == ""
+
+
+def test_a_root_that_is_none_is_a_sentence(copy: Path) -> None:
+    for root in ("", "ab", "x" * 64):
+        with pytest.raises(BadValue, match="expected a root of 64 hex digits"):
+            verify(copy, root)
+    assert verify(copy, verify(copy).root.upper()).found == []
 
 
 def test_an_edited_table_of_the_report(copy: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +53,11 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
     which a browser prints of the page. Raises BadValue for an unknown format or where no browser can print, BadData for
     an unreadable run, BadOutput where `out` cannot be written.
     """
+    return [put(Path(out) / name, content) for name, content in rendered(runs, formats)]
+
+
+def rendered(runs: Sequence[Path], formats: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
+    """The files of a report by name, each made when it is asked for; raises as `write_report` does."""
     known = (*FORMATS, *ASKED)
     unknown = [name for name in formats if name not in known]
     if unknown or not formats:
@@ -71,14 +76,12 @@ def write_report(runs: Sequence[Path], out: Path, formats: Sequence[str] = FORMA
         "latex": lambda: {"report.tex": latex.render(document)},
         "csv": lambda: csv_files(run, table, parts),
         "evidence": lambda: {"evidence.html": evidence.render(run)},
+        # after the others are there: a machine may have no browser
+        "pdf": lambda: {"report.pdf": pdf.printed(html.render(document, csv=False)["report.html"])},
     }
-    files: dict[str, str | bytes] = {}
-    for name in render:
-        files |= render[name]() if name in formats else {}
-    written = [put(Path(out) / name, content) for name, content in files.items()]
-    if "pdf" in formats:  # after the others are there: a machine may have no browser
-        written.append(put(Path(out) / "report.pdf", pdf.printed(html.render(document, csv=False)["report.html"])))
-    return written
+    for name, made in render.items():
+        if name in formats:
+            yield from made().items()
 
 
 def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None) -> Document:

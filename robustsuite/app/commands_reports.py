@@ -104,12 +104,12 @@ def verify(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Judge its kept pictures by this.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Judge every system of this sweep again, trained anew.")] = None,
     first: Annotated[int | None, typer.Option(help="As the run was told, with --sweep.")] = None,
-    root: Annotated[str, typer.Option(help="What the root of the run's seal is known to be.")] = "",
+    root: Annotated[str | None, typer.Option(help="What the root of the run's seal is known to be.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Whether a run is as it was computed: seals, arithmetic, tables, pictures. Exit code 1 where anything is wrong."""
     from robustsuite.app import flags
-    from robustsuite.errors import BadData
+    from robustsuite.errors import BadData, cause
     from robustsuite.records.seal import Finding
     from robustsuite.reports.publish.stale import stale
     from robustsuite.reports.read.verified import verify as verified
@@ -117,8 +117,9 @@ def verify(
     seen = verified(run, root)
     try:
         seen.found += stale(run)
-    except BadData as error:
-        seen.found.append(Finding("report", str(error)))
+    except Exception as error:  # made of anybody's cells
+        said = str(error) if isinstance(error, BadData) else f"none can be made of these cells: {cause(error)}"
+        seen.found.append(Finding("report", said))
     looked = f"{seen.cells} cells, {seen.rows:,} rows and {seen.pictures} kept pictures read"
     if model or sweep:
         from robustsuite.app.rejudged import by_models, by_sweep
@@ -130,6 +131,8 @@ def verify(
             for sentence in one.left_out:
                 screen.print(f"not judged again: {sentence}", markup=False, soft_wrap=True)
         looked += f", {sum(one.pictures for one in again)} judged again"
+    for where, what in seen.notes:
+        screen.print(f"{where}: {what}", markup=False, soft_wrap=True)
     for where, what in seen.found:
         screen.print(f"{where}: {what}", markup=False, soft_wrap=True)
     found = f"{len(seen.found)} finding{'s' * (len(seen.found) > 1)}" if seen.found else "all as it was computed"

@@ -32,12 +32,13 @@ from robustsuite.records.schema import CellRecord
 from robustsuite.records.seal import Finding, named
 from robustsuite.scenarios.cell import Cell
 from robustsuite.scenarios.context import WIDTH, Context, fitting
-from robustsuite.scenarios.record import Clean, unattacked
-from robustsuite.serve.data import InputSpace
+from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.lifecycle import fingerprint
 from robustsuite.serve.models import Model, load_model
+from robustsuite.serve.oracle import answer
 from robustsuite.serve.system import System
+from robustsuite.serve.task import finite
 
 SURE = 1e-4
 """A margin below this, relative to the largest logit where that exceeds 1, is left to rounding and to devices."""
@@ -46,6 +47,7 @@ MOST_DRAWS = 0.8
 """Of a random system's answers, how many must say the same."""
 
 Flags = NDArray[np.bool_]
+Ids = NDArray[np.int64]
 
 
 @dataclass
@@ -148,11 +150,8 @@ def _judge_part(done: Rejudged, cell: _Stored, part: Kept, model: Model, device:
     y = torch.tensor(rows["label"].to_numpy(np.int64)).to(device)
     done.pictures += len(part.ids)
     done.found += _attacked(cell.record, part, rows, judge, y, streams)
-    right = rows["clean_ok"].to_numpy(bool)
-    off = _otherwise(judge, torch.tensor(part.clean).to(device), y, streams, ~right, right)
-    if off.any():
-        said = f"clean pictures that the model answers otherwise now: {named(part.ids[off])}"
-        done.found.append(Finding(cell.record.run_id, said))
+    now = _surely(judge, torch.tensor(part.clean).to(device), y, streams)
+    done.found += _differs(cell.record, part.ids, rows["clean_ok"].to_numpy(bool), now)
 
 
 def _attacked(
@@ -161,24 +160,40 @@ def _attacked(
     """Where the judge says another thing of an attacked picture than its row; y: what `judge.margin` compares with."""
     said = {name: rows[name].to_numpy(bool) for name in ("clean_ok", "robust", "fooled", "in_budget")}
     broken, stands = said["clean_ok"] & said["fooled"] & said["in_budget"], said["robust"] & said["in_budget"]
-    off = _otherwise(judge, torch.tensor(part.adversarial).to(y.device), y, rng, broken, stands)
-    if off.any():
+    wrong, held = _surely(judge, torch.tensor(part.adversarial).to(y.device), y, rng)
+    if (off := broken & held | stands & wrong).any():
         yield Finding(record.run_id, f"kept pictures that the model answers otherwise now: {named(part.ids[off])}")
 
 
-def _otherwise(judge: Judge, x: Tensor, y: Tensor, rng: Rng, wrong: Flags, held: Flags) -> Flags:
-    """Which (M,) are surely not what they were: then wrong and now held, or the other way round.
+def _differs(record: CellRecord, ids: Ids, right: Flags, now: tuple[Flags, Flags]) -> Iterator[Finding]:
+    """Where pictures (N,) that nobody attacked were right and are surely wrong now, or the other way round."""
+    wrong, held = now
+    if (off := right & wrong | ~right & held).any():
+        yield Finding(record.run_id, f"pictures that nobody attacked, answered otherwise now: {named(ids[off])}")
 
-    A tie is neither; nor is what hangs on a margin that another machine's arithmetic may move, or on a few draws.
+
+def _surely(judge: Judge, x: Tensor, y: Tensor, rng: Rng) -> tuple[Flags, Flags]:
+    """Which pictures (M,) are surely answered wrong, and which surely right.
+
+    Neither is a tie, what hangs on a margin that another machine's arithmetic may move, or on a few draws.
     """
-    now = judge(x, y, rng)
-    off = torch.tensor(wrong).to(x.device) & now.held | torch.tensor(held).to(x.device) & now.wrong
-    at = off.nonzero().flatten()
     if judge.stochastic:
-        off &= (now.share <= 1 - MOST_DRAWS) | (now.share >= MOST_DRAWS)
-    elif len(at) and (logits := judge.precisely(x[at])) is not None:
-        off[at] = judge.margin(logits, y[at]).abs() > SURE * logits.abs().amax(1).clamp_min(1)
-    return np.asarray(off.cpu().numpy())
+        now = judge(x, y, rng)
+        wrong, held = now.share >= MOST_DRAWS, now.held & (now.share <= 1 - MOST_DRAWS)
+    else:
+        parts = torch.arange(len(x), device=x.device).split(judge.width)
+        with torch.no_grad():
+            logits = torch.cat([answer(judge.net, x[i], rng[i]) for i in parts])
+        margin, sure = judge.margin(finite(logits), y), SURE * finite(logits).abs().amax(1).clamp_min(1)
+        said = logits.isfinite().all(1)
+        wrong, held = said & (margin > sure), said & (margin < -sure)
+    return wrong.cpu().numpy(), held.cpu().numpy()
+
+
+def _unattacked(judge: Judge, split: Split, device: str, rng: Rng) -> tuple[Flags, Flags]:
+    """The same of all pictures (N,) of a split."""
+    parts = [_surely(judge, x, y, rng[i]) for i, x, y in split.batches(judge.width, device)]
+    return np.concatenate([wrong for wrong, _ in parts]), np.concatenate([held for _, held in parts])
 
 
 @float32()
@@ -189,7 +204,8 @@ def by_sweep(folder: Path, file: Path, device: str, first: int | None) -> Rejudg
     first: as the run was told. Raises UsageError for a sweep that cannot be planned, BadValue for one of another run.
     """
     done, stored = Rejudged(), {cell.record.run_id: cell for cell in _stored(folder)}
-    planned = [cell for cell, _ in ordered(plan(read_sweep(file), device, first)) if cell.run_id in stored]
+    every = list(ordered(plan(read_sweep(file), device, first)))
+    planned = [cell for cell, _ in every if cell.run_id in stored]
     if not planned:
         raise BadValue(
             f"expected the sweep that {str(folder)!r} was run from, got {str(file)!r}, which plans none of its cells; "
@@ -200,35 +216,60 @@ def by_sweep(folder: Path, file: Path, device: str, first: int | None) -> Rejudg
         _of_one_system(done, members[0].lifecycle.served(), [(cell, stored[cell.run_id]) for cell in members])
     left = set(stored) - {cell.run_id for cell in planned}
     done.left_out += [f"{name}: not of this sweep" for name in sorted(left)]
+    run = {cell.run_id for cell, decision in every if decision.status == "run"}
+    done.left_out += [f"{name}: it has no rows, and the sweep would run it" for name in sorted(run - set(stored))]
     return done
 
 
 def _of_one_system(done: Rejudged, system: System, members: Sequence[tuple[Cell, _Stored]]) -> None:
     """Judge these cells, which share a served system."""
-    weights, asked = fingerprint(system.net), dict[str, Clean]()
+    weights, known = fingerprint(system.net), dict[str, tuple[Flags, Flags]]()
     for cell, kept in members:
         record = kept.record
         if record.weights_sha256 and weights != record.weights_sha256:
             before = record.weights_sha256[:16]
             said = f"the system has other weights now ({weights[:16]}...) than its record says ({before}...)"
             done.found.append(Finding(record.run_id, said))
-        done.found += _labels(cell, kept)
-        if cell.scenario.name != "evasion" or system.adapts:
-            if record.pictures:
-                done.left_out.append(f"{record.run_id}: pictures of {cell.scenario.name} are not judged again")
+        done.found += (*_asked_for(cell, record), *_labels(cell, kept))
+        if cell.scenario.name not in ("evasion", "shift") or system.adapts:
+            done.left_out.append(f"{record.run_id}: {cell.scenario.name} is not played again")
             continue
-        if cell.reading.head is None:
-            key = cell.split.sha256
-            if key not in asked:
-                rng = Rng.of(cell.lifecycle.seed, "clean", cell.split.ids).to(system.device)
-                asked[key] = unattacked(system, cell.split, rng, width=fitting(cell))
-            done.found += _clean(cell, kept, asked[key])
+        done.found += _clean(cell, system, kept, known)
         try:
             for part in kept.pictures():
                 done.pictures += len(part.ids)
                 done.found += _attacked(record, part, kept.at(part), *_asked(cell, system, part))
         except BadData as error:
             done.found.append(Finding(record.run_id, str(error)))
+
+
+def _clean(
+    cell: Cell, system: System, kept: _Stored, known: dict[str, tuple[Flags, Flags]]
+) -> Iterator[Finding]:  # fmt: skip
+    """Whether pictures that nobody attacked are answered as the rows say: shifted ones, or those an attack began with.
+
+    Of a random system under a shift one draw was asked, which says nothing of another.
+    """
+    context = Context(cell, system, fitting(cell))
+    served, split, shifted = context.served(), context.split, cell.scenario.name == "shift"
+    if shifted and served.stochastic:
+        return
+    key = f"{cell.split.sha256}/{cell.reading.head_words(system.space.classes)}"
+    if key not in known:
+        judge = Judge(served.net, stochastic=served.stochastic, width=context.width, under=served.under)
+        streams = Rng.of(cell.lifecycle.seed, "clean", split.ids).to(served.device)  # as they were asked then
+        known[key] = _unattacked(judge, split, served.device, streams)
+    column = "robust" if shifted else "clean_ok"
+    right = pd.Series(kept.rows[column].to_numpy(bool), index=kept.rows["index"]).reindex(split.ids.numpy())
+    if not right.isna().any():  # `_labels` says so
+        yield from _differs(kept.record, split.ids.numpy(), right.to_numpy(bool), known[key])
+
+
+def _asked_for(cell: Cell, record: CellRecord) -> Iterator[Finding]:
+    """Where the record says that it was asked another thing than the sweep asks."""
+    for name, value in cell.asked().items():
+        if name != "sweep" and getattr(record, name) != value:
+            yield Finding(record.run_id, f"its record's {name} is not what the sweep asks for")
 
 
 def _labels(cell: Cell, kept: _Stored) -> Iterator[Finding]:
@@ -242,14 +283,6 @@ def _labels(cell: Cell, kept: _Stored) -> Iterator[Finding]:
         yield Finding(kept.record.run_id, said)
     if len(kept.rows) != len(ids):
         yield Finding(kept.record.run_id, f"{len(kept.rows)} rows, where the sweep asks about {len(ids)} examples")
-
-
-def _clean(cell: Cell, kept: _Stored, clean: Clean) -> Iterator[Finding]:
-    now = pd.Series(clean.ok.numpy(), index=cell.split.ids.numpy()).reindex(kept.rows["index"].to_numpy())
-    off = now.fillna(False).to_numpy(bool) != kept.rows["clean_ok"].to_numpy(bool)
-    if off.any():
-        said = f"right unattacked then and not now, or the other way round: {named(kept.rows['index'].to_numpy()[off])}"
-        yield Finding(kept.record.run_id, said)
 
 
 def _asked(cell: Cell, system: System, part: Kept) -> tuple[Judge, Tensor, Rng]:

@@ -16,6 +16,7 @@ from robustsuite.errors import BadData
 from robustsuite.records.cells import read_sweep, read_whole
 from robustsuite.records.examples import Examples, table_of
 from robustsuite.records.folder import Found, cells_of
+from robustsuite.records.seal import unlike
 from robustsuite.records.swept import Entry, Part, SweepFacts
 
 SOME = 256 << 20
@@ -27,15 +28,16 @@ AXES = ("models", "data", "defenses", "shifts")
 def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
     """Put the finished cells of these run folders into `out`: how many stand there now, and what was left out and why.
 
-    Raises BadData where two runs hold other rows for one cell, or call one entry by two names.
+    What is merged is sealed where every run is as it was sealed. Raises BadData where two runs hold other rows for one
+    cell, or call one entry by two names.
     """
     sweeps = [read_sweep(run) for run in runs]
-    described, there = _joined(sweeps), [set[str]() for _ in runs]
+    described, there = _joined(sweeps), [dict[str, str]() for _ in runs]
     store, owner, skipped = Store(out), dict[str, Path](), list[str]()
     for i, run in enumerate(runs):
         examples = Examples(run, SOME)
         for cell in cells_of(run, examples):
-            there[i].add(cell.name)
+            there[i][cell.name] = cell.record.digest if cell.record else ""
             if cell.record is None:
                 skipped.append(f"{run} {cell.name}: {cell.reason}")
             elif cell.name not in owner:
@@ -52,7 +54,11 @@ def merge(runs: Sequence[Path], out: Path) -> tuple[int, list[str]]:
             store.take_artefact(file)
     parts = _parts(sweeps, there)
     store.describe(described | ({"parts": parts} if parts else {}))
-    store.seal()
+    others = [unlike(*each) for each in zip(runs, sweeps, there, strict=True)]
+    skipped += [f"{run}: {other}, so what is merged has no seal"
+                for run, other in zip(runs, others, strict=True) if other]  # fmt: skip
+    if not any(others):
+        store.seal()
     return len(owner), skipped
 
 
@@ -86,7 +92,7 @@ def _differs(before: Path, cell: Found, examples: Examples) -> bool:
     return not rows.equals(found[list(rows.columns)]) if set(rows.columns) == set(found.columns) else True
 
 
-def _parts(sweeps: Sequence[SweepFacts], there: Sequence[set[str]]) -> list[dict[str, Any]]:
+def _parts(sweeps: Sequence[SweepFacts], there: Sequence[Iterable[str]]) -> list[dict[str, Any]]:
     """Whose each cell is, where the runs are of several plans: one name may stand for several things."""
     shares = [
         part if part.cells is not None else part.model_copy(update={"cells": tuple(sorted(cells))})

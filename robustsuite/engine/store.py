@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from robustsuite.records.packed import CELLS, Known, known
 from robustsuite.records.pictures import FOLDER as PICTURES
 from robustsuite.records.pictures import Kept, digest_of, read_pictures, write_pictures
 from robustsuite.records.schema import CellRecord, dumped
-from robustsuite.records.seal import SEAL, Seal, sealed
+from robustsuite.records.seal import SEAL, Seal, digest_of_sweep, digests_of_artefacts, read_seal, sealed
 from robustsuite.records.untrusted import object_of, text_of
 
 FINISHED = ("done", "inert", "refused", "unmeasured")
@@ -214,7 +214,18 @@ class Store:
                 if name in found and (audit := read_audit(own)) is not None:
                     found[name] = found[name][0], audit.digest
         cells, audits = ({k: pair[i] for k, pair in found.items() if pair[i]} for i in (0, 1))
-        self._put(self.folder / SEAL, dumped(Seal.of(sweep, cells, audits)))
+        seal = Seal(sweep=digest_of_sweep(sweep), cells=cells, audits=audits, earlier=self._earlier(cells),
+                    artefacts=digests_of_artefacts(self.folder))  # fmt: skip
+        self._put(self.folder / SEAL, dumped(seal.model_copy(update={"root": seal.under()})))
+
+    def _earlier(self, cells: Container[str]) -> dict[str, str]:
+        """The cells of the seal before that are there and no longer planned."""
+        before = None
+        with suppress(BadData):
+            before = read_seal(self.folder)
+        known = before.earlier | before.cells if before is not None and before.whole() else {}
+        return {name: digest for name, digest in known.items()
+                if name not in cells and (self.finished(name) or (self.cells / name).is_dir())}  # fmt: skip
 
     def take(self, folder: Path) -> None:
         """Copy a whole cell from another run."""

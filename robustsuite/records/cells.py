@@ -5,6 +5,7 @@ runs/<name>/cells/<run_id>/{run.json, examples.parquet, audit.json}. Imports no 
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from robustsuite.records.v1 import upgraded
 
 FILE = "file"
 """The column that names each example's file, where it has one: for eyes, so tables that count leave it out."""
+
+MOST_VALUES = 1 << 28
+"""Values that the examples of a cell have at the most, columns times rows: 2 GiB."""
 
 KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float"}
 
@@ -55,7 +59,12 @@ def read_table(folder: Path) -> pd.DataFrame:
     """The examples as they are stored, without run_id. Raises BadData in a sentence."""
     file = folder / "examples.parquet"
     try:
-        table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise BadData("examples.parquet is no file")
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if parquet.metadata.num_rows * parquet.metadata.num_columns > MOST_VALUES:
+            raise BadData(f"examples.parquet has {parquet.metadata.num_rows:,} rows, more than any cell")
+        table = parquet.read(use_threads=False)
         frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
     except FileNotFoundError as error:
         raise BadData("examples.parquet is missing") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,9 @@ FOLDER = "pictures"
 
 GROUP_VALUES = 1 << 24
 """Values of clean pictures in a row group at the most, unless one picture has more: 64 MiB."""
+
+MOST_VALUES = 1 << 26
+"""Values of a picture that is kept at the most: 256 MiB."""
 
 _SHAPE = b"shape"
 _LISTS = {"at": pa.list_(pa.int32()), "value": pa.list_(pa.float32())}
@@ -76,6 +80,8 @@ def write_pictures(file: Path, parts: Iterable[Kept]) -> tuple[int, str]:
 def read_pictures(file: Path) -> Iterator[Kept]:
     """The pictures of a file, a row group at a time. Raises BadData where it is missing, damaged or of another kind."""
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ValueError("no file")
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         shape = json.loads((parquet.schema_arrow.metadata or {})[_SHAPE])
         if not (len(shape) == 3 and all(isinstance(side, int) and 0 < side <= 1 << 14 for side in shape)):
@@ -85,7 +91,7 @@ def read_pictures(file: Path) -> Iterator[Kept]:
             raise ValueError("other columns")
         for i in range(parquet.metadata.num_row_groups):
             rows = parquet.metadata.row_group(i).num_rows
-            if rows > 1 and rows * values > GROUP_VALUES:
+            if rows * values > (MOST_VALUES if rows == 1 else GROUP_VALUES):
                 raise ValueError("a row group that no writer of ours makes")
             yield _kept(parquet.read_row_group(i, use_threads=False), tuple(shape))
     except FileNotFoundError as error:
@@ -147,6 +153,6 @@ def _kept(table: pa.Table, shape: tuple[int, ...]) -> Kept:
         if at and min(at) < 0:
             raise ValueError("a place before the first")
         row[np.array(at, dtype=np.int64)] = value
-    if not np.isfinite(clean).all():
+    if not (np.isfinite(clean).all() and np.isfinite(adversarial).all()):
         raise ValueError("values that no picture has")
     return Kept(table["index"].to_numpy(), clean.reshape(n, *shape), adversarial.reshape(n, *shape))

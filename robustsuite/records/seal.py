@@ -32,10 +32,6 @@ NAMED = 5
 LEFT_OUT = {"digest": True, "cost": {"seconds", "peak_bytes"}, "made": {"started"}}
 """Of a record, what is no part of its digest: itself, and what clocks and meters say, which no second run repeats."""
 
-BILLS = {"bills": True}
-"""Of sweep.json, what is written by runs that add nothing to the cells."""
-
-
 class Finding(NamedTuple):
     """What is wrong with a cell, or with another part of the run."""
 
@@ -44,26 +40,28 @@ class Finding(NamedTuple):
 
 
 class Seal(Strict):
-    """seal.json: the root, and what it is over: each cell's digest, each audit's, by run id, and sweep.json's."""
+    """seal.json: the root, and what it is over: sweep.json, and by run id or name each cell, audit and artefact.
+
+    earlier: cells that an earlier plan left in the folder, which reports leave out.
+    """
 
     version: Literal[1] = 1
-    root: str
+    root: str = ""
     sweep: str
     cells: dict[str, str]
     audits: dict[str, str]
+    artefacts: dict[str, str]
+    earlier: dict[str, str]
 
-    @classmethod
-    def of(cls, sweep: SweepFacts, cells: Mapping[str, str], audits: Mapping[str, str]) -> Seal:
-        """The seal over what these digests are of."""
-        swept = digest_of_sweep(sweep)
-        leaves = [f"sweep {swept}", *_lines("cell", cells), *_lines("audit", audits)]
-        return cls(root=root_of(leaves), sweep=swept, cells=dict(sorted(cells.items())),
-                   audits=dict(sorted(audits.items())))  # fmt: skip
+    def under(self) -> str:
+        """The root of what is listed."""
+        kinds = {"cell": self.cells, "audit": self.audits, "artefact": self.artefacts, "earlier": self.earlier}
+        lines = (f"{kind} {name} {digest}" for kind, found in kinds.items() for name, digest in found.items())
+        return root_of([f"sweep {self.sweep}", *lines])
 
     def whole(self) -> bool:
         """Whether the root is that of what is listed."""
-        leaves = [f"sweep {self.sweep}", *_lines("cell", self.cells), *_lines("audit", self.audits)]
-        return root_of(leaves) == self.root
+        return self.root == self.under()
 
 
 def read_seal(folder: Path) -> Seal | None:
@@ -104,7 +102,30 @@ def digest_of_audit(audit: Audit) -> str:
 
 def digest_of_sweep(sweep: SweepFacts) -> str:
     """sha256 of what was swept, and of what tables call its entries."""
-    return hashlib.sha256(_json(sweep, BILLS)).hexdigest()
+    return hashlib.sha256(_json(sweep, {})).hexdigest()
+
+
+def digests_of_artefacts(folder: Path) -> dict[str, str]:
+    """sha256 of each file that a training left in a run's folder, by its name."""
+    files = (file for file in sorted((folder / "artefacts").glob("*.json")) if file.is_file())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def unlike(folder: Path, sweep: SweepFacts, cells: Mapping[str, str]) -> str:
+    """What a run's folder has another than its seal, in words; '' where they agree.
+
+    cells: the digests that its records hold, by run id.
+    """
+    seal = read_seal(folder)
+    if seal is None:
+        return "no seal"
+    if not seal.whole():
+        return "an edited seal"
+    if seal.sweep != digest_of_sweep(sweep):
+        return "another sweep.json"
+    if any(cells.get(name) != digest for name, digest in seal.cells.items()):
+        return "other cells"
+    return "" if digests_of_artefacts(folder).items() >= seal.artefacts.items() else "other artefacts"
 
 
 def root_of(lines: Iterable[str]) -> str:
@@ -123,10 +144,6 @@ def named(ids: NDArray[Any]) -> str:
     some = ", ".join(str(int(i)) for i in ids[:NAMED])
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     return f"example{'s' if len(ids) > 1 else ''} {some}{more}"
-
-
-def _lines(kind: str, digests: Mapping[str, str]) -> list[str]:
-    return [f"{kind} {run_id} {digest}" for run_id, digest in digests.items()]
 
 
 def _json(value: BaseModel, left_out: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def sentence_of(error: ValidationError) -> str:
 def text_of(file: Path) -> str:
     """A file's text. Raises BadData in a sentence for whatever is wrong with it."""
     try:
-        if file.stat().st_size > MOST_BYTES:
+        if not stat.S_ISREG((status := file.stat()).st_mode):
+            raise BadData(f"{file.name} is no file")
+        if status.st_size > MOST_BYTES:
             raise BadData(f"{file.name} is larger than any record")
         return file.read_text("utf-8")
     except FileNotFoundError as error:

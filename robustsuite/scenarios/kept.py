@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.maths.projections import levels
-from robustsuite.records.pictures import Kept, both
+from robustsuite.records.pictures import MOST_VALUES, Kept, both
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.context import Context
@@ -26,7 +27,7 @@ def kept(context: Context, attacked: Tensor, broken: Tensor, pictures: Callable[
     -> (M, C, H, W) as they were put to the system.
     """
     wanted = context.threat.keep
-    if wanted == "none":
+    if wanted == "none" or math.prod(context.served().space.shape) > MOST_VALUES:
         return None
     rows = (attacked if wanted == "all" else broken & attacked).nonzero().flatten()
     rows = rows if wanted == "all" else rows[_few(context, rows)]
@@ -35,7 +36,9 @@ def kept(context: Context, attacked: Tensor, broken: Tensor, pictures: Callable[
     clean = context.split.images(rows)
     clean = levels(clean) if context.served().grid else clean
     adversarial = pictures(rows).detach().cpu().float()
-    return Kept(context.split.ids[rows].numpy(), clean.cpu().numpy(), adversarial.numpy())
+    whole = adversarial.flatten(1).isfinite().all(1)  # what is not is no picture, and broke nothing
+    found = Kept(context.split.ids[rows].numpy(), clean.cpu().numpy(), adversarial.numpy())
+    return found if bool(whole.all()) else found.at(whole.nonzero().flatten().numpy())
 
 
 def of_all(context: Context, parts: Iterable[Kept]) -> Iterator[Kept]:
