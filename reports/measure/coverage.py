@@ -110,7 +110,10 @@ def ids_of(cell: Cell) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def classes(run: Results) -> list[Covered]:
-    """A row a class of NIST and system, in their order: the best of its attacks and proofs, and why it is no better."""
+    """A row a class of NIST and system, in their order: the best of its attacks, and why it is no better.
+
+    A proof is no attack: it bounds what one can do inside its ball, and that alone; of a class it tests nothing.
+    """
     known = systems(run)
     cells: dict[tuple[str, System], list[Cell]] = {}
     for cell in run.known.values():
@@ -126,7 +129,11 @@ def _covered(run: Results, name: str, system: System, cells: Sequence[Cell], els
         where = "this system names this class, one of another does" if elsewhere else "this run names this class"
         ours = "" if name in OURS else "; this suite brings no attack of it"
         return Covered(name, system, UNTESTED, (), f"no cell of {where}{ours}")
-    found = [(*_carries(run, cell), str(cell["threat"])) for cell in cells]
+    played = [cell for cell in cells if cell["scenario"] != "certification"]
+    if not played:
+        balls = ", ".join(dict.fromkeys(f"{cell['budget']} ({cell['threat']})" for cell in cells))
+        return Covered(name, system, UNTESTED, (), f"no attack was played; proofs alone were asked for, within {balls}")
+    found = [(*_carries(run, cell), str(cell["threat"])) for cell in played]
     best = min((where for where, *_ in found), key=STANDINGS.index)
     alike = [(why, threat) for where, why, threat in found if where == best]
     whys, threats = (dict.fromkeys(part for part in parts if part) for parts in zip(*alike, strict=True))

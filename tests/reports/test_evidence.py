@@ -173,3 +173,17 @@ def test_same_run_same_bytes_and_only_when_asked_for(store: Store, written: Path
     assert [[file.name for file in once] for once in files] == [["evidence.html"], ["evidence.html"]]
     assert files[0][0].read_bytes() == files[1][0].read_bytes()
     assert "2026-11-21" not in files[0][0].read_text()  # when its cells started
+
+
+def test_a_proof_alone_tests_no_class(tmp_path: Path) -> None:
+    store, n = Store(tmp_path / "run"), 1200
+    rows = pd.DataFrame({"index": range(n), "label": 0, "clean_ok": True, "robust": True, "radius": 0.1,
+                         "abstained": False, "prediction": 0})  # fmt: skip
+    proven = {"scenario": "certification", "threat": "bounds", "budget": "linf(eps=0.1)", "grade": "CERTIFIED"}
+    store.add(rows, attack="lirpa", n=n, **{**WHITE_BOX, **proven, "access": SEES})
+    assert standings(store) == {"none": UNTESTED}
+    page = evidence.render(read([store.root]))
+    assert "no attack was played; proofs alone were asked for" in gaps(page, EVASION)
+    assert "100.0 %" in page, "the proof stands among the results"
+    played(store)
+    assert standings(store) == {"none": TESTED}
