@@ -95,7 +95,8 @@ def imagenet(
         raise BadData(f"expected pictures in the wnid folders under {str(path)!r}, got none; extract them first")
     names = tuple(wnid if name == wnid else f"{wnid} {name}" for wnid, (_, name) in _by_index(classes))
     splits = {"test": lazy(files, prepare)}
-    return Dataset("imagenet", InputSpace(3, size, size, len(names)), names, splits, spoken=_spoken(names))
+    note = "" if size == 224 else f"pictures of {size} × {size} pixels"
+    return Dataset("imagenet", InputSpace(3, size, size, len(names)), names, splits, note, _spoken(names))
 
 
 def _spoken(names: Sequence[str]) -> tuple[str, ...]:

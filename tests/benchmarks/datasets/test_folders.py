@@ -322,4 +322,5 @@ def test_imagenets_thousand_classes_have_words_and_files_have_names(tmp_path: Pa
     assert data.classes == tuple(wnids), "the codes, by which orders are compared"
     assert (data.spoken[0], data.spoken[3], len(data.spoken)) == ("tench", "tiger shark", 1000)
     assert split.files == (f"{wnids[3]}/a.png",)
+    assert data.note == "pictures of 8 × 8 pixels"
     assert split.at(torch.tensor([0])).mapped(lambda x, _: x, "same").files == split.files
