@@ -215,7 +215,8 @@ def curves(run: Results) -> list[Figure]:
     found = []
     groups = table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False)
     for key, part, left in drawn([(key, part) for key, part in groups if (part["kind"] == "curve").any()]):
-        defenses = list(dict.fromkeys(part["defense"]))
+        defenses = list(dict.fromkeys(part.loc[part["kind"] == "curve", "defense"]))
+        part = part[part["defense"].isin(defenses)]  # a dot alone is in the heat map, and has no line to name
         caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}{left}"
         caption += key_of(run, defenses)
         names = called(run, defenses, partial(short, width=LEGEND))

@@ -1,0 +1,63 @@
+"""Figures against the tables beside them: what a line says, who has one, and what it looks like."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_store import Store
+
+from robustsuite.reports.measure.scores import scores
+from robustsuite.reports.measure.tables import empirical_curves
+from robustsuite.reports.read.runs import read
+from robustsuite.reports.sections.figures import curves
+
+E = 8 / 255
+
+
+def nearest() -> pd.DataFrame:
+    """A minimum-norm attack on eight images of which four stand at the budget.
+
+    0 wrong before; 1 broken at E/2; 2 its answer gone at E/4; 3 broken outside the budget, which rounds to its edge;
+    4 broken at 1.5 E; 5 its answer gone there; 6 never broken; 7 broken within the budget, which rounds to more.
+    """
+    rows = pd.DataFrame({
+        "index": np.arange(8), "label": 0, "clean_ok": np.arange(8) > 0,
+        "distance": [0, E / 2, E / 4, E, 1.5 * E, 1.5 * E, E / 8, E * (1 + 1e-12)],
+        "in_budget": [True, True, True, False, False, False, True, True],
+        "fooled": [True, True, False, True, True, False, False, True],
+        "rejected": [False, False, True, False, False, True, False, False], "queries": 7,
+    })  # fmt: skip
+    return rows.assign(robust=[False, False, False, True, True, True, True, False])
+
+
+def test_a_line_is_the_tables_number_at_the_budget_and_no_answer_does_not_stand(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r")
+    store.add(nearest(), attack="fmn", n=8)
+    run = read([store.root])
+    table = empirical_curves(run)
+    line = table[table["kind"] == "curve"].set_index("radius")["value"]
+    robust = scores(run).set_index("metric").loc["robust_accuracy", "value"]
+    assert line.loc[E] == robust == 4 / 8
+    assert line.iloc[0] == 7 / 8
+    assert line.iloc[[6, 11]].to_list() == [6 / 8, 5 / 8], "the answer that is gone falls where it went"
+    assert line.iloc[-1] == 1 / 8, "only the image that nothing was found for stands beyond"
+
+
+def test_an_attack_that_breaks_everything_inside_the_budget_has_a_line(tmp_path: Path) -> None:
+    rows = nearest().assign(clean_ok=True, in_budget=True, fooled=True, robust=False, rejected=False, distance=E / 2)
+    store = Store(tmp_path / "r")
+    store.add(rows.assign(l1=1.0, l2=1.0, linf=E / 2), attack="fmn", n=8)
+    store.add(rows, attack="pgd", n=8)
+    line = empirical_curves(read([store.root])).query("kind == 'curve'")
+    assert line["value"].to_list() == pytest.approx([1.0] * 10 + [0.0] * 31)
+
+
+def test_a_figure_names_the_systems_that_have_a_line(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r")
+    for defense in ("none", "crossmax"):
+        store.add(nearest(), attack="fmn", defense=defense, n=8)
+    store.add(nearest().assign(in_budget=True), attack="pgd", defense="adversarial_finetuning", n=8)
+    (figure,) = curves(read([store.root]))
+    assert "crossmax" in figure.svg
+    assert "finetuning" not in figure.svg
