@@ -105,11 +105,12 @@ def doubt(row: Mapping[Any, Any], rivals: int) -> str:
 
 
 def no_answer(row: Mapping[Any, Any]) -> str:
-    """What would stand if answers that are gone were a defense, '' where none are."""
+    """What is right, gone (rejected or in a tie), and either of a row of the worst-case table; '' where none is gone."""
     gone = row["or_no_answer"] - row["robust_accuracy"]
     if not gone > 0:
         return ""
-    return f"{percent(gone)} end rejected or in a tie, which is not right; {percent(row['or_no_answer'])} with these"
+    right, kept = percent(row["robust_accuracy"]), percent(row["or_no_answer"])
+    return f"{right} right; {percent(gone)} get no answer, counted as wrong; {kept} if that were counted as safe"
 
 
 def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:
@@ -130,8 +131,8 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
     every = "Every attack, every defense" if run.defended else "Every attack"
     table = slim(Table("attacks", every, caption, columns, tuple(rows)))
     lead = (
-        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
-        "cells have no number, and say why below.",
+        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds. In a "
+        "figure, hatched: an upper bound, no verdict; cells without a number say why below.",
     )
     found = (table, *cost_tables(run)) if rows else ()
     title = "Attacks and defenses" if run.defended else "Attacks"

@@ -10,7 +10,9 @@ from report_store import Store
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.tables import empirical_curves
 from robustsuite.reports.read.runs import read
-from robustsuite.reports.sections.figures import curves
+from robustsuite.reports.render.draw import HATCH, PAPER
+from robustsuite.reports.sections.attacked import attack_section, no_answer
+from robustsuite.reports.sections.figures import curves, heatmaps
 
 E = 8 / 255
 
@@ -61,3 +63,36 @@ def test_a_figure_names_the_systems_that_have_a_line(tmp_path: Path) -> None:
     (figure,) = curves(read([store.root]))
     assert "crossmax" in figure.svg
     assert "finetuning" not in figure.svg
+
+
+def test_an_upper_bound_is_hatched_behind_a_plain_box_in_either_theme_and_the_lead_says_so(tmp_path: Path) -> None:
+    rows = nearest().assign(in_budget=True, fooled=True)
+    store = Store(tmp_path / "r")
+    store.add(rows, attack="pgd", n=8)
+    plain = heatmaps(run := read([store.root]), scores(run))[0].svg
+    assert "<pattern" not in plain
+    store = Store(tmp_path / "b")
+    store.add(rows, attack="pgd", n=8, flags=[{"name": "zero_gradients", "detail": "31 %"}])
+    store.add(None, attack="apgd", n=8, status="failed", sentence="stopped")
+    run = read([store.root])
+    section = attack_section(run, scores(run), heatmaps(run, scores(run)))
+    svg = section.figures[0].svg
+    stripes = [part.split("</pattern>")[0] for part in svg.split("<pattern")[1:]]
+    assert stripes
+    assert all(f"stroke: {HATCH}" in part for part in stripes), "one colour, which no theme swaps"
+    assert "var(--page)" in svg
+    assert PAPER not in svg
+    assert "hatched: an upper bound, no verdict; cells without a number say why" in section.lead[0]
+
+
+def test_a_figure_shrinks_on_a_phone_to_what_is_read_and_no_width_is_set_on_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r")
+    store.add(nearest(), attack="fmn", n=8)
+    head = curves(read([store.root]))[0].svg.partition(">")[0]
+    assert 'style="--own:' in head, "the style sheet alone says how wide it is, or it could not shrink it"
+
+
+def test_the_note_on_answers_that_are_gone_has_the_numbers_of_its_row() -> None:
+    row = {"robust_accuracy": 0.1, "or_no_answer": 0.35}
+    assert no_answer(row) == "10.0 % right; 25.0 % get no answer, counted as wrong; 35.0 % if that were counted as safe"
+    assert no_answer({"robust_accuracy": 0.1, "or_no_answer": 0.1}) == ""
