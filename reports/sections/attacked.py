@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..measure import tables
-from ..measure.grades import label, shown
+from ..measure.grades import alone, label, shown
 from ..measure.worst import GROUP, by_rank, paired, worst_case
 from ..read.extra import part as reported
 from ..read.runs import Results
@@ -124,7 +124,7 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
     for row in head.to_dict("records"):
         clean, note = clean_rates.get(row["run_id"], float("nan")), why(row, flags[row["run_id"]])
         rows.append((*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-                     *_value(row, flags[row["run_id"]]), Entry(note), counted(_or(clean), percent(clean)),
+                     *_value(run, row, flags[row["run_id"]]), Entry(note), counted(_or(clean), percent(clean)),
                      counted(row["n"], number(row["n"]) if row["n"] else "–"),
                      Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
     columns = (*names, "attack", "defense", "robust accuracy", "status", "notes", "no attack", "n", "run")
@@ -133,23 +133,28 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
     lead = (
         "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds. In a "
         "figure, hatched: an upper bound, no verdict; cells without a number say why below.",
-    )
+        *(("SOUND is said of one attack where no check raised anything and the attacks that its adversary has are, "
+           "together, strong enough. One that is weak alone, below its card's least or of no family that counts, leaves "
+           "standing what a stronger one breaks: its number says nothing by itself.",)
+          if any(entry.kind == "weak" for row in rows for entry in row) else ()),
+    )  # fmt: skip
     found = (table, *cost_tables(run)) if rows else ()
     title = "Attacks and defenses" if run.defended else "Attacks"
     return Section("attacks", title, lead, found, tuple(drawn), order=11)
 
 
-def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
+def _value(run: Results, row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
     status = Entry(row["status"], row["status"], row["sentence"], kind=row["status"])
     if np.isnan(row["value"]):
         return Entry("–", -1.0, row["sentence"]), status
-    return shown(accuracy(row["value"], row["lo"], row["hi"]), row["grade"], flags), _ended(row, status)
+    return shown(accuracy(row["value"], row["lo"], row["hi"]), row["grade"], flags), _ended(run, row, status)
 
 
-def _ended(row: Mapping[Any, Any], status: Entry) -> Entry:
+def _ended(run: Results, row: Mapping[Any, Any], status: Entry) -> Entry:
     """The grade where there is a number, the status where there is none or another cell's."""
-    done = row["status"] == "done" and row["grade"]
-    return replace(label(row["grade"], row["screening"]), note=flags_or(row)) if done else status
+    if row["status"] != "done" or not row["grade"]:
+        return status
+    return replace(alone(row["grade"], row["screening"], run.known[row["run_id"]]["record"]), note=flags_or(row))
 
 
 def paired_section(run: Results) -> Section:

@@ -72,7 +72,7 @@ def test_an_upper_bound_is_hatched_behind_a_plain_box_in_either_theme_and_the_le
     plain = heatmaps(run := read([store.root]), scores(run))[0].svg
     assert "<pattern" not in plain
     store = Store(tmp_path / "b")
-    store.add(rows, attack="pgd", n=8, flags=[{"name": "zero_gradients", "detail": "31 %"}])
+    store.add(rows, attack="pgd", n=8, flags=[{"name": "not_converged", "detail": "31 %"}])
     store.add(None, attack="apgd", n=8, status="failed", sentence="stopped")
     run = read([store.root])
     section = attack_section(run, scores(run), heatmaps(run, scores(run)))
@@ -96,3 +96,21 @@ def test_the_note_on_answers_that_are_gone_has_the_numbers_of_its_row() -> None:
     row = {"robust_accuracy": 0.1, "or_no_answer": 0.35}
     assert no_answer(row) == "10.0 % right; 25.0 % get no answer, counted as wrong; 35.0 % if that were counted as safe"
     assert no_answer({"robust_accuracy": 0.1, "or_no_answer": 0.1}) == ""
+
+
+def test_a_single_attack_that_searches_too_little_is_weak_alone_and_the_others_are_sound(tmp_path: Path) -> None:
+    store, rows = Store(tmp_path / "r"), nearest().assign(in_budget=True)
+    store.add(rows, attack="pgd", n=8)
+    store.add(rows, attack="noise", n=8, family=("noise",))
+    store.add(rows, attack="fgsm", n=8, family=("gradient",), least={"steps": 20})
+    store.add(rows, attack="flagged", n=8, family=("noise",), flags=[{"name": "not_converged", "detail": "31 %"}])
+    run = read([store.root])
+    section = attack_section(run, table := scores(run), ())
+    columns = section.tables[0].columns
+    said = {row[columns.index("attack")].text: row[columns.index("status")].text for row in section.tables[0].rows}
+    assert said == {
+        "pgd": "SOUND, screening: 8 images", "noise": "weak alone, screening: 8 images",
+        "fgsm": "weak alone, screening: 8 images; steps none of 20", "flagged": "PROVISIONAL, screening: 8 images",
+    }  # fmt: skip
+    assert "weak alone" in section.lead[1]
+    assert table.drop_duplicates("run_id")["grade"].value_counts().to_dict() == {"SOUND": 3, "PROVISIONAL": 1}
