@@ -146,12 +146,13 @@ def _reach(rows: Mapping[str, NDArray[Any]], eps: float) -> pd.Series | None:
     clean, robust, inside, fooled = (rows[name].astype(bool) for name in ("clean_ok", "robust", "in_budget", "fooled"))
     gone = rows["rejected"].astype(bool) if "rejected" in rows else np.zeros_like(fooled)
     gone = gone | (rows["answer"] < 0) if "answer" in rows else gone
-    outside = robust & ~inside & (fooled | gone)  # stands at the budget, not where it was brought to
+    distance = rows["distance"].astype(np.float64)
+    # what stands at the budget, but not where it was brought to; a picture of NaN was brought nowhere
+    outside = robust & ~inside & (fooled | gone) & ~np.isnan(distance)
     if not (set(NORMS) <= set(rows) or (outside & fooled).any()):
         return None  # only an attack that seeks the nearest error measures every norm, or reports errors from outside
-    distance = rows["distance"].astype(np.float64)
     beyond = np.maximum(distance, np.nextafter(eps, np.inf))  # rounding moves no image over the budget's edge
-    lost = np.where(outside, beyond, np.where(robust, np.inf, np.minimum(distance, eps)))
+    lost = np.where(outside, beyond, np.where(robust, np.inf, np.fmin(distance, eps)))
     return pd.Series(np.where(clean, lost, -1.0), index=rows["index"])
 
 

@@ -46,6 +46,16 @@ def test_a_line_is_the_tables_number_at_the_budget_and_no_answer_does_not_stand(
     assert line.iloc[-1] == 1 / 8, "only the image that nothing was found for stands beyond"
 
 
+def test_a_picture_without_a_distance_stands_as_it_does_in_the_table(tmp_path: Path) -> None:
+    """What an attack returns as NaN is outside the budget, has no answer and was brought nowhere."""
+    store = Store(tmp_path / "r")
+    rows = nearest()
+    rows.loc[5, "distance"] = np.nan
+    store.add(rows, attack="fmn", n=8)
+    line = empirical_curves(read([store.root])).query("kind == 'curve'").set_index("radius")["value"]
+    assert (line.iloc[0], line.loc[E], line.iloc[-1]) == (7 / 8, 4 / 8, 2 / 8)
+
+
 def test_an_attack_that_breaks_everything_inside_the_budget_has_a_line(tmp_path: Path) -> None:
     rows = nearest().assign(clean_ok=True, in_budget=True, fooled=True, robust=False, rejected=False, distance=E / 2)
     store = Store(tmp_path / "r")
