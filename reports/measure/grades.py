@@ -30,7 +30,7 @@ def alone(grade: str, why: str, record: CellRecord) -> Entry:
 
     Weak is what had less than its card's least, and what is of no family that counts, such as noise.
     """
-    if grade != "SOUND" or not shortfalls(record) and families(record):
+    if grade != "SOUND" or (not shortfalls(record) and families(record)):
         return label(grade, why)
     return Entry(f"weak alone, screening: {why}" if why else "weak alone", kind="weak")
 

@@ -105,7 +105,7 @@ def doubt(row: Mapping[Any, Any], rivals: int) -> str:
 
 
 def no_answer(row: Mapping[Any, Any]) -> str:
-    """What is right, gone (rejected or in a tie), and either of a row of the worst-case table; '' where none is gone."""
+    """What of a row of the worst-case table is right, gone (rejected, tied) and either; '' where none is gone."""
     gone = row["or_no_answer"] - row["robust_accuracy"]
     if not gone > 0:
         return ""
@@ -134,8 +134,8 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
         "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds. In a "
         "figure, hatched: an upper bound, no verdict; cells without a number say why below.",
         *(("SOUND is said of one attack where no check raised anything and the attacks that its adversary has are, "
-           "together, strong enough. One that is weak alone, below its card's least or of no family that counts, leaves "
-           "standing what a stronger one breaks: its number says nothing by itself.",)
+           "together, strong enough. One that is weak alone, below its card's least or of no family that counts, may "
+           "leave standing what a stronger one breaks: its number says nothing by itself.",)
           if any(entry.kind == "weak" for row in rows for entry in row) else ()),
     )  # fmt: skip
     found = (table, *cost_tables(run)) if rows else ()
