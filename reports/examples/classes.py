@@ -44,7 +44,8 @@ def classes_section(run: Results) -> Section:
         "Robust accuracy of each class under all attacks of a threat at once. The class with the lowest upper end of "
         "its 95 % interval stands first, so a class is not the worst for having few images.",
         *(("Taken for: broken images by their class and the answer they get under the strongest attack alone; the "
-           "share is of all that end with a wrong answer, which can be fewer than are broken.",) if len(pairs) else ()),
+           "share is of all that end with a wrong answer (their number stands behind it), which can be fewer than are "
+           "broken.",) if len(pairs) else ()),
         *_left(run, rates, pairs),
     )  # fmt: skip
     return Section("classes", "Class by class", lead, found, tuple(_maps(run)), order=12)
@@ -106,6 +107,7 @@ def _pair_row(row: Mapping[Any, Any]) -> dict[str, Entry]:
         "attack": words(row["attack"]), "class": Entry(row["label_name"]), "taken for": Entry(row["answer_name"]),
         "images": counted(row["count"], number(row["count"])),
         "share": counted(row["share"], percent(row["share"])),
+        "of wrong answers": counted(row["wrong"], number(row["wrong"])),
         "broken": counted(row["broken"], number(row["broken"])),
     }  # fmt: skip
 

@@ -88,8 +88,9 @@ def gallery_section(run: Results) -> Section:
     left += len(found) - len(galleries)
     lead = (
         "Pictures that get another answer under the strongest attack of a threat: as they were, as they were attacked "
-        "(of poisoned training data: with the trigger), and what was added, magnified around grey, so that what is "
-        "plain grey was left alone. They were judged in full precision and are rounded to 8 bits here.",
+        "(of poisoned training data: with the trigger), and what was added, around grey, so that what is plain grey "
+        "was left alone. Each is magnified by its own factor, which stands below it: how strong a change is, its "
+        "distance says, not how strong it looks. They were judged in full precision and are rounded to 8 bits here.",
         *((f"Of {left} more systems nothing is shown: {MOST} galleries and {MOST_BYTES >> 20} MiB are the most.",)
           if left else ()),
         *unread,

@@ -161,8 +161,8 @@ def taken(rows: Columns) -> tuple[Ints, Ints, Ints] | None:
 def confusions(run: Results) -> pd.DataFrame:
     """What broken images are taken for under the strongest attack: a row a (label, answer), most frequent first.
 
-    count: images that were right, are broken, and are answered so; share: of those broken with a wrong answer.
-    broken: all that are broken, so what is missing from the counts ended without an answer.
+    count: images that were right, are broken, and are answered so; wrong: those broken with any wrong answer; share:
+    count of wrong. broken: all that are broken, so what is missing from the counts ended without an answer.
     """
     rows: list[dict[str, Any]] = []
     for member in own(run):
@@ -173,8 +173,8 @@ def confusions(run: Results) -> pd.DataFrame:
         whose = {**dict(zip(GROUP, member.group, strict=True)), "defense": member.defense, "attack": member.strongest}
         rows += [whose | pair | {"grade": member.grades.get(member.strongest, "")}
                  for pair in _pairs(run.columns(cell["run_id"]), name)]  # fmt: skip
-    columns = [*GROUP, "defense", "attack", "label", "answer", "label_name", "answer_name", "count", "share", "broken",
-               "grade"]  # fmt: skip
+    columns = [*GROUP, "defense", "attack", "label", "answer", "label_name", "answer_name", "count", "share", "wrong",
+               "broken", "grade"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -189,8 +189,9 @@ def _pairs(rows: Columns, name: Callable[[int], str]) -> Iterator[dict[str, Any]
     pairs, counts = np.unique(np.stack([label[wrong], answer[wrong]]), axis=1, return_counts=True)
     for i in np.argsort(-counts, kind="stable"):
         a, b = map(int, pairs[:, i])
-        yield {"label": a, "answer": b, "label_name": name(a), "answer_name": name(b), "count": int(counts[i]),
-               "share": float(counts[i] / wrong.sum()), "broken": int(broken.sum())}  # fmt: skip
+        count, ended = int(counts[i]), int(wrong.sum())
+        yield {"label": a, "answer": b, "label_name": name(a), "answer_name": name(b), "count": count,
+               "share": count / ended, "wrong": ended, "broken": int(broken.sum())}  # fmt: skip
 
 
 def matrices(rows: Columns, most: int) -> tuple[Ints, Ints] | None:

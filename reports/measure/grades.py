@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from robustsuite.integrity.strength import families, shortfalls
+from robustsuite.records.schema import CellRecord
+
 from ..render.document import Entry
 
 DOUBTED = ("PROVISIONAL", "INVALID")
@@ -20,6 +23,16 @@ def shown(entry: Entry, grade: str, note: str = "") -> Entry:
 def label(grade: str, why: str) -> Entry:
     """A grade, and why it is a screening, where it is one: 'SOUND, screening: 80 images'."""
     return Entry(f"{grade}, screening: {why}" if grade and why else grade, grade, kind=grade.lower())
+
+
+def alone(grade: str, why: str, record: CellRecord) -> Entry:
+    """The same of one attack's cell, which is SOUND by all attacks of its threat: 'weak alone' where it searches less.
+
+    Weak is what had less than its card's least, and what is of no family that counts, such as noise.
+    """
+    if grade != "SOUND" or (not shortfalls(record) and families(record)):
+        return label(grade, why)
+    return Entry(f"weak alone, screening: {why}" if why else "weak alone", kind="weak")
 
 
 def worst_of(grades: Mapping[str, str], deciding: str, white: Collection[str]) -> str:

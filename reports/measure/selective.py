@@ -106,7 +106,8 @@ def selective(run: Results) -> pd.DataFrame:
 
     grade: of a point its cell's, of a curve INVALID where a cell of it is.
     coverage: the share answered; risk (lo, hi): of wrong answers among them; risk_surest: among the surest 80 % of
-    all; aurc_random: of a random order, the risk of all answered. Under attack: by the attack with the highest risk.
+    all; aurc_random: of a random order, the risk of all answered. Under attack: by the attack with the highest risk,
+    where right is what is robust.
     """
     rows = [{"threat": "", "budget": "", "attack": "", **curve.facts} for curve in curves(run)]
     rows += _points(run)
@@ -139,9 +140,21 @@ def _points(run: Results) -> Iterator[dict[str, Any]]:
 
 
 def _point(rows: Rows, scenario: str) -> dict[str, Any] | None:
-    gone, right = ("rejected", "robust") if scenario == "evasion" else ("abstained", "clean_ok")
-    if gone not in rows or right not in rows or not np.asarray(rows[gone]).astype(bool).any():
+    evasion = scenario == "evasion"
+    gone, right = ("rejected", "robust") if evasion else ("abstained", "clean_ok")
+    needed = {gone, right, *(("clean_ok", "fooled") if evasion else ())}
+    if not needed <= set(rows) or not np.asarray(rows[gone]).astype(bool).any():
         return None
-    answered, held = ~np.asarray(rows[gone]).astype(bool), np.asarray(rows[right]).astype(bool)
+    held = np.asarray(rows[right]).astype(bool)
+    answered = held | ~(_gone(rows) if evasion else np.asarray(rows[gone]).astype(bool))
     count = int(answered.sum())
     return _risk(int((answered & ~held).sum()), count, len(answered)) if count else None
+
+
+def _gone(rows: Rows) -> NDArray[np.bool_]:
+    """Which attacked pictures (N,) that are not right end without an answer: the right one is gone, no wrong one came.
+
+    What came back from outside the budget says nothing: such a picture stands, though that other one was rejected.
+    """
+    clean, fooled, rejected = (np.asarray(rows[name]).astype(bool) for name in ("clean_ok", "fooled", "rejected"))
+    return np.where(clean, ~fooled, rejected)

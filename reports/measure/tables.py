@@ -26,6 +26,9 @@ CORRUPTIONS = (
 Images = dict[tuple[Any, ...], NDArray[np.int64]]
 """The indices of images, by norm and system."""
 
+NORMS = ("l1", "l2", "linf")
+"""The columns that an attack which seeks the nearest error has: how far it went, by every norm."""
+
 COST = ("seconds", "forwards", "backwards", "queries", "peak_bytes")
 
 
@@ -94,8 +97,9 @@ def corruption_grid(run: Results) -> pd.DataFrame:
 def empirical_curves(run: Results) -> pd.DataFrame:
     """Robust accuracy against the radius, one row per system, norm and radius: an upper bound from attacks.
 
-    Minimum-norm attacks give the whole curve (per image, the smallest distance that fooled it), fixed-radius attacks
-    one point each at their threat's radius; `kind` is `curve` or `point`.
+    Minimum-norm attacks give the whole curve (per image, the smallest distance at which its right answer was lost; at
+    the threat's radius it is their robust accuracy), all attacks together one point there; `kind` is `curve` or
+    `point`.
     """
     return _empirical(run, None)
 
@@ -106,15 +110,15 @@ def _empirical(run: Results, only: Images | None) -> pd.DataFrame:
     for key, part in cells.groupby(["threat", "budget", *SYSTEM], sort=False):
         threat, budget, *system = key
         eps, norm = run.budgets[str(budget)]
-        if eps is None:
+        if eps is None or not np.isfinite(eps):
             continue
-        reach = [d for d in (_reach(run.columns(c["run_id"])) for c in _measured(run, part)) if d is not None]
+        reach = [d for d in (_reach(run.columns(c["run_id"]), eps) for c in _measured(run, part)) if d is not None]
         if reach:
             nearest = _kept(pd.concat(reach, axis=1, join="inner").min(axis=1), only, (norm, *system))
             base = {"threat": threat, "norm": norm, **dict(zip(SYSTEM, system, strict=True))}
             if nearest.empty:
                 continue
-            for radius in np.linspace(0.0, 2 * eps, 41):
+            for radius in eps * np.linspace(0.0, 2.0, 41):  # the budget's own is one of them, to the last digit
                 score = rate("robust_accuracy", nearest > radius)
                 rows.append({**base, "kind": "curve", "radius": radius, "value": score.value, "lo": score.lo,
                              "hi": score.hi, "n": score.n})  # fmt: skip
@@ -131,15 +135,25 @@ def _empirical(run: Results, only: Images | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["threat", "norm", *SYSTEM, "kind", "radius", "value", "lo", "hi", "n"])
 
 
-def _reach(rows: Mapping[str, NDArray[Any]]) -> pd.Series | None:
-    """Per image the distance at which it falls: -1 where wrong already, inf where never; None for a fixed radius."""
+def _reach(rows: Mapping[str, NDArray[Any]], eps: float) -> pd.Series | None:
+    """Per image the distance at which its right answer is lost: -1 where it is wrong already, inf where never.
+
+    None for an attack that seeks no nearest error. At eps, the budget's radius, as many stand as the rows call robust:
+    an answer that is gone (rejected, tied) is lost like one that is wrong.
+    """
     if "fooled" not in rows or "distance" not in rows:
         return None
-    fooled = rows["fooled"].astype(bool)
-    if not (fooled & ~rows["in_budget"].astype(bool)).any():
-        return None  # only an attack that seeks the nearest error, not the budget, reports errors beyond the budget
-    distance = np.where(fooled, rows["distance"].astype(np.float64), np.inf)
-    return pd.Series(np.where(rows["clean_ok"].astype(bool), distance, -1.0), index=rows["index"])
+    clean, robust, inside, fooled = (rows[name].astype(bool) for name in ("clean_ok", "robust", "in_budget", "fooled"))
+    gone = rows["rejected"].astype(bool) if "rejected" in rows else np.zeros_like(fooled)
+    gone = gone | (rows["answer"] < 0) if "answer" in rows else gone
+    distance = rows["distance"].astype(np.float64)
+    # what stands at the budget, but not where it was brought to; a picture of NaN was brought nowhere
+    outside = robust & ~inside & (fooled | gone) & ~np.isnan(distance)
+    if not (set(NORMS) <= set(rows) or (outside & fooled).any()):
+        return None  # only an attack that seeks the nearest error measures every norm, or reports errors from outside
+    beyond = np.maximum(distance, np.nextafter(eps, np.inf))  # rounding moves no image over the budget's edge
+    lost = np.where(outside, beyond, np.where(robust, np.inf, np.fmin(distance, eps)))
+    return pd.Series(np.where(clean, lost, -1.0), index=rows["index"])
 
 
 def _kept(values: pd.Series, only: Images | None, system: tuple[Any, ...]) -> pd.Series:

@@ -19,9 +19,12 @@ from matplotlib.figure import Figure as Canvas
 
 from .text import plain, short
 
-INK, MUTED, RULE = "#1c2733", "#5b6776", "#cbd3db"
-# The page swaps these three for its own variables, so one drawing serves the light and the dark theme.
-_PAGE = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
+INK, MUTED, RULE, PAPER = "#1c2733", "#5b6776", "#cbd3db", "#fcfcfa"
+# The page swaps these four for its own variables, so one drawing serves the light and the dark theme.
+_PAGE = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--page)"}
+HATCH = "#7d8a97"
+"""Stripes that are seen on a pale tile and on the page, light or dark."""
+
 SCALE = LinearSegmentedColormap.from_list("bad_good", ["#bf4f17", "#eeb98c", "#eef0ee", "#9fc3e0", "#1b5e97"])
 LINES = ("#0072b2", "#d55e00", "#009e73", "#b565a0", "#c98a00", "#3f9fd8", "#7a6ff0", "#8a8f98")
 STYLES = ("-", "--", "-.", ":")
@@ -32,7 +35,7 @@ _STYLE: Any = {
     "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
     "axes.titlesize": 9.5, "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "grid.color": RULE, "grid.linewidth": 0.6, "legend.frameon": False,
-    "hatch.color": RULE, "hatch.linewidth": 0.8,
+    "hatch.color": HATCH, "hatch.linewidth": 0.8,
 }  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def _for_page(svg: str, caption: str) -> str:
         rest = rest.replace(colour, swapped)
     rest = re.sub(r"'?DejaVu Sans'?(, *'?[A-Za-z ]+'?)*", "var(--sans)", rest)
     label = escape(caption, quote=True)
-    style = f"width:{width * 1.25:.0f}px"
+    style = f"--own:{width * 1.25:.0f}px"
     return f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{label}" style="{style}">{rest.strip()}'
 
 

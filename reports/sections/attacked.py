@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..measure import tables
-from ..measure.grades import label, shown
+from ..measure.grades import alone, label, shown
 from ..measure.worst import GROUP, by_rank, paired, worst_case
 from ..read.extra import part as reported
 from ..read.runs import Results
@@ -105,11 +105,12 @@ def doubt(row: Mapping[Any, Any], rivals: int) -> str:
 
 
 def no_answer(row: Mapping[Any, Any]) -> str:
-    """What would stand if answers that are gone were a defense, '' where none are."""
+    """What of a row of the worst-case table is right, gone (rejected, tied) and either; '' where none is gone."""
     gone = row["or_no_answer"] - row["robust_accuracy"]
     if not gone > 0:
         return ""
-    return f"{percent(gone)} end rejected or in a tie, which is not right; {percent(row['or_no_answer'])} with these"
+    right, kept = percent(row["robust_accuracy"]), percent(row["or_no_answer"])
+    return f"{right} right; {percent(gone)} get no answer, counted as wrong; {kept} if that were counted as safe"
 
 
 def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:
@@ -123,32 +124,37 @@ def attack_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) 
     for row in head.to_dict("records"):
         clean, note = clean_rates.get(row["run_id"], float("nan")), why(row, flags[row["run_id"]])
         rows.append((*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-                     *_value(row, flags[row["run_id"]]), Entry(note), counted(_or(clean), percent(clean)),
+                     *_value(run, row, flags[row["run_id"]]), Entry(note), counted(_or(clean), percent(clean)),
                      counted(row["n"], number(row["n"]) if row["n"] else "–"),
                      Entry(row["run_id"][:8], row["run_id"], kind="code")))  # fmt: skip
     columns = (*names, "attack", "defense", "robust accuracy", "status", "notes", "no attack", "n", "run")
     every = "Every attack, every defense" if run.defended else "Every attack"
     table = slim(Table("attacks", every, caption, columns, tuple(rows)))
     lead = (
-        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds; hatched "
-        "cells have no number, and say why below.",
-    )
+        "Struck numbers failed an integrity check, those behind a ≤ raised a warning and are upper bounds. In a "
+        "figure, hatched: an upper bound, no verdict; cells without a number say why below.",
+        *(("SOUND is said of one attack where no check raised anything and the attacks that its adversary has are, "
+           "together, strong enough. One that is weak alone, below its card's least or of no family that counts, may "
+           "leave standing what a stronger one breaks: its number says nothing by itself.",)
+          if any(entry.kind == "weak" for row in rows for entry in row) else ()),
+    )  # fmt: skip
     found = (table, *cost_tables(run)) if rows else ()
     title = "Attacks and defenses" if run.defended else "Attacks"
     return Section("attacks", title, lead, found, tuple(drawn), order=11)
 
 
-def _value(row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
+def _value(run: Results, row: Mapping[Any, Any], flags: str) -> tuple[Entry, Entry]:
     status = Entry(row["status"], row["status"], row["sentence"], kind=row["status"])
     if np.isnan(row["value"]):
         return Entry("–", -1.0, row["sentence"]), status
-    return shown(accuracy(row["value"], row["lo"], row["hi"]), row["grade"], flags), _ended(row, status)
+    return shown(accuracy(row["value"], row["lo"], row["hi"]), row["grade"], flags), _ended(run, row, status)
 
 
-def _ended(row: Mapping[Any, Any], status: Entry) -> Entry:
+def _ended(run: Results, row: Mapping[Any, Any], status: Entry) -> Entry:
     """The grade where there is a number, the status where there is none or another cell's."""
-    done = row["status"] == "done" and row["grade"]
-    return replace(label(row["grade"], row["screening"]), note=flags_or(row)) if done else status
+    if row["status"] != "done" or not row["grade"]:
+        return status
+    return replace(alone(row["grade"], row["screening"], run.known[row["run_id"]]["record"]), note=flags_or(row))
 
 
 def paired_section(run: Results) -> Section:

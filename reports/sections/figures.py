@@ -26,7 +26,7 @@ from ..render.draw import (
     INK,
     LEGEND,
     LINES,
-    RULE,
+    PAPER,
     SCALE,
     STYLES,
     Figure,
@@ -42,6 +42,9 @@ from ..render.draw import (
 from ..render.text import plain, short
 from .generic import across
 
+DARK = "#10202e"
+"""Digits on a pale tile, in either theme."""
+
 MOST = 16
 """Figures of a kind that are drawn; nobody looks through more of them, and each takes the time of a thousand rows."""
 
@@ -50,7 +53,7 @@ TILES, NAMED = 400, 40
 
 
 def heatmaps(run: Results, table: pd.DataFrame) -> list[Figure]:
-    """Attack x defense: robust accuracy with its interval; hatched where there is none, struck where it is flagged."""
+    """Attack x defense: robust accuracy with its interval; hatched where it is an upper bound or there is none."""
     rows = table[(table["scenario"] == "evasion") & (table["metric"] == "robust_accuracy")]
     worst = worst_case(run)
     found = []
@@ -154,7 +157,7 @@ def _heatmap(
                 bound = "≤" if row["grade"] == "PROVISIONAL" else ""
                 _cell(ax, (x, y + 1.125), row["value"], below, struck=row["grade"] == "INVALID", bound=bound)
             else:
-                _hatch(ax, (x, y + 1.125), "" if row is None else str(row["status"]))
+                _numberless(ax, (x, y + 1.125), "" if row is None else str(row["status"]))
         if defense in lasts:
             last = lasts[defense]
             doubted = last["grade"] == "PROVISIONAL" or (last["unranked"] and last["missing"])
@@ -163,8 +166,8 @@ def _heatmap(
             _cell(ax, (x, bottom), last["robust_accuracy"], _span(last["lo"], last["hi"]),
                   struck=last["struck"], bound=bound)  # fmt: skip
         else:
-            _hatch(ax, (x, 0), "")
-            _hatch(ax, (x, bottom), "none")
+            _numberless(ax, (x, 0), "")
+            _numberless(ax, (x, bottom), "none")
     ax.set_xlim(-0.5, len(defenses) - 0.5)
     ax.set_ylim(bottom + 0.55, -0.55)
     ax.set_xticks(range(len(defenses)), list(defenses.values()))
@@ -180,28 +183,33 @@ def _span(lo: float, hi: float) -> str:
     return f"{100 * lo:.0f}–{100 * hi:.0f}"
 
 
-def _hatch(ax: Axes, at: tuple[float, float], word: str) -> None:
-    corner = (at[0] - 0.48, at[1] - 0.46)
-    ax.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="none", edgecolor=RULE, hatch="////", linewidth=0.8))
+def _hatch(ax: Axes, at: tuple[float, float], face: Any) -> None:
+    """A hatched tile with a plain box of the same colour for its label, which no stripe runs through."""
+    x, y = at
+    ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, hatch="////", linewidth=0))
+    ax.add_patch(Rectangle((x - 0.36, y - 0.35), 0.72, 0.74, facecolor=face, linewidth=0))
+
+
+def _numberless(ax: Axes, at: tuple[float, float], word: str) -> None:
+    _hatch(ax, at, PAPER)
     ax.text(*at, word, ha="center", va="center", fontsize=8.5, color=INK, fontstyle="italic")
 
 
 def _tile(ax: Axes, at: tuple[float, float], value: float) -> str:
     """A coloured tile; returns the text colour that is legible on it."""
     ax.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.46), 0.96, 0.92, facecolor=SCALE(value), linewidth=0))
-    return "#ffffff" if value < 0.13 or value > 0.83 else "#10202e"
+    return "#ffffff" if value < 0.13 or value > 0.83 else DARK
 
 
 def _cell(
     ax: Axes, at: tuple[float, float], value: float, below: str, *, struck: bool = False, bound: str = ""
 ) -> None:
     x, y = at
-    colour = _tile(ax, at, value)
     if bound:  # no verdict: a colour that stood there whole would be good news
-        corner = (x - 0.48, y - 0.46)
-        ax.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="white", alpha=0.62, linewidth=0))
-        ax.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="none", edgecolor=RULE, hatch="////", linewidth=0.8))
-        colour = "#10202e"
+        _hatch(ax, at, tuple(0.62 + 0.38 * part for part in SCALE(value)[:3]))
+        colour = DARK
+    else:
+        colour = _tile(ax, at, value)
     text = f"{bound}{100 * value:.1f}"
     ax.text(x, y - 0.13, text, ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
     ax.text(x, y + 0.25, below, ha="center", va="center", fontsize=7.2, color=colour)
@@ -215,7 +223,8 @@ def curves(run: Results) -> list[Figure]:
     found = []
     groups = table.groupby(["threat", "norm", "dataset", "model", "seed"], sort=False)
     for key, part, left in drawn([(key, part) for key, part in groups if (part["kind"] == "curve").any()]):
-        defenses = list(dict.fromkeys(part["defense"]))
+        defenses = list(dict.fromkeys(part.loc[part["kind"] == "curve", "defense"]))
+        part = part[part["defense"].isin(defenses)]  # a dot alone is in the heat map, and has no line to name
         caption = f"Robust accuracy against the radius (minimum-norm attacks; dots: all attacks), {where(key)}{left}"
         caption += key_of(run, defenses)
         names = called(run, defenses, partial(short, width=LEGEND))
@@ -275,7 +284,7 @@ def _panels(
             for x, level in enumerate(levels):
                 value, struck = cells.get((name, level), (float("nan"), False))
                 if np.isnan(value):
-                    _hatch(ax, (x, y), "")
+                    _numberless(ax, (x, y), "")
                     continue
                 colour = _tile(ax, (x, y), value)
                 ax.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8.5, color=colour)

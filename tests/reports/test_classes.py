@@ -39,6 +39,11 @@ def test_pairs_add_up_to_the_broken_images_with_an_answer(kept: Results) -> None
     assert table["count"].sum() == (broken & (rows["answer"] >= 0)).sum() == 5
     assert table["share"].sum() == pytest.approx(1)
     assert set(table["broken"]) == {6}
+    assert set(table["wrong"]) == {5}, "what the shares are of"
+    assert (table["share"] * table["wrong"]).to_list() == pytest.approx(table["count"].to_list())
+    (shown,) = (table for table in classes_section(kept).tables if table.name.startswith("confusions"))
+    at = shown.columns.index("of wrong answers")
+    assert {row[at].text for row in shown.rows} == {"5"}
     first = table.iloc[0]
     assert (first["label"], first["answer"], first["count"]) == (0, 1, 2)
     assert (3, 4) not in set(zip(table["label"], table["answer"], strict=True)), "it was wrong before"

@@ -31,7 +31,9 @@ def images(page: str) -> list[np.ndarray]:
 
 def test_what_is_shown_is_kept_broken_and_answered(tmp_path: Path) -> None:
     store = build(tmp_path / "run")
-    (shown,) = gallery_section(read([store.root])).galleries
+    section = gallery_section(read([store.root]))
+    (shown,) = section.galleries
+    assert "magnified by its own factor, which stands below it" in section.lead[0]
     assert [shot.facts[-1] for shot in shown.shots] == [f"example {i}" for i in (0, 1, 2, 4, 8)]
     assert [shot.words for shot in shown.shots][:3] == [
         "cat → <img src=x onerror=alert(1)>"] * 2 + ["cat → class 2"]  # fmt: skip

@@ -88,6 +88,26 @@ def test_who_rejects_under_attack_is_a_point_by_its_worst_attack(tmp_path: Path)
     assert section.figures == ()
 
 
+def test_what_came_back_from_outside_the_budget_stands(tmp_path: Path) -> None:
+    """A minimum-norm attack that is rejected beyond the budget leaves the picture right: 5 right, 2 gone, 3 wrong."""
+    rows = answered()
+    far, gone = rows["index"].isin([6, 8]), rows["index"] < 2
+    rows = rows.assign(in_budget=~far, robust=rows["robust"] | far, rejected=rows["rejected"] | far | gone,
+                       fooled=rows["fooled"] & ~gone)  # fmt: skip
+    store = Store(tmp_path / "o")
+    store.add(rows, attack="fmn", n=10)
+    point = selective(read([store.root])).iloc[0]
+    assert (point["answered"], point["wrong"]) == (8, 3)
+    assert point["answered"] - point["wrong"] == rows["robust"].sum(), "as many are right as every other table says"
+
+
+def test_a_picture_that_is_rejected_before_any_attack_is_not_answered(tmp_path: Path) -> None:
+    store = Store(tmp_path / "u")
+    rows = answered()
+    store.add(rows.assign(rejected=rows["rejected"] | (rows["index"] == 9)), attack="pgd", n=10)
+    assert list(selective(read([store.root]))[["answered", "wrong"]].iloc[0]) == [8, 5]
+
+
 def test_rows_without_confidence_have_no_section(tmp_path: Path) -> None:
     store = Store(tmp_path / "n")
     store.add(shifted([0.9], [True]).drop(columns="confidence"), **SHIFT, n=1)
