@@ -225,15 +225,17 @@ def _scored_entry(s: Standing) -> Entry:
 
 def _standing(s: Standing, examples: str, board: Board) -> tuple[Entry, ...]:
     proof = f"cells/{s.proof[1]}.html" if s.proof[1] else ""
-    upper = _number(
-        s.upper, examples if s.attacks else "", s.flags, s.struck, below=bool(s.missing) or s.grade == "PROVISIONAL"
-    )
-    lower = _number(s.lower, proof, s.flags if not s.attacks else "", s.struck and not s.attacks)
-    notes = [s.unranked, f"without {s.missing}" if s.missing and not s.unranked else "",
-             f"flagged {s.flags}" if s.flags else "", "inert: same as undefended" if s.inert else "",
-             f"proof: {s.proof[0]}, n = {s.lower.n}" if s.lower and s.attacks else s.proof[0]]  # fmt: skip
     first = s.upper if s.attacks else s.lower
     n = first.n if first else 0
+    # Flags are of the number that the row is about: what an attack found stands where a proof failed its check.
+    below = bool(s.missing) or s.grade == "PROVISIONAL"
+    if s.attacks:
+        upper, lower = _number(s.upper, examples, s.flags, s.struck, below=below), _number(s.lower, proof, beside=n)
+    else:
+        upper, lower = _number(s.upper, "", beside=n), _number(s.lower, proof, s.flags, s.struck)
+    notes = [s.unranked, f"without {s.missing}" if s.missing and not s.unranked else "",
+             f"flagged {s.flags}" if s.flags else "", "inert: same as undefended" if s.inert else "",
+             f"proof: {s.proof[0]}" if s.lower and s.attacks else s.proof[0]]  # fmt: skip
     notes += [f"on the {n} of {s.of} images that every attack met"] if n < s.of else []
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
     bounds = (lower, upper) if board.scenario == "certification" else (upper, lower)
@@ -256,11 +258,15 @@ def _published(row: Published, board: Board) -> tuple[Entry, ...]:
     )  # fmt: skip
 
 
-def _number(score: Score | None, href: str, flags: str = "", struck: bool = False, *, below: bool = False) -> Entry:
+def _number(
+    score: Score | None, href: str, flags: str = "", struck: bool = False, *, below: bool = False, beside: int = 0
+) -> Entry:
+    """A rate with its interval; with its own n where that is another than the one that stands in its row (`beside`)."""
     if score is None:
         return Entry("–", -1.0)
     found = accuracy(score.value, score.lo, score.hi, note=flags, struck=struck)
     text = f"≤ {found.text}" if below else found.text
+    text += f", n = {number(score.n)}" if beside and score.n != beside else ""
     return Entry(text, found.key, found.note, found.struck, bar=found.bar, href=href)
 
 
