@@ -37,8 +37,8 @@ class Standing:
     """One system on a board. `upper` is what attacks leave, `lower` what is proven; `ranks` is (0, 0) where unranked.
 
     `of`: the most images that one of its attacks met; the union is over those that all met.
-    `attacks` are (attack, run id, share it leaves); `proof` is (certifier, run id). On a board of proofs `upper` is about
-    the images of the proof that every attack met, and `strongest` names those attacks.
+    `attacks` are (attack, run id, share it leaves); `proof` is (certifier, run id). On a board of proofs `upper` is
+    about the images of the proof that every attack met, and `strongest` names those attacks.
     """
 
     name: str
