@@ -19,7 +19,7 @@ from robustsuite.maths import stats
 from robustsuite.records.schema import ThreatFacts
 
 from ..measure.grades import DOUBTED
-from ..measure.ranked import contests, ranges
+from ..measure.ranked import contests, declared, ranges
 from ..measure.scores import Score, certified, flag_names, measured_as, rate
 from ..measure.worst import Survival, comparable, ranked, survivals, tested
 from ..read.runs import Results
@@ -66,8 +66,8 @@ class Standing:
 class Board:
     """One table of a leaderboard: the ranked standings, every pair's test, and what others published for it.
 
-    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`. facts: the
-    threat as a record holds it, None where all rows are published ones.
+    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`. better:
+    which way is good for the defender. facts: the threat as a record holds it, None where all rows are published ones.
     """
 
     threat: str
@@ -82,6 +82,7 @@ class Board:
     eps: float | None = None
     norm: str = ""
     metric: str = ""
+    better: str = "more"
     facts: ThreatFacts | None = None
 
 
@@ -237,9 +238,10 @@ def _others(run: Results) -> Iterator[Board]:
         _same_pictures(run, key, standings)
         first, (threat, budget, goal, dataset) = part.iloc[0], map(str, key)
         ordered = tuple(sorted(standings, key=lambda s: (s.ranks[0] or 10**6, s.name)))
-        record = first["record"]
+        record, about = first["record"], declared(members[0].source["record"])
         yield Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered,
-                    metric=str(record.scenario.headline), facts=record.threat)  # fmt: skip
+                    metric=str(record.scenario.headline), better=about[0].better if about else "more",
+                    facts=record.threat)  # fmt: skip
 
 
 def _certified(
