@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..measure.ranked import FEWEST
 from ..measure.scores import Score
 from ..render.adversary import described
 from ..render.text import words as spoken
@@ -25,6 +26,9 @@ def about(board: Board) -> tuple[str, ...]:
     if board.facts is None:
         return ("Numbers that others published, none of them measured here.",)
     by = f"Ranked by {spoken(board.metric)}, under the attack that hurts a system most." if board.metric else ""
+    counts = {s.upper.n for s in board.standings if s.upper and s.upper.k < 0}
+    if board.metric and counts and min(counts) < FEWEST:
+        by += f" It is no share of the images; below {FEWEST} of them no test ranks it."
     return tuple(filter(None, (described(board.facts, board.scenario), by)))
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from ..measure.grades import label
+from ..measure.ranked import FEWEST
 from ..measure.scores import Score
 from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.html import FILTER_FROM, TEMPLATES, environment
@@ -27,8 +28,9 @@ WHOLE, LEADING = 12, 10
 CELLS = "cells.html"
 """The page that lists every cell."""
 FOOT = (
-    "Every number is recomputed from stored per-example rows. Intervals are exact 95 % (Clopper-Pearson); ranks are "
-    "ranges from exact McNemar tests on the same images, Holm-corrected within a board; equal ranges are ties."
+    "Every number is recomputed from stored per-example rows. Intervals are 95 %: of rates exact (Clopper-Pearson), else "
+    "by the bootstrap. Ranks are ranges from paired tests on the same images, Holm-corrected within a board: exact "
+    f"McNemar where each image has a verdict, else the bootstrap, from {FEWEST} images on. Equal ranges are ties."
 )
 ORDER = (
     "How systems stand under attack: those with a rank first, the best of them on top, then those without one, with "

@@ -16,11 +16,8 @@ from report_store import DEFENSES, EPS, Store
 from robustsuite.errors import BadData
 from robustsuite.reports.boards.board_files import write_leaderboard
 from robustsuite.reports.boards.leaderboard import Board, Standing, boards
-from robustsuite.reports.boards.outcome import leaders
 from robustsuite.reports.boards.published import MARK, read_published
-from robustsuite.reports.boards.site import Page, index_page
 from robustsuite.reports.boards.unions import union_rows
-from robustsuite.reports.measure.scores import rate
 from robustsuite.reports.read.runs import Results, read
 
 PAPER = {"link": "https://arxiv.org/abs/1905.13736", "name": "Unlabeled <i>Data</i>", "authors": "A, B",
@@ -194,60 +191,6 @@ def test_the_same_runs_give_the_same_bytes(store: Store, site: Path, tmp_path: P
         files = [tmp_path / page] if "." in page else list((tmp_path / page).iterdir())
         assert files
         assert all(f.read_bytes() == (site / f.relative_to(tmp_path)).read_bytes() for f in files)
-
-
-@pytest.mark.parametrize(
-    ("stands", "said"),
-    [
-        ({"a": 0, "b": 0}, "no leader: the 2 ranked systems fall completely"),
-        ({"a": 0}, "no leader: the only ranked system falls completely"),
-        ({"a": 20, "b": 21}, "no leader: the images do not tell the 2 ranked systems apart"),
-        ({"a": 0, "b": 20}, "b"),
-        ({"a": 0, "b": 20, "c": 21}, "c (tied with 1 more)"),
-        ({"a": 20}, "a"),
-    ],
-)
-def test_nobody_leads_a_board_whose_systems_fall_or_are_alike(
-    tmp_path: Path, stands: dict[str, int], said: str
-) -> None:
-    store = Store(tmp_path / "run")
-    for model, k in stands.items():
-        rows = pd.DataFrame({"index": range(40), "label": 1, "clean_ok": True, "robust": np.arange(40) < k})
-        store.add(rows, model=model, attack="pgd", n=40)
-    # Another of which an upper bound is known alone, however high.
-    rows = rows.assign(robust=True)
-    doubt = [{"name": "weak_alone", "detail": "pgd alone", "level": "warn"}]
-    store.add(rows, model="doubted", attack="pgd", n=40, flags=doubt)
-    (board,) = boards(read([store.root]))
-    (first, why) = leaders(board)
-    assert ("no leader" in why) == (not first)
-    page = site_page([board])
-    (row,) = page.sections[-1].tables[0].rows
-    assert row[1].text == said
-    assert (row[2].text == "–") == (not first)
-    sentence = page.sections[0].lead[1]
-    assert (said.removeprefix("no leader") in sentence) if not first else (first[0].name in sentence)
-
-
-@pytest.mark.parametrize(
-    ("scenario", "better", "k", "said"),
-    [
-        ("poisoning", "less", 9, "no leader: the only ranked system falls completely"),
-        ("poisoning", "less", 0, ""),
-        ("certification", "more", 0, "no leader: nothing is proven of the only ranked system"),
-        ("certification", "more", 9, ""),
-    ],
-)
-def test_falling_is_what_is_worst_for_the_defender(scenario: str, better: str, k: int, said: str) -> None:
-    score = rate("x", np.arange(9) < k)
-    sides = (None, score) if scenario == "certification" else (score, None)
-    one = Standing("a", "a", "none", 0, *sides, None, (), ranks=(1, 1))
-    assert leaders(Board("t", scenario, "", "", "", "", (one,), better=better))[1] == said
-
-
-def site_page(found: list[Board]) -> Page:
-    links = {(i, s.name): "" for i, board in enumerate(found) for s in board.standings}
-    return index_page("t", "", found, {board.threat: "x.html" for board in found}, (), links)
 
 
 def both_sides(root: Path, met: range) -> Board:
