@@ -56,8 +56,8 @@ def browse_page(run: Results) -> Page:
     found = scores(run)
     heads = {row["run_id"]: row for row in found.to_dict("records") if row["metric"] == _head(run, row["run_id"])}
     rows = [_row(cell, heads.get(run_id)) for run_id, cell in run.known.items()]
-    names = ("defense", "model", "attack", "result", "grade", "status", "threat", "shift", "variant", "measure", "data",
-             "seed", "n")  # fmt: skip
+    names = ("defense", "model", "attack", "result", "n", "grade", "status", "threat", "shift", "variant", "measure",
+             "data", "seed")  # fmt: skip
     varying = [i for i, name in enumerate(names) if name == "result" or len({row[i].text for row in rows}) > 1]
     alike = (f"{name} {rows[0][i].text}" for i, name in enumerate(names) if i not in varying and rows[0][i].text != "–")
     columns = tuple(names[i] for i in varying)
@@ -87,11 +87,13 @@ def _row(cell: Mapping[Any, Any], score: Mapping[Any, Any] | None) -> tuple[Entr
         result = shown(counted(score["value"], number(score["value"])), cell["grade"], flag_names(cell))
     variant = " ".join([cell["corruption"], *([f"{cell['severity']:.0f}"] if pd.notna(cell["severity"]) else [])])
     measure = spoken(score["metric"], cell["norm"]) if score else "–"
+    n = int(score["n"] if score else cell["n"])
     return (
         words(cell["defense"]), words(cell["model"]), _or_dash(cell["attack"]), replace(result, href=href),
-        label(cell["grade"] or "–", ""), Entry(cell["status"], kind=cell["status"]), _or_dash(cell["threat"]),
-        _or_dash(cell["shift"]), _or_dash(variant.strip()), words(measure), words(cell["dataset"]),
-        counted(cell["seed"], str(cell["seed"])), counted(cell["n"], number(cell["n"])),
+        counted(n, number(n)), label(cell["grade"] or "–", cell["screening"]),
+        Entry(cell["status"], kind=cell["status"]), _or_dash(cell["threat"]), _or_dash(cell["shift"]),
+        _or_dash(variant.strip()), words(measure), words(cell["dataset"]),
+        counted(cell["seed"], str(cell["seed"])),
     )  # fmt: skip
 
 

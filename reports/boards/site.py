@@ -28,13 +28,13 @@ WHOLE, LEADING = 12, 10
 CELLS = "cells.html"
 """The page that lists every cell."""
 FOOT = (
-    "Every number is recomputed from stored per-example rows. Intervals are 95 %: of rates exact (Clopper-Pearson), else "
-    "by the bootstrap. Ranks are ranges from paired tests on the same images, Holm-corrected within a board: exact "
-    f"McNemar where each image has a verdict, else the bootstrap, from {FEWEST} images on. Equal ranges are ties."
+    "Every number is recomputed from stored per-example rows. Intervals are 95 %: of rates exact (Clopper-Pearson), "
+    "else by the bootstrap. Ranks are ranges from paired tests on the same images, Holm-corrected within a board: "
+    f"exact McNemar where each image has a verdict, else the bootstrap, from {FEWEST} images on. Equal ranges are ties."
 )
 ORDER = (
-    "How systems stand under attack: those with a rank first, the best of them on top, then those without one, with "
-    "the reason; the numbers of these say nothing against the ranked ones. Ranks compare the same images only."
+    "How systems stand under attack: those with a rank, the best of them first, then those without one, with the "
+    "reason. Ranks compare the same images only."
 )
 READ = (
     "Attacked, at most: the share of images still answered right under every attack at once; a better attack can only "

@@ -183,6 +183,10 @@ def test_a_reader_chooses_among_all_cells_and_a_link_has_chosen(driver: Any, boa
     assert said.text == f"{len(column(driver, 'cells', 0))} of {rows} rows"
     sort_by(driver, "cells", names.index("attack"))
     assert column(driver, "cells", names.index("attack")) == sorted(column(driver, "cells", names.index("attack")))
+    Select(driver.find_element(By.NAME, "defense")).select_by_index(0)
+    Select(driver.find_element(By.NAME, "grade")).select_by_visible_text("SOUND")
+    assert set(column(driver, "cells", names.index("grade"))) == {"SOUND, screening: 200 images"}
+    Select(driver.find_element(By.NAME, "grade")).select_by_index(0)
     Select(driver.find_element(By.NAME, "status")).select_by_visible_text("unmeasured")
     assert column(driver, "cells", names.index("result")) == [
         "crossmax hides gradients and ships no surrogate; the number would flatter it"

@@ -56,7 +56,7 @@ def test_filters_offer_what_cells_are_and_rows_hold_it(run: Results, out: Path, 
     assert set(table.picks) == {"threat", "defense", "attack", "shift", "grade", "status"}, "models and data are one"
     assert "model cnn" in table.caption
     for name in table.picks:
-        shown = [entry[0] for entry in column(listed, page, name)]
+        shown = [entry[0].partition(", screening: ")[0] for entry in column(listed, page, name)]
         known = [{"none": "undefended", "": "–"}.get(value, value) for value in run.cells[name]]
         assert shown == known
         select = re.search(rf'<select name="{name}" data-column="(\d+)">(.*?)</select>', text, re.DOTALL)
@@ -64,6 +64,18 @@ def test_filters_offer_what_cells_are_and_rows_hold_it(run: Results, out: Path, 
         assert table.columns[int(select[1])] == name
         offered = [unescape(each) for each in re.findall("<option>(.*?)</option>", select[2])]
         assert offered == list(dict.fromkeys(shown))
+
+
+def test_the_list_tells_a_screening_and_n_beside_the_result(run: Results, listed: dict[str, Any]) -> None:
+    page = browse_page(run)
+    columns = page.sections[0].tables[0].columns
+    assert columns[columns.index("result") + 1] == "n"
+    grades, counts = column(listed, page, "grade"), column(listed, page, "n")
+    for cell, grade, n in zip(run.known.values(), grades, counts, strict=True):
+        why = f", screening: {cell['screening']}" if cell["screening"] else ""
+        assert grade[0] == f"{cell['grade'] or '–'}{why}"
+        assert n[1] == cell["n"]
+    assert any(", screening: 200 images" in grade[0] for grade in grades)
 
 
 def test_what_was_not_measured_shows_its_reason_where_the_number_would_stand(
