@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from report_store import Store
 
@@ -114,6 +115,16 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(driver: Any, page: Pa
                 .filter((e) => e.offsetHeight && !e.closest('.scroll, nav') && e.getBoundingClientRect().right > 391)
                 .map((e) => e.tagName + ' ' + e.textContent.slice(0, 40))"""
     assert driver.execute_script(script) == []
+
+
+def test_a_narrow_phone_breaks_names_that_are_longer_than_a_line(driver: Any, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"index": range(20), "label": 0, "clean_ok": True, "robust": True})
+    store = Store(tmp_path / "run")
+    store.add(rows, attack="pgd", n=20, defense="gaussian_augmentation+randomized_smoothing_of_the_outputs")
+    index = write_leaderboard([store.root], tmp_path / "out")[0]
+    show(driver, index, (320, 800))
+    assert "One system is ranked" in driver.find_element("css selector", "section .lead + .lead").text
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 320
 
 
 def test_dark_follows_the_system_and_the_button_turns_it_for_good(driver: Any, page: Path) -> None:
