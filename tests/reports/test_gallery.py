@@ -149,7 +149,11 @@ def test_distances_have_their_unit() -> None:
 
 @pytest.mark.parametrize(
     ("few", "broke", "words"),
-    [(1, 1, "The only picture, of 9, that gets"), (2, 2, "All 2 pictures, of 9, that get"), (1, 2, "1 of the 2 pictures")],
+    [
+        (1, 1, "The only picture, of 9, that gets"),
+        (2, 2, "All 2 pictures, of 9, that get"),
+        (1, 2, "1 of the 2 pictures"),
+    ],
 )
 def test_how_many_are_shown_is_a_sentence(few: int, broke: int, words: str) -> None:
     assert shown_of(few, broke, 9).startswith(words)
