@@ -15,6 +15,7 @@ from robustsuite.config.registry import FAMILIES, AttackCard, carded, cards, ide
 from robustsuite.config.threats import Linf
 from robustsuite.errors import UsageError
 from robustsuite.integrity.cross_cell import Graded, grades
+from robustsuite.integrity.strength import screening
 from robustsuite.records.flat import flat
 from robustsuite.records.schema import CellRecord
 from tests.nets import linear
@@ -208,6 +209,13 @@ def test_a_screening_says_why(n: int, steps: int, words: str) -> None:
     cells = Played()
     name = cells.play(f"pgd(steps={steps})", n=n, access=WHITE)
     assert cells.ends()[name].screening == words
+
+
+@pytest.mark.parametrize(("scenario", "words"), [("poisoning", "24 images"), ("inversion", "24 images"), ("shift", "")])
+def test_every_attack_on_few_images_is_a_screening(scenario: str, words: str) -> None:
+    cells = Played()
+    cells.play("pgd(steps=20)", n=24, access=WHITE)
+    assert screening({**cells.rows[0], "scenario": scenario}) == words
 
 
 def test_an_evaluation_by_one_attack_is_provisional_and_says_what_to_add() -> None:

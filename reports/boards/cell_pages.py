@@ -22,6 +22,7 @@ from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.text import duration, number, plain, size
 from ..render.text import words as spoken
 from ..sections.checks_table import MEANING
+from .meanings import MEASURES, of_column
 from .recompute import Again, again
 from .site import CELLS, Page, cells_of, score_entry
 
@@ -38,17 +39,6 @@ FIRST = {"index": "index", "file": "file", "label": "true class", "prediction": 
          "answer": "answer, attacked"}  # fmt: skip
 """Columns of examples that come first, and what they are called; a class of -1 is no answer."""
 CLASSES = ("label", "prediction", "answer")
-MEASURES = {
-    "robust_accuracy": "answered right, and still right under the attack",
-    "clean_accuracy": "answered right without an attack",
-    "certified_accuracy": "answered right, and proven to stay so within the radius",
-    "attack_success_rate": "pictures with the trigger that are answered with the attacker's class",
-    "expected_calibration_error": "how far stated confidence is from the share that is right, on average",
-    "rms_calibration_error": "the root mean square of how far stated confidence is from the share that is right",
-    "mean_psnr": "peak signal-to-noise ratio of what was reconstructed; higher shows more of the picture",
-    "mean_ssim": "structural similarity of what was reconstructed, 1 for the picture itself",
-}
-"""What a measure is, in words, by its name without a radius."""
 
 
 def browse_page(run: Results) -> Page:
@@ -56,8 +46,8 @@ def browse_page(run: Results) -> Page:
     found = scores(run)
     heads = {row["run_id"]: row for row in found.to_dict("records") if row["metric"] == _head(run, row["run_id"])}
     rows = [_row(cell, heads.get(run_id)) for run_id, cell in run.known.items()]
-    names = ("defense", "model", "attack", "result", "grade", "status", "threat", "shift", "variant", "measure", "data",
-             "seed", "n")  # fmt: skip
+    names = ("defense", "model", "attack", "result", "n", "grade", "status", "threat", "shift", "variant", "measure",
+             "data", "seed")  # fmt: skip
     varying = [i for i, name in enumerate(names) if name == "result" or len({row[i].text for row in rows}) > 1]
     alike = (f"{name} {rows[0][i].text}" for i, name in enumerate(names) if i not in varying and rows[0][i].text != "–")
     columns = tuple(names[i] for i in varying)
@@ -87,11 +77,13 @@ def _row(cell: Mapping[Any, Any], score: Mapping[Any, Any] | None) -> tuple[Entr
         result = shown(counted(score["value"], number(score["value"])), cell["grade"], flag_names(cell))
     variant = " ".join([cell["corruption"], *([f"{cell['severity']:.0f}"] if pd.notna(cell["severity"]) else [])])
     measure = spoken(score["metric"], cell["norm"]) if score else "–"
+    n = int(score["n"] if score else cell["n"])
     return (
         words(cell["defense"]), words(cell["model"]), _or_dash(cell["attack"]), replace(result, href=href),
-        label(cell["grade"] or "–", ""), Entry(cell["status"], kind=cell["status"]), _or_dash(cell["threat"]),
-        _or_dash(cell["shift"]), _or_dash(variant.strip()), words(measure), words(cell["dataset"]),
-        counted(cell["seed"], str(cell["seed"])), counted(cell["n"], number(cell["n"])),
+        counted(n, number(n)), label(cell["grade"] or "–", cell["screening"]),
+        Entry(cell["status"], kind=cell["status"]), _or_dash(cell["threat"]), _or_dash(cell["shift"]),
+        _or_dash(variant.strip()), words(measure), words(cell["dataset"]),
+        counted(cell["seed"], str(cell["seed"])),
     )  # fmt: skip
 
 
@@ -117,7 +109,8 @@ def cell_page(run: Results, run_id: str, board: str = "") -> Page:
     shown = cell_gallery(run, run_id, FEW_PICTURES if many else PICTURES)
     sections += [Section("pictures", "What the attack changed", galleries=(shown,))] if shown else []
     if rows is not None:
-        sections.append(Section("images", "Images", (), (_images(rows, named(run, cell["dataset"]), many),)))
+        tables = (_images(rows, named(run, cell["dataset"]), many), *_legend(cell["scenario"], rows))
+        sections.append(Section("images", "Images", (), tables))
     sections.append(Section("record", "Where it is from", (), tuple(_provenance(cell))))
     links = [("record (json)", f"{run_id}.json")]
     links += [("all rows (csv)", f"{run_id}.csv")] if rows is not None and not many else []
@@ -167,6 +160,14 @@ def _images(rows: pd.DataFrame, called: Callable[[int], str], many: bool) -> Tab
     columns = tuple(FIRST.get(name, name.replace("_", " ")) for name in names)
     where = "; the run's folder has them all" if many and len(rows) > FEW else ""
     return Table("examples", "", rows_of(rows, many) + where, columns, examples, "")
+
+
+def _legend(scenario: str, rows: pd.DataFrame) -> Iterator[Table]:
+    """What the columns of the images say, but for those whose heads do."""
+    said = {str(name): of_column(scenario, str(name)) for name in rows if name not in FIRST}
+    told = tuple((Entry(name.replace("_", " ")), Entry(words)) for name, words in said.items() if words)
+    if told:
+        yield Table("columns", "What the columns say", "", ("column", "what it says"), told, "")
 
 
 def rows_of(rows: pd.DataFrame, many: bool) -> str:

@@ -19,15 +19,15 @@ from robustsuite.maths import stats
 from robustsuite.records.schema import ThreatFacts
 
 from ..measure.grades import DOUBTED
-from ..measure.ranked import contests, ranges
+from ..measure.ranked import contests, declared, ranges
 from ..measure.scores import Score, certified, flag_names, measured_as, rate
 from ..measure.worst import Survival, comparable, ranked, survivals, tested
-from ..read.runs import Results, radius_of
+from ..read.runs import Results
 from ..render.text import plain
+from .bounds import SYSTEM, left_standing, proven
 from .published import Published
 
 BOARD = ("threat", "budget", "goal", "dataset")
-SYSTEM = ("model", "defense", "seed")
 SAME_EPS = 0.02
 """Relative difference up to which a published radius (0.031) stands on a board (8/255); its note says so."""
 
@@ -37,7 +37,8 @@ class Standing:
     """One system on a board. `upper` is what attacks leave, `lower` what is proven; `ranks` is (0, 0) where unranked.
 
     `of`: the most images that one of its attacks met; the union is over those that all met.
-    `attacks` are (attack, run id, share it leaves); `proof` is (certifier, run id).
+    `attacks` are (attack, run id, share it leaves); `proof` is (certifier, run id). On a board of proofs `upper` is
+    about the images of the proof that every attack met, and `strongest` names those attacks.
     """
 
     name: str
@@ -65,8 +66,8 @@ class Standing:
 class Board:
     """One table of a leaderboard: the ranked standings, every pair's test, and what others published for it.
 
-    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`. facts: the
-    threat as a record holds it, None where all rows are published ones.
+    metric: the score that ranks a scenario that is neither evasion nor certification; it stands as `upper`. better:
+    which way is good for the defender. facts: the threat as a record holds it, None where all rows are published ones.
     """
 
     threat: str
@@ -81,6 +82,7 @@ class Board:
     eps: float | None = None
     norm: str = ""
     metric: str = ""
+    better: str = "more"
     facts: ThreatFacts | None = None
 
 
@@ -138,7 +140,7 @@ def _evasion(run: Results) -> Iterator[Board]:
                 name = _name(run, system)
                 members[name] = replace(stands, defense=name)
                 standings[name] = _attacked(run, name, system, stands, mine)
-                lower, proof = _proven(run, _asked(key, system))
+                lower, proof = proven(run, _asked(key, system))
                 standings[name] = replace(standings[name], lower=lower, proof=proof)
         yield _board(run, key, part, members, standings)
 
@@ -204,32 +206,6 @@ def _same_pictures(run: Results, key: tuple[Any, ...], standings: Any) -> None:
         known = labels.combine_first(known)
 
 
-def _proven(run: Results, asked: Mapping[str, Any]) -> tuple[Score | None, tuple[str, str]]:
-    """The best lower bound any certifier gives for this system at this radius, and where it stands."""
-    eps, norm = run.budgets[str(asked["budget"])]
-    cells = run.cells[(run.cells["scenario"] == "certification") & (run.cells["dataset"] == asked["dataset"])]
-    best: tuple[Score | None, tuple[str, str]] = (None, ("", ""))
-    for cell in cells.to_dict("records"):
-        source = measured_as(cell, run.known)
-        if (
-            eps is None
-            or source is None
-            or any(cell[name] != asked[name] for name in SYSTEM)
-            or cell["grade"] in DOUBTED
-        ):
-            continue
-        if cell["norm"] != norm:
-            continue
-        rows = run.examples(source["run_id"])
-        # A certifier that was only asked for a smaller radius has said nothing about this one.
-        if (radius_of(cell) or 0.0) < eps * (1 - 1e-6) and not (rows["radius"] >= eps).any():
-            continue
-        score = rate("certified_accuracy", certified(rows, eps))
-        if best[0] is None or (score.n, score.value) > (best[0].n, best[0].value):
-            best = score, (str(cell["attack"]), str(source["run_id"]))
-    return best
-
-
 def _certification(run: Results) -> Iterator[Board]:
     cells = run.cells[run.cells["scenario"] == "certification"]
     for key, part in cells.groupby(list(BOARD), sort=False):
@@ -262,9 +238,10 @@ def _others(run: Results) -> Iterator[Board]:
         _same_pictures(run, key, standings)
         first, (threat, budget, goal, dataset) = part.iloc[0], map(str, key)
         ordered = tuple(sorted(standings, key=lambda s: (s.ranks[0] or 10**6, s.name)))
-        record = first["record"]
+        record, about = first["record"], declared(members[0].source["record"])
         yield Board(threat, first["scenario"], first["access"], budget, goal, dataset, ordered,
-                    metric=str(record.scenario.headline), facts=record.threat)  # fmt: skip
+                    metric=str(record.scenario.headline), better=about[0].better if about else "more",
+                    facts=record.threat)  # fmt: skip
 
 
 def _certified(
@@ -281,33 +258,10 @@ def _certified(
     flags, inert = {"proof": flag_names(cell)} if cell["flags"] else {}, cell["status"] == "inert"
     # Proofs of different certifiers bound the same quantity from the same side: one name, so that all may be ranked.
     survival = Survival((), name, stands, clean, {"proof": float(stands.mean())}, {}, flags, inert, cell["grade"])
-    upper, attacks = _left_standing(run, _asked(key, system))
+    upper, attacks = left_standing(run, _asked(key, system), stands.index)
     return survival, Standing(
         name, str(system[0]), str(system[1]), int(system[2]), upper, rate("certified_accuracy", stands),
         rate("clean_accuracy", clean), (), (str(cell["attack"]), run_id), strongest=attacks,
         flags="; ".join(flags.values()), struck=survival.struck, inert=inert,
         grade=str(cell["grade"]), screening=str(cell["screening"]),
     )  # fmt: skip
-
-
-def _left_standing(run: Results, asked: Mapping[str, Any]) -> tuple[Score | None, str]:
-    """What every attack in this norm leaves at this radius, by the distances of the errors they found."""
-    eps, norm = run.budgets[str(asked["budget"])]
-    cells = run.cells[(run.cells["scenario"] == "evasion") & (run.cells["dataset"] == asked["dataset"])]
-    stands: list[pd.Series] = []
-    names: list[str] = []
-    for cell in cells.to_dict("records"):
-        source = measured_as(cell, run.known)
-        if eps is None or source is None or any(cell[name] != asked[name] for name in SYSTEM):
-            continue
-        rows = run.examples(source["run_id"]).set_index("index")
-        if cell["norm"] != norm or not {"fooled", "distance"} <= set(rows):
-            continue
-        fell = rows["fooled"].astype(bool) & (rows["distance"] <= eps * (1 + 1e-9))
-        if fell.any():
-            stands.append(rows["clean_ok"].astype(bool) & ~fell)
-            names.append(str(cell["attack"]))
-    if not stands:
-        return None, ""
-    together = pd.concat(stands, axis=1, join="inner").all(axis=1)
-    return (rate("robust_accuracy", together), ", ".join(dict.fromkeys(names))) if len(together) else (None, "")

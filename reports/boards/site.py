@@ -12,14 +12,15 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from ..measure.grades import label
+from ..measure.ranked import FEWEST
 from ..measure.scores import Score
-from ..render.adversary import described
 from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.html import FILTER_FROM, TEMPLATES, environment
 from ..render.rows import most_shown, scripts
 from ..render.text import number, percent, points, pvalue, ranks
 from ..render.text import words as spoken
 from .leaderboard import Board, Standing
+from .outcome import about, deciding, found, heading, leaders, where
 from .published import MARK, Published
 
 WHOLE, LEADING = 12, 10
@@ -27,8 +28,13 @@ WHOLE, LEADING = 12, 10
 CELLS = "cells.html"
 """The page that lists every cell."""
 FOOT = (
-    "Every number is recomputed from stored per-example rows. Intervals are exact 95 % (Clopper-Pearson); ranks are "
-    "ranges from exact McNemar tests on the same images, Holm-corrected within a board; equal ranges are ties."
+    "Every number is recomputed from stored per-example rows. Intervals are 95 %: of rates exact (Clopper-Pearson), "
+    "else by the bootstrap. Ranks are ranges from paired tests on the same images, Holm-corrected within a board: "
+    f"exact McNemar where each image has a verdict, else the bootstrap, from {FEWEST} images on. Equal ranges are ties."
+)
+ORDER = (
+    "How systems stand under attack: those with a rank, the best of them first, then those without one, with the "
+    "reason. Ranks compare the same images only."
 )
 READ = (
     "Attacked, at most: the share of images still answered right under every attack at once; a better attack can only "
@@ -92,13 +98,13 @@ def index_page(
     sections = []
     for i, board in enumerate(boards[:WHOLE]):
         tables = (replace(_standings(i, board, links, LEADING), name=f"best-{i + 1}"),)
-        lead = (*_about(board), _found(board))
+        lead = (*about(board), found(board))
         href = f"{files[board.threat]}#board-{i + 1}"
-        sections.append(Section(f"board-{i + 1}", _heading(board), tuple(filter(None, lead)), tables, href=href))
+        sections.append(Section(f"board-{i + 1}", heading(board), tuple(filter(None, lead)), tables, href=href))
     beyond = f" This page shows the first {WHOLE} of {len(boards)}." if len(boards) > WHOLE else ""
-    about = f"A board is one threat, one budget and one data set.{beyond}"
-    sections.append(Section("boards", "All boards", (about,), (_directory(boards, files),)))
-    opening = ("How systems stand under attack, the best first. Systems are compared on the same images only.", READ)
+    all_ = f"A board is one threat, one budget and one data set.{beyond}"
+    sections.append(Section("boards", "All boards", (all_,), (_directory(boards, files),)))
+    opening = (ORDER, READ)
     links_ = ("every cell, with filters", CELLS), ("leaderboard.json", "leaderboard.json")
     return Page(name, "Leaderboard", tuple(sections), (), note, opening, links_, tuple(cautions))
 
@@ -106,13 +112,12 @@ def index_page(
 def _directory(boards: Sequence[Board], files: Mapping[str, str]) -> Table:
     rows = []
     for i, board in enumerate(boards):
-        best = next((s for s in board.standings if s.ranks[0] == 1), None)
-        score = best and (best.lower if board.scenario == "certification" else best.upper)
-        leader = best.name if best else "nothing ranked" if board.standings else "–"
-        tied = sum(s.ranks[0] == 1 for s in board.standings) - 1
+        first, why = leaders(board)
+        score = deciding(board, first[0]) if first else None
+        said = first[0].name if first else why
         rows.append((
             Entry(board.threat, board.threat, href=f"{files[board.threat]}#board-{i + 1}"),
-            Entry(leader + (f" (tied with {tied} more)" if tied > 0 else "")),
+            Entry(said + (f" (tied with {len(first) - 1} more)" if len(first) > 1 else "")),
             (score_entry(score) if board.metric else _number(score, "")) if score else Entry("–", -1.0),
             words(board.budget), words(board.dataset), words(board.scenario),
             counted(len(board.standings), str(len(board.standings))),
@@ -124,58 +129,19 @@ def _directory(boards: Sequence[Board], files: Mapping[str, str]) -> Table:
                  picks if len(boards) > WHOLE else ())  # fmt: skip
 
 
-def _heading(board: Board) -> str:
-    """'scores: linf(eps=8/255) on digits', with the goal where it is not any wrong answer; no threat's name twice."""
-    goal = f", {board.goal}" if board.goal not in ("", "untargeted") else ""
-    threat = "" if board.budget.startswith(board.threat) else f"{board.threat}: "
-    return f"{threat}{_where(board)}{goal}"
-
-
-def _where(board: Board) -> str:
-    return " on ".join(part for part in (board.budget, board.dataset) if part) or board.scenario
-
-
-def _about(board: Board) -> tuple[str, ...]:
-    """Who attacks, and by what is ranked."""
-    if board.facts is None:
-        return ("Numbers that others published, none of them measured here.",)
-    by = f"Ranked by {spoken(board.metric)}, under the attack that hurts a system most." if board.metric else ""
-    return tuple(filter(None, (described(board.facts, board.scenario), by)))
-
-
-def _found(board: Board) -> str:
-    """How the board came out, in a sentence."""
-    ranked = [s for s in board.standings if s.ranks[0]]
-    if not ranked:
-        return "No system is ranked here; the notes on the board say why." if board.standings else ""
-    first = [s for s in ranked if s.ranks[0] == 1]
-    some = f"; a screening ({first[0].screening}) is no verdict" if first[0].screening else ""
-    if len(ranked) == 1:
-        return f"One system is ranked: {first[0].name}{some}."
-    if len(first) == len(ranked):
-        return f"The images do not tell the {len(ranked)} ranked systems apart{some}."
-    if len(first) > 1:
-        return f"In front, and not told apart: {', '.join(s.name for s in first[:4])}{_more(len(first) - 4)}{some}."
-    return f"In front of every other: {first[0].name}{some}."
-
-
-def _more(count: int) -> str:
-    return f" and {count} more" if count > 0 else ""
-
-
 def threat_page(threat: str, boards: Sequence[tuple[int, Board]], links: Mapping[tuple[int, str], str]) -> Page:
     """All boards of one threat; `links` maps (board, system) to the page of its examples."""
     sections = []
     for i, board in boards:
         goal = f", {board.goal}" if len({b.goal for _, b in boards}) > 1 else ""
-        where = _where(board) + goal
-        told = f" · {where}" if len(boards) > 1 else ""
+        at = where(board) + goal
+        told = f" · {at}" if len(boards) > 1 else ""
         tables = [replace(_standings(i, board, links), title=f"Standings{told}")]
         if board.scenario == "evasion" and board.standings:
             tables.append(_attacks(i, board, f"Every attack alone{told}"))
         if board.pairs:
             tables.append(_pairs(i, board, f"Which differences are real{told}"))
-        sections.append(Section(f"board-{i + 1}", where, (*_about(board), _found(board)), tuple(tables)))
+        sections.append(Section(f"board-{i + 1}", at, (*about(board), found(board)), tuple(tables)))
     every = (("every cell of this threat, also those without a number", cells_of(threat)),)
     links_ = every if any(board.standings for _, board in boards) else ()
     return Page(threat, "Leaderboard", tuple(sections), (("All boards", "index.html"),), "", (READ,), links_)
@@ -225,15 +191,17 @@ def _scored_entry(s: Standing) -> Entry:
 
 def _standing(s: Standing, examples: str, board: Board) -> tuple[Entry, ...]:
     proof = f"cells/{s.proof[1]}.html" if s.proof[1] else ""
-    upper = _number(
-        s.upper, examples if s.attacks else "", s.flags, s.struck, below=bool(s.missing) or s.grade == "PROVISIONAL"
-    )
-    lower = _number(s.lower, proof, s.flags if not s.attacks else "", s.struck and not s.attacks)
-    notes = [s.unranked, f"without {s.missing}" if s.missing and not s.unranked else "",
-             f"flagged {s.flags}" if s.flags else "", "inert: same as undefended" if s.inert else "",
-             f"proof: {s.proof[0]}, n = {s.lower.n}" if s.lower and s.attacks else s.proof[0]]  # fmt: skip
     first = s.upper if s.attacks else s.lower
     n = first.n if first else 0
+    # Flags are of the number that the row is about: what an attack found stands where a proof failed its check.
+    below = bool(s.missing) or s.grade == "PROVISIONAL"
+    if s.attacks:
+        upper, lower = _number(s.upper, examples, s.flags, s.struck, below=below), _number(s.lower, proof, beside=n)
+    else:
+        upper, lower = _number(s.upper, "", beside=n), _number(s.lower, proof, s.flags, s.struck)
+    notes = [s.unranked, f"without {s.missing}" if s.missing and not s.unranked else "",
+             f"flagged {s.flags}" if s.flags else "", "inert: same as undefended" if s.inert else "",
+             f"proof: {s.proof[0]}" if s.lower and s.attacks else s.proof[0]]  # fmt: skip
     notes += [f"on the {n} of {s.of} images that every attack met"] if n < s.of else []
     clean = counted(s.clean.value, percent(s.clean.value)) if s.clean else Entry("–", -1.0)
     bounds = (lower, upper) if board.scenario == "certification" else (upper, lower)
@@ -256,11 +224,15 @@ def _published(row: Published, board: Board) -> tuple[Entry, ...]:
     )  # fmt: skip
 
 
-def _number(score: Score | None, href: str, flags: str = "", struck: bool = False, *, below: bool = False) -> Entry:
+def _number(
+    score: Score | None, href: str, flags: str = "", struck: bool = False, *, below: bool = False, beside: int = 0
+) -> Entry:
+    """A rate with its interval; with its own n where that is another than the one that stands in its row (`beside`)."""
     if score is None:
         return Entry("–", -1.0)
     found = accuracy(score.value, score.lo, score.hi, note=flags, struck=struck)
     text = f"≤ {found.text}" if below else found.text
+    text += f", n = {number(score.n)}" if beside and score.n != beside else ""
     return Entry(text, found.key, found.note, found.struck, bar=found.bar, href=href)
 
 

@@ -229,7 +229,7 @@ def _gallery(run: Results, found: Found, title: str, shots: tuple[Shot, ...]) ->
     chosen, (height, width), shown = found.chosen, found.shape[1:], shots[0].shown
     who = f"{plain(chosen.defense)} under {chosen.attack}" if run.defended else chosen.attack
     few = len(shots)
-    said = [f"{few} of the {found.broke} pictures, of {found.n}, that get another answer, the first that are kept"]
+    said = [shown_of(few, found.broke, found.n)]
     if chosen.cell["grade"] == "INVALID":
         said.append(f"the number of these pictures failed a check: {flag_names(chosen.cell).replace(';', ', ')}")
     if max(width, height) > SIDE:
@@ -241,6 +241,15 @@ def _gallery(run: Results, found: Found, title: str, shots: tuple[Shot, ...]) ->
         f"gallery-{slug((*chosen.key, chosen.defense, chosen.attack))}", f"{title} · {who}" if title else "",
         "; ".join(said) + ".", shots, lambda: raster((1.1 + 1.35 * few, 4.6), partial(_paint, shots=shots)),
     )  # fmt: skip
+
+
+def shown_of(few: int, broke: int, n: int) -> str:
+    """How many of the broken pictures are shown, in words."""
+    if broke == 1:
+        return f"The only picture, of {n}, that gets another answer"
+    if few == broke:
+        return f"All {broke} pictures, of {n}, that get another answer"
+    return f"{few} of the {broke} pictures, of {n}, that get another answer, the first that are kept"
 
 
 def _paint(canvas: Canvas, shots: Sequence[Shot]) -> None:

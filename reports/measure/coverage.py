@@ -147,7 +147,7 @@ def _carries(run: Results, cell: Cell) -> tuple[str, str]:
         return UNTESTED, f"{cell['status']}: {cell['sentence'] or 'no reason is stored'}"
     if _floor(cell):
         return UNTESTED, f"{cell['attack']} alone, which is the floor and no attack"
-    few_or_short = _screening(cell, source)
+    few_or_short = str(cell["screening"])
     found = standing(str(cell["grade"]), few_or_short)
     return found, {SCREENED: few_or_short, TESTED: ""}.get(found, _flags(source))
 
@@ -155,11 +155,6 @@ def _carries(run: Results, cell: Cell) -> tuple[str, str]:
 def _floor(cell: Cell) -> bool:
     """Whether the attack only draws pictures: what others are held against, and tested by nobody."""
     return set(cell["record"].attack.family) == {FLOOR}
-
-
-def _screening(cell: Cell, source: Cell) -> str:
-    """Why a number is a screening: as its grade says, and in scenarios that have no such label by its images."""
-    return str(cell["screening"]) or "; ".join(few(int(source["n"])))
 
 
 @once
@@ -178,7 +173,7 @@ def under_attack(run: Results) -> list[Line]:
             score = rate("robust_accuracy", union.robust)
             lines.append(_line(met, *first, score, union.grade, union.screening, lost))
         elif found := _deciding(run, met):
-            lines.append(_line(met, *found, str(found[0]["grade"]), _screening(*found[:2]), lost))
+            lines.append(_line(met, *found, str(found[0]["grade"]), str(found[0]["screening"]), lost))
     return lines
 
 

@@ -28,6 +28,11 @@ class Entry:
     bar: tuple[float, float, float] | None = None
     href: str = ""
 
+    @property
+    def choice(self) -> str:
+        """What a reader chooses it by: its text, or its key where the text only says more. rows.js does the same."""
+        return self.key if isinstance(self.key, str) and self.key and self.text.startswith(self.key) else self.text
+
 
 @dataclass(frozen=True)
 class Table:
@@ -45,9 +50,9 @@ class Table:
     picks: tuple[str, ...] = ()
 
     def choices(self, column: str) -> list[str]:
-        """The different values of a column, in the order of the rows."""
+        """The different values of a column, in the order of the rows; 'SOUND' for 'SOUND, screening: 80 images'."""
         place = self.columns.index(column)
-        return list(dict.fromkeys(row[place].text for row in self.rows))
+        return list(dict.fromkeys(row[place].choice for row in self.rows))
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ ADVISED = (
 
 
 def screening(row: Row) -> str:
-    """Why a measured cell is a screening: few images, little of a parameter; '' where it is none."""
-    judged = row["scenario"] in ("evasion", "certification")
+    """Why a measured cell is a screening: few images, little of a parameter; '' where it is none, or has no threat."""
+    judged = row["scenario"] != "shift"
     return "; ".join([*few(int(row["n"])), *shortfalls(row["record"])]) if judged else ""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from report_store import Store
 
@@ -116,6 +117,16 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(driver: Any, page: Pa
     assert driver.execute_script(script) == []
 
 
+def test_a_narrow_phone_breaks_names_that_are_longer_than_a_line(driver: Any, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"index": range(20), "label": 0, "clean_ok": True, "robust": True})
+    store = Store(tmp_path / "run")
+    store.add(rows, attack="pgd", n=20, defense="gaussian_augmentation+randomized_smoothing_of_the_outputs")
+    index = write_leaderboard([store.root], tmp_path / "out")[0]
+    show(driver, index, (320, 800))
+    assert "One system is ranked" in driver.find_element("css selector", "section .lead + .lead").text
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 320
+
+
 def test_dark_follows_the_system_and_the_button_turns_it_for_good(driver: Any, page: Path) -> None:
     from selenium.webdriver.common.by import By
 
@@ -183,6 +194,10 @@ def test_a_reader_chooses_among_all_cells_and_a_link_has_chosen(driver: Any, boa
     assert said.text == f"{len(column(driver, 'cells', 0))} of {rows} rows"
     sort_by(driver, "cells", names.index("attack"))
     assert column(driver, "cells", names.index("attack")) == sorted(column(driver, "cells", names.index("attack")))
+    Select(driver.find_element(By.NAME, "defense")).select_by_index(0)
+    Select(driver.find_element(By.NAME, "grade")).select_by_visible_text("SOUND")
+    assert set(column(driver, "cells", names.index("grade"))) == {"SOUND, screening: 200 images"}
+    Select(driver.find_element(By.NAME, "grade")).select_by_index(0)
     Select(driver.find_element(By.NAME, "status")).select_by_visible_text("unmeasured")
     assert column(driver, "cells", names.index("result")) == [
         "crossmax hides gradients and ships no surrogate; the number would flatter it"

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from report_store import DEFENSES, Store
 
 from robustsuite.records.schema import Budget, GoalFacts, ThreatFacts
-from robustsuite.reports.boards import cell_pages, site
+from robustsuite.reports.boards import cell_pages, meanings, site
 from robustsuite.reports.boards.board_files import write_leaderboard
 from robustsuite.reports.boards.cell_pages import browse_page, cell_page
 from robustsuite.reports.boards.leaderboard import boards
@@ -56,7 +57,7 @@ def test_filters_offer_what_cells_are_and_rows_hold_it(run: Results, out: Path, 
     assert set(table.picks) == {"threat", "defense", "attack", "shift", "grade", "status"}, "models and data are one"
     assert "model cnn" in table.caption
     for name in table.picks:
-        shown = [entry[0] for entry in column(listed, page, name)]
+        shown = [entry[0].partition(", screening: ")[0] for entry in column(listed, page, name)]
         known = [{"none": "undefended", "": "–"}.get(value, value) for value in run.cells[name]]
         assert shown == known
         select = re.search(rf'<select name="{name}" data-column="(\d+)">(.*?)</select>', text, re.DOTALL)
@@ -64,6 +65,18 @@ def test_filters_offer_what_cells_are_and_rows_hold_it(run: Results, out: Path, 
         assert table.columns[int(select[1])] == name
         offered = [unescape(each) for each in re.findall("<option>(.*?)</option>", select[2])]
         assert offered == list(dict.fromkeys(shown))
+
+
+def test_the_list_tells_a_screening_and_n_beside_the_result(run: Results, listed: dict[str, Any]) -> None:
+    page = browse_page(run)
+    columns = page.sections[0].tables[0].columns
+    assert columns[columns.index("result") + 1] == "n"
+    grades, counts = column(listed, page, "grade"), column(listed, page, "n")
+    for cell, grade, n in zip(run.known.values(), grades, counts, strict=True):
+        why = f", screening: {cell['screening']}" if cell["screening"] else ""
+        assert grade[0] == f"{cell['grade'] or '–'}{why}"
+        assert n[1] == cell["n"]
+    assert any(", screening: 200 images" in grade[0] for grade in grades)
 
 
 def test_what_was_not_measured_shows_its_reason_where_the_number_would_stand(
@@ -180,14 +193,32 @@ def test_examples_begin_with_which_picture_and_what_was_answered(run: Results, m
     run_id = next(i for i, cell in run.known.items() if cell["attack"] == "pgd" and cell["status"] == "done")
     other = Results(run.title, "", run.cells, shares=run.shares, load=lambda _: rows)
     other.__dict__["known"] = run.known
-    (table,) = next(s for s in cell_page(other, run_id).sections if s.name == "images").tables
+    table = next(s for s in cell_page(other, run_id).sections if s.name == "images").tables[0]
     assert table.columns[:6] == ("index", "file", "true class", "answer, no attack", "answer, attacked", "robust")
     assert [entry.text for entry in table.rows[1]] == ["5", "<b>.png", "class 2", "class 2", "no answer", "no"]
     monkeypatch.setattr(cell_pages, "MANY", 1)
     monkeypatch.setattr(cell_pages, "FEW", 1)
-    (table,) = next(s for s in cell_page(other, run_id).sections if s.name == "images").tables
+    table = next(s for s in cell_page(other, run_id).sections if s.name == "images").tables[0]
     assert table.caption == "the first 1 of 2; the run's folder has them all"
     assert "all rows (csv)" not in dict(cell_page(other, run_id).links), "of very many cells the rows stand there alone"
+
+
+@pytest.mark.parametrize("scenario", ["evasion", "certification", "poisoning", "unlearnable", "inversion", "shift"])
+def test_every_measure_and_column_of_ours_has_its_sentence(scenario: str) -> None:
+    columns = import_module(f"robustsuite.scenarios.{scenario}").scenario.columns
+    assert [c.name for c in columns if not meanings.of_column(scenario, c.name)] == []
+    assert [s.name for c in columns for s in c.scores if s.name not in meanings.MEASURES] == []
+
+
+def test_the_columns_of_the_images_are_told_below_them(run: Results) -> None:
+    run_id = next(i for i, cell in run.known.items() if cell["attack"] == "pgd" and cell["status"] == "done")
+    images, legend = next(s for s in cell_page(run, run_id).sections if s.name == "images").tables
+    told = {row[0].text: row[1].text for row in legend.rows}
+    assert set(told) <= set(images.columns)
+    assert told["overturned"] == "the attack claims a break that the judge, who asks again, does not find"
+    proof = next(i for i, cell in run.known.items() if cell["attack"] == "lirpa" and cell["status"] == "done")
+    legend = next(s for s in cell_page(run, proof).sections if s.name == "images").tables[1]
+    assert "radius" in [row[0].text for row in legend.rows]
 
 
 def test_the_list_is_the_same_bytes_again(store: Store, out: Path, tmp_path: Path) -> None:

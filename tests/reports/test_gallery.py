@@ -16,7 +16,7 @@ from robustsuite.reports import write_report
 from robustsuite.reports.boards import site
 from robustsuite.reports.boards.cell_pages import cell_page
 from robustsuite.reports.examples import gallery
-from robustsuite.reports.examples.gallery import affordable, gallery_section, length
+from robustsuite.reports.examples.gallery import affordable, gallery_section, length, shown_of
 from robustsuite.reports.read.runs import read
 from robustsuite.reports.render.document import Shot
 from robustsuite.reports.render.pictures import magnified, png, sampled, size_of
@@ -147,6 +147,18 @@ def test_distances_have_their_unit() -> None:
     assert length(np.float32(8 / 255), "linf") == "8/255"
     assert length(0.001, "linf") == "0.255/255"
     assert length(0.49712, "l2") == "0.4971"
+
+
+@pytest.mark.parametrize(
+    ("few", "broke", "words"),
+    [
+        (1, 1, "The only picture, of 9, that gets"),
+        (2, 2, "All 2 pictures, of 9, that get"),
+        (1, 2, "1 of the 2 pictures"),
+    ],
+)
+def test_how_many_are_shown_is_a_sentence(few: int, broke: int, words: str) -> None:
+    assert shown_of(few, broke, 9).startswith(words)
 
 
 def test_sizes_and_sampling() -> None:

@@ -193,6 +193,32 @@ def test_the_same_runs_give_the_same_bytes(store: Store, site: Path, tmp_path: P
         assert all(f.read_bytes() == (site / f.relative_to(tmp_path)).read_bytes() for f in files)
 
 
+def both_sides(root: Path, met: range) -> Board:
+    """A proof of images 0 to 9, right on all and proven on 6; an attack at its radius broke those above 7 it met."""
+    store = Store(root)
+    proof = pd.DataFrame({"index": range(10), "label": 0, "prediction": 0, "clean_ok": True, "robust": True})
+    proof = proof.assign(radius=[EPS] * 6 + [0.0] * 4, abstained=False)
+    store.add(proof, attack="lirpa", n=10, scenario="certification", threat="proof")
+    rows = pd.DataFrame({"index": met, "label": 0, "clean_ok": True})
+    rows = rows.assign(fooled=rows["index"] > 7, robust=rows["index"] <= 7, distance=EPS)
+    store.add(rows, attack="pgd", n=len(met), threat="white")
+    # Played at a larger radius: it broke nothing inside this one, which says nothing of this one.
+    far = {"threat": "far", "budget": "linf(eps=16/255)", "attack": "square"}
+    store.add(rows.assign(distance=2 * EPS), n=len(met), **far)
+    return next(board for board in boards(read([root])) if board.threat == "proof")
+
+
+@pytest.mark.parametrize(("met", "k", "n"), [(range(40), 8, 10), (range(4, 40), 4, 6), (range(10, 40), 0, 0)])
+def test_a_proof_stands_beside_attacks_on_its_own_images(tmp_path: Path, met: range, k: int, n: int) -> None:
+    (found,) = both_sides(tmp_path / "run", met).standings
+    assert found.lower is not None
+    assert (found.lower.k, found.lower.n) == (6, 10)
+    assert (found.upper and (found.upper.k, found.upper.n)) == ((k, n) if n else None)
+    assert found.strongest == ("pgd" if n else "")
+    page = write_leaderboard([tmp_path / "run"], tmp_path / "out")[0].read_text("utf-8")
+    assert ("), n = 6<" in page) == (n == 6), "a column's n is told where it is another than the row's"
+
+
 @pytest.mark.parametrize("eps", [36 / 255, 26 / 255, 1 / 255 + 1e-9])
 def test_a_break_and_a_proof_exactly_on_the_ball_count(eps: float, tmp_path: Path) -> None:
     from robustsuite.app.api import run as swept

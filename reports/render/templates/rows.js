@@ -25,6 +25,7 @@
     }
     return made;
   };
+  const choice = ([text, key]) => (typeof key === "string" && text.startsWith(key) ? key : text);
   const asked = (box, table) => new Promise((resolve, reject) => {
     const script = element("script");
     script.src = box.dataset.rows;
@@ -51,7 +52,7 @@
       const has = words.map((word) => entries.map((entry) => entry[0].toLowerCase().includes(word)));
       const picked = picks.filter((pick) => pick.selectedIndex > 0).map((pick) => [+pick.dataset.column, pick.value]);
       const found = rows.filter((row) => has.every((hit) => row.some((place) => hit[place]))
-        && picked.every(([column, text]) => entries[row[column]][0] === text));
+        && picked.every(([column, text]) => choice(entries[row[column]]) === text));
       if (sorted) {
         const key = (place) => entries[place][1];
         const order = [...new Set(rows.map((row) => row[sorted.column]))].sort((a, b) => {
