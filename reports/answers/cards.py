@@ -17,8 +17,10 @@ from ..sections.generic import groups, mean_entry
 
 Row = Mapping[Any, Any]
 WHERE, THREAT = ("dataset", "model", "seed"), GROUP[:-1]
-VERDICT, NONE_YET, NOT_MEASURED = range(3)
-"""What an answer is, the first part of its place: what is no verdict never stands before one that is."""
+FIRST, VERDICT, NONE_YET, NOT_MEASURED = range(4)
+"""What an answer is, the first part of its place: of several models each one's strongest adversary first, since a
+model without a line there would be taken for one that nobody attacked; else what is no verdict stands after every
+verdict."""
 
 NONE = (("verdict", "none yet", "", "bad"),)
 """Instead of numbers that would read as good news."""

@@ -17,7 +17,7 @@ from robustsuite.records.schema import Budget, CellRecord
 
 from ..measure.grades import DOUBTED
 from ..measure.seeds import TOGETHER, over_seeds
-from ..measure.worst import paired
+from ..measure.worst import LEVEL, paired, survivals, tested
 from ..read.runs import Results, once
 from ..render.adversary import begun, knows, reach, share, who
 from ..render.text import number, plain
@@ -113,12 +113,19 @@ def adversary(run: Results, key: Row, record: CellRecord) -> str:
     return who(record).replace("the model", cards.subject(run, key))
 
 
-def told(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
-    """What a report opens with: the verdict, or that there is none yet. `all_of` are all of that model."""
-    return _verdict(run, here, all_of) if here.lead else _none_yet(run, here, all_of)
+def alike(here: Facing, other: Facing) -> bool:
+    """Whether two models meet the same adversary on the same data."""
+    return all(here.key[name] == other.key[name] for name in THREAT if name != "model")
 
 
-def _verdict(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
+def told(run: Results, here: Facing, all_of: Sequence[Facing], rivals: Sequence[Facing] = ()) -> tuple[str, ...]:
+    """What a report opens with: the verdict, or that there is none yet. `all_of` are all of that model, `rivals` the
+    other models under the same adversary.
+    """
+    return _verdict(run, here, all_of, rivals) if here.lead else _none_yet(run, here, all_of)
+
+
+def _verdict(run: Results, here: Facing, all_of: Sequence[Facing], rivals: Sequence[Facing]) -> tuple[str, ...]:
     """What the adversary makes wrong of the model, of its best defense, what is proven, who needs less."""
     lead, own, best = here.lead, here.own, here.best
     assert lead is not None
@@ -136,7 +143,7 @@ def _verdict(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str,
         sentences.append(_defended(run, here, lead, best))
     elif own is not None and not own.sound:
         sentences.append(f"The undefended model has no verdict: {_why(run, here, 'none')}")
-    sentences += [beyond(run, here.key, here.budget), _needs_less(run, here, all_of)]
+    sentences += [_other_model(run, here, rivals), beyond(run, here.key, here.budget), _needs_less(run, here, all_of)]
     return tuple(f"{sentence}." for sentence in sentences if sentence)
 
 
@@ -163,6 +170,33 @@ def _told_from_none(run: Results) -> set[tuple[Any, ...]]:
     """Each threat, model and defense that a paired test on the same images tells from no defense."""
     rows = [row for row in paired(run).to_dict("records") if row["different"] and "none" in (row["a"], row["b"])]
     return {(*(row[name] for name in THREAT), row["b"] if row["a"] == "none" else row["a"]) for row in rows}
+
+
+def _other_model(run: Results, here: Facing, rivals: Sequence[Facing]) -> str:
+    """Of the model that the adversary makes wrong most: which other one stands better, as far as that is known."""
+    mine, verdicts = here.lead, [other for other in rivals if other.lead]
+    assert mine is not None
+    if any(other.lead.wrong > mine.wrong for other in verdicts if other.lead):
+        return ""
+    known = [(stand.wrong, i, other) for i, other in enumerate(rivals)
+             if (stand := other.broken) and stand.wrong < mine.wrong]  # fmt: skip
+    if not known:
+        return ""
+    sound = [each for each in known if each[2].lead]
+    wrong, _, other = min(sound or known)
+    name = cards.subject(run, other.key)
+    if not sound:
+        return f"{name} may do better: wrong on at least {share(wrong)}, and no verdict yet"
+    if not len(here.means) and not _models_differ(run, here, other):
+        return f"{name} is wrong on {share(wrong)}: too few images to tell the two apart"
+    return f"{name} does better: wrong on {share(wrong)}"
+
+
+def _models_differ(run: Results, here: Facing, other: Facing) -> bool:
+    """Whether a paired test on the images that both met tells two models apart, by the systems that lead."""
+    leads = {tuple(each.key.values()): each.lead.defense for each in (here, other) if each.lead}
+    met = [each for each in survivals(run) if leads.get(each.group[:-1]) == each.defense]
+    return any(p < LEVEL for *_, p in tested(met))
 
 
 def _needs_less(run: Results, here: Facing, all_of: Sequence[Facing]) -> str:

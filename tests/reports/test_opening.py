@@ -147,6 +147,32 @@ def test_the_model_itself_stands_before_its_best_defense(mine: Store) -> None:
     assert any("who knows cnn makes it wrong on 95 %" in line for line in told(mine))
 
 
+def test_of_several_models_each_has_its_line_before_proofs_and_weaker_adversaries(mine: Store) -> None:
+    attack(mine, 0, **WHITE)
+    attack(mine, 20, attack="square", **SCORES)
+    proof(mine, 6, 10)
+    short = {**WHITE, "family": ("gradient",), "least": {"steps": 100}, "attack": "apgd(steps=30)", "model": "vit"}
+    attack(mine, 6, **short)
+    lines = told(mine)
+    assert lines[0].startswith("An attacker who knows cnn makes it wrong on 100 %")
+    assert "vit may do better: wrong on at least 85 %, and no verdict yet." in lines[0]
+    assert lines[1].startswith("No verdict yet on an attacker who knows vit")
+    assert "wrong on 85 %" in lines[1]
+    assert lines[2].startswith("An attacker who sees cnn's scores")
+    assert lines[3].startswith("Whoever attacks")
+
+
+def test_a_model_does_better_where_a_test_tells_it(mine: Store) -> None:
+    attack(mine, 0, **WHITE)
+    attack(mine, 20, **WHITE, model="vit")
+    lines = told(mine)
+    assert "vit does better: wrong on 50 %." in lines[0]
+    assert "does better" not in lines[1]
+    attack(mine, 22, **{**WHITE, "threat": "near"})
+    attack(mine, 21, **{**WHITE, "threat": "near"}, model="vit")
+    assert any("cnn is wrong on 45 %: too few images to tell the two apart." in line for line in told(mine))
+
+
 def test_a_defense_that_no_test_tells_from_none_is_no_good_news(mine: Store) -> None:
     attack(mine, 2, **WHITE)
     attack(mine, 3, **WHITE, defense="rift")
