@@ -25,6 +25,10 @@ WANTS = {
 }
 
 
+SLACK = 1e-8
+"""Of a per cent, for what a float leaves of an exact half."""
+
+
 def knows(record: CellRecord) -> int:
     """How much the adversary has of the system itself: 3 gradients or weights, 2 scores, 1 answers, 0 nothing."""
     return _has(granted(record))
@@ -74,10 +78,14 @@ def titled(who_attacks: str, budget: Budget) -> str:
 
 
 def share(value: float) -> str:
-    """A share in whole per cent, for sentences: what is not all is not 100 %, what is not none is not 0 %."""
+    """A share in whole per cent, for sentences, half up: what is not all is not 100 %, what is not none is not 0 %.
+
+    SLACK decides as the count does that the share comes of: of up to a million images no other share of them is as near
+    to a half, and a float is nearer.
+    """
     if not math.isfinite(value):
         return "–"
-    whole = round(100 * value)
+    whole = math.floor(100 * value + 0.5 + SLACK)
     if whole == 100 and value < 1:
         return "more than 99 %"
     return "less than 1 %" if whole == 0 and value > 0 else f"{whole} %"

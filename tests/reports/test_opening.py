@@ -1,5 +1,7 @@
 """How a report opens: who is named first, what is no verdict, what has no number, and what to do next."""
 
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,16 @@ def test_how_far_an_adversary_goes_is_said_honestly(budget: Budget, words: str) 
 ])  # fmt: skip
 def test_what_is_not_all_is_not_a_hundred_per_cent(value: float, words: str) -> None:
     assert adversary.share(value) == words
+
+
+def test_a_share_is_rounded_half_up_by_its_count() -> None:
+    for n in (3, 7, 8, 16, 40, 80, 200, 999):
+        for k in range(1, n):
+            exact = math.floor(Fraction(100 * k, n) + Fraction(1, 2))
+            words = {0: "less than 1 %", 100: "more than 99 %"}.get(exact, f"{exact} %")
+            assert adversary.share(k / n) == words
+            assert adversary.share(1 - (n - k) / n) == words
+    assert [adversary.share(v) for v in (0.575, 0.475, 0.025, 0.125)] == ["58 %", "48 %", "3 %", "13 %"]
 
 
 def test_questions_are_counted_in_the_adversary(mine: Store) -> None:
