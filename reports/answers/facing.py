@@ -151,13 +151,13 @@ def _defended(run: Results, here: Facing, own: Stand, best: Stand | None) -> str
     if best is None:
         other = next(stand.defense for stand in here.stands if stand.defense != "none")
         return f"No defense has a verdict: of {plain(other)} {_why(run, here, other)}"
-    wrong = f"{share(best.wrong)} ({share(best.clean)} without an attack)"
-    name = plain(best.defense)
+    attacked, clean = share(best.wrong), f"{share(best.clean)} without an attack"
     if best.wrong >= own.wrong:
-        return f"No defense does better: the best, {name}, is wrong on {wrong}"
-    if not len(here.means) and not _differs(run, here.key, best.defense):
-        return f"The best defense, {name}, is wrong on {wrong}: too few images to tell that from no defense"
-    return f"The best defense, {name}, brings that down to {wrong}"
+        return cards.no_help(best.defense, f"wrong on {attacked}, {clean}")
+    few = min(own.n, best.n) < cards.FEW
+    if few or (not len(here.means) and not _differs(run, here.key, best.defense)):
+        return cards.untold(best.defense, f"is wrong on {attacked} ({clean})")
+    return f"The best defense, {plain(best.defense)}, brings that down to {attacked} ({clean})"
 
 
 def _differs(run: Results, key: Row, defense: str) -> bool:
@@ -187,7 +187,7 @@ def _other_model(run: Results, here: Facing, rivals: Sequence[Facing]) -> str:
     name = cards.subject(run, other.key)
     if not sound:
         return f"{name} may do better: wrong on at least {share(wrong)}, and no verdict yet"
-    if not len(here.means) and not _models_differ(run, here, other):
+    if min(mine.n, other.part["n"].min()) < cards.FEW or (not len(here.means) and not _models_differ(run, here, other)):
         return f"{name} is wrong on {share(wrong)}: too few images to tell the two apart"
     return f"{name} does better: wrong on {share(wrong)}"
 

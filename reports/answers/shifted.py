@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..measure.kinds import average
 from ..measure.mce import ALEXNET_EXTRA
 from ..measure.scores import rate
 from ..measure.seeds import over_seeds
@@ -15,7 +16,7 @@ from ..measure.tables import corruption_errors
 from ..read.runs import Results
 from ..render.adversary import begun, share
 from ..render.document import Answer, Entry, accuracy, error
-from ..render.text import plain
+from ..render.text import number, plain
 from ..sections.generic import groups, one_severity
 from ..sections.natural import Member, members
 from . import cards
@@ -62,7 +63,7 @@ def corrupted(run: Results) -> Iterator[Answer]:
             figures = cards.numbers(run, WRONG, *_two(rows, "error"), "error")
         seed = 0 if len(over) or not len(part) else part["seed"].iloc[0]
         n = int(means["n"].min()) if len(means) else 0
-        said = _corrupted(run, facts, rows, part, which) if rows else ()
+        said = _corrupted(run, facts, rows, part, which, n) if rows else ()
         yield Answer(title, cards.place((*where, seed), str(shift)), figures, bars, sentences, n, said,
                      (VERDICT, SHIFT, 0.0, 0.0))  # fmt: skip
 
@@ -85,7 +86,7 @@ def _two(rows: Sequence[Row], value: str) -> tuple[Row | None, Row | None]:
 
 
 def _corrupted(
-    run: Results, facts: Mapping[str, Any], rows: Sequence[Row], part: pd.DataFrame, which: str
+    run: Results, facts: Mapping[str, Any], rows: Sequence[Row], part: pd.DataFrame, which: str, n: int
 ) -> tuple[str, ...]:  # fmt: skip
     """What the corruptions make wrong of the model, and of its best defense."""
     own, best = _two(rows, "error")
@@ -95,12 +96,33 @@ def _corrupted(
     clean = part.loc[part["defense"] == lead["defense"], "clean_error"].mean()
     by = "" if lead["defense"] == "none" else f" with {plain(lead['defense'])}"
     said = f"With no attacker at all, ordinary corruptions ({which}) make {cards.subject(run, facts)}{by} wrong on "
-    said += f"{share(lead['error'])} of images" + (f", without them {share(clean)}." if np.isfinite(clean) else ".")
+    said += f"{share(lead['error'])} of {number(n)} images"
+    said += f", without them {share(clean)}." if np.isfinite(clean) else "."
     if own is None or best is None:
         return (said,)
-    better = best["error"] < own["error"] and share(best["error"]) != share(own["error"])
-    has = f"{plain(best['defense'])}, has {share(best['error'])}"
-    return said, f"The best defense, {has}." if better else f"No defense does better; the best, {has}."
+    wrong = f"wrong on {share(best['error'])}"
+    if best["error"] >= own["error"] or share(best["error"]) == share(own["error"]):
+        return said, f"{cards.no_help(best['defense'], wrong)}."
+    if n < cards.FEW or ("hi" in best and not _differ(run, facts, best["defense"])):  # a mean over seeds has no `hi`
+        return said, f"{cards.untold(best['defense'], f'is {wrong}')}."
+    return said, f"The best defense, {plain(best['defense'])}, is {wrong}."
+
+
+def _differ(run: Results, facts: Mapping[str, Any], defense: str) -> bool:
+    """Whether the defense's errors differ from the model's own, image by image: 0 lies outside the interval of their
+    mean difference.
+    """
+    cells = cards.of(run.cells, facts)
+    inside = ~cells["corruption"].isin(ALEXNET_EXTRA)
+    cells = cells[inside] if inside.any() else cells
+    cells = cells[(cells["status"] == "done") & cells["severity"].notna()]
+    right = []
+    for name in ("none", defense):
+        rows = [run.columns(i) for i in cells.loc[cells["defense"] == name, "run_id"]]
+        each = pd.concat(pd.Series(row["robust"], row["index"], float) for row in rows)
+        right.append(each.groupby(level=0).mean())
+    score = average("difference", (right[1] - right[0]).dropna())
+    return not score.lo <= 0 <= score.hi
 
 
 def natural(run: Results) -> Iterator[Answer]:

@@ -181,7 +181,55 @@ def test_a_defense_that_no_test_tells_from_none_is_no_good_news(mine: Store) -> 
     assert "too few images to tell that from no defense" in told(mine)[0]
     attack(mine, 2, **{**WHITE, "threat": "other"})
     attack(mine, 1, **{**WHITE, "threat": "other"}, defense="rift")
-    assert any("No defense does better" in line for line in told(mine))
+    assert any("No defense helps (rift: wrong on 98 %, 10 % without an attack)." in line for line in told(mine))
+    labels = [label for label, *_ in opened(mine).answers[0].numbers]
+    assert labels == ["stays right, undefended", "stays right, rift"], "the worse one is no best defense"
+
+
+def poisoned(store: Store, works: int, n: int, defense: str = "none") -> None:
+    """A backdoor that works on the first of n images."""
+    rows = _base(n).assign(clean_ok=True, eligible=True, triggered_as_target=np.arange(n) < works, flagged=False,
+                           flagged_clean=False, recovered=False, psnr=30.0)  # fmt: skip
+    store.add(rows, threat="backdoor", scenario="poisoning", access="train_set", attack="badnets", defense=defense,
+              budget="poison_rate(0.01)", n=n)  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "best", "n", "said"), [
+    (20, 4, 20, "The best defense, strip, brings that down to 20 %."),
+    (20, 18, 20, "The best defense, strip, has 90 %: too few images to tell that from no defense."),
+    (9, 0, 9, "The best defense, strip, has 0 %: too few images to tell that from no defense."),
+    (10, 10, 20, "No defense helps (strip: 50 %)."),
+    (10, 12, 20, "No defense helps (strip: 60 %)."),
+])  # fmt: skip
+def test_a_defense_brings_down_what_is_lower_and_told(mine: Store, own: int, best: int, n: int, said: str) -> None:
+    poisoned(mine, own, n)
+    poisoned(mine, best, n, "strip")
+    assert told(mine)[0].endswith(said)
+
+
+def test_a_rebuilt_picture_is_told_by_what_the_sentence_says(mine: Store) -> None:
+    for defense, psnr in (("none", 20.0), ("gradient_noise", 15.0)):
+        rows = _base(4).assign(mse=0.1, psnr=psnr, ssim=0.5, label_ok=True, label_found=True, failed=False,
+                               identified=np.arange(4) < 2, control_psnr=9.0, federated_accuracy=0.4)  # fmt: skip
+        mine.add(rows, threat="leak", scenario="inversion", access="weights, update", attack="dlg", budget=None, n=4,
+                 defense=defense)  # fmt: skip
+    (said,) = told(mine)
+    assert said.endswith("50 % of 4 are told from all others (dlg). No defense helps (gradient_noise: 50 %).")
+
+
+@pytest.mark.parametrize(("right", "said"), [
+    (36, "The best defense, rift, is wrong on 10 %."), (24, "The best defense, rift, is wrong on 40 %: too few images"),
+    (19, "No defense helps (rift: wrong on 53 %)."),
+])  # fmt: skip
+def test_a_defense_helps_against_corruptions_where_images_tell_it(mine: Store, right: int, said: str) -> None:
+    shift: dict[str, Any] = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None,
+                             "shift": "scenes_c", "corruption": "fog", "severity": 3, "n": N}  # fmt: skip
+    order = np.random.default_rng(0).permutation(N)
+    mine.add(_base(N).assign(clean_ok=True, robust=np.arange(N) < 20), **shift)
+    mine.add(_base(N).assign(clean_ok=True, robust=order < right), **shift, defense="rift")
+    (line,) = told(mine)
+    assert "wrong on 50 % of 40 images" in line
+    assert said in line
 
 
 def test_a_defense_that_the_adversary_does_not_pass_is_none(mine: Store) -> None:
@@ -276,13 +324,13 @@ def test_other_scenarios_have_their_sentence(mine: Store) -> None:
     mine.add(rows, **facts)
     mine.add(rows.assign(triggered_as_target=np.arange(10) < 1), **facts, defense="strip")
     (said,) = told(mine)
-    assert said == ("Whoever poisons 1 % of the training data makes the model answer as they wish on 80 % of triggered "
-                    "images (badnets); of clean images 90 % stay right. The best defense, strip, brings that to 10 %."
-                    )  # fmt: skip
+    assert said == ("Whoever poisons 1 % of the training data makes the model answer as they wish on 80 % of 10 "
+                    "triggered images (badnets); of 10 clean images 90 % stay right. The best defense, strip, brings "
+                    "that down to 10 %.")  # fmt: skip
     rows = _base(4).assign(mse=0.1, psnr=20.0, ssim=0.5, label_ok=True, label_found=True, failed=False,
                            identified=np.arange(4) < 3, control_psnr=9.0, federated_accuracy=0.4)  # fmt: skip
     mine.add(rows, threat="leak", scenario="inversion", access="weights, update", attack="dlg", budget=None, n=4)
-    assert any("rebuilds its pictures: 75 % are told from all others (dlg)" in line for line in told(mine))
+    assert any("rebuilds its pictures: 75 % of 4 are told from all others (dlg)" in line for line in told(mine))
 
 
 def test_natural_shift_sets_have_cards_and_one_sentence(mine: Store) -> None:
