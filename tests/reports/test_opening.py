@@ -54,8 +54,9 @@ def test_a_weak_attack_with_a_high_number_never_carries_the_headline(mine: Store
     attack(mine, 35, **SQUARE)
     attack(mine, 4, **WHITE)
     first, last = told(mine)
-    assert first.startswith("An attacker who knows the model makes it wrong on 90 % of 40 images with changes nobody "
-                            "sees (linf 8/255); without an attack it is wrong on 10 %.")  # fmt: skip
+    assert first.startswith("An attacker who knows the model makes it wrong on 90 % of 40 images with small changes "
+                            "(linf 8/255: at most 8 of 255 levels a pixel); without an attack it is wrong on 10 %."
+                            )  # fmt: skip
     assert last.startswith("No verdict yet on an attacker who sees the model's scores")
     assert "square had only 60 of the 4999 steps that a verdict needs" in last
     assert last.endswith("An attacker who knows the model makes it wrong on 90 %.")
@@ -129,8 +130,8 @@ def test_a_threat_without_a_number_says_that_it_is_not_measured(mine: Store) -> 
     mine.add(None, attack="square", **SCORES, n=N, status="refused", sentence="it needs scores")
     first, last = told(mine)
     assert "makes it wrong on 90 %" in first
-    assert last == ("Not measured: An attacker who sees the model's scores, with changes nobody sees (linf 8/255): "
-                    "square is refused: it needs scores.")  # fmt: skip
+    assert last == ("Not measured: An attacker who sees the model's scores, with small changes (linf 8/255: at most 8 "
+                    "of 255 levels a pixel): square is refused: it needs scores.")  # fmt: skip
 
 
 def test_the_model_itself_stands_before_its_best_defense(mine: Store) -> None:
@@ -282,9 +283,9 @@ def test_proofs_and_attacks_are_drawn_on_the_same_images(mine: Store) -> None:
 
 
 @pytest.mark.parametrize(("budget", "words"), [
-    (Budget(norm="linf", eps=8 / 255), "with changes nobody sees (linf 8/255)"),
-    (Budget(norm="linf", eps=16 / 255), "with changes one has to look for (linf 16/255)"),
-    (Budget(norm="linf", eps=32 / 255), "with changes that are plain to see (linf 32/255)"),
+    (Budget(norm="linf", eps=8 / 255), "with small changes (linf 8/255: at most 8 of 255 levels a pixel)"),
+    (Budget(norm="linf", eps=16 / 255), "with visible changes (linf 16/255: at most 16 of 255 levels a pixel)"),
+    (Budget(norm="linf", eps=32 / 255), "with large changes (linf 32/255: at most 32 of 255 levels a pixel)"),
     (Budget(norm="l2", eps=0.5), "with changes up to l2 0.5"),
     (Budget(norm="l0", eps=5.0), "by changing at most 5 pixel values (l0)"),
     (Budget(norm="linf", eps=float("inf")), "with any change at all"),
