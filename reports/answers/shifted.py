@@ -23,8 +23,13 @@ from . import cards
 from .cards import SHIFT, VERDICT, WHERE, Row
 
 WRONG, RIGHT = "wrong", "right"
+FIXTURE = "embedded procedural fixture"
+"""In the note of a data set that we render ourselves: what its shift sets show are imitations of the named ones."""
+
 FEW = 3
 """Corruptions that a sentence names."""
+
+IMITATION = "a synthetic imitation, not the set of that name"
 
 SETS = {
     "imagenet_r": "renditions: drawings, toys, sculptures", "imagenet_a": "pictures that networks are known to fail on",
@@ -158,14 +163,18 @@ def _set(run: Results, shift: str, where: Sequence[Any], several: Sequence[Membe
     bars = tuple(("", cards.called(run, row["defense"], RIGHT), _right(row)) for row in rows)
     own = next((row for row in rows if row["defense"] == "none"), rows[0])
     clean = own["clean"]
-    sentences = (
-        (f"On the clean pictures of the same classes {share(clean)} are right.",) if np.isfinite(clean) else ()
-    )
-    kind = SETS.get(several[0]["set"], "")
+    sentences = (f"Of the clean pictures of the same classes {share(clean)} are right.",) if np.isfinite(clean) else ()
+    kind = "; ".join(filter(None, (SETS.get(several[0]["set"], ""), IMITATION if _imitated(run, where[0]) else "")))
     name = cards.subject(run, dict(zip(WHERE, where, strict=True)))
     title = f"Other pictures: {plain(shift)}" + (f" ({kind})" if kind else "") + _named(name)
     return Answer(title, cards.place(where, shift), figures, bars, sentences, int(min(row["n"] for row in rows)), said,
                   (VERDICT, SHIFT, 1.0, 0.0))  # fmt: skip
+
+
+def _imitated(run: Results, dataset: str) -> bool:
+    """Whether the shift sets of this data are rendered as the data is; of several data sets it goes by their name."""
+    alone = run.cells["dataset"].nunique() == 1
+    return FIXTURE in run.note and (alone or str(dataset).partition("(")[0] == "scenes")
 
 
 def _named(subject: str) -> str:
@@ -179,14 +188,19 @@ def _right(row: Row) -> Entry:
 
 
 def _natural(run: Results, facts: Mapping[str, Any], sets: Mapping[str, Sequence[Member]]) -> tuple[str, ...]:
-    """What the model by itself, or its only system, still gets right on each set."""
-    told, clean = [], []
+    """What the model by itself, or its only system, still gets right on each set, and where every defense has less."""
+    told, clean, worse = [], [], []
+    of = "an imitation of " if _imitated(run, str(facts["dataset"])) else ""
     for shift, several in sets.items():
         rows = [row for row in _rows(several) if not row["struck"]]
         own = next((row for row in rows if row["defense"] == "none"), rows[0] if rows else None)
-        if own is not None:
-            told.append(f"{share(own['value'])} of {plain(shift)}")
-            clean += [own["clean"]] if np.isfinite(own["clean"]) else []
+        if own is None:
+            continue
+        told.append(f"{share(own['value'])} of {of}{plain(shift)} ({_counted(own['n'])})")
+        clean += [own["clean"]] if np.isfinite(own["clean"]) else []
+        best = max((row["value"] for row in rows if row is not own), default=None)
+        if own["defense"] == "none" and best is not None and best < own["value"]:
+            worse.append(f"{plain(shift)} (at most {share(best)})")
     if not told:
         return ()
     before = ""
@@ -194,4 +208,9 @@ def _natural(run: Results, facts: Mapping[str, Any], sets: Mapping[str, Sequence
         low, high = share(min(clean)), share(max(clean))
         before = f"; of the matching clean pictures on {low if low == high else f'{low} to {high}'}"
     seed = f" (seed {facts['seed']})" if facts["seed"] else ""
-    return (f"On other kinds of pictures {cards.subject(run, facts)} is right on {cards.listed(told)}{seed}{before}.",)
+    said = f"On other kinds of pictures {cards.subject(run, facts)} is right on {cards.listed(told)}{seed}{before}."
+    return (said, f"With every defense it is right on fewer of {cards.listed(worse)}.") if worse else (said,)
+
+
+def _counted(n: float) -> str:
+    return f"{number(n)} image{'s' if n != 1 else ''}"

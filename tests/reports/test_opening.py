@@ -1,5 +1,6 @@
 """How a report opens: who is named first, what is no verdict, what has no number, and what to do next."""
 
+import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from report_store import Store, _base
 
+from robustsuite.benchmarks.datasets.scenes import scenes
 from robustsuite.records.schema import Budget
 from robustsuite.reports.answers.opening import cautions
 from robustsuite.reports.answers.terms import TERMS
@@ -344,7 +346,22 @@ def test_natural_shift_sets_have_cards_and_one_sentence(mine: Store) -> None:
         "Other pictures: imagenet_r (renditions: drawings, toys, sculptures)",
     ]
     (said,) = document.said
-    assert said == ("On other kinds of pictures the model is right on 20 % of imagenet_a and 60 % of imagenet_r.",)
+    assert said == ("On other kinds of pictures the model is right on 20 % of imagenet_a (20 images) and 60 % of "
+                    "imagenet_r (20 images).",)  # fmt: skip
+    for name, right in (("imagenet_a", 2), ("imagenet_r", 13)):
+        mine.add(_base(20).assign(robust=np.arange(20) < right), **shift, shift=name, corruption="sketch", n=20,
+                 defense="rift")  # fmt: skip
+    assert told(mine)[0].endswith(" With every defense it is right on fewer of imagenet_a (at most 10 %).")
+
+
+def test_shift_sets_of_the_fixture_are_called_imitations(mine: Store) -> None:
+    facts: dict[str, Any] = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None}
+    mine.add(_base(20).assign(robust=np.arange(20) < 4), **facts, shift="imagenet_a", corruption="sketch", n=20)
+    sweep = json.loads((mine.root / "sweep.json").read_text("utf-8"))
+    (mine.root / "sweep.json").write_text(json.dumps({**sweep, "note": scenes().note}), "utf-8")
+    document = opened(mine)
+    assert "20 % of an imitation of imagenet_a (20 images)" in document.said[0][0]
+    assert "a synthetic imitation, not the set of that name" in document.answers[0].title
 
 
 def test_next_steps_are_those_that_apply(mine: Store) -> None:
