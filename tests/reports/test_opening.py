@@ -367,7 +367,7 @@ def test_shift_sets_of_the_fixture_are_called_imitations(mine: Store) -> None:
 def test_next_steps_are_those_that_apply(mine: Store) -> None:
     attack(mine, 30, **SQUARE)
     steps = opened(mine).steps
-    assert "For a verdict under scores: play square with 4999 steps." in steps[0]
+    assert steps[0] == "Against an attacker who sees the model's scores (threat `scores`): run square with 4999 steps."
     assert any("`access: white_box`" in step for step in steps)
     assert any("`budget: {linf: 8/255}`" in step for step in steps)
     assert not any("--first" in step for step in steps), "more images make no verdict of a weak attack"
@@ -377,6 +377,20 @@ def test_next_steps_are_those_that_apply(mine: Store) -> None:
     assert not any("white_box" in step for step in steps)
     assert "Certify at the attacked radius, linf 8/255: proofs were asked for up to 2/255 only." in steps
     assert any("--first 1000" in step for step in steps)
+    assert any(step.endswith("is known to within 15 points, if they are a random sample.") for step in steps)
+
+
+def test_no_step_contradicts_a_verdict_and_questions_are_counted(mine: Store) -> None:
+    short: dict[str, Any] = {**WHITE, "attack": "fmn(steps=30)", "family": ("minimum norm",), "least": {"steps": 100}}
+    for model, standing in (("cnn", 0), ("vit", 6)):
+        attack(mine, standing, **short, model=model)
+    attack(mine, 0, **WHITE)
+    assert any(step.startswith("Against an attacker who knows the model (threat `white`, on vit): run fmn with 100 steps")
+               for step in opened(mine).steps)  # fmt: skip
+    attack(mine, 30, **SQUARE, budget="linf(eps=8/255) queries(500)")
+    (said,) = [step for step in opened(mine).steps if "threat `scores`" in step]
+    assert said == ("Against an attacker who sees the model's scores (500 questions an image; threat `scores`, on cnn): "
+                    "run square with 4999 steps (allow 5000 questions an image).")  # fmt: skip
 
 
 def test_the_banner_says_how_many_images_most_have_and_who_has_fewer(mine: Store) -> None:
