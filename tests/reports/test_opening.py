@@ -144,7 +144,7 @@ def test_the_model_itself_stands_before_its_best_defense(mine: Store) -> None:
     said = document.said[0]
     assert "makes it wrong on 95 %" in said[0]
     assert said[1] == "The best defense, rift, brings that down to 40 % (10 % without an attack)."
-    assert said[2] == "Nothing is proven in linf."
+    assert said[2] == "In linf nothing is proven of the model, with or without a defense."
     assert [(label, value) for label, value, *_ in document.answers[0].numbers] == [
         ("stays right, undefended", "5.0 %"), ("stays right, best defense", "60.0 %")
     ]  # fmt: skip
@@ -258,10 +258,11 @@ def test_what_is_proven_stands_beside_what_is_attacked(mine: Store) -> None:
     attack(mine, 4, **WHITE)
     proof(mine, 6, 10)
     first, last = told(mine)
-    assert first.endswith("Nothing is proven beyond linf 2/255.")
-    assert last == "Whoever attacks: within linf 2/255 it is proven that the model stays right on 60 % of 10 images."
+    assert first.endswith("In linf nothing is proven of the model beyond 2/255.")
+    assert last == ("Whoever attacks: within linf 2/255 it is proven that the model stays right on 6 of 10 images "
+                    "(26.2–87.8 %).")  # fmt: skip
     proof(mine, 6, 10, 8 / 255, threat="far", budget="linf(eps=8/255)")
-    assert told(mine)[0].endswith("On 60 % it is proven that no such change works.")
+    assert told(mine)[0].endswith("On 6 of 10 images (26.2–87.8 %) it is proven that no such change works.")
 
 
 def test_a_certified_curve_ends_where_the_question_ends(mine: Store) -> None:
@@ -385,12 +386,12 @@ def test_no_step_contradicts_a_verdict_and_questions_are_counted(mine: Store) ->
     for model, standing in (("cnn", 0), ("vit", 6)):
         attack(mine, standing, **short, model=model)
     attack(mine, 0, **WHITE)
-    assert any(step.startswith("Against an attacker who knows the model (threat `white`, on vit): run fmn with 100 steps")
-               for step in opened(mine).steps)  # fmt: skip
+    (said,) = [step for step in opened(mine).steps if "threat `white`" in step]
+    assert said.startswith("Against an attacker who knows the model (threat `white`, on vit): run fmn with 100 steps")
     attack(mine, 30, **SQUARE, budget="linf(eps=8/255) queries(500)")
     (said,) = [step for step in opened(mine).steps if "threat `scores`" in step]
-    assert said == ("Against an attacker who sees the model's scores (500 questions an image; threat `scores`, on cnn): "
-                    "run square with 4999 steps (allow 5000 questions an image).")  # fmt: skip
+    assert said == ("Against an attacker who sees the model's scores (500 questions an image; threat `scores`, on "
+                    "cnn): run square with 4999 steps (allow 5000 questions an image).")  # fmt: skip
 
 
 def test_the_banner_says_how_many_images_most_have_and_who_has_fewer(mine: Store) -> None:
