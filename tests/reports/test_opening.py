@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -434,3 +435,15 @@ def test_long_names_are_letters_with_their_key(mine: Store, tmp_path: Path) -> N
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert f"A undefended, B {long}</figcaption>" in page.replace("<wbr>", "")
     assert pd.Series(overview([mine.root])[0][0].rows[1]).map(lambda entry: entry.text).tolist() == ["B", long]
+
+
+def test_names_on_cards_break_after_their_separators_and_links_wrap(mine: Store, tmp_path: Path) -> None:
+    attack(mine, 4, **WHITE)
+    attack(mine, 20, **WHITE, defense="adversarial_finetuning+randomized_smoothing")
+    write_report([mine.root], tmp_path / "out", ["html"])
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    (cards,) = re.findall(r'<section class="answers".*?</section>', page, re.DOTALL)
+    assert "randomized_<wbr>smoothing leads" in cards
+    assert "randomized_smoothing" not in cards
+    (nav,) = re.findall(r"^nav \{.*\}", page, re.MULTILINE)
+    assert "flex-wrap: wrap" in nav, "no link ends cut"
