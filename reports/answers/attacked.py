@@ -28,16 +28,18 @@ def attacked(run: Results) -> Iterator[Answer]:
     """One answer a threat and model, over seeds where there are several."""
     found = [facing(run, key, part) for key, part in groups(worst_case(run), THREAT)]
     of: dict[tuple[Any, ...], list[Facing]] = {}
+    met: dict[tuple[Any, ...], list[Facing]] = {}
     for here in found:
         of.setdefault((here.key["dataset"], here.key["model"]), []).append(here)
+        met.setdefault(alike(here), []).append(here)
     strongest = {id(min(each, key=_place)) for each in of.values()} if len(of) > 1 else set()
     for here in found:
-        rivals = [other for other in found if other is not here and alike(here, other)]
+        rivals = [other for other in met[alike(here)] if other is not here]
         answer = _answer(run, here, of[here.key["dataset"], here.key["model"]], rivals)
         yield replace(answer, order=(FIRST, *_place(here))) if id(here) in strongest else answer
-    met = {tuple(here.key.values()) for here in found}
+    known = {tuple(here.key.values()) for here in found}
     for key, part in cards.evasion(run).items():
-        if key not in met:
+        if key not in known:
             facts = dict(zip(THREAT, key, strict=True))
             record = part["record"].iloc[0]
             title = titled(adversary(run, facts, record), record.threat.budget if record.threat else Budget())

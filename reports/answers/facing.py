@@ -113,9 +113,9 @@ def adversary(run: Results, key: Row, record: CellRecord) -> str:
     return who(record).replace("the model", cards.subject(run, key))
 
 
-def alike(here: Facing, other: Facing) -> bool:
-    """Whether two models meet the same adversary on the same data."""
-    return all(here.key[name] == other.key[name] for name in THREAT if name != "model")
+def alike(here: Facing) -> tuple[Any, ...]:
+    """What models share that meet the same adversary on the same data."""
+    return tuple(value for name, value in here.key.items() if name != "model")
 
 
 def told(run: Results, here: Facing, all_of: Sequence[Facing], rivals: Sequence[Facing] = ()) -> tuple[str, ...]:
