@@ -154,10 +154,20 @@ def _defended(run: Results, here: Facing, own: Stand, best: Stand | None) -> str
     attacked, clean = share(best.wrong), f"{share(best.clean)} without an attack"
     if best.wrong >= own.wrong:
         return cards.no_help(best.defense, f"wrong on {attacked}, {clean}")
-    few = min(own.n, best.n) < cards.FEW
-    if few or (not len(here.means) and not _differs(run, here.key, best.defense)):
+    if len(here.means):
+        if not _apart(here, best.defense):
+            said = f"The best defense, {plain(best.defense)}, is wrong on {attacked} ({clean})"
+            return f"{said}: its seeds and those of no defense overlap"
+    elif min(own.n, best.n) < cards.FEW or not _differs(run, here.key, best.defense):
         return cards.untold(best.defense, f"is wrong on {attacked} ({clean})")
     return f"The best defense, {plain(best.defense)}, brings that down to {attacked} ({clean})"
+
+
+def _apart(here: Facing, defense: str) -> bool:
+    """Whether every seed of a defense leaves more right than every seed of none."""
+    rows = here.means[here.means["metric"] == "robust_accuracy"].to_dict("records")
+    spread = {str(row["defense"]): (float(row["smallest"]), float(row["largest"])) for row in rows}
+    return spread[defense][0] > spread["none"][1]
 
 
 def _differs(run: Results, key: Row, defense: str) -> bool:
