@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -17,8 +18,8 @@ from ..render.text import number, percent, plain, ranks
 from ..sections.attacked import doubt, no_answer
 from ..sections.generic import groups
 from . import cards
-from .cards import EVASION, NONE_YET, THREAT, VERDICT, Row
-from .facing import Facing, adversary, facing, told
+from .cards import EVASION, FIRST, NONE_YET, THREAT, VERDICT, Row
+from .facing import Facing, adversary, alike, facing, told
 
 STAYS = "stays right"
 
@@ -27,13 +28,18 @@ def attacked(run: Results) -> Iterator[Answer]:
     """One answer a threat and model, over seeds where there are several."""
     found = [facing(run, key, part) for key, part in groups(worst_case(run), THREAT)]
     of: dict[tuple[Any, ...], list[Facing]] = {}
+    met: dict[tuple[Any, ...], list[Facing]] = {}
     for here in found:
         of.setdefault((here.key["dataset"], here.key["model"]), []).append(here)
+        met.setdefault(alike(here), []).append(here)
+    strongest = {id(min(each, key=_place)) for each in of.values()} if len(of) > 1 else set()
     for here in found:
-        yield _answer(run, here, of[here.key["dataset"], here.key["model"]])
-    met = {tuple(here.key.values()) for here in found}
+        rivals = [other for other in met[alike(here)] if other is not here]
+        answer = _answer(run, here, of[here.key["dataset"], here.key["model"]], rivals)
+        yield replace(answer, order=(FIRST, *_place(here))) if id(here) in strongest else answer
+    known = {tuple(here.key.values()) for here in found}
     for key, part in cards.evasion(run).items():
-        if key not in met:
+        if key not in known:
             facts = dict(zip(THREAT, key, strict=True))
             record = part["record"].iloc[0]
             title = titled(adversary(run, facts, record), record.threat.budget if record.threat else Budget())
@@ -42,12 +48,23 @@ def attacked(run: Results) -> Iterator[Answer]:
             yield cards.not_measured(title, where, title, part.to_dict("records"), order)
 
 
-def _answer(run: Results, here: Facing, all_of: Sequence[Facing]) -> Answer:
+def _place(here: Facing) -> tuple[float, ...]:
+    """Which of a model's adversaries is its strongest, and where that one stands among other models' strongest: who
+    says something first, then who knows most, who has a verdict, who leaves least.
+    """
+    return (here.broken is None, -knows(here.record), here.lead is None, _left(here))
+
+
+def _left(here: Facing) -> float:
+    left = 1 - (here.lead or here.own or here.stands[0]).wrong
+    return left if left == left else 1.0
+
+
+def _answer(run: Results, here: Facing, all_of: Sequence[Facing], rivals: Sequence[Facing]) -> Answer:
     key, part = here.key, here.part
     where = [key["dataset"], key["model"], 0 if len(here.means) else part["seed"].iloc[0]]
     lead = here.lead
-    left = 1 - (lead or here.own or here.stands[0]).wrong
-    order = (VERDICT if lead else NONE_YET, EVASION, -knows(here.record), left if left == left else 1.0)
+    order = (VERDICT if lead else NONE_YET, EVASION, -knows(here.record), _left(here))
     if len(here.means):
         robust = here.means[here.means["metric"] == "robust_accuracy"]
         robust = robust.sort_values("mean", ascending=False, kind="stable")
@@ -67,7 +84,7 @@ def _answer(run: Results, here: Facing, all_of: Sequence[Facing]) -> Answer:
     title = titled(adversary(run, key, here.record), here.budget)
     head = cards.place(where, _head(key), str(key["goal"]))
     bars += tuple(_unmet(run, here))
-    said = told(run, here, all_of)
+    said = told(run, here, all_of, rivals)
     sentences = (*said[:0 if lead else 1], *sentences)
     return Answer(title, head, numbers, bars, sentences, int(part["n"].min()), said, order)
 

@@ -17,11 +17,19 @@ from ..sections.generic import groups, mean_entry
 
 Row = Mapping[Any, Any]
 WHERE, THREAT = ("dataset", "model", "seed"), GROUP[:-1]
-VERDICT, NONE_YET, NOT_MEASURED = range(3)
-"""What an answer is, the first part of its place: what is no verdict never stands before one that is."""
+FIRST, VERDICT, NONE_YET, NOT_MEASURED = range(4)
+"""What an answer is, the first part of its place: of several models each one's strongest adversary first, since a
+model without a line there would be taken for one that nobody attacked; else what is no verdict stands after every
+verdict."""
+
+OWN = ("undefended", "bad")
+"""What a large number of the model by itself is called, and its tone."""
 
 NONE = (("verdict", "none yet", "", "bad"),)
 """Instead of numbers that would read as good news."""
+
+FEW = 10
+"""On fewer images no sentence tells one system from another, whatever a test finds."""
 
 EVASION, PROOF, SHIFT, OTHER = range(4)
 """Whose answer it is, the second part of its place; the third is how little is granted, the fourth what is left."""
@@ -77,13 +85,18 @@ def numbers(
 ) -> tuple[tuple[str, str, str, str], ...]:
     """The large numbers of one seed: what the model has by itself, then what its best defense has."""
     found = []
-    for row, whose, tone in ((own, "undefended", "bad"), (best, "best defense", "good")):
+    for row in (own, best):
         if row is not None and np.isfinite(row[value]):
+            helped = own is None or (row[value] - own[value]) * (-1 if value == "error" else 1) > 0
+            whose, tone = OWN if row is own else best_label(row["defense"], helped)
             label = f"{what}, {whose}" if run.defended else what
-            better = own is None or (row[value] - own[value]) * (-1 if value == "error" else 1) > 0
-            tone = tone if better else "bad"
             found.append((label, percent(row[value]), interval(row["lo"], row["hi"]), tone))
     return tuple(found)
+
+
+def best_label(defense: str, helped: bool) -> tuple[str, str]:
+    """What a large number of the best defense is called, and its tone; one that does not help goes by its name."""
+    return ("best defense", "good") if helped else (plain(defense), "bad")
 
 
 def over_seeds(
@@ -96,8 +109,10 @@ def over_seeds(
     rows = means.to_dict("records")
     own = next((row for row in rows if row["defense"] == "none" and np.isfinite(row["mean"])), None)
     best = next((row for row in rows if row["defense"] != "none" and row["sound"] and not row["bound"]), None)
+    sign = -1 if means["metric"].eq("mean_error").all() else 1
+    helped = own is None or best is None or sign * best["mean"] > sign * own["mean"]
     figures = tuple((f"{what}, {whose}" if run.defended else what, mean_entry(row).text, _seeds(row), tone)
-                    for row, whose, tone in ((own, "undefended", "bad"), (best, "best defense", "good"))
+                    for row, (whose, tone) in ((own, OWN), (best, best_label(best["defense"] if best else "", helped)))
                     if row is not None)  # fmt: skip
     named = [(called(run, r["defense"], what) + (f", {r['attack']}" if r["attack"] not in ("", TOGETHER) else ""), r)
              for r in rows]  # fmt: skip
@@ -109,6 +124,16 @@ def over_seeds(
 
 def _seeds(row: Row) -> str:
     return f"{row['seeds']} seeds" if row["sound"] == row["seeds"] else f"{row['sound']} of {row['seeds']} seeds"
+
+
+def no_help(defense: str, reached: str) -> str:
+    """What is said where the best of the defenses is no better than none; without its full stop."""
+    return f"No defense helps ({plain(defense)}: {reached})"
+
+
+def untold(defense: str, reached: str) -> str:
+    """What is said of a defense that looks better, where nothing tells it from none; without its full stop."""
+    return f"The best defense, {plain(defense)}, {reached}: too few images to tell that from no defense"
 
 
 def listed(names: Sequence[str]) -> str:

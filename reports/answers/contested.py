@@ -7,8 +7,11 @@ from statistics import fmean
 
 import numpy as np
 
+from robustsuite.maths import stats
+
 from ..measure.grades import DOUBTED
-from ..measure.ranked import Contest, contests, declared
+from ..measure.ranked import Contest, contests, declared, ranges
+from ..measure.worst import LEVEL
 from ..read.runs import Results
 from ..render.adversary import begun, share, titled, who
 from ..render.document import Answer, Entry, accuracy
@@ -65,9 +68,10 @@ def _answer(
     own, best = ("none" if "none" in sound else None), next((name for name in met if name != "none"), None)
     rate = scoring.kind == "rate"
     say = percent if rate else number
+    helped = own is None or best is None or sign * value[best] > sign * value[own]
     figures = tuple(
         (f"{what}, {whose}" if run.defended else what, say(value[name]), _span(systems[name], rate), tone)
-        for name, whose, tone in ((own, "undefended", "bad"), (best, "best defense", "good")) if name is not None
+        for name, (whose, tone) in ((own, cards.OWN), (best, cards.best_label(best or "", helped))) if name is not None
     )  # fmt: skip
     bars = tuple(("", cards.called(run, name, what), _bar(systems[name], value[name], rate, column.better))
                  for name in ordered)  # fmt: skip
@@ -84,14 +88,42 @@ def _answer(
         by = "" if lead == "none" else f" with its best defense, {plain(lead)}"
         said = (_told(run, facts, adversary, what, by, systems[lead], rate),)
         if own is not None and best is not None:
-            better = sign * value[best] > sign * value[own]
-            at = f"{plain(best)}, {{}} {_reached(facts['scenario'], systems[best], rate, what)}."
-            said += ("The best defense, " + at.format("brings that to") if better
-                     else "No defense does better; the best, " + at.format("is at"),)  # fmt: skip
+            said += (_defended(facts["scenario"], best, systems[own], systems[best], rate, what),)
     standing = VERDICT if lead else NONE_YET
     figures = figures if lead else cards.NONE
     order = (standing, OTHER, 0.0, sign * value[ordered[0]])
     return Answer(title, where, figures, bars, sentences, n, said, order)
+
+
+def _defended(
+    scenario: str, name: str, own: Sequence[Contest], best: Sequence[Contest], rate: bool, what: str
+) -> str:  # fmt: skip
+    """What the best defense does to the number that the sentence before has: 'down' only where that is told."""
+    reached = _reached(scenario, best, rate, what)
+    helps, up = _helps(scenario, own, best)
+    if not helps:
+        return f"{cards.no_help(name, reached)}."
+    few = min(int(contest.score.n) for contest in (*own, *best)) < cards.FEW
+    if few or (len(own) == len(best) == 1 and not _differ(scenario, own[0], best[0])):
+        return f"{cards.untold(name, f'has {reached}')}."
+    return f"The best defense, {plain(name)}, brings that {'up' if up else 'down'} to {reached}."
+
+
+def _helps(scenario: str, own: Sequence[Contest], best: Sequence[Contest]) -> tuple[bool, bool]:
+    """Whether a defense is better than none by the number that is said, and whether that is by more of it."""
+    about = declared(own[0].source["record"])
+    up = scenario != "inversion" and about is not None and about[0].better == "more"
+    ahead = _value(scenario, best) - _value(scenario, own)
+    return (ahead > 0 if up else ahead < 0), up
+
+
+def _differ(scenario: str, own: Contest, best: Contest) -> bool:
+    """Whether a paired test on the same examples tells the two apart by the number that is said."""
+    if scenario != "inversion":
+        return ranges((own, best))[0] != ranges((own, best))[1]
+    mine, other = (contest.rows.set_index("index")["identified"].astype(bool) for contest in (own, best))
+    both = mine.index.intersection(other.index)
+    return stats.mcnemar_exact(mine.loc[both].to_numpy(), other.loc[both].to_numpy()).pvalue < LEVEL
 
 
 def _told(
@@ -101,23 +133,31 @@ def _told(
     it, scenario = cards.subject(run, facts) + by, facts["scenario"]
     reached, attack = _reached(scenario, several, rate, what), str(several[0].cell["attack"])
     attack += f", mean of {len(several)} seeds" if len(several) > 1 else ""
+    n = number(min(int(contest.score.n) for contest in several))
     if scenario == "poisoning":
         clean = fmean(float(contest.rows["clean_ok"].mean()) for contest in several)
-        return (f"{begun(adversary)} makes {it} answer as they wish on {reached} of triggered images ({attack}); of "
-                f"clean images {share(clean)} stay right.")  # fmt: skip
+        seen = number(min(len(contest.rows) for contest in several))
+        return (f"{begun(adversary)} makes {it} answer as they wish on {reached} of {n} triggered images ({attack}); "
+                f"of {seen} clean images {share(clean)} stay right.")  # fmt: skip
     if scenario == "unlearnable":
-        return f"{begun(adversary)} leaves {it} right on {reached} of clean images ({attack})."
+        return f"{begun(adversary)} leaves {it} right on {reached} of {n} clean images ({attack})."
     if scenario == "inversion":
-        return f"{begun(adversary)} of {it} rebuilds its pictures: {reached} are told from all others ({attack})."
-    return f"{begun(scenario)}, {adversary}: {reached} against {it} ({attack})."
+        return (f"{begun(adversary)} of {it} rebuilds its pictures: {reached} of {n} are told from all others "
+                f"({attack}).")  # fmt: skip
+    return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 
 def _reached(scenario: str, several: Sequence[Contest], rate: bool, what: str) -> str:
-    """The number of a system in a sentence: of rebuilt pictures the share that is recognised, else the headline."""
+    """The number of a system in a sentence."""
+    value = _value(scenario, several)
+    return share(value) if rate or scenario == "inversion" else f"{number(value)} {what}"
+
+
+def _value(scenario: str, several: Sequence[Contest]) -> float:
+    """What a sentence says of a system: of rebuilt pictures the share that is recognised, else the headline."""
     if scenario == "inversion":
-        return share(fmean(float(contest.rows["identified"].mean()) for contest in several))
-    value = fmean(contest.score.value for contest in several)
-    return share(value) if rate else f"{number(value)} {what}"
+        return fmean(float(contest.rows["identified"].mean()) for contest in several)
+    return fmean(contest.score.value for contest in several)
 
 
 def _span(several: Sequence[Contest], rate: bool) -> str:

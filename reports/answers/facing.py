@@ -17,7 +17,7 @@ from robustsuite.records.schema import Budget, CellRecord
 
 from ..measure.grades import DOUBTED
 from ..measure.seeds import TOGETHER, over_seeds
-from ..measure.worst import paired
+from ..measure.worst import LEVEL, paired, survivals, tested
 from ..read.runs import Results, once
 from ..render.adversary import begun, knows, reach, share, who
 from ..render.text import number, plain
@@ -113,12 +113,19 @@ def adversary(run: Results, key: Row, record: CellRecord) -> str:
     return who(record).replace("the model", cards.subject(run, key))
 
 
-def told(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
-    """What a report opens with: the verdict, or that there is none yet. `all_of` are all of that model."""
-    return _verdict(run, here, all_of) if here.lead else _none_yet(run, here, all_of)
+def alike(here: Facing) -> tuple[Any, ...]:
+    """What models share that meet the same adversary on the same data."""
+    return tuple(value for name, value in here.key.items() if name != "model")
 
 
-def _verdict(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str, ...]:
+def told(run: Results, here: Facing, all_of: Sequence[Facing], rivals: Sequence[Facing] = ()) -> tuple[str, ...]:
+    """What a report opens with: the verdict, or that there is none yet. `all_of` are all of that model, `rivals` the
+    other models under the same adversary.
+    """
+    return _verdict(run, here, all_of, rivals) if here.lead else _none_yet(run, here, all_of)
+
+
+def _verdict(run: Results, here: Facing, all_of: Sequence[Facing], rivals: Sequence[Facing]) -> tuple[str, ...]:
     """What the adversary makes wrong of the model, of its best defense, what is proven, who needs less."""
     lead, own, best = here.lead, here.own, here.best
     assert lead is not None
@@ -136,7 +143,7 @@ def _verdict(run: Results, here: Facing, all_of: Sequence[Facing]) -> tuple[str,
         sentences.append(_defended(run, here, lead, best))
     elif own is not None and not own.sound:
         sentences.append(f"The undefended model has no verdict: {_why(run, here, 'none')}")
-    sentences += [beyond(run, here.key, here.budget), _needs_less(run, here, all_of)]
+    sentences += [_other_model(run, here, rivals), beyond(run, here.key, here.budget), _needs_less(run, here, all_of)]
     return tuple(f"{sentence}." for sentence in sentences if sentence)
 
 
@@ -144,13 +151,23 @@ def _defended(run: Results, here: Facing, own: Stand, best: Stand | None) -> str
     if best is None:
         other = next(stand.defense for stand in here.stands if stand.defense != "none")
         return f"No defense has a verdict: of {plain(other)} {_why(run, here, other)}"
-    wrong = f"{share(best.wrong)} ({share(best.clean)} without an attack)"
-    name = plain(best.defense)
+    attacked, clean = share(best.wrong), f"{share(best.clean)} without an attack"
     if best.wrong >= own.wrong:
-        return f"No defense does better: the best, {name}, is wrong on {wrong}"
-    if not len(here.means) and not _differs(run, here.key, best.defense):
-        return f"The best defense, {name}, is wrong on {wrong}: too few images to tell that from no defense"
-    return f"The best defense, {name}, brings that down to {wrong}"
+        return cards.no_help(best.defense, f"wrong on {attacked}, {clean}")
+    if len(here.means):
+        if not _apart(here, best.defense):
+            said = f"The best defense, {plain(best.defense)}, is wrong on {attacked} ({clean})"
+            return f"{said}: its seeds and those of no defense overlap"
+    elif min(own.n, best.n) < cards.FEW or not _differs(run, here.key, best.defense):
+        return cards.untold(best.defense, f"is wrong on {attacked} ({clean})")
+    return f"The best defense, {plain(best.defense)}, brings that down to {attacked} ({clean})"
+
+
+def _apart(here: Facing, defense: str) -> bool:
+    """Whether every seed of a defense leaves more right than every seed of none."""
+    rows = here.means[here.means["metric"] == "robust_accuracy"].to_dict("records")
+    spread = {str(row["defense"]): (float(row["smallest"]), float(row["largest"])) for row in rows}
+    return spread[defense][0] > spread["none"][1]
 
 
 def _differs(run: Results, key: Row, defense: str) -> bool:
@@ -163,6 +180,33 @@ def _told_from_none(run: Results) -> set[tuple[Any, ...]]:
     """Each threat, model and defense that a paired test on the same images tells from no defense."""
     rows = [row for row in paired(run).to_dict("records") if row["different"] and "none" in (row["a"], row["b"])]
     return {(*(row[name] for name in THREAT), row["b"] if row["a"] == "none" else row["a"]) for row in rows}
+
+
+def _other_model(run: Results, here: Facing, rivals: Sequence[Facing]) -> str:
+    """Of the model that the adversary makes wrong most: which other one stands better, as far as that is known."""
+    mine, verdicts = here.lead, [other for other in rivals if other.lead]
+    assert mine is not None
+    if any(other.lead.wrong > mine.wrong for other in verdicts if other.lead):
+        return ""
+    known = [(stand.wrong, i, other) for i, other in enumerate(rivals)
+             if (stand := other.broken) and stand.wrong < mine.wrong]  # fmt: skip
+    if not known:
+        return ""
+    sound = [each for each in known if each[2].lead]
+    wrong, _, other = min(sound or known)
+    name = cards.subject(run, other.key)
+    if not sound:
+        return f"{name} may do better: wrong on at least {share(wrong)}, and no verdict yet"
+    if min(mine.n, other.part["n"].min()) < cards.FEW or (not len(here.means) and not _models_differ(run, here, other)):
+        return f"{name} is wrong on {share(wrong)}: too few images to tell the two apart"
+    return f"{name} does better: wrong on {share(wrong)}"
+
+
+def _models_differ(run: Results, here: Facing, other: Facing) -> bool:
+    """Whether a paired test on the images that both met tells two models apart, by the systems that lead."""
+    leads = {tuple(each.key.values()): each.lead.defense for each in (here, other) if each.lead}
+    met = [each for each in survivals(run) if leads.get(each.group[:-1]) == each.defense]
+    return any(p < LEVEL for *_, p in tested(met))
 
 
 def _needs_less(run: Results, here: Facing, all_of: Sequence[Facing]) -> str:

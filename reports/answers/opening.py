@@ -25,7 +25,8 @@ NAMED = 5
 
 
 def short_answers(run: Results, table: pd.DataFrame, others: Iterable[Answer] = ()) -> tuple[Answer, ...]:
-    """The answers of a run: the strongest adversary first, what is no verdict after every verdict.
+    """The answers of a run: of several models each one's strongest adversary, then the strongest adversary first and
+    what is no verdict after every verdict.
 
     `table` is what `scores(run)` returned; `others` are those of plugins' own scenarios.
     """

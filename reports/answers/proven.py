@@ -15,7 +15,7 @@ from ..measure.seeds import over_seeds
 from ..read.runs import Results, once
 from ..render.adversary import share
 from ..render.document import Answer, accuracy
-from ..render.text import number, plain
+from ..render.text import interval, number, plain
 from ..sections.generic import groups
 from . import cards
 from .cards import NONE_YET, PROOF, VERDICT, Row
@@ -87,10 +87,16 @@ def _said(
     best = next((row for row in ranked if row["defense"] != "none"), None)
     lead = own or ranked[0]
     by = "" if own else f", with {plain(lead['defense'])},"
-    said = f"Whoever attacks: within {size} it is proven that {it}{by} stays right on {share(lead['value'])} of "
-    said += f"{number(lead['n'])} images{seeds}."
-    more = (f"With {plain(best['defense'])} on {share(best['value'])}.",) if own and best else ()
+    said = f"Whoever attacks: within {size} it is proven that {it}{by} stays right on {_of(lead)}{seeds}."
+    more = (f"With {plain(best['defense'])} on {_of(best)}.",) if own and best else ()
     return (said, *more), VERDICT
+
+
+def _of(row: Row) -> str:
+    """'9 of 10 images (55.5–99.7 %)'; a mean over seeds has no count and no interval of images."""
+    if "lo" not in row:
+        return f"{share(row['value'])} of {number(row['n'])} images"
+    return f"{number(row['k'])} of {number(row['n'])} images ({interval(row['lo'], row['hi'])} %)"
 
 
 def _missing(run: Results, missing: pd.DataFrame) -> Iterator[str]:
@@ -120,14 +126,17 @@ def beyond(run: Results, where: Mapping[str, Any], budget: Budget) -> str:
             if run.budgets[str(row["budget"])][1] == budget.norm]  # fmt: skip
     held = [(float(row["metric"].partition("@")[2]), row) for row in mine]
     held = [(radius, row) for radius, row in held if radius > 0]
+    none = f"In {budget.norm} nothing is proven of {cards.subject(run, where)}"
+    passed = (run.cells["defense"] != "none") & (run.cells["status"] != "inert")
+    any_system = ", with or without a defense" if passed.any() else ""
     if not held:
-        return f"Nothing is proven in {budget.norm}"
+        return none + any_system
     enough = [(row["value"], row) for radius, row in held if radius >= budget.eps * (1 - 1e-5)]
     if enough:
-        value, row = max(enough, key=lambda pair: pair[0])
+        _, row = max(enough, key=lambda pair: pair[0])
         by = "" if row["defense"] == "none" else f" with {plain(row['defense'])}"
-        return f"On {share(value)} it is proven that no such change works{by}"
+        return f"On {_of(row)} it is proven that no such change works{by}"
     radius = max(radius for radius, _ in held)
     exact = [run.budgets[str(row["budget"])][0] for _, row in held]
     full = next((eps for eps in exact if eps and abs(eps - radius) <= 1e-5 * eps), radius)
-    return f"Nothing is proven beyond {budget.norm} {radius_words(full, budget.norm)}"
+    return f"{none} beyond {radius_words(full, budget.norm)}{any_system}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..measure.kinds import average
 from ..measure.mce import ALEXNET_EXTRA
 from ..measure.scores import rate
 from ..measure.seeds import over_seeds
@@ -15,15 +16,20 @@ from ..measure.tables import corruption_errors
 from ..read.runs import Results
 from ..render.adversary import begun, share
 from ..render.document import Answer, Entry, accuracy, error
-from ..render.text import plain
+from ..render.text import number, plain
 from ..sections.generic import groups, one_severity
 from ..sections.natural import Member, members
 from . import cards
 from .cards import SHIFT, VERDICT, WHERE, Row
 
 WRONG, RIGHT = "wrong", "right"
+FIXTURE = "embedded procedural fixture"
+"""In the note of a data set that we render ourselves: what its shift sets show are imitations of the named ones."""
+
 FEW = 3
 """Corruptions that a sentence names."""
+
+IMITATION = "a synthetic imitation, not the set of that name"
 
 SETS = {
     "imagenet_r": "renditions: drawings, toys, sculptures", "imagenet_a": "pictures that networks are known to fail on",
@@ -62,7 +68,7 @@ def corrupted(run: Results) -> Iterator[Answer]:
             figures = cards.numbers(run, WRONG, *_two(rows, "error"), "error")
         seed = 0 if len(over) or not len(part) else part["seed"].iloc[0]
         n = int(means["n"].min()) if len(means) else 0
-        said = _corrupted(run, facts, rows, part, which) if rows else ()
+        said = _corrupted(run, facts, rows, part, which, n) if rows else ()
         yield Answer(title, cards.place((*where, seed), str(shift)), figures, bars, sentences, n, said,
                      (VERDICT, SHIFT, 0.0, 0.0))  # fmt: skip
 
@@ -85,7 +91,7 @@ def _two(rows: Sequence[Row], value: str) -> tuple[Row | None, Row | None]:
 
 
 def _corrupted(
-    run: Results, facts: Mapping[str, Any], rows: Sequence[Row], part: pd.DataFrame, which: str
+    run: Results, facts: Mapping[str, Any], rows: Sequence[Row], part: pd.DataFrame, which: str, n: int
 ) -> tuple[str, ...]:  # fmt: skip
     """What the corruptions make wrong of the model, and of its best defense."""
     own, best = _two(rows, "error")
@@ -95,12 +101,33 @@ def _corrupted(
     clean = part.loc[part["defense"] == lead["defense"], "clean_error"].mean()
     by = "" if lead["defense"] == "none" else f" with {plain(lead['defense'])}"
     said = f"With no attacker at all, ordinary corruptions ({which}) make {cards.subject(run, facts)}{by} wrong on "
-    said += f"{share(lead['error'])} of images" + (f", without them {share(clean)}." if np.isfinite(clean) else ".")
+    said += f"{share(lead['error'])} of {number(n)} images"
+    said += f", without them {share(clean)}." if np.isfinite(clean) else "."
     if own is None or best is None:
         return (said,)
-    better = best["error"] < own["error"] and share(best["error"]) != share(own["error"])
-    has = f"{plain(best['defense'])}, has {share(best['error'])}"
-    return said, f"The best defense, {has}." if better else f"No defense does better; the best, {has}."
+    wrong = f"wrong on {share(best['error'])}"
+    if best["error"] >= own["error"] or share(best["error"]) == share(own["error"]):
+        return said, f"{cards.no_help(best['defense'], wrong)}."
+    if n < cards.FEW or ("hi" in best and not _differ(run, facts, best["defense"])):  # a mean over seeds has no `hi`
+        return said, f"{cards.untold(best['defense'], f'is {wrong}')}."
+    return said, f"The best defense, {plain(best['defense'])}, is {wrong}."
+
+
+def _differ(run: Results, facts: Mapping[str, Any], defense: str) -> bool:
+    """Whether the defense's errors differ from the model's own, image by image: 0 lies outside the interval of their
+    mean difference.
+    """
+    cells = cards.of(run.cells, facts)
+    inside = ~cells["corruption"].isin(ALEXNET_EXTRA)
+    cells = cells[inside] if inside.any() else cells
+    cells = cells[(cells["status"] == "done") & cells["severity"].notna()]
+    right = []
+    for name in ("none", defense):
+        rows = [run.columns(i) for i in cells.loc[cells["defense"] == name, "run_id"]]
+        each = pd.concat(pd.Series(row["robust"], row["index"], float) for row in rows)
+        right.append(each.groupby(level=0).mean())
+    score = average("difference", (right[1] - right[0]).dropna())
+    return not score.lo <= 0 <= score.hi
 
 
 def natural(run: Results) -> Iterator[Answer]:
@@ -136,14 +163,18 @@ def _set(run: Results, shift: str, where: Sequence[Any], several: Sequence[Membe
     bars = tuple(("", cards.called(run, row["defense"], RIGHT), _right(row)) for row in rows)
     own = next((row for row in rows if row["defense"] == "none"), rows[0])
     clean = own["clean"]
-    sentences = (
-        (f"On the clean pictures of the same classes {share(clean)} are right.",) if np.isfinite(clean) else ()
-    )
-    kind = SETS.get(several[0]["set"], "")
+    sentences = (f"Of the clean pictures of the same classes {share(clean)} are right.",) if np.isfinite(clean) else ()
+    kind = "; ".join(filter(None, (SETS.get(several[0]["set"], ""), IMITATION if _imitated(run, where[0]) else "")))
     name = cards.subject(run, dict(zip(WHERE, where, strict=True)))
     title = f"Other pictures: {plain(shift)}" + (f" ({kind})" if kind else "") + _named(name)
     return Answer(title, cards.place(where, shift), figures, bars, sentences, int(min(row["n"] for row in rows)), said,
                   (VERDICT, SHIFT, 1.0, 0.0))  # fmt: skip
+
+
+def _imitated(run: Results, dataset: str) -> bool:
+    """Whether the shift sets of this data are rendered as the data is; of several data sets it goes by their name."""
+    alone = run.cells["dataset"].nunique() == 1
+    return FIXTURE in run.note and (alone or str(dataset).partition("(")[0] == "scenes")
 
 
 def _named(subject: str) -> str:
@@ -157,14 +188,19 @@ def _right(row: Row) -> Entry:
 
 
 def _natural(run: Results, facts: Mapping[str, Any], sets: Mapping[str, Sequence[Member]]) -> tuple[str, ...]:
-    """What the model by itself, or its only system, still gets right on each set."""
-    told, clean = [], []
+    """What the model by itself, or its only system, still gets right on each set, and where every defense has less."""
+    told, clean, worse = [], [], []
+    of = "an imitation of " if _imitated(run, str(facts["dataset"])) else ""
     for shift, several in sets.items():
         rows = [row for row in _rows(several) if not row["struck"]]
         own = next((row for row in rows if row["defense"] == "none"), rows[0] if rows else None)
-        if own is not None:
-            told.append(f"{share(own['value'])} of {plain(shift)}")
-            clean += [own["clean"]] if np.isfinite(own["clean"]) else []
+        if own is None:
+            continue
+        told.append(f"{share(own['value'])} of {of}{plain(shift)} ({_counted(own['n'])})")
+        clean += [own["clean"]] if np.isfinite(own["clean"]) else []
+        best = max((row["value"] for row in rows if row is not own), default=None)
+        if own["defense"] == "none" and best is not None and best < own["value"]:
+            worse.append(f"{plain(shift)} (at most {share(best)})")
     if not told:
         return ()
     before = ""
@@ -172,4 +208,9 @@ def _natural(run: Results, facts: Mapping[str, Any], sets: Mapping[str, Sequence
         low, high = share(min(clean)), share(max(clean))
         before = f"; of the matching clean pictures on {low if low == high else f'{low} to {high}'}"
     seed = f" (seed {facts['seed']})" if facts["seed"] else ""
-    return (f"On other kinds of pictures {cards.subject(run, facts)} is right on {cards.listed(told)}{seed}{before}.",)
+    said = f"On other kinds of pictures {cards.subject(run, facts)} is right on {cards.listed(told)}{seed}{before}."
+    return (said, f"With every defense it is right on fewer of {cards.listed(worse)}.") if worse else (said,)
+
+
+def _counted(n: float) -> str:
+    return f"{number(n)} image{'s' if n != 1 else ''}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,9 +12,9 @@ from robustsuite.integrity.strength import shortfalls
 from robustsuite.records.schema import CellRecord, radius_words
 
 from ..measure.grades import DOUBTED
-from ..measure.worst import worst_case
+from ..measure.worst import GROUP, worst_case
 from ..read.runs import Results, radius_of
-from ..render.adversary import begun, knows
+from ..render.adversary import begun, knows, who
 from ..render.text import number, plain
 from ..sections.generic import groups
 from . import cards
@@ -55,28 +55,50 @@ def _mend(run: Results) -> Iterator[str]:
 
 
 def _strengthen(run: Results) -> Iterator[str]:
-    """What each threat that rests on too little lacks: more of what was played, and what its flag says to add."""
-    wanted: dict[str, list[str]] = {}
-    for (threat,), part in groups(run.cells[run.cells["scenario"] == "evasion"], ("threat",)):
-        cells = part.to_dict("records")
+    """What each threat that rests on too little lacks: more of what was played, and what its flag says to add; nothing
+    of a model whose number under all attacks at once stands.
+    """
+    wanted: dict[tuple[str, str, str], dict[str, None]] = {}
+    worst = worst_case(run)
+    stand = worst[~worst["grade"].isin(DOUBTED)] if len(worst) else worst
+    verdicts = set(map(tuple, stand[[*GROUP, "defense"]].itertuples(index=False))) if len(stand) else set()
+    asked = run.cells[(run.cells["scenario"] == "evasion") & (run.cells["status"] != "inert")]
+    for key, part in groups(asked, GROUP):
+        cells = [cell for cell in part.to_dict("records") if (*key, cell["defense"]) not in verdicts]
         weak = [flag for cell in cells for flag in cell["flags"] if flag.get("name") in ("weak_alone", "one_family")]
-        if weak:
-            short = dict.fromkeys(f"{cell['attack']} with {_least(words)}" for cell in cells if cell["status"] == "done"
-                                  for words in shortfalls(cell["record"]))  # fmt: skip
-            told = _told(weak[0].get("detail")).rpartition("; ")[2].split(", or ")
-            limited = any(cell["record"].threat.budget.queries for cell in cells)
-            grant = " (and grant the questions that this takes)" if limited else ""
-            more = [f"play {cards.listed(list(short)[:3])}{grant}"] if short else []
-            more += [words for words in told if words.startswith("add ")]
-            wanted.setdefault(", or ".join(more) or "add an attack of another kind", []).append(str(threat))
-    for what, threats in wanted.items():
-        yield f"For a verdict under {cards.listed(threats)}: {what}."
+        if not weak:
+            continue
+        met = [(cell["attack"], *_short(words), cell["record"]) for cell in cells if cell["status"] == "done"
+               for words in shortfalls(cell["record"])]  # fmt: skip
+        runs = list(dict.fromkeys(f"{attack} with {least} {name}" for attack, name, least, _ in met))[:3]
+        more = [f"run {cards.listed(runs)}{_allowed(met)}"] if runs else []
+        more += [words for words in _told(weak[0].get("detail")).rpartition("; ")[2].split(", or ")
+                 if words.startswith("add ")]  # fmt: skip
+        facts = dict(zip(GROUP, key, strict=True))
+        place = (str(facts["threat"]), who(cells[0]["record"]), ", or ".join(more) or "add an attack of another kind")
+        wanted.setdefault(place, {})[cards.subject(run, facts)] = None
+    for (threat, attacker, what), models in wanted.items():
+        of = "" if list(models) == ["the model"] else f", on {cards.listed(list(models))}"
+        whom = attacker.removesuffix(")") + "; " if attacker.endswith(")") else f"{attacker} ("
+        yield f"Against {whom}threat `{_told(threat)}`{of}): {what}."
 
 
-def _least(words: str) -> str:
-    """'steps 60 of 4999' as '4999 steps'."""
+def _short(words: str) -> tuple[str, int]:
+    """'steps 60 of 4999' as ('steps', 4999)."""
     name, _, _, least = words.split()
-    return f"{least} {name}"
+    return name, int(float(least))
+
+
+def _allowed(met: Sequence[tuple[str, str, int, CellRecord]]) -> str:
+    """How many questions an image the threat has to allow for these leasts, where it limits them to fewer.
+
+    A search asks once before its first step and once a step at least.
+    """
+    budgets = [record.threat.budget for *_, record in met if record.threat]
+    limited = any(budget.queries or budget.queries_total for budget in budgets)
+    needed = max((least + (name == "steps") for _, name, least, _ in met if name in ("steps", "queries")), default=0)
+    enough = all((budget.queries or 0) >= needed for budget in budgets)
+    return f" (allow {needed} questions an image)" if limited and needed and not enough else ""
 
 
 def _white_box(run: Results) -> Iterator[str]:
@@ -143,8 +165,9 @@ def _more_images(run: Results) -> Iterator[str]:
     sound = judged[~judged["grade"].isin(DOUBTED)]
     if len(worst) and len(sound) and worst["n"].max() < PUBLISHED:
         n = float(worst["n"].max())
-        yield (f"Before publishing, take {PUBLISHED} images: the same command with `--first {PUBLISHED}`; on "
-               f"{number(n)} images a rate is known to within {_half(n):.0f} points.")  # fmt: skip
+        yield (f"Before publishing, take {PUBLISHED} images: the same command with `--first {PUBLISHED}`; of "
+               f"{number(n)} images a rate is known to within {_half(n):.0f} points, if they are a random sample."
+               )  # fmt: skip
 
 
 def _told(text: object) -> str:

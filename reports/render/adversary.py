@@ -10,9 +10,10 @@ from robustsuite.records.schema import Budget, CellRecord, ThreatFacts, radius_w
 
 from .text import number, percent
 
-UNSEEN, SOUGHT = 8 / 255, 16 / 255
-"""linf radii up to which nobody sees a change, and up to which one has to look for it. The other norms say nothing of
-what is seen without the size of the pictures."""
+SMALL, VISIBLE = 8 / 255, 16 / 255
+"""linf radii up to which changes are called small, and up to which visible; whether anybody sees one depends on the
+picture (a flat tint of 8 levels shows), so the levels stand beside the word. The other norms have none without the size
+of the pictures."""
 
 KNOWS = ("sees nothing of the model", "sees only the model's answers", "sees the model's scores", "knows the model")
 """By what `knows` returns."""
@@ -23,6 +24,10 @@ WANTS = {
     "untargeted": "any wrong answer will do",
     "targeted": "the answer must become one wrong class, drawn at random",
 }
+
+
+SLACK = 1e-8
+"""Of a per cent, for what a float leaves of an exact half."""
 
 
 def knows(record: CellRecord) -> int:
@@ -52,7 +57,7 @@ def who(record: CellRecord) -> str:
 
 
 def reach(budget: Budget) -> str:
-    """'with changes nobody sees (linf 8/255)', '' where no norm limits it. Only linf says what is seen."""
+    """'with small changes (linf 8/255: at most 8 of 255 levels a pixel)', '' where no norm limits it."""
     eps = budget.eps
     if eps is None:
         return ""
@@ -63,21 +68,24 @@ def reach(budget: Budget) -> str:
     size = f"{budget.norm} {radius_words(eps, budget.norm)}"
     if budget.norm != "linf":
         return f"with changes up to {size}"
-    seen = ("nobody sees" if eps <= UNSEEN * (1 + 1e-9) else "one has to look for" if eps <= SOUGHT * (1 + 1e-9)
-            else "that are plain to see")  # fmt: skip
-    return f"with changes {seen} ({size})"
+    kind = "small" if eps <= SMALL * (1 + 1e-9) else "visible" if eps <= VISIBLE * (1 + 1e-9) else "large"
+    return f"with {kind} changes ({size}: at most {number(eps * 255)} of 255 levels a pixel)"
 
 
 def titled(who_attacks: str, budget: Budget) -> str:
-    """The two as a heading: 'An attacker who knows the model, with changes nobody sees (linf 8/255)'."""
+    """The two as a heading: 'An attacker who knows the model, with changes up to l2 0.5'."""
     return begun(", ".join(filter(None, (who_attacks, reach(budget)))))
 
 
 def share(value: float) -> str:
-    """A share in whole per cent, for sentences: what is not all is not 100 %, what is not none is not 0 %."""
+    """A share in whole per cent, for sentences, half up: what is not all is not 100 %, what is not none is not 0 %.
+
+    SLACK decides as the count does that the share comes of: of up to a million images no other share of them is as near
+    to a half, and a float is nearer.
+    """
     if not math.isfinite(value):
         return "–"
-    whole = round(100 * value)
+    whole = math.floor(100 * value + 0.5 + SLACK)
     if whole == 100 and value < 1:
         return "more than 99 %"
     return "less than 1 %" if whole == 0 and value > 0 else f"{whole} %"

@@ -111,8 +111,8 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_complained_about(
 def test_a_phone_shows_the_page_without_scrolling_sideways(driver: Any, page: Path, scheme: str) -> None:
     show(driver, page, PHONE, scheme)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
-    script = """return [...document.querySelectorAll('h1, h2, h3, p, button, input')]
-                .filter((e) => e.offsetHeight && !e.closest('.scroll, nav') && e.getBoundingClientRect().right > 391)
+    script = """return [...document.querySelectorAll('h1, h2, h3, p, button, input, nav a')]
+                .filter((e) => e.offsetHeight && !e.closest('.scroll') && e.getBoundingClientRect().right > 391)
                 .map((e) => e.tagName + ' ' + e.textContent.slice(0, 40))"""
     assert driver.execute_script(script) == []
 

@@ -1,5 +1,9 @@
 """How a report opens: who is named first, what is no verdict, what has no number, and what to do next."""
 
+import json
+import math
+import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import pandas as pd
 import pytest
 from report_store import Store, _base
 
+from robustsuite.benchmarks.datasets.scenes import scenes
 from robustsuite.records.schema import Budget
 from robustsuite.reports.answers.opening import cautions
 from robustsuite.reports.answers.terms import TERMS
@@ -52,8 +57,9 @@ def test_a_weak_attack_with_a_high_number_never_carries_the_headline(mine: Store
     attack(mine, 35, **SQUARE)
     attack(mine, 4, **WHITE)
     first, last = told(mine)
-    assert first.startswith("An attacker who knows the model makes it wrong on 90 % of 40 images with changes nobody "
-                            "sees (linf 8/255); without an attack it is wrong on 10 %.")  # fmt: skip
+    assert first.startswith("An attacker who knows the model makes it wrong on 90 % of 40 images with small changes "
+                            "(linf 8/255: at most 8 of 255 levels a pixel); without an attack it is wrong on 10 %."
+                            )  # fmt: skip
     assert last.startswith("No verdict yet on an attacker who sees the model's scores")
     assert "square had only 60 of the 4999 steps that a verdict needs" in last
     assert last.endswith("An attacker who knows the model makes it wrong on 90 %.")
@@ -127,8 +133,8 @@ def test_a_threat_without_a_number_says_that_it_is_not_measured(mine: Store) -> 
     mine.add(None, attack="square", **SCORES, n=N, status="refused", sentence="it needs scores")
     first, last = told(mine)
     assert "makes it wrong on 90 %" in first
-    assert last == ("Not measured: An attacker who sees the model's scores, with changes nobody sees (linf 8/255): "
-                    "square is refused: it needs scores.")  # fmt: skip
+    assert last == ("Not measured: An attacker who sees the model's scores, with small changes (linf 8/255: at most 8 "
+                    "of 255 levels a pixel): square is refused: it needs scores.")  # fmt: skip
 
 
 def test_the_model_itself_stands_before_its_best_defense(mine: Store) -> None:
@@ -139,12 +145,38 @@ def test_the_model_itself_stands_before_its_best_defense(mine: Store) -> None:
     said = document.said[0]
     assert "makes it wrong on 95 %" in said[0]
     assert said[1] == "The best defense, rift, brings that down to 40 % (10 % without an attack)."
-    assert said[2] == "Nothing is proven in linf."
+    assert said[2] == "In linf nothing is proven of the model, with or without a defense."
     assert [(label, value) for label, value, *_ in document.answers[0].numbers] == [
         ("stays right, undefended", "5.0 %"), ("stays right, best defense", "60.0 %")
     ]  # fmt: skip
     attack(mine, 1, 10, **WHITE, model="vit")
     assert any("who knows cnn makes it wrong on 95 %" in line for line in told(mine))
+
+
+def test_of_several_models_each_has_its_line_before_proofs_and_weaker_adversaries(mine: Store) -> None:
+    attack(mine, 0, **WHITE)
+    attack(mine, 20, attack="square", **SCORES)
+    proof(mine, 6, 10)
+    short = {**WHITE, "family": ("gradient",), "least": {"steps": 100}, "attack": "apgd(steps=30)", "model": "vit"}
+    attack(mine, 6, **short)
+    lines = told(mine)
+    assert lines[0].startswith("An attacker who knows cnn makes it wrong on 100 %")
+    assert "vit may do better: wrong on at least 85 %, and no verdict yet." in lines[0]
+    assert lines[1].startswith("No verdict yet on an attacker who knows vit")
+    assert "wrong on 85 %" in lines[1]
+    assert lines[2].startswith("An attacker who sees cnn's scores")
+    assert lines[3].startswith("Whoever attacks")
+
+
+def test_a_model_does_better_where_a_test_tells_it(mine: Store) -> None:
+    attack(mine, 0, **WHITE)
+    attack(mine, 20, **WHITE, model="vit")
+    lines = told(mine)
+    assert "vit does better: wrong on 50 %." in lines[0]
+    assert "does better" not in lines[1]
+    attack(mine, 22, **{**WHITE, "threat": "near"})
+    attack(mine, 21, **{**WHITE, "threat": "near"}, model="vit")
+    assert any("cnn is wrong on 45 %: too few images to tell the two apart." in line for line in told(mine))
 
 
 def test_a_defense_that_no_test_tells_from_none_is_no_good_news(mine: Store) -> None:
@@ -153,7 +185,55 @@ def test_a_defense_that_no_test_tells_from_none_is_no_good_news(mine: Store) -> 
     assert "too few images to tell that from no defense" in told(mine)[0]
     attack(mine, 2, **{**WHITE, "threat": "other"})
     attack(mine, 1, **{**WHITE, "threat": "other"}, defense="rift")
-    assert any("No defense does better" in line for line in told(mine))
+    assert any("No defense helps (rift: wrong on 98 %, 10 % without an attack)." in line for line in told(mine))
+    labels = [label for label, *_ in opened(mine).answers[0].numbers]
+    assert labels == ["stays right, undefended", "stays right, rift"], "the worse one is no best defense"
+
+
+def poisoned(store: Store, works: int, n: int, defense: str = "none") -> None:
+    """A backdoor that works on the first of n images."""
+    rows = _base(n).assign(clean_ok=True, eligible=True, triggered_as_target=np.arange(n) < works, flagged=False,
+                           flagged_clean=False, recovered=False, psnr=30.0)  # fmt: skip
+    store.add(rows, threat="backdoor", scenario="poisoning", access="train_set", attack="badnets", defense=defense,
+              budget="poison_rate(0.01)", n=n)  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "best", "n", "said"), [
+    (20, 4, 20, "The best defense, strip, brings that down to 20 %."),
+    (20, 18, 20, "The best defense, strip, has 90 %: too few images to tell that from no defense."),
+    (9, 0, 9, "The best defense, strip, has 0 %: too few images to tell that from no defense."),
+    (10, 10, 20, "No defense helps (strip: 50 %)."),
+    (10, 12, 20, "No defense helps (strip: 60 %)."),
+])  # fmt: skip
+def test_a_defense_brings_down_what_is_lower_and_told(mine: Store, own: int, best: int, n: int, said: str) -> None:
+    poisoned(mine, own, n)
+    poisoned(mine, best, n, "strip")
+    assert told(mine)[0].endswith(said)
+
+
+def test_a_rebuilt_picture_is_told_by_what_the_sentence_says(mine: Store) -> None:
+    for defense, psnr in (("none", 20.0), ("gradient_noise", 15.0)):
+        rows = _base(4).assign(mse=0.1, psnr=psnr, ssim=0.5, label_ok=True, label_found=True, failed=False,
+                               identified=np.arange(4) < 2, control_psnr=9.0, federated_accuracy=0.4)  # fmt: skip
+        mine.add(rows, threat="leak", scenario="inversion", access="weights, update", attack="dlg", budget=None, n=4,
+                 defense=defense)  # fmt: skip
+    (said,) = told(mine)
+    assert said.endswith("50 % of 4 are told from all others (dlg). No defense helps (gradient_noise: 50 %).")
+
+
+@pytest.mark.parametrize(("right", "said"), [
+    (36, "The best defense, rift, is wrong on 10 %."), (24, "The best defense, rift, is wrong on 40 %: too few images"),
+    (19, "No defense helps (rift: wrong on 53 %)."),
+])  # fmt: skip
+def test_a_defense_helps_against_corruptions_where_images_tell_it(mine: Store, right: int, said: str) -> None:
+    shift: dict[str, Any] = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None,
+                             "shift": "scenes_c", "corruption": "fog", "severity": 3, "n": N}  # fmt: skip
+    order = np.random.default_rng(0).permutation(N)
+    mine.add(_base(N).assign(clean_ok=True, robust=np.arange(N) < 20), **shift)
+    mine.add(_base(N).assign(clean_ok=True, robust=order < right), **shift, defense="rift")
+    (line,) = told(mine)
+    assert "wrong on 50 % of 40 images" in line
+    assert said in line
 
 
 def test_a_defense_that_the_adversary_does_not_pass_is_none(mine: Store) -> None:
@@ -179,10 +259,11 @@ def test_what_is_proven_stands_beside_what_is_attacked(mine: Store) -> None:
     attack(mine, 4, **WHITE)
     proof(mine, 6, 10)
     first, last = told(mine)
-    assert first.endswith("Nothing is proven beyond linf 2/255.")
-    assert last == "Whoever attacks: within linf 2/255 it is proven that the model stays right on 60 % of 10 images."
+    assert first.endswith("In linf nothing is proven of the model beyond 2/255.")
+    assert last == ("Whoever attacks: within linf 2/255 it is proven that the model stays right on 6 of 10 images "
+                    "(26.2–87.8 %).")  # fmt: skip
     proof(mine, 6, 10, 8 / 255, threat="far", budget="linf(eps=8/255)")
-    assert told(mine)[0].endswith("On 60 % it is proven that no such change works.")
+    assert told(mine)[0].endswith("On 6 of 10 images (26.2–87.8 %) it is proven that no such change works.")
 
 
 def test_a_certified_curve_ends_where_the_question_ends(mine: Store) -> None:
@@ -206,9 +287,9 @@ def test_proofs_and_attacks_are_drawn_on_the_same_images(mine: Store) -> None:
 
 
 @pytest.mark.parametrize(("budget", "words"), [
-    (Budget(norm="linf", eps=8 / 255), "with changes nobody sees (linf 8/255)"),
-    (Budget(norm="linf", eps=16 / 255), "with changes one has to look for (linf 16/255)"),
-    (Budget(norm="linf", eps=32 / 255), "with changes that are plain to see (linf 32/255)"),
+    (Budget(norm="linf", eps=8 / 255), "with small changes (linf 8/255: at most 8 of 255 levels a pixel)"),
+    (Budget(norm="linf", eps=16 / 255), "with visible changes (linf 16/255: at most 16 of 255 levels a pixel)"),
+    (Budget(norm="linf", eps=32 / 255), "with large changes (linf 32/255: at most 32 of 255 levels a pixel)"),
     (Budget(norm="l2", eps=0.5), "with changes up to l2 0.5"),
     (Budget(norm="l0", eps=5.0), "by changing at most 5 pixel values (l0)"),
     (Budget(norm="linf", eps=float("inf")), "with any change at all"),
@@ -225,6 +306,16 @@ def test_what_is_not_all_is_not_a_hundred_per_cent(value: float, words: str) -> 
     assert adversary.share(value) == words
 
 
+def test_a_share_is_rounded_half_up_by_its_count() -> None:
+    for n in (3, 7, 8, 16, 40, 80, 200, 999):
+        for k in range(1, n):
+            exact = math.floor(Fraction(100 * k, n) + Fraction(1, 2))
+            words = {0: "less than 1 %", 100: "more than 99 %"}.get(exact, f"{exact} %")
+            assert adversary.share(k / n) == words
+            assert adversary.share(1 - (n - k) / n) == words
+    assert [adversary.share(v) for v in (0.575, 0.475, 0.025, 0.125)] == ["58 %", "48 %", "3 %", "13 %"]
+
+
 def test_questions_are_counted_in_the_adversary(mine: Store) -> None:
     attack(mine, 4, attack="square", **SCORES, budget="linf(eps=8/255) queries(500)")
     assert "who sees the model's scores (500 questions an image) makes it wrong" in told(mine)[0]
@@ -238,13 +329,13 @@ def test_other_scenarios_have_their_sentence(mine: Store) -> None:
     mine.add(rows, **facts)
     mine.add(rows.assign(triggered_as_target=np.arange(10) < 1), **facts, defense="strip")
     (said,) = told(mine)
-    assert said == ("Whoever poisons 1 % of the training data makes the model answer as they wish on 80 % of triggered "
-                    "images (badnets); of clean images 90 % stay right. The best defense, strip, brings that to 10 %."
-                    )  # fmt: skip
+    assert said == ("Whoever poisons 1 % of the training data makes the model answer as they wish on 80 % of 10 "
+                    "triggered images (badnets); of 10 clean images 90 % stay right. The best defense, strip, brings "
+                    "that down to 10 %.")  # fmt: skip
     rows = _base(4).assign(mse=0.1, psnr=20.0, ssim=0.5, label_ok=True, label_found=True, failed=False,
                            identified=np.arange(4) < 3, control_psnr=9.0, federated_accuracy=0.4)  # fmt: skip
     mine.add(rows, threat="leak", scenario="inversion", access="weights, update", attack="dlg", budget=None, n=4)
-    assert any("rebuilds its pictures: 75 % are told from all others (dlg)" in line for line in told(mine))
+    assert any("rebuilds its pictures: 75 % of 4 are told from all others (dlg)" in line for line in told(mine))
 
 
 def test_natural_shift_sets_have_cards_and_one_sentence(mine: Store) -> None:
@@ -257,13 +348,28 @@ def test_natural_shift_sets_have_cards_and_one_sentence(mine: Store) -> None:
         "Other pictures: imagenet_r (renditions: drawings, toys, sculptures)",
     ]
     (said,) = document.said
-    assert said == ("On other kinds of pictures the model is right on 20 % of imagenet_a and 60 % of imagenet_r.",)
+    assert said == ("On other kinds of pictures the model is right on 20 % of imagenet_a (20 images) and 60 % of "
+                    "imagenet_r (20 images).",)  # fmt: skip
+    for name, right in (("imagenet_a", 2), ("imagenet_r", 13)):
+        mine.add(_base(20).assign(robust=np.arange(20) < right), **shift, shift=name, corruption="sketch", n=20,
+                 defense="rift")  # fmt: skip
+    assert told(mine)[0].endswith(" With every defense it is right on fewer of imagenet_a (at most 10 %).")
+
+
+def test_shift_sets_of_the_fixture_are_called_imitations(mine: Store) -> None:
+    facts: dict[str, Any] = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None}
+    mine.add(_base(20).assign(robust=np.arange(20) < 4), **facts, shift="imagenet_a", corruption="sketch", n=20)
+    sweep = json.loads((mine.root / "sweep.json").read_text("utf-8"))
+    (mine.root / "sweep.json").write_text(json.dumps({**sweep, "note": scenes().note}), "utf-8")
+    document = opened(mine)
+    assert "20 % of an imitation of imagenet_a (20 images)" in document.said[0][0]
+    assert "a synthetic imitation, not the set of that name" in document.answers[0].title
 
 
 def test_next_steps_are_those_that_apply(mine: Store) -> None:
     attack(mine, 30, **SQUARE)
     steps = opened(mine).steps
-    assert "For a verdict under scores: play square with 4999 steps." in steps[0]
+    assert steps[0] == "Against an attacker who sees the model's scores (threat `scores`): run square with 4999 steps."
     assert any("`access: white_box`" in step for step in steps)
     assert any("`budget: {linf: 8/255}`" in step for step in steps)
     assert not any("--first" in step for step in steps), "more images make no verdict of a weak attack"
@@ -273,6 +379,20 @@ def test_next_steps_are_those_that_apply(mine: Store) -> None:
     assert not any("white_box" in step for step in steps)
     assert "Certify at the attacked radius, linf 8/255: proofs were asked for up to 2/255 only." in steps
     assert any("--first 1000" in step for step in steps)
+    assert any(step.endswith("is known to within 15 points, if they are a random sample.") for step in steps)
+
+
+def test_no_step_contradicts_a_verdict_and_questions_are_counted(mine: Store) -> None:
+    short: dict[str, Any] = {**WHITE, "attack": "fmn(steps=30)", "family": ("minimum norm",), "least": {"steps": 100}}
+    for model, standing in (("cnn", 0), ("vit", 6)):
+        attack(mine, standing, **short, model=model)
+    attack(mine, 0, **WHITE)
+    (said,) = [step for step in opened(mine).steps if "threat `white`" in step]
+    assert said.startswith("Against an attacker who knows the model (threat `white`, on vit): run fmn with 100 steps")
+    attack(mine, 30, **SQUARE, budget="linf(eps=8/255) queries(500)")
+    (said,) = [step for step in opened(mine).steps if "threat `scores`" in step]
+    assert said == ("Against an attacker who sees the model's scores (500 questions an image; threat `scores`, on "
+                    "cnn): run square with 4999 steps (allow 5000 questions an image).")  # fmt: skip
 
 
 def test_the_banner_says_how_many_images_most_have_and_who_has_fewer(mine: Store) -> None:
@@ -315,3 +435,15 @@ def test_long_names_are_letters_with_their_key(mine: Store, tmp_path: Path) -> N
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert f"A undefended, B {long}</figcaption>" in page.replace("<wbr>", "")
     assert pd.Series(overview([mine.root])[0][0].rows[1]).map(lambda entry: entry.text).tolist() == ["B", long]
+
+
+def test_names_on_cards_break_after_their_separators_and_links_wrap(mine: Store, tmp_path: Path) -> None:
+    attack(mine, 4, **WHITE)
+    attack(mine, 20, **WHITE, defense="adversarial_finetuning+randomized_smoothing")
+    write_report([mine.root], tmp_path / "out", ["html"])
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    (cards,) = re.findall(r'<section class="answers".*?</section>', page, re.DOTALL)
+    assert "randomized_<wbr>smoothing leads" in cards
+    assert "randomized_smoothing" not in cards
+    (nav,) = re.findall(r"^nav \{.*\}", page, re.MULTILINE)
+    assert "flex-wrap: wrap" in nav, "no link ends cut"

@@ -214,3 +214,15 @@ def test_means_are_said_as_means_and_a_doubted_one_is_no_verdict(tmp_path: Path)
     run = read([store.root])
     (vit,) = [said[0] for said in build(run, scores(run)).said if "vit" in said[0]]
     assert vit.startswith("No verdict yet")
+
+
+@pytest.mark.parametrize(("defended", "words"), [
+    ([7, 8, 9], "brings that down to 20 %"),
+    ([5, 6, 7], "is wrong on 40 % (0 % without an attack): its seeds and those"),
+])  # fmt: skip
+def test_a_defense_brings_a_mean_down_where_no_seeds_overlap(tmp_path: Path, defended: list[int], words: str) -> None:
+    store = made(tmp_path / "run", [2, 4, 6])
+    for seed, standing in enumerate(defended):
+        attack(store, standing, seed=seed, defense="rift")
+    run = read([store.root])
+    assert words in " ".join(build(run, scores(run)).said[0])
