@@ -16,10 +16,10 @@ TERMS = {
     "l2": "how far an image may be changed: the Euclidean length of the change, pixel values from 0 to 1.",
     "screening": "too few images, steps or questions for a number to be published; what is missing stands beside it.",
     "SOUND": "of all attacks at once: no check doubts the one that decides, and two kinds of attack of sufficient "
-    "strength were played; of one attack: no check raised anything on it, and its adversary's attacks together are that "
-    "strong. SOUND and CERTIFIED alone are ranked.",
-    "weak alone": "one attack below its card's least, or noise: its number says nothing by itself, the other attacks of "
-    "its threat carry the grade.",
+    "strength were played; of one attack: no check raised anything on it, and its adversary's attacks together are "
+    "that strong. SOUND and CERTIFIED alone are ranked.",
+    "weak alone": "one attack below its card's least, or noise: its number says nothing by itself, the other attacks "
+    "of its threat carry the grade.",
     "PROVISIONAL": "a check raised a warning: the number is an upper bound (≤), the true one may be far lower.",
     "INVALID": "a check failed: the number is struck through and says nothing.",
     "refused": "the attack needs what the threat does not grant, or does not fit; no number, which is not 0.",
