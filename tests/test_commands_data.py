@@ -69,7 +69,7 @@ def test_a_data_set_is_looked_at_by_itself(root):
         f"classes in order: {', '.join(named)}, ..., "
         f"11 'n00000011 thing 11' (sorted by name); a model's outputs must be in this order"
     )
-    assert found[1].text == "test: 2 pictures, 2 classes of 12"
+    assert [f.text for f in found[1:3]] == ["pictures of 16 × 16 pixels", "test: 2 pictures, 2 classes of 12"]
 
 
 def test_the_order_of_classes_and_what_was_left_aside_are_said(tmp_path):
