@@ -194,12 +194,13 @@ def _other_model(run: Results, here: Facing, rivals: Sequence[Facing]) -> str:
         return ""
     sound = [each for each in known if each[2].lead]
     wrong, _, other = min(sound or known)
-    name = cards.subject(run, other.key)
+    name, told = cards.subject(run, other.key), other.broken
+    clean = f" ({share(told.clean)} without an attack)" if told else ""
     if not sound:
-        return f"{name} may do better: wrong on at least {share(wrong)}, and no verdict yet"
+        return f"{name} may do better: wrong on at least {share(wrong)}{clean}, and no verdict yet"
     if min(mine.n, other.part["n"].min()) < cards.FEW or (not len(here.means) and not _models_differ(run, here, other)):
-        return f"{name} is wrong on {share(wrong)}: too few images to tell the two apart"
-    return f"{name} does better: wrong on {share(wrong)}"
+        return f"{name} is wrong on {share(wrong)}{clean}: too few images to tell the two apart"
+    return f"{name} does better: wrong on {share(wrong)}{clean}"
 
 
 def _models_differ(run: Results, here: Facing, other: Facing) -> bool:

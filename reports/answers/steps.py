@@ -116,11 +116,20 @@ def _white_box(run: Results) -> Iterator[str]:
 
 
 def _certify(run: Results) -> Iterator[str]:
-    """A proof at the attacked radius, where none was asked for there."""
-    evasion = run.cells[(run.cells["scenario"] == "evasion") & run.cells["eps"].notna()]
-    proofs = run.cells[run.cells["scenario"] == "certification"]
-    for (norm,), part in groups(evasion, ("norm",)):
-        wanted = float(part["eps"].max())
+    """A proof at the attacked radius where anything stands, if none was asked for there; else another defense."""
+    worst, proofs = worst_case(run), run.cells[run.cells["scenario"] == "certification"]
+    standing: dict[str, float] = {}
+    fallen: dict[str, None] = {}
+    for row in worst.to_dict("records"):
+        eps, norm = run.budgets[str(row["budget"])]
+        if eps is not None and row["robust_accuracy"] > 0:
+            standing[norm] = max(eps, standing.get(norm, 0.0))
+        elif eps is not None and row["grade"] not in DOUBTED and not run.defended:
+            fallen[f"{norm} {radius_words(eps, norm)}"] = None
+    for size in fallen:
+        yield (f"No image stands at {size} and no defense was measured: try one, as in "
+               f"`defenses: [none, adversarial_finetuning]`, or a smaller radius.")  # fmt: skip
+    for norm, wanted in standing.items():
         if norm not in ("linf", "l2") or wanted == float("inf"):
             continue
         asked = [radius for cell in proofs[proofs["norm"] == norm].to_dict("records")

@@ -15,6 +15,7 @@ from report_store import Store, _base
 from robustsuite.benchmarks.datasets.scenes import scenes
 from robustsuite.records.schema import Budget
 from robustsuite.reports.answers.opening import cautions
+from robustsuite.reports.answers.steps import steps
 from robustsuite.reports.answers.terms import TERMS
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.tables import bounds, certified_curves
@@ -161,7 +162,7 @@ def test_of_several_models_each_has_its_line_before_proofs_and_weaker_adversarie
     attack(mine, 6, **short)
     lines = told(mine)
     assert lines[0].startswith("An attacker who knows cnn makes it wrong on 100 %")
-    assert "vit may do better: wrong on at least 85 %, and no verdict yet." in lines[0]
+    assert "vit may do better: wrong on at least 85 % (10 % without an attack), and no verdict yet." in lines[0]
     assert lines[1].startswith("No verdict yet on an attacker who knows vit")
     assert "wrong on 85 %" in lines[1]
     assert lines[2].startswith("An attacker who sees cnn's scores")
@@ -172,11 +173,11 @@ def test_a_model_does_better_where_a_test_tells_it(mine: Store) -> None:
     attack(mine, 0, **WHITE)
     attack(mine, 20, **WHITE, model="vit")
     lines = told(mine)
-    assert "vit does better: wrong on 50 %." in lines[0]
+    assert "vit does better: wrong on 50 % (10 % without an attack)." in lines[0]
     assert "does better" not in lines[1]
     attack(mine, 22, **{**WHITE, "threat": "near"})
     attack(mine, 21, **{**WHITE, "threat": "near"}, model="vit")
-    assert any("cnn is wrong on 45 %: too few images to tell the two apart." in line for line in told(mine))
+    assert any("cnn is wrong on 45 % (10 % without an attack): too few images to tell the two apart." in line for line in told(mine))
 
 
 def test_a_defense_that_no_test_tells_from_none_is_no_good_news(mine: Store) -> None:
@@ -447,3 +448,18 @@ def test_names_on_cards_break_after_their_separators_and_links_wrap(mine: Store,
     assert "randomized_smoothing" not in cards
     (nav,) = re.findall(r"^nav \{.*\}", page, re.MULTILINE)
     assert "flex-wrap: wrap" in nav, "no link ends cut"
+
+
+def test_no_proof_is_asked_for_where_nothing_stands(tmp_path: Path) -> None:
+    found = {}
+    for name, stands in (("fallen", False), ("standing", True)):
+        store = Store(tmp_path / name)
+        rows = pd.DataFrame({"index": range(40), "label": 0, "clean_ok": True, "robust": [stands, *[False] * 39]})
+        for attack, family in (("apgd", ("gradient",)), ("fmn", ("minimum_norm",))):
+            store.add(rows, attack=attack, n=40, threat="white", access="labels, scores, gradients, weights",
+                      family=family, budget="linf(eps=8/255)")  # fmt: skip
+        found[name] = " ".join(steps(read([store.root])))
+    assert "No image stands at linf 8/255 and no defense was measured" in found["fallen"]
+    assert "proof" not in found["fallen"]
+    assert "Ask for a proof at the attacked radius" in found["standing"]
+    assert "No image stands" not in found["standing"]
