@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from robustsuite.errors import BadData
 from robustsuite.records.cells import read_audit, read_whole
-from robustsuite.records.disk import writable
+from robustsuite.records.disk import synced, writable
 from robustsuite.records.examples import GROUP_ROWS, PACKED, Place, table_of
 from robustsuite.records.folder import added, loose
 from robustsuite.records.packed import ASIDE, CELLS, GROUP_CELLS, SCHEMA, Packed, read_packed, row_of
@@ -126,9 +126,9 @@ def _merge(folder: Path, waiting: list[Path]) -> bool:
     if damaged:
         old = root / CELLS
         (os.rename if old.is_dir() else shutil.copyfile)(old, root / f"{ASIDE}{uuid4().hex}-{CELLS}")
-    _synced(root)
+    _folder_synced(root)
     os.replace(aside, root / CELLS)
-    _synced(root)
+    _folder_synced(root)
     return bool(damaged)
 
 
@@ -178,7 +178,7 @@ class _Writer:
         """Put the file, whole, under the name of its content."""
         self._flush()
         self.parquet.close()
-        _sync(self.stream)
+        synced(self.stream)
         self.stream.close()
         with open(self.aside, "rb") as stream:
             digest = sha256()
@@ -214,7 +214,7 @@ def _write_cells(file: Path, rows: Iterable[dict[str, Any]]) -> None:
                     part = []
             if part:
                 parquet.write_table(pa.Table.from_pylist(part, schema=SCHEMA))
-        _sync(stream)
+        synced(stream)
 
 
 def _leave(folder: Path, names: Container[str], damaged: bool) -> int:
@@ -275,12 +275,7 @@ def _state(cell: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _sync(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _synced(folder: Path) -> None:
+def _folder_synced(folder: Path) -> None:
     """Have a rename inside this folder on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -5,7 +5,6 @@ runs/<name>/cells/<run_id>/{run.json, examples.parquet, audit.json}. Imports no 
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +22,9 @@ from robustsuite.records.v1 import upgraded
 
 FILE = "file"
 """The column that names each example's file, where it has one: for eyes, so tables that count leave it out."""
+
+DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
+"""What reading a parquet file that was changed raises."""
 
 MOST_VALUES = 1 << 28
 """Values that the examples of a cell have at the most, columns times rows: 2 GiB."""
@@ -59,7 +61,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     """The examples as they are stored, without run_id. Raises BadData in a sentence."""
     file = folder / "examples.parquet"
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        if file.exists() and not file.is_file():
             raise BadData("examples.parquet is no file")
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         if parquet.metadata.num_rows * parquet.metadata.num_columns > MOST_VALUES:
@@ -68,7 +70,7 @@ def read_table(folder: Path) -> pd.DataFrame:
         frame: pd.DataFrame = table.drop_columns([c for c in table.column_names if c == "run_id"]).to_pandas()
     except FileNotFoundError as error:
         raise BadData("examples.parquet is missing") from error
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise BadData("examples.parquet is cut short or no parquet") from error
     if len(set(frame.columns)) < frame.shape[1]:
         raise BadData("examples.parquet names a column twice")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustsuite.errors import BadData
-from robustsuite.records.cells import FILE, counted, fitting, kinds_of
+from robustsuite.records.cells import DAMAGED, FILE, counted, fitting, kinds_of
 from robustsuite.records.schema import CellRecord
 
 PACKED = "packed"
@@ -29,9 +29,6 @@ PACKED = "packed"
 
 GROUP_ROWS = 1 << 16
 """Rows in a row group, unless one cell has more."""
-
-DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
-"""What reading a parquet file that was changed raises."""
 
 Columns = dict[str, NDArray[Any]]
 """A cell's examples sorted by index, by the column's name."""

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from robustsuite.errors import BadData
-from robustsuite.records.examples import DAMAGED, PACKED, Examples, Place, opened, stamp_of
+from robustsuite.records.cells import DAMAGED
+from robustsuite.records.examples import PACKED, Examples, Place, opened, stamp_of
 from robustsuite.records.schema import Audit, CellRecord, dumped
 from robustsuite.records.untrusted import sentence_of
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustsuite.errors import BadData
+from robustsuite.records.cells import DAMAGED
 
 Floats = NDArray[np.float32]
 
@@ -35,7 +35,6 @@ MOST_VALUES = 1 << 26
 
 _SHAPE = b"shape"
 _LISTS = {"at": pa.list_(pa.int32()), "value": pa.list_(pa.float32())}
-_DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
 
 
 class Kept(NamedTuple):
@@ -80,7 +79,7 @@ def write_pictures(file: Path, parts: Iterable[Kept]) -> tuple[int, str]:
 def read_pictures(file: Path) -> Iterator[Kept]:
     """The pictures of a file, a row group at a time. Raises BadData where it is missing, damaged or of another kind."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        if file.exists() and not file.is_file():
             raise ValueError("no file")
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         shape = json.loads((parquet.schema_arrow.metadata or {})[_SHAPE])
@@ -96,7 +95,7 @@ def read_pictures(file: Path) -> Iterator[Kept]:
             yield _kept(parquet.read_row_group(i, use_threads=False), tuple(shape))
     except FileNotFoundError as error:
         raise BadData(f"{FOLDER}/{file.name} is missing") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise BadData(f"{FOLDER}/{file.name} is damaged, or holds no pictures") from error
 
 
