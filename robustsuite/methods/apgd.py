@@ -8,7 +8,8 @@ arXiv 2407.02240. Each row carries its own step size and checkpoints, so rows at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.serve.active import State, search
+from robustsuite.serve.active import State, Step, search
 from robustsuite.serve.oracle import Oracle
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -87,48 +88,83 @@ def ascend(
 
     Returns x_adv and which broke, as `apgd` does. reach: only the target counts; else any wrong class does.
     """
-    sparse = budget.norm == "l1"
-    first = [math.ceil(part * steps) for part in PARTS] if sparse else []
-    lengths = [min(length, steps) for length in first] + [max(steps - sum(first), 1)]
-    radii = [budget.eps * r for r in RADII] if sparse else [budget.eps]
-    schedule = x.new_tensor(radii), torch.tensor(lengths).to(x.device)
 
     def start(example: Tensor, number: Tensor) -> State:
         goal, streams = goals[example, number], rng[example].fold(number)
-        return _born(x[example], y[example], goal, streams, budget.norm, (radii[0], lengths[0]))
+        return born(x[example], y[example], goal, random_start(x[example], budget, streams), climb)
+
+    climb = Climb.over(x, budget, [steps])
+    step = stepping(model, objective, climb, reach=reach)
+    rows, broken = search(model, goals.shape[1], start, step, most=steps + 1)
+    return rows.get("found", x), broken
+
+
+class Climb(NamedTuple):
+    """The lengths of ascents in one ball, an entry each; an ascent has one phase, in l1 one for each radius.
+
+    radii (P,), lengths (A, P): steps in each phase. first, shrink, shortest (A,): checkpoint periods of linf and l2.
+    """
+
+    budget: Ball
+    radii: Tensor
+    lengths: Tensor
+    first: Tensor
+    shrink: Tensor
+    shortest: Tensor
+
+    @classmethod
+    def over(cls, x: Tensor, budget: Ball, steps: Sequence[int], onward: Sequence[bool] = ()) -> Climb:
+        """Ascents of `steps` each. onward: which go on from a point in the ball; in l1 these have the last radius only."""
+        radii = [budget.eps * r for r in RADII] if budget.norm == "l1" else [budget.eps]
+        lengths = []
+        for i, n in enumerate(steps):
+            before = [min(math.ceil(part * n), n) for part in PARTS] if budget.norm == "l1" else []
+            last = max(n - sum(math.ceil(part * n) for part in PARTS), 1) if before else n
+            lengths.append([*(0 for _ in before), n] if onward and onward[i] else [*before, last])
+        whole = [[max(int(part * n), 1) for n in steps] for part in (FIRST, SHRINK, SHORTEST)]
+        return cls(budget, x.new_tensor(radii), *(torch.tensor(t).to(x.device) for t in (lengths, *whole)))
+
+
+def random_start(x: Tensor, budget: Ball, rng: Rng) -> Tensor:
+    """A random point on the sphere of the first radius, clipped to the box."""
+    if budget.norm == "l1":
+        return projections.l1(x, x + rng.normal(*x.shape[1:]), RADII[0] * budget.eps)
+    u = rng.uniform(*x.shape[1:], low=-1, high=1) if budget.norm == "linf" else rng.normal(*x.shape[1:])
+    return budget.project(x, x + budget.eps * projections.unit(u, budget.norm))
+
+
+def born(clean: Tensor, y: Tensor, goal: Tensor, at: Tensor, climb: Climb, which: Tensor | None = None) -> State:
+    """Rows that begin at `at`, each the ascent `which` (B,) of the climb (the first); checkpoints not yet begun."""
+    number, whole = clean.new_zeros(len(clean)), torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+    which = whole if which is None else which
+    phase = (climb.lengths[which].cumsum(1) == 0).sum(1)  # phases without a step are over
+    rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
+    rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
+    rows |= {"score": number - torch.inf, "which": which, "phase": phase, "k": whole, "since": whole}
+    rows |= {"eta": climb.radii[phase] * (1 if climb.budget.norm == "l1" else 2)}
+    rows |= {"period": climb.first[which], "rises": whole, "checked": number, "halved": whole == 0}
+    return {**rows, "support": _changed(at, clean)} if climb.budget.norm == "l1" else rows
+
+
+def stepping(model: Oracle, objective: Objective, climb: Climb, *, reach: bool) -> Step:
+    """One step of Auto-PGD on rows that were `born`; reach: only their goal counts, else any wrong class does."""
+    move = _sparse_step if climb.budget.norm == "l1" else _momentum_step
+    phases = climb.lengths.shape[1]
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
-        at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1
+        at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == phases - 1
         ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
         better = ask.loss > rows["best_loss"]
         rows = _remembered(rows, ask.loss, ask.grad)
         margin = losses.goal_margin(ask.logits, label, goal[:, None] if reach else None)
         success = (margin > model.confidence_margin) & last
-        finished = last & (rows["k"] >= lengths[-1])
+        finished = last & (rows["k"] >= climb.lengths[rows["which"], -1])
         found = torch.where(per_row(success, at), at, rows["best"])
-        rows = _sparse_step(rows, ask.grad, schedule) if sparse else _momentum_step(rows, ask.grad, budget, steps)
+        rows = move(rows, ask.grad, climb)
         score = torch.where(better, margin, rows["score"])
         return {**rows, "found": found, "score": score, "k": rows["k"] + 1}, success, finished
 
-    rows, broken = search(model, goals.shape[1], start, step, most=steps + 1)
-    return rows.get("found", x), broken
-
-
-def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, first: tuple[float, int]) -> State:
-    """A random start on the sphere of the first radius, clipped to the box; checkpoints not yet begun."""
-    (radius, steps), shape, n = first, clean.shape[1:], len(clean)
-    if norm == "l1":
-        at = projections.l1(clean, clean + rng.normal(*shape), radius)
-    else:
-        u = rng.uniform(*shape, low=-1, high=1) if norm == "linf" else rng.normal(*shape)
-        at = projections.project(clean, clean + radius * projections.unit(u, norm), radius, norm)
-    number, whole = clean.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=clean.device)
-    rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
-    rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
-    rows |= {"score": number - torch.inf}
-    rows |= {"eta": number + radius * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
-    rows |= {"period": whole + max(int(FIRST * steps), 1), "rises": whole, "checked": number, "halved": whole == 0}
-    return {**rows, "support": _changed(at, clean)} if norm == "l1" else rows
+    return step
 
 
 def _remembered(rows: State, loss: Tensor, grad: Tensor) -> State:
@@ -146,13 +182,14 @@ def _remembered(rows: State, loss: Tensor, grad: Tensor) -> State:
     }
 
 
-def _momentum_step(rows: State, grad: Tensor, budget: Ball, steps: int) -> State:
+def _momentum_step(rows: State, grad: Tensor, climb: Climb) -> State:
     """At a checkpoint, conditions 1 and 2 halve eta and return to the best point; then one step with momentum."""
+    budget, which = climb.budget, rows["which"]
     due = rows["since"] == rows["period"]
     few_rises = rows["rises"] <= RHO * rows["period"]
     no_gain = ~rows["halved"] & (rows["checked"] >= rows["best_loss"])
     halve = due & (few_rises | no_gain)
-    shorter = (rows["period"] - max(int(SHRINK * steps), 1)).clamp_min(max(int(SHORTEST * steps), 1))
+    shorter = torch.maximum(rows["period"] - climb.shrink[which], climb.shortest[which])
     eta = torch.where(halve, rows["eta"] / 2, rows["eta"])
     at = torch.where(per_row(halve, grad), rows["best"], rows["at"])
     g = torch.where(per_row(halve, grad), rows["best_grad"], grad)
@@ -174,11 +211,10 @@ def _momentum_step(rows: State, grad: Tensor, budget: Ball, steps: int) -> State
     }
 
 
-def _sparse_step(rows: State, grad: Tensor, schedule: tuple[Tensor, Tensor]) -> State:
+def _sparse_step(rows: State, grad: Tensor, climb: Climb) -> State:
     """l1: move the k largest entries of the gradient by their sign; k and eta follow the best point's sparsity."""
-    radii, lengths = schedule
     clean, best = rows["clean"], rows["best"]
-    eps, length = radii[rows["phase"]], lengths[rows["phase"]]
+    eps, length = climb.radii[rows["phase"]], climb.lengths[rows["which"], rows["phase"]]
     due = rows["since"] >= (FIRST_L1 * length).to(torch.int64).clamp_min(1)
     support = torch.where(due, _changed(best, clean), rows["support"])
     sparser = due & (support < FEWER * rows["support"])
@@ -190,17 +226,17 @@ def _sparse_step(rows: State, grad: Tensor, schedule: tuple[Tensor, Tensor]) -> 
     direction = projections.unit(projections.top_signs(g, (support / DENSITY).to(torch.int64)), "l1")
     new = projections.l1(clean, at + per_row(eta, at) * direction, eps)
     moved = {"at": new, "eta": eta, "support": support, "since": rows["since"].masked_fill(due, 0)}
-    return _next_radius({**rows, **moved}, schedule)
+    return _next_radius({**rows, **moved}, climb)
 
 
-def _next_radius(rows: State, schedule: tuple[Tensor, Tensor]) -> State:
+def _next_radius(rows: State, climb: Climb) -> State:
     """l1: rows whose steps at this radius are spent start again from their best point at the next radius."""
-    radii, lengths = schedule
-    over = (rows["k"] >= lengths[rows["phase"]]) & (rows["phase"] < len(radii) - 1)
+    length = climb.lengths[rows["which"], rows["phase"]]
+    over = (rows["k"] >= length) & (rows["phase"] < len(climb.radii) - 1)
     if not bool(over.any()):
         return rows
     phase = rows["phase"] + over.to(torch.int64)
-    eps = radii[phase]
+    eps = climb.radii[phase]
     nearer = projections.l1(rows["clean"], rows["best"], eps)
     fresh = {
         "at": nearer,

@@ -33,11 +33,12 @@ for a while; nobody listens to it."""
 
 def search(
     model: Oracle, rounds: int, start: Start, step: Step, *, most: int | None = None, width: int | None = None,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] = (), serial: bool = False,
 ) -> tuple[State, Tensor]:  # fmt: skip
     """Run `rounds` jobs for each of the oracle's n examples, at most `width` (the oracle's, if None) at a time.
 
     most: the steps after which any job has ended, where that is known: then the host looks in time, and nobody idles.
+    serial: an example's round begins when those before it have ended; so do those of what draws noise, always.
 
     Returns the final rows, one for each example in order (the successful job of the lowest round, else the round of
     highest 'score', else round 0), and which examples (n,) were broken. Of the rows, 'found' and the entries named in
@@ -45,7 +46,7 @@ def search(
     """
     n, width, device = len(model.rows), width or model.width, model.rows.device
     queue = deque((number, example) for number in range(rounds) for example in range(n))
-    serial = model.confidence_margin == torch.inf  # draws are numbered by what was asked of an example before
+    serial |= model.confidence_margin == torch.inf  # draws are numbered by what was asked of an example before
     winner = torch.full((n,), rounds, device=device)  # lowest round that succeeded
     ends = torch.full((rounds, n), -torch.inf, device=device)  # the score at which each unsuccessful round ended
     rows = _topped({}, _waiting(queue, [rounds] * n, width, set() if serial else None), start, device)

@@ -1,5 +1,6 @@
 """The ensemble against the exact answer of linear networks, and the rule of its audits."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -83,7 +84,7 @@ def test_claims_are_breaks_inside_the_budget_and_stages_shrink(ball: type) -> No
     assert torch.equal(stages[-1], ~claimed)
 
 
-def fake_audit(breaks: set[int]) -> tuple[composition.Stage, list[Tensor]]:
+def fake_audit(breaks: set[int]) -> tuple[composition.Audit, list[Tensor]]:
     """An audit that breaks these examples (told by their first pixel) and writes down whom it was given."""
     net = linear_net()
     x, _ = pictures(net)
@@ -103,7 +104,7 @@ def test_an_audit_stops_at_its_sample_where_nothing_breaks(monkeypatch: pytest.M
     audit, calls = fake_audit(set())
     monkeypatch.setattr(composition, "_audits", lambda *_: {"fake": audit})
     found, _ = played(linear_net(), Linf(1e-6), steps=2)
-    assert [len(rows) for rows in calls] == [composition.FEWEST]
+    assert [len(rows) for rows in calls] == [composition.enough(N)]
     assert set(found.columns["audited"].nonzero().flatten().tolist()) == set(calls[0].tolist())
     assert not found.columns["claimed"].any()
 
@@ -112,20 +113,22 @@ def test_one_break_in_the_sample_sends_the_audit_to_everybody(monkeypatch: pytes
     audit, calls = fake_audit(set(range(0, N, 2)))
     monkeypatch.setattr(composition, "_audits", lambda *_: {"fake": audit})
     found, _ = played(linear_net(), Linf(1e-6), steps=2)
-    assert [len(rows) for rows in calls] == [composition.FEWEST, N - composition.FEWEST]
+    assert [len(rows) for rows in calls] == [composition.enough(N), N - composition.enough(N)]
     assert sorted(torch.cat(calls).tolist()) == list(range(N))
     assert found.columns["audited"].all()
     assert torch.equal(found.columns["claimed"], torch.arange(N) % 2 == 0)
 
 
-def test_the_sample_is_a_tenth_but_at_least_twenty() -> None:
-    standing = torch.ones(1000, dtype=torch.bool)
-    rng = Rng.of(0, "sample", torch.arange(1000))
-    assert len(composition._sample(standing, rng)) == 100
-    standing[60:] = False
-    assert len(composition._sample(standing, rng)) == 20
-    standing[7:] = False
-    assert composition._sample(standing, rng).tolist() == list(range(7))
+@pytest.mark.parametrize("standing", [1, 2, 7, 40, 1000])
+def test_an_audit_that_finds_nothing_says_with_which_probability(standing: int) -> None:
+    """Of many draws of the sample, at most one in twenty holds none of a quarter; one fewer would hold none too often."""
+    k, weak = composition.enough(standing), -(-standing // 4)
+    missed = [math.prod((standing - weak - i) / (standing - i) for i in range(n)) for n in (k - 1, k)]
+    assert missed[1] <= 0.05 < missed[0]
+    rng = Rng.of(0, "sample", torch.arange(standing))
+    rows = composition._sample(torch.ones(standing, dtype=torch.bool), rng)
+    assert len(set(rows.tolist())) == len(rows) == k
+    assert composition.enough(0) == 0
 
 
 def test_order_and_width_change_nothing() -> None:
