@@ -114,7 +114,7 @@ class Climb(NamedTuple):
 
     @classmethod
     def over(cls, x: Tensor, budget: Ball, steps: Sequence[int], onward: Sequence[bool] = ()) -> Climb:
-        """Ascents of `steps` each. onward: which go on from a point in the ball; in l1 these have the last radius only."""
+        """Ascents of `steps` each. onward: which go on from a point in the ball, in l1 at the last radius."""
         radii = [budget.eps * r for r in RADII] if budget.norm == "l1" else [budget.eps]
         lengths = []
         for i, n in enumerate(steps):

@@ -121,7 +121,7 @@ def test_one_break_in_the_sample_sends_the_audit_to_everybody(monkeypatch: pytes
 
 @pytest.mark.parametrize("standing", [1, 2, 7, 40, 1000])
 def test_an_audit_that_finds_nothing_says_with_which_probability(standing: int) -> None:
-    """Of many draws of the sample, at most one in twenty holds none of a quarter; one fewer would hold none too often."""
+    """At most one sample in twenty holds none of a weak quarter; one fewer would hold none too often."""
     k, weak = composition.enough(standing), -(-standing // 4)
     missed = [math.prod((standing - weak - i) / (standing - i) for i in range(n)) for n in (k - 1, k)]
     assert missed[1] <= 0.05 < missed[0]
