@@ -86,11 +86,15 @@ def library(code: str) -> types.ModuleType | None:
 @cache
 def victim(shared: Path, name: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The net with the first n pictures that it gets right, and their labels."""
-    data, space = ("mnist", InputSpace(1, 28, 28, 10)) if "mnist" in name else ("cifar10", InputSpace(3, 32, 32, 10))
-    pack = {"pack": "jpeg"} if data == "cifar10" else {}
-    split = load_data({data: {"root": str(shared / "data" / data), **pack}})[1].first(4 * n)
+    if "mnist" in name:
+        pack = np.load(shared / "data/mnist/mnist_test8000.npz")
+        x = torch.from_numpy(pack["images"][: 4 * n])[:, None] / 255
+        y = torch.from_numpy(pack["labels"][: 4 * n]).long()
+    else:
+        split = load_data({"cifar10": {"root": str(shared / "data/cifar10"), "pack": "jpeg"}})[1].first(4 * n)
+        x, y = split.images(torch.arange(len(split))), split.y
+    space = InputSpace(*x.shape[1:], 10)
     net = ready(load_model(f"checkpoint:{shared}/models/{name}.safetensors?arch={NETS[name]}", space).net)
-    x, y = split.images(torch.arange(len(split))), split.y
     right = (net(x).argmax(1) == y).nonzero().flatten()[:n]
     return net, x[right].contiguous(), y[right]
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from robustsuite.attacks.evasion.minimum_norm import alma, pdpgd, sigma_zero
 from robustsuite.config.goals import Targeted
 from robustsuite.config.registry import card_of
-from robustsuite.config.threats import BALLS, parse_ball
+from robustsuite.config.threats import parse_ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import projections
 from tests.attacks.linear import Linear, centre, distance, linear, oracle, streams
@@ -88,6 +87,16 @@ def test_a_class_is_reached_and_no_nearer_than_any_wrong_one(name: str, norm: st
     assert (ball.distance(x, aimed) >= 0.9 * ball.distance(x, free))[reached].float().mean() > 0.8
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fmn_reaches_a_break_that_is_more_than_its_steps_away(norm: str) -> None:
+    net = Linear(torch.ones(3, 64, 64), b=0.4 * 3 * 64 * 64)  # 44 away in l2; twenty steps are 10 long in all
+    x, y = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, dtype=torch.int64)
+    x_adv = attack("fmn", steps=20)(oracle(net, 1), x, y, parse_ball(norm, "inf"), rng=streams(1))
+    assert net(x_adv).argmax(1) != y
+    closest = 0.4 if norm == "linf" else 0.4 * (3 * 64 * 64) ** 0.5
+    assert float(parse_ball(norm, 1).distance(x, x_adv)) == pytest.approx(closest, rel=0.03)
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_no_steps_is_refused(name: str) -> None:
     x, y = centre(1)
@@ -135,7 +144,8 @@ def test_a_proximal_operator_leaves_the_projection_onto_the_dual_ball(norm: str,
 
 def test_the_threshold_of_sigma_zero_moves() -> None:
     tau = torch.tensor([0.3, 0.3, 0.001, 0.999])
-    moved = sigma_zero.moved_threshold(tau, torch.tensor([True, False, False, True]), torch.tensor([1.0, 0.5, 1.0, 1.0]))
+    broken, eta = torch.tensor([True, False, False, True]), torch.tensor([1.0, 0.5, 1.0, 1.0])
+    moved = sigma_zero.moved_threshold(tau, broken, eta)
     assert moved.tolist() == pytest.approx([0.31, 0.295, 0.0, 1.0])
 
 

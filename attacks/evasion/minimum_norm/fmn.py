@@ -34,7 +34,11 @@ ALPHA, GAMMA = (1.0, 0.01), (0.05, 0.001)
     **WHITE_BOX,
     least={"steps": 100},  # the smaller of the paper's two settings, 100 and 1000
     minimum_norm=True,
-    differs=("before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",),
+    differs=(
+        "before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",
+        "linf, l2, l1: a change inside the ball is stretched to its surface, as DDN does; where slopes are flat, nothing "
+        "else takes it further out",
+    ),
 )
 def fmn(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None = None, steps: int = 100
@@ -53,7 +57,11 @@ def fmn(
     def move(rows: State, seen: Seen) -> State:
         eps = _radius(rows["eps"], seen, cosine(GAMMA, seen.part), norm)
         step = per_row(cosine(ALPHA, seen.part), x) * projections.unit(seen.ask.grad, "l2")
-        return {"at": projections.project(seen.clean, rows["at"] + step, eps, norm), "eps": eps}
+        change = rows["at"] + step - seen.clean
+        if norm != "l0":
+            stretch = eps / projections.norm(change.flatten(1), norm).clamp_min(1e-12)
+            change = change * per_row(stretch.clamp_min(1), x)
+        return {"at": projections.project(seen.clean, seen.clean + change, eps, norm), "eps": eps}
 
     return nearest.nearest(model, x, y, budget, targets, steps, losses.goal_margin, begin, move)
 
