@@ -37,7 +37,7 @@ class Reach(NamedTuple):
     """What one cell says of a system in a norm: of which images, and how far each right answer was lost."""
 
     cell: Mapping[Any, Any]
-    index: NDArray[Any]
+    images: NDArray[Any]
     lost: NDArray[np.float64]
 
 
@@ -74,9 +74,9 @@ def _rows(
     """The rows of one norm on one system: known are all its cells, seeking those of minimum-norm attacks."""
     found = {cell["run_id"]: reach for cell in known if (reach := _reach(run, cell, norm)) is not None}
     sought = [found[cell["run_id"]] for cell in seeking]
-    index = sought[0].index
+    index = sought[0].images
     for reach in sought[1:]:
-        index = np.intersect1d(index, reach.index)
+        index = np.intersect1d(index, reach.images)
     least = np.minimum.reduce([_at(reach, index) for reach in found.values()])
     right = least > 0
     lost = np.stack([*(_at(reach, index) for reach in sought), least])
@@ -106,7 +106,7 @@ def _reach(run: Results, cell: Mapping[Any, Any], norm: str) -> Reach | None:
 
 def _at(reach: Reach, index: NDArray[Any]) -> NDArray[np.float64]:
     """The distances of these images, infinite where the attack did not meet one."""
-    return pd.Series(reach.lost, index=reach.index).reindex(index, fill_value=np.inf).to_numpy()
+    return np.asarray(pd.Series(reach.lost, index=reach.images).reindex(index, fill_value=np.inf), np.float64)
 
 
 def optimality(lost: NDArray[np.float64], least: NDArray[np.float64]) -> list[tuple[float, float, float]]:

@@ -167,7 +167,8 @@ def _lost_outside(rows: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
     robust, inside, fooled = (rows[name].astype(bool) for name in ("robust", "in_budget", "fooled"))
     gone = rows["rejected"].astype(bool) if "rejected" in rows else np.zeros_like(fooled)
     gone = gone | (rows["answer"] < 0) if "answer" in rows else gone
-    return robust & ~inside & (fooled | gone) & ~np.isnan(rows["distance"].astype(np.float64))
+    lost: NDArray[np.bool_] = robust & ~inside & (fooled | gone) & ~np.isnan(rows["distance"].astype(np.float64))
+    return lost
 
 
 def _kept(values: pd.Series, only: Images | None, system: tuple[Any, ...]) -> pd.Series:
