@@ -58,9 +58,11 @@ def fmn(
         eps = _radius(rows["eps"], seen, cosine(GAMMA, seen.part), norm)
         step = per_row(cosine(ALPHA, seen.part), x) * projections.unit(seen.ask.grad, "l2")
         change = rows["at"] + step - seen.clean
-        if norm != "l0":
-            stretch = eps / projections.norm(change.flatten(1), norm).clamp_min(1e-12)
-            change = change * per_row(stretch.clamp_min(1), x)
+        if norm == "l0":  # the largest changes before the box cuts them, in the paper's order
+            kept = change * projections.largest(change.abs(), eps.to(torch.int64))
+            return {"at": (seen.clean + kept).clamp(0, 1), "eps": eps}
+        stretch = eps / projections.norm(change.flatten(1), norm).clamp_min(1e-12)
+        change = change * per_row(stretch.clamp_min(1), x)
         return {"at": projections.project(seen.clean, seen.clean + change, eps, norm), "eps": eps}
 
     return nearest.nearest(model, x, y, budget, targets, steps, losses.goal_margin, begin, move)
