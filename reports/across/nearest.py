@@ -24,7 +24,7 @@ from robustsuite.maths import stats
 
 from ..measure.tables import NORMS, SYSTEM, lost_at
 from ..read.runs import Results, once
-from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
+from ..render.document import Entry, Section, Table, accuracy, counted, error, split_constant, words
 from ..render.rows import MOST_ROWS
 from ..render.text import number
 
@@ -141,8 +141,8 @@ def nearness_section(run: Results) -> Section:
             continue
         names, caption = split_constant(part, (*SYSTEM, "n"))
         rows = tuple(
-            (*(words(row[name]) for name in names), words(row["attack"]), _share(row["broken"], row["right"]),
-             _distance(row["median"], str(norm)), _optimality(row), _share(row["nearest"], row["right"]))
+            (*(words(row[name]) for name in names), words(row["attack"]), error(*_share(row["broken"], row["right"])),
+             _distance(row["median"], str(norm)), _optimality(row), accuracy(*_share(row["nearest"], row["right"])))
             for row in part.to_dict("records")
         )  # fmt: skip
         columns = (*names, "attack", "broken", "median distance", "local optimality", "as near as any")
@@ -157,9 +157,9 @@ def nearness_section(run: Results) -> Section:
     return Section("nearness", "How near attacks come", lead if found else (), tuple(found), order=72)
 
 
-def _share(k: int, n: int) -> Entry:
-    lo, hi = stats.clopper_pearson(k, n)
-    return accuracy(k / n, lo, hi)
+def _share(k: int, n: int) -> tuple[float, float, float]:
+    """A share with its interval."""
+    return (k / n, *stats.clopper_pearson(k, n))
 
 
 def _distance(value: float, norm: str) -> Entry:

@@ -36,8 +36,9 @@ ALPHA, GAMMA = (1.0, 0.01), (0.05, 0.001)
     minimum_norm=True,
     differs=(
         "before the first break the ball reaches 1 + gamma times the linearised distance: a tie is no break",
-        "linf, l2, l1: a change inside the ball is stretched to its surface, as DDN does; where slopes are flat, nothing "
-        "else takes it further out",
+        "linf, l2, l1: a change inside the ball is stretched to its surface, as DDN does; nothing else takes it further"
+        " out where slopes are flat",
+        "l0: a step has its length in linf, not in l2, as in sigma-zero",
     ),
 )
 def fmn(
@@ -49,14 +50,14 @@ def fmn(
     found even beyond budget.eps; where none was found the last iterate, projected onto the budget. l0 counts pixel
     values. Deterministic. Raises BadValue.
     """
-    norm = budget.norm
+    norm, measured = budget.norm, "linf" if budget.norm == "l0" else "l2"
 
     def begin(example: Tensor) -> State:
         return {"eps": torch.full((len(example),), 1.0 if norm == "l0" else torch.inf, device=x.device)}
 
     def move(rows: State, seen: Seen) -> State:
         eps = _radius(rows["eps"], seen, cosine(GAMMA, seen.part), norm)
-        step = per_row(cosine(ALPHA, seen.part), x) * projections.unit(seen.ask.grad, "l2")
+        step = per_row(cosine(ALPHA, seen.part), x) * projections.unit(seen.ask.grad, measured)
         change = rows["at"] + step - seen.clean
         if norm == "l0":  # the largest changes before the box cuts them, in the paper's order
             kept = change * projections.largest(change.abs(), eps.to(torch.int64))
