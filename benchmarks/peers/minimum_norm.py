@@ -156,13 +156,14 @@ def line(row: dict[str, Any]) -> str:
     own = f"{np.median(mine):9.4g} {np.isfinite(mine).mean():7.1%} {row['ours']['gradients']:6.0f}"
     if peers is None:
         return f"{own}   (adversarial-library is not installed)"
-    with np.errstate(invalid="ignore"):
+    nearer, farther = (mine < 0.999 * peers).mean(), (mine > 1.001 * peers).mean()
+    ratio = f"{'–':>24}"
+    if np.isfinite(np.median(peers)):
         low, high = stats.resampled_interval(lambda i: float(np.median(mine[i]) / np.median(peers[i])), len(mine), 0)
-        ratio = np.median(mine) / np.median(peers)
-        nearer, farther = (mine < 0.999 * peers).mean(), (mine > 1.001 * peers).mean()
+        ratio = f"{np.median(mine) / np.median(peers):6.3f} ({low:.3f} to {high:.3f})"
     return (
         f"{own} | {np.median(peers):9.4g} {np.isfinite(peers).mean():7.1%} {row['theirs']['gradients']:6.0f} |"
-        f" {ratio:6.3f} ({low:.3f} to {high:.3f}) {nearer:6.0%} {farther:6.0%}"
+        f" {ratio} {nearer:6.0%} {farther:6.0%}"
         f" | {row['ours']['seconds']:5.0f} {row['theirs']['seconds']:5.0f}"
     )
 

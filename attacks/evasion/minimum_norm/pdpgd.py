@@ -37,7 +37,7 @@ INNER, CLOSE = 5, 0.01
     cost=nearest.cost,
     family=("minimum norm",),
     **WHITE_BOX,
-    least={"steps": 500},
+    least={"steps": 500},  # the reference code's
     minimum_norm=True,
     differs=("l0 by the 2/3 quasi-norm, whose proximal operator is cut where 0 is the lower of its two minima",),
 )
