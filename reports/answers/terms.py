@@ -27,6 +27,8 @@ TERMS = {
     "inert": "the defense is not passed by this adversary, so the undefended number stands for it.",
     "rank": "from the best; a range where a paired test on the same images cannot tell systems apart.",
     "p (Holm)": "how likely a difference this large is by chance, corrected for all comparisons of the table.",
+    "local optimality": "how much of the way from finding nothing to the nearest break by any attack of the run one "
+    "attack comes, over all radii: 1 is nowhere farther.",
     "mCE": "mean corruption error: errors in per cent of AlexNet's, averaged over the corruptions; lower is better.",
     "gap": "accuracy on the shifted images minus that on clean images of the same classes, in points.",
     "ECE": "expected calibration error: how far stated confidence and the share that is right lie apart, averaged "

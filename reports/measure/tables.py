@@ -143,17 +143,32 @@ def _reach(rows: Mapping[str, NDArray[Any]], eps: float) -> pd.Series | None:
     """
     if "fooled" not in rows or "distance" not in rows:
         return None
-    clean, robust, inside, fooled = (rows[name].astype(bool) for name in ("clean_ok", "robust", "in_budget", "fooled"))
+    outside = _lost_outside(rows)
+    if not (set(NORMS) <= set(rows) or (outside & rows["fooled"].astype(bool)).any()):
+        return None  # only an attack that seeks the nearest error measures every norm, or reports errors from outside
+    distance = rows["distance"].astype(np.float64)
+    beyond = np.maximum(distance, np.nextafter(eps, np.inf))  # rounding moves no image over the budget's edge
+    inside = np.where(rows["robust"].astype(bool), np.inf, np.fmin(distance, eps))
+    return pd.Series(np.where(rows["clean_ok"], np.where(outside, beyond, inside), -1.0), index=rows["index"])
+
+
+def lost_at(rows: Mapping[str, NDArray[Any]], column: str = "distance") -> NDArray[np.float64]:
+    """The distance (N,) at which an attack took each right answer: 0 where it is wrong already, inf where never.
+
+    column: the norm to read it in, of those that the rows have.
+    """
+    lost = ~rows["robust"].astype(bool) | _lost_outside(rows)
+    distance = np.where(lost, rows[column].astype(np.float64), np.inf)
+    return np.where(rows["clean_ok"], np.nan_to_num(distance, nan=np.inf, posinf=np.inf), 0.0)
+
+
+def _lost_outside(rows: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """What stands at the budget, but not where it was brought to (N,); a picture of NaN was brought nowhere."""
+    robust, inside, fooled = (rows[name].astype(bool) for name in ("robust", "in_budget", "fooled"))
     gone = rows["rejected"].astype(bool) if "rejected" in rows else np.zeros_like(fooled)
     gone = gone | (rows["answer"] < 0) if "answer" in rows else gone
-    distance = rows["distance"].astype(np.float64)
-    # what stands at the budget, but not where it was brought to; a picture of NaN was brought nowhere
-    outside = robust & ~inside & (fooled | gone) & ~np.isnan(distance)
-    if not (set(NORMS) <= set(rows) or (outside & fooled).any()):
-        return None  # only an attack that seeks the nearest error measures every norm, or reports errors from outside
-    beyond = np.maximum(distance, np.nextafter(eps, np.inf))  # rounding moves no image over the budget's edge
-    lost = np.where(outside, beyond, np.where(robust, np.inf, np.fmin(distance, eps)))
-    return pd.Series(np.where(clean, lost, -1.0), index=rows["index"])
+    lost: NDArray[np.bool_] = robust & ~inside & (fooled | gone) & ~np.isnan(rows["distance"].astype(np.float64))
+    return lost
 
 
 def _kept(values: pd.Series, only: Images | None, system: tuple[Any, ...]) -> pd.Series:

@@ -11,6 +11,7 @@ from robustsuite.errors import BadValue
 
 from ..across.budgets import budgets_section
 from ..across.models import models_section
+from ..across.nearest import nearness, nearness_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
 from ..answers.opening import cautions, short_answers
@@ -97,6 +98,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         budgets_section(run),
         models_section(run, table),
         strength_section(run),
+        nearness_section(run),
         gallery_section(run),
         classes_section(run),
         selective_section(run),
@@ -133,6 +135,7 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "over_seeds": over_seeds(run),
         "over_eps": over_eps(run),
         "attack_pairs": attack_pairs(run),
+        "nearness": nearness(run),
         "per_class": per_class(run),
         "confusions": confusions(run),
         "selective": selective(run),

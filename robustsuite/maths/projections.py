@@ -108,7 +108,7 @@ def l1(x: Tensor, x_adv: Tensor, eps: float | Tensor, *, halvings: int = 32) -> 
 def l0(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:
     """Keep each row's eps largest changes (after clipping to the box), undo the others."""
     inside = x_adv.clamp(0, 1)
-    k = eps.to(torch.int64) if isinstance(eps, Tensor) else int(eps)
+    k = eps.to(torch.int64) if isinstance(eps, Tensor) else int(min(eps, x[:1].numel()))
     return torch.where(largest((inside - x).abs(), k), inside, x)
 
 

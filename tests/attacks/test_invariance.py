@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.apgd import apgd
 from robustsuite.attacks.evasion.fgsm import fgsm
-from robustsuite.attacks.evasion.fmn import fmn
+from robustsuite.attacks.evasion.minimum_norm.fmn import fmn
 from robustsuite.attacks.evasion.noise import noise
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.attacks.evasion.square import square
