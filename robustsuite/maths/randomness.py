@@ -113,7 +113,7 @@ class Rng:
         """Child streams: one for each tag (an int, a text, or one int an example (N,))."""
         number = digest(tag) if isinstance(tag, str) else tag
         if isinstance(number, Tensor):
-            return Rng(_mix(_mix((number.to(self.keys) * _C1).add_(_GAMMA)).bitwise_xor_(self.keys)))
+            return Rng(_mix(self.keys ^ _mix((number.to(self.keys) * _C1).add_(_GAMMA))))
         return Rng(_mix(self.keys ^ _mixed(number * _C1 + _GAMMA)))  # the host's own arithmetic: nothing is copied
 
     def to(self, device: torch.device | str) -> Rng:
