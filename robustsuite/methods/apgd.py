@@ -29,6 +29,7 @@ FIRST, SHRINK, SHORTEST, FIRST_L1 = 0.22, 0.03, 0.06, 0.04  # checkpoint periods
 DENSITY, DECAY, LEAST_STEP, FEWER = 1.5, 1.5, 0.1, 0.95  # l1: entries moved, step decay, its floor, 'sparser'
 RADII, PARTS = (3.0, 2.0, 1.0), (0.3, 0.3)  # l1: radii in eps, and parts of the steps before the last radius
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+LARGEST = 1e37  # of an entry of a gradient: differences of two are numbers still
 CANDIDATES = 100  # MALT ranks this many classes of highest logit
 
 
@@ -101,12 +102,13 @@ def ascend(
         at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1
         ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
         better = ask.loss > rows["best_loss"]
-        rows = _remembered(rows, ask.loss, ask.grad)
+        way = _way(ask.grad, budget.norm)
+        rows = _remembered(rows, ask.loss, way)
         margin = losses.goal_margin(ask.logits, label, goal[:, None] if reach else None)
         success = (margin > model.confidence_margin) & last
         finished = last & (rows["k"] >= lengths[-1])
-        found = torch.where(per_row(success, at), at, rows["best"])
-        rows = _sparse_step(rows, ask.grad, schedule) if sparse else _momentum_step(rows, ask.grad, budget, steps)
+        found = projections.chosen(success, at, rows["best"]) if _any(success) else rows["best"]
+        rows = _sparse_step(rows, way, schedule) if sparse else _momentum_step(rows, way, budget, steps)
         score = torch.where(better, margin, rows["score"])
         return {**rows, "found": found, "score": score, "k": rows["k"] + 1}, success, finished
 
@@ -124,29 +126,40 @@ def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, first: tu
         at = projections.project(clean, clean + radius * projections.unit(u, norm), radius, norm)
     number, whole = clean.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=clean.device)
     rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
-    rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
+    rows |= {"best_way": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
     rows |= {"score": number - torch.inf}
     rows |= {"eta": number + radius * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
     rows |= {"period": whole + max(int(FIRST * steps), 1), "rises": whole, "checked": number, "halved": whole == 0}
     return {**rows, "support": _changed(at, clean)} if norm == "l1" else rows
 
 
-def _remembered(rows: State, loss: Tensor, grad: Tensor) -> State:
-    """Take in f(x_k) and its gradient: the best point so far, and whether the loss rose."""
+def _way(grad: Tensor, norm: str) -> Tensor:
+    """What a step needs of a gradient: the way up, of length 1; in l1 the gradient, whose entries are ranked."""
+    if norm == "l1":
+        return grad.clamp(-LARGEST, LARGEST)
+    return grad.sign() if norm == "linf" else projections.unit(grad, norm)
+
+
+def _any(which: Tensor) -> bool:
+    """Whether any holds (N,), as far as the host may know: a GPU's would wait for it, and takes it that one does."""
+    return which.device.type != "cpu" or bool(which.any())
+
+
+def _remembered(rows: State, loss: Tensor, way: Tensor) -> State:
+    """Take in f(x_k) and which way it rises: the best point so far, and whether the loss rose."""
     better = loss > rows["best_loss"]
-    pick = per_row(better, grad)
     return {
         **rows,
-        "best": torch.where(pick, rows["at"], rows["best"]),
-        "best_grad": torch.where(pick, grad, rows["best_grad"]),
-        "best_loss": torch.where(better, loss, rows["best_loss"]),
+        "best": projections.chosen(better, rows["at"], rows["best"]),
+        "best_way": projections.chosen(better, way, rows["best_way"]),
+        "best_loss": torch.fmax(loss, rows["best_loss"]),
         "rises": rows["rises"] + (loss > rows["loss"]),
         "since": rows["since"] + (rows["k"] > 0),
         "loss": loss,
     }
 
 
-def _momentum_step(rows: State, grad: Tensor, budget: Ball, steps: int) -> State:
+def _momentum_step(rows: State, way: Tensor, budget: Ball, steps: int) -> State:
     """At a checkpoint, conditions 1 and 2 halve eta and return to the best point; then one step with momentum."""
     due = rows["since"] == rows["period"]
     few_rises = rows["rises"] <= RHO * rows["period"]
@@ -154,13 +167,16 @@ def _momentum_step(rows: State, grad: Tensor, budget: Ball, steps: int) -> State
     halve = due & (few_rises | no_gain)
     shorter = (rows["period"] - max(int(SHRINK * steps), 1)).clamp_min(max(int(SHORTEST * steps), 1))
     eta = torch.where(halve, rows["eta"] / 2, rows["eta"])
-    at = torch.where(per_row(halve, grad), rows["best"], rows["at"])
-    g = torch.where(per_row(halve, grad), rows["best_grad"], grad)
+    at = rows["at"]
+    if _any(halve):
+        at = projections.chosen(halve, rows["best"], at)
+        way = projections.chosen(halve, rows["best_way"], way)
 
-    direction = g.sign() if budget.norm == "linf" else projections.unit(g, budget.norm)
+    # x + a (z - x) + (1 - a) (x - x_before), in place: at this size a new tensor costs more than what is written to it
     a = per_row(torch.where(rows["k"] > 0, MOMENTUM, 1.0).to(at.dtype), at)
-    z = budget.project(rows["clean"], at + per_row(eta, at) * direction)
-    new = budget.project(rows["clean"], at + a * (z - at) + (1 - a) * (at - rows["before"]))
+    z = budget.project(rows["clean"], (way * per_row(eta, at)).add_(at))
+    moved = z.sub_(at).mul_(a).add_(at).add_((at - rows["before"]).mul_(1 - a))
+    new = budget.project(rows["clean"], moved)
     return {
         **rows,
         "at": new,
@@ -184,8 +200,8 @@ def _sparse_step(rows: State, grad: Tensor, schedule: tuple[Tensor, Tensor]) -> 
     sparser = due & (support < FEWER * rows["support"])
     decayed = torch.maximum(rows["eta"] / DECAY, LEAST_STEP * eps)
     eta = torch.where(due, torch.where(sparser, eps, decayed), rows["eta"])
-    at = torch.where(per_row(sparser, grad), best, rows["at"])
-    g = torch.where(per_row(sparser, grad), rows["best_grad"], grad)
+    at = projections.chosen(sparser, best, rows["at"])
+    g = projections.chosen(sparser, rows["best_way"], grad)
 
     direction = projections.unit(projections.top_signs(g, (support / DENSITY).to(torch.int64)), "l1")
     new = projections.l1(clean, at + per_row(eta, at) * direction, eps)
