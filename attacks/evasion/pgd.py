@@ -17,7 +17,7 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.apgd import ranked_targets
+from robustsuite.methods.apgd import inside, ranked_targets, surroundings
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle
@@ -86,9 +86,9 @@ def pgd(
         clean, blank = x[example], torch.full((len(example),), -torch.inf, device=x.device)
         at = budget.sample(clean, rng[example].fold(number))
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
-        seen = count[:, None].expand(-1, steps + 1)
-        state = {"clean": clean, "at": at, "found": clean, "goal": goals[example, number], "label": y[example]}
-        return {**state, "score": blank, "seen": seen, "k": count}
+        seen = count.new_zeros(len(example), steps + 1)
+        state = {**surroundings(clean, budget), "at": at, "found": clean.clone(), "score": blank, "seen": seen, "k": count}
+        return {**state, "goal": goals[example, number], "label": y[example]}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]
@@ -96,14 +96,14 @@ def pgd(
         margin = losses.goal_margin(ask.logits, rows["label"], rows["goal"][:, None] if targets is not None else None)
         better = margin > rows["score"]
         kept = {
-            "found": projections.chosen(better, at, rows["found"]),
+            "found": projections.keep(rows["found"], at, better),
             "score": torch.fmax(margin, rows["score"]),  # no answer is no better one
         }
         mark = _fingerprint(at, margin, factors)[:, None]
         cycles = (rows["seen"] == mark).any(1)
-        seen = rows["seen"].scatter(1, k.clamp_max(steps)[:, None], mark)
+        seen = rows["seen"].scatter_(1, k.clamp_max(steps)[:, None], mark)
         moved = _direction(ask.grad, at, budget.norm).mul_(rel_step * budget.eps).add_(at)
-        new = budget.project(rows["clean"], moved)
+        new = inside(rows, budget, moved)
         rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
         return rows, rows["score"] > model.confidence_margin, (k >= steps) | cycles
 
@@ -115,7 +115,9 @@ def _fingerprint(at: Tensor, margin: Tensor, factors: Tensor) -> Tensor:
     """64 bits (N,) of an iterate and the answer to it: a random model answers differently at the same point."""
     flat = at.flatten(1)
     words = (functional.pad(flat, (0, 1)) if flat.shape[1] % 2 else flat).view(torch.int64)  # two values a word
-    return (words * factors[:-1]).sum(1) + margin.view(torch.int32).to(torch.int64) * factors[-1]
+    # a CPU multiplies and adds without room for the products; CUDA has no product of whole numbers
+    sums = words @ factors[:-1] if words.device.type == "cpu" else (words * factors[:-1]).sum(1)
+    return sums + margin.view(torch.int32).to(torch.int64) * factors[-1]
 
 
 def _direction(grad: Tensor, at: Tensor, norm: str) -> Tensor:

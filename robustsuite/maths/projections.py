@@ -27,11 +27,16 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 def chosen(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of `new` where `which` (N, or broadcast against them) holds, else those of `old`; all of them finite.
+    """Entries of `new` where `which` (N, or broadcast against them) holds, else those of `old`; all of them finite.
 
     An interpolation by 0 or 1 is exact, and takes a third of the time of torch.where.
     """
     return torch.lerp(old, new, (per_row(which, old) if which.dim() == 1 else which).to(old.dtype))
+
+
+def keep(kept: Tensor, new: Tensor, which: Tensor) -> Tensor:
+    """Write the rows of `new` where `which` (N,) holds over those of `kept`, in place; both are finite."""
+    return kept.lerp_(new, per_row(which, kept).to(kept.dtype))
 
 
 def unit(direction: Tensor, name: str) -> Tensor:
@@ -81,6 +86,11 @@ def linf(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:
     """Nearest point of the linf ball and box. eps: one number, or one a row (N,)."""
     eps = _column(eps, x)
     return torch.clamp(x_adv, x - eps, x + eps).clamp_(0, 1)
+
+
+def walls(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of each pixel in the linf ball and the box; clamping to them is `linf`."""
+    return (x - eps).clamp_(0, 1), (x + eps).clamp_(0, 1)
 
 
 def l2(x: Tensor, x_adv: Tensor, eps: float | Tensor) -> Tensor:

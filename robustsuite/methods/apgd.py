@@ -96,7 +96,7 @@ def ascend(
 
     def start(example: Tensor, number: Tensor) -> State:
         goal, streams = goals[example, number], rng[example].fold(number)
-        return _born(x[example], y[example], goal, streams, budget.norm, (radii[0], lengths[0]))
+        return _born(x[example], y[example], goal, streams, budget, (radii[0], lengths[0]))
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == len(lengths) - 1
@@ -116,16 +116,30 @@ def ascend(
     return rows.get("found", x), broken
 
 
-def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, norm: str, first: tuple[float, int]) -> State:
+def surroundings(clean: Tensor, budget: Ball) -> State:
+    """What `inside` needs of the pictures (N, C, H, W) to keep an iterate in their balls and the box."""
+    if budget.norm != "linf":
+        return {"clean": clean}
+    low, high = projections.walls(clean, budget.eps)
+    return {"low": low, "high": high}
+
+
+def inside(rows: State, budget: Ball, at: Tensor) -> Tensor:
+    """The nearest of `at` (N, C, H, W), which may be written over, in the ball and the box: `budget.project`."""
+    return at.clamp_(rows["low"], rows["high"]) if "low" in rows else budget.project(rows["clean"], at)
+
+
+def _born(clean: Tensor, y: Tensor, goal: Tensor, rng: Rng, budget: Ball, first: tuple[float, int]) -> State:
     """A random start on the sphere of the first radius, clipped to the box; checkpoints not yet begun."""
-    (radius, steps), shape, n = first, clean.shape[1:], len(clean)
+    (radius, steps), shape, n, norm = first, clean.shape[1:], len(clean), budget.norm
     if norm == "l1":
         at = projections.l1(clean, clean + rng.normal(*shape), radius)
     else:
         u = rng.uniform(*shape, low=-1, high=1) if norm == "linf" else rng.normal(*shape)
         at = projections.project(clean, clean + radius * projections.unit(u, norm), radius, norm)
     number, whole = clean.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=clean.device)
-    rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
+    rows = {**surroundings(clean, budget), "y": y, "goal": goal, "at": at, "before": at}
+    rows |= {"best": at.clone(), "found": at}
     rows |= {"best_way": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
     rows |= {"score": number - torch.inf}
     rows |= {"eta": number + radius * (1 if norm == "l1" else 2), "phase": whole, "k": whole, "since": whole}
@@ -150,8 +164,8 @@ def _remembered(rows: State, loss: Tensor, way: Tensor) -> State:
     better = loss > rows["best_loss"]
     return {
         **rows,
-        "best": projections.chosen(better, rows["at"], rows["best"]),
-        "best_way": projections.chosen(better, way, rows["best_way"]),
+        "best": projections.keep(rows["best"], rows["at"], better),
+        "best_way": projections.keep(rows["best_way"], way, better),
         "best_loss": torch.fmax(loss, rows["best_loss"]),
         "rises": rows["rises"] + (loss > rows["loss"]),
         "since": rows["since"] + (rows["k"] > 0),
@@ -174,9 +188,9 @@ def _momentum_step(rows: State, way: Tensor, budget: Ball, steps: int) -> State:
 
     # x + a (z - x) + (1 - a) (x - x_before), in place: at this size a new tensor costs more than what is written to it
     a = per_row(torch.where(rows["k"] > 0, MOMENTUM, 1.0).to(at.dtype), at)
-    z = budget.project(rows["clean"], (way * per_row(eta, at)).add_(at))
+    z = inside(rows, budget, (way * per_row(eta, at)).add_(at))
     moved = z.sub_(at).mul_(a).add_(at).add_((at - rows["before"]).mul_(1 - a))
-    new = budget.project(rows["clean"], moved)
+    new = inside(rows, budget, moved)
     return {
         **rows,
         "at": new,

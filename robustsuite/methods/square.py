@@ -49,14 +49,14 @@ def _search(
         at, n = begin(x[example], budget, rng[example].fold("start")), len(example)
         count = torch.zeros(n, dtype=torch.int64, device=x.device)
         blank, clean = torch.full((n,), -torch.inf, device=x.device), x[example]
-        return {"clean": clean, "at": at, "found": clean, "margin": blank, "i": count}
+        return {"clean": clean, "at": at, "found": clean.clone(), "margin": blank, "i": count}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example, at, i = rows["example"], rows["at"], rows["i"]
         view = model[example]
         margin = losses.goal_margin(view(at), y[example], None if target is None else target[example])
         better = margin > rows["margin"]
-        found = projections.chosen(better, at, rows["found"])
+        found = projections.keep(rows["found"], at, better)
         highest = torch.where(better, margin, rows["margin"])
         out = (i >= steps) | (view.left() < 1)
         at = propose(found, rows["clean"], budget, rng[example].fold(i), side(i, p, x))

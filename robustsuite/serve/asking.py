@@ -47,7 +47,7 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
 
 
 def _company(x: Tensor, missing: int) -> list[Tensor]:
-    """So many pictures, in parts: x mirrored, then moved on by a row at a time, so that no picture stands there twice."""
+    """So many pictures, in parts: x mirrored, then moved on by a row at a time, so that none stands there twice."""
     turned, rows, rounds = x.detach().flip(3), x.shape[2], -(-missing // len(x))
     twice = torch.cat([turned, turned], 2) if rounds > 1 else turned
     parts = [twice[:, :, i % rows : i % rows + rows] for i in range(rounds)]
