@@ -87,8 +87,8 @@ def pgd(
         at = budget.sample(clean, rng[example].fold(number))
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
         seen = count.new_zeros(len(example), steps + 1)
-        state = {**surroundings(clean, budget), "at": at, "found": clean.clone(), "score": blank, "seen": seen, "k": count}
-        return {**state, "goal": goals[example, number], "label": y[example]}
+        state = {**surroundings(clean, budget), "at": at, "found": clean.clone(), "score": blank, "seen": seen}
+        return {**state, "k": count, "goal": goals[example, number], "label": y[example]}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]

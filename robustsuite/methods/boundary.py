@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from robustsuite.maths import projections
 from robustsuite.maths.projections import per_row
@@ -64,12 +65,21 @@ def normal(ask: Decisions, rows: Tensor, at: Tensor, band: Band, *, sigma: float
         for j in range(-(-int(probes[block].max()) // CHUNK)):
             z = rng[block].fold(j).normal(CHUNK, c, h, w)
             i, k = (j * CHUNK + torch.arange(CHUNK, device=at.device) < probes[block][:, None]).nonzero(as_tuple=True)
-            points = (at[block][i] + sigma * band.picture(z)[i, k]).clamp(0, 1)
+            points = band.picture(z)[i, k].mul_(sigma).add_(at[block][i]).clamp_(0, 1)
             s = at.new_zeros(len(block), CHUNK)
             s[i, k] = torch.where(ask(rows[block][i], points), 1.0, -1.0)
-            total[block] += torch.bmm(s[:, None], z.flatten(2))
+            total[block] += _weighted(s, z.flatten(2))
     mean = total[:, 0] / probes[:, None].clamp_min(1)
     return band.picture(mean.view(-1, c, h, w))
+
+
+def _weighted(s: Tensor, z: Tensor) -> Tensor:
+    """Sums (M, 1, D) of z (M, K, D) weighted by s (M, K), the same bits whatever stands beside a row.
+
+    Rows that do not begin at whole vectors are added up in another order when they stand in a batch: they are padded.
+    """
+    d = z.shape[2]
+    return torch.bmm(s[:, None], functional.pad(z, (0, -d % 16)) if d % 16 else z)[:, :, :d]
 
 
 class Circle(NamedTuple):
