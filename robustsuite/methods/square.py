@@ -44,6 +44,7 @@ def _search(
     model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng, steps: int, p: float
 ) -> tuple[State, Tensor]:
     begin, propose = (_stripes, _windows) if budget.norm == "linf" else (_tiles, _moved_mass)
+    sides = side(torch.arange(steps + 1, device=x.device), p, x)
 
     def start(example: Tensor, _: Tensor) -> State:
         at, n = begin(x[example], budget, rng[example].fold("start")), len(example)
@@ -59,7 +60,7 @@ def _search(
         found = projections.keep(rows["found"], at, better)
         highest = torch.where(better, margin, rows["margin"])
         out = (i >= steps) | (view.left() < 1)
-        at = propose(found, rows["clean"], budget, rng[example].fold(i), side(i, p, x))
+        at = propose(found, rows["clean"], budget, rng[example].fold(i), sides[i.clamp_max(steps)])
         return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.confidence_margin, out
 
     return search(model, 1, start, step, most=steps + 1)
