@@ -1,6 +1,6 @@
 """What an attack's own loop costs beside its peer's: microseconds an evaluation outside the net, on a small net.
 
-    python benchmarks/peers/loops.py [--repeats 15] [--images 64] [--side 32] [--code CGBA] [--only pgd,apgd]
+    python benchmarks/peers/loops.py [--repeats 15] [--images 64] [--few 4] [--side 32] [--code CGBA] [--only pgd]
 
 pgd beside torchattacks, apgd and square beside pyautoattack, cgba beside the authors' code (--code: a checkout of
 Farhamdur/CGBA; left out without one). One process, one thread; each repetition runs ours and the peer's, one after the
@@ -36,7 +36,7 @@ from robustsuite.config.threats import L2, Access, Linf
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.oracle import Oracle
 
-STEPS, PROPOSALS, QUERIES, CGBA_IMAGES = 50, 200, 1000, 4
+STEPS, PROPOSALS, QUERIES = 50, 200, 1000
 STEEP = 10
 """The weights times this: so bent a net lets few runs of pgd come back to where they were, and end there."""
 EPS = {"pgd": 8 / 255, "apgd": 8 / 255, "square": 1e-6}
@@ -154,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--few", type=int, default=4, help="pictures for cgba")
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--code", type=Path)
     parser.add_argument("--only", default="pgd,apgd,square,cgba")
@@ -164,16 +165,14 @@ def main() -> None:
     y = net(x).argmax(1)
     if given.code:
         sys.path.insert(0, str(given.code))
-    print(
-        f"n = {given.repeats} pairs, {given.images} pictures 3 x {given.side} x {given.side} ({CGBA_IMAGES} for cgba)"
-    )
+    print(f"n = {given.repeats} pairs, {given.images} pictures 3 x {given.side} x {given.side} ({given.few} for cgba)")
     print("us an evaluation outside the net: median (quartiles)      ours                     peer          "
           "    peer / ours           net ours, peer")  # fmt: skip
     for name in given.only.split(","):
         if name == "cgba" and not given.code:
             print("cgba: no --code, left out")
             continue
-        n = CGBA_IMAGES if name == "cgba" else len(x)
+        n = given.few if name == "cgba" else len(x)
         pairs = []
         for _ in range(given.repeats + 1):
             mine = measured(net, partial(ours, name, net, x[:n], y[:n]))

@@ -15,8 +15,9 @@ from robustsuite.serve.protocols import Stochastic
 TILE = 16
 """Batches are padded to a multiple of this. BLAS and convolution kernels treat the last, odd rows differently in the
 last bits; with whole tiles an image's logits and gradient are the same bits whatever stands beside it (CPU). Measured:
-8 rows are enough for AVX2 kernels, AVX-512 takes 16; layers with more than about a thousand outputs are split by size
-all the same."""
+8 rows are enough for AVX2 kernels, AVX-512 takes 16 (on an AMD EPYC 4 were enough for six nets with either: it is the
+machine that says, and a net is asked no questions of ours to find out); layers with more than about a thousand outputs
+are split by size all the same."""
 
 
 class Asked(NamedTuple):
