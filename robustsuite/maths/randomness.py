@@ -128,12 +128,13 @@ class Rng:
         return len(self.keys)
 
     def _words(self, numbers: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, key + i gamma) of the numbers i = 1 ... of every stream, in blocks."""
-        size = BLOCK if self.keys.device.type == "cpu" else max(1, numbers)
+        """(rows, columns, key + i gamma) of the numbers i = 1 ... of every stream: a CPU's in blocks, a GPU's at once."""
+        cached = self.keys.device.type == "cpu"
+        size = BLOCK if cached else max(1, numbers)
         for first in range(0, numbers, size):
             columns = slice(first, min(first + size, numbers))
             counter = torch.arange(columns.start + 1, columns.stop + 1, device=self.keys.device).mul_(_GAMMA)
-            height = max(1, size // len(counter)) if size == BLOCK else len(self)
+            height = max(1, size // len(counter) if cached else len(self))
             for row in range(0, len(self), height):
                 rows = slice(row, row + height)
                 yield rows, columns, self.keys[rows, None] + counter
