@@ -128,7 +128,7 @@ class Rng:
         return len(self.keys)
 
     def _words(self, numbers: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, key + i gamma) of the numbers i = 1 ... of every stream; a CPU's in blocks, a GPU's in one."""
+        """(rows, columns, key + i gamma) of the numbers i = 1 ... of the streams; a CPU's in blocks, a GPU's in one."""
         cached = self.keys.device.type == "cpu"
         size = BLOCK if cached else max(1, numbers)
         for first in range(0, numbers, size):
