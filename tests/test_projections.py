@@ -119,3 +119,23 @@ def test_top_signs_keeps_k_a_row() -> None:
 def test_unit_has_length_one_and_keeps_zero(norm: str) -> None:
     rows = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
     assert projections.norm(projections.unit(rows, norm), norm).tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_chosen_and_kept_rows_are_bits_of_what_they_were() -> None:
+    """An interpolation by 0 or 1 loses no bit, whatever the sizes of the two."""
+    g = torch.Generator().manual_seed(0)
+    old, new = (torch.randn(64, 3, 5, 7, generator=g) * 10.0 ** torch.randint(-30, 30, (64, 1, 1, 1), generator=g)
+                for _ in range(2))  # fmt: skip
+    rows, pixels = torch.rand(64, generator=g) > 0.5, torch.rand(64, 1, 5, 7, generator=g) > 0.5
+    expected = torch.where(rows[:, None, None, None], new, old)
+    assert torch.equal(projections.chosen(rows, new, old), expected)
+    assert torch.equal(projections.chosen(pixels, new, old), torch.where(pixels, new, old))
+    kept = old.clone()
+    assert projections.keep(kept, new, rows) is kept
+    assert torch.equal(kept, expected)
+
+
+def test_clamping_to_the_walls_is_the_projection() -> None:
+    x, point = pictures(12, n=8)
+    low, high = projections.walls(x, 0.07)
+    assert torch.equal(point.clamp(low, high), projections.linf(x, point, 0.07))

@@ -63,3 +63,36 @@ def test_a_tag_is_the_same_number_whether_the_host_or_the_device_mixes_it() -> N
     rng = Rng.of(3, "tags", torch.arange(5))
     for tag in (0, 1, -1, 7, (1 << 62) + 12345, -(1 << 63), (1 << 63) - 1):
         assert torch.equal(rng.fold(tag).keys, rng.fold(torch.tensor(tag)).keys)
+
+
+def test_the_numbers_of_a_key_are_these() -> None:
+    """Stored runs were drawn with them. By hand: SplitMix64 in python's own integers, one number after the other."""
+    rng, word = Rng.of(3, "cell", torch.tensor([0, 5, 1 << 40])), (1 << 64) - 1
+
+    def mixed(z: int) -> int:
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & word
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
+        return z ^ (z >> 31)
+
+    for row, key in enumerate(rng.keys.tolist()):
+        bits = [mixed((key + (i + 1) * 0x9E3779B97F4A7C15) & word) for i in range(40_000)]  # more than a block of them
+        unit = torch.tensor([((b >> 41) + 0.5) * 2.0**-23 for b in bits])
+        assert torch.equal(rng.uniform(200, 200)[row].flatten(), unit)
+        assert torch.equal(rng.uniform(40_000, low=-0.3, high=0.7)[row], -0.3 + (0.7 - -0.3) * unit)
+        assert torch.equal(rng.normal(40_000)[row], torch.erfinv(2 * unit - 1) * 2**0.5)
+        assert rng.integers(7, 40_000)[row].tolist() == [(b >> 1) % (1 << 62) % 7 for b in bits]
+
+
+def test_a_draw_leaves_the_keys_and_what_they_are_cut_from_alone() -> None:
+    ids, tags = torch.arange(6), torch.arange(6) + 3
+    rng = Rng.of(0, "kept", ids)
+    keys = rng.keys.clone()
+    rng[2:4].fold(1).uniform(5)
+    rng.fold(tags).normal(5)
+    rng.integers(9, 3)
+    assert torch.equal(rng.keys, keys)
+    assert torch.equal(tags, torch.arange(6) + 3)
+    assert torch.equal(ids, torch.arange(6))
+    assert rng.uniform(0).shape == (6, 0)
+    assert rng[:0].uniform(3, 2).shape == (0, 3, 2)
+    assert rng.uniform().shape == (6,)

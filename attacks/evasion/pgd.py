@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
-from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.apgd import ranked_targets
+from robustsuite.methods.apgd import inside, ranked_targets, surroundings
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle
@@ -79,29 +79,31 @@ def pgd(
     goals = goals.repeat(1, restarts)
     toward = 1 if targets is None and not n_targets else -1
 
+    words = -(-x.shape[1:].numel() // 2)
+    factors = torch.arange(1, 2 * words + 2, 2, device=x.device) * GOLDEN
+
     def start(example: Tensor, number: Tensor) -> State:
         clean, blank = x[example], torch.full((len(example),), -torch.inf, device=x.device)
         at = budget.sample(clean, rng[example].fold(number))
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
-        seen = count[:, None].expand(-1, steps + 1)
-        state = {"clean": clean, "at": at, "found": clean, "goal": goals[example, number]}
-        return {**state, "score": blank, "seen": seen, "k": count}
+        seen = count.new_zeros(len(example), steps + 1)
+        state = {**surroundings(clean, budget), "at": at, "found": clean.clone(), "score": blank, "seen": seen}
+        return {**state, "k": count, "goal": goals[example, number], "label": y[example]}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         at, goal, k = rows["at"], rows["goal"], rows["k"]
         ask = model[rows["example"]].gradient(at, lambda z: toward * f(z, goal))
-        margin = losses.goal_margin(
-            ask.logits, y[rows["example"]], None if targets is None else targets[rows["example"]]
-        )
+        margin = losses.goal_margin(ask.logits, rows["label"], rows["goal"][:, None] if targets is not None else None)
         better = margin > rows["score"]
         kept = {
-            "found": torch.where(per_row(better, at), at, rows["found"]),
-            "score": torch.where(better, margin, rows["score"]),
+            "found": projections.keep(rows["found"], at, better),
+            "score": torch.fmax(margin, rows["score"]),  # no answer is no better one
         }
-        mark = _fingerprint(at, margin)[:, None]
+        mark = _fingerprint(at, margin, factors)[:, None]
         cycles = (rows["seen"] == mark).any(1)
-        seen = rows["seen"].scatter(1, k.clamp_max(steps)[:, None], mark)
-        new = budget.project(rows["clean"], at + rel_step * budget.eps * _direction(ask.grad, at, budget.norm))
+        seen = rows["seen"].scatter_(1, k.clamp_max(steps)[:, None], mark)
+        moved = _direction(ask.grad, at, budget.norm).mul_(rel_step * budget.eps).add_(at)
+        new = inside(rows, budget, moved)
         rows = {**rows, **kept, "seen": seen, "at": new, "k": k + 1}
         return rows, rows["score"] > model.confidence_margin, (k >= steps) | cycles
 
@@ -109,11 +111,13 @@ def pgd(
     return evasion.Found(rows.get("found", x), {"claimed": broken})
 
 
-def _fingerprint(at: Tensor, margin: Tensor) -> Tensor:
+def _fingerprint(at: Tensor, margin: Tensor, factors: Tensor) -> Tensor:
     """64 bits (N,) of an iterate and the answer to it: a random model answers differently at the same point."""
-    bits = torch.cat([at.flatten(1), margin[:, None]], 1).view(torch.int32).to(torch.int64)
-    factors = torch.arange(1, 2 * bits.shape[1], 2, device=at.device) * GOLDEN
-    return (bits * factors).sum(1)
+    flat = at.flatten(1)
+    words = (functional.pad(flat, (0, 1)) if flat.shape[1] % 2 else flat).view(torch.int64)  # two values a word
+    # a CPU multiplies and adds without room for the products; CUDA has no product of whole numbers
+    sums = words @ factors[:-1] if words.device.type == "cpu" else (words * factors[:-1]).sum(1)
+    return sums + margin.view(torch.int32).to(torch.int64) * factors[-1]
 
 
 def _direction(grad: Tensor, at: Tensor, norm: str) -> Tensor:

@@ -30,6 +30,8 @@ from robustsuite.serve.oracle import Oracle
     differs=(
         "the quadratic program is solved exactly, in logit space, and from the last step's solution",
         "its gradient is 2 (f - z*) by the envelope theorem; no solver is differentiated",
+        "as in the paper, nothing shortens what AdamW found: its steps go by signs, and with 9 x 60 of them and K = 1"
+        " on a linear net l2 ends 4 % above the least, 3 % of it sideways (1 % with gradient descent)",
         "bisection moves to the weight a search started from, not to the one it had eased to",
     ),
 )

@@ -30,6 +30,7 @@ FIRST, SHRINK, SHORTEST, FIRST_L1 = 0.22, 0.03, 0.06, 0.04  # checkpoint periods
 DENSITY, DECAY, LEAST_STEP, FEWER = 1.5, 1.5, 0.1, 0.95  # l1: entries moved, step decay, its floor, 'sparser'
 RADII, PARTS = (3.0, 2.0, 1.0), (0.3, 0.3)  # l1: radii in eps, and parts of the steps before the last radius
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+LARGEST = 1e37  # of an entry of a gradient: differences of two are numbers still
 CANDIDATES = 100  # MALT ranks this many classes of highest logit
 
 
@@ -138,8 +139,9 @@ def born(clean: Tensor, y: Tensor, goal: Tensor, at: Tensor, climb: Climb, which
     number, whole = clean.new_zeros(len(clean)), torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
     which = whole if which is None else which
     phase = (climb.lengths[which].cumsum(1) == 0).sum(1)  # phases without a step are over
-    rows = {"clean": clean, "y": y, "goal": goal, "at": at, "before": at, "best": at, "found": at}
-    rows |= {"best_grad": torch.zeros_like(at), "best_loss": number - torch.inf, "loss": number + torch.inf}
+    rows = {**surroundings(clean, climb.budget), "y": y, "goal": goal, "at": at, "before": at}
+    rows |= {"best": at.clone(), "found": at, "best_way": torch.zeros_like(at)}
+    rows |= {"best_loss": number - torch.inf, "loss": number + torch.inf}
     rows |= {"score": number - torch.inf, "which": which, "phase": phase, "k": whole, "since": whole}
     rows |= {"eta": climb.radii[phase] * (1 if climb.budget.norm == "l1" else 2)}
     rows |= {"period": climb.first[which], "rises": whole, "checked": number, "halved": whole == 0}
@@ -155,34 +157,59 @@ def stepping(model: Oracle, objective: Objective, climb: Climb, *, reach: bool) 
         at, label, goal, last = rows["at"], rows["y"], rows["goal"], rows["phase"] == phases - 1
         ask = model[rows["example"]].gradient(at, lambda z: objective(z, label, goal))
         better = ask.loss > rows["best_loss"]
-        rows = _remembered(rows, ask.loss, ask.grad)
+        way = _way(ask.grad, climb.budget.norm)
+        rows = _remembered(rows, ask.loss, way)
         margin = losses.goal_margin(ask.logits, label, goal[:, None] if reach else None)
         success = (margin > model.confidence_margin) & last
         finished = last & (rows["k"] >= climb.lengths[rows["which"], -1])
-        found = torch.where(per_row(success, at), at, rows["best"])
-        rows = move(rows, ask.grad, climb)
+        found = projections.chosen(success, at, rows["best"]) if _any(success) else rows["best"]
+        rows = move(rows, way, climb)
         score = torch.where(better, margin, rows["score"])
         return {**rows, "found": found, "score": score, "k": rows["k"] + 1}, success, finished
 
     return step
 
 
-def _remembered(rows: State, loss: Tensor, grad: Tensor) -> State:
-    """Take in f(x_k) and its gradient: the best point so far, and whether the loss rose."""
+def surroundings(clean: Tensor, budget: Ball) -> State:
+    """What `inside` needs of the pictures (N, C, H, W) to keep an iterate in their balls and the box."""
+    if budget.norm != "linf":
+        return {"clean": clean}
+    low, high = projections.walls(clean, budget.eps)
+    return {"low": low, "high": high}
+
+
+def inside(rows: State, budget: Ball, at: Tensor) -> Tensor:
+    """The nearest of `at` (N, C, H, W), which may be written over, in the ball and the box: `budget.project`."""
+    return at.clamp_(rows["low"], rows["high"]) if "low" in rows else budget.project(rows["clean"], at)
+
+
+def _way(grad: Tensor, norm: str) -> Tensor:
+    """What a step needs of a gradient: the way up, of length 1; in l1 the gradient, whose entries are ranked."""
+    if norm == "l1":
+        return grad.clamp(-LARGEST, LARGEST)
+    return grad.sign() if norm == "linf" else projections.unit(grad, norm)
+
+
+def _any(which: Tensor) -> bool:
+    """Whether any holds (N,), as far as the host may know: a GPU's would wait for it, and takes it that one does."""
+    return which.device.type != "cpu" or bool(which.any())
+
+
+def _remembered(rows: State, loss: Tensor, way: Tensor) -> State:
+    """Take in f(x_k) and which way it rises: the best point so far, and whether the loss rose."""
     better = loss > rows["best_loss"]
-    pick = per_row(better, grad)
     return {
         **rows,
-        "best": torch.where(pick, rows["at"], rows["best"]),
-        "best_grad": torch.where(pick, grad, rows["best_grad"]),
-        "best_loss": torch.where(better, loss, rows["best_loss"]),
+        "best": projections.keep(rows["best"], rows["at"], better),
+        "best_way": projections.keep(rows["best_way"], way, better),
+        "best_loss": torch.fmax(loss, rows["best_loss"]),
         "rises": rows["rises"] + (loss > rows["loss"]),
         "since": rows["since"] + (rows["k"] > 0),
         "loss": loss,
     }
 
 
-def _momentum_step(rows: State, grad: Tensor, climb: Climb) -> State:
+def _momentum_step(rows: State, way: Tensor, climb: Climb) -> State:
     """At a checkpoint, conditions 1 and 2 halve eta and return to the best point; then one step with momentum."""
     budget, which = climb.budget, rows["which"]
     due = rows["since"] == rows["period"]
@@ -191,13 +218,16 @@ def _momentum_step(rows: State, grad: Tensor, climb: Climb) -> State:
     halve = due & (few_rises | no_gain)
     shorter = torch.maximum(rows["period"] - climb.shrink[which], climb.shortest[which])
     eta = torch.where(halve, rows["eta"] / 2, rows["eta"])
-    at = torch.where(per_row(halve, grad), rows["best"], rows["at"])
-    g = torch.where(per_row(halve, grad), rows["best_grad"], grad)
+    at = rows["at"]
+    if _any(halve):
+        at = projections.chosen(halve, rows["best"], at)
+        way = projections.chosen(halve, rows["best_way"], way)
 
-    direction = g.sign() if budget.norm == "linf" else projections.unit(g, budget.norm)
+    # x + a (z - x) + (1 - a) (x - x_before), in place: at this size a new tensor costs more than what is written to it
     a = per_row(torch.where(rows["k"] > 0, MOMENTUM, 1.0).to(at.dtype), at)
-    z = budget.project(rows["clean"], at + per_row(eta, at) * direction)
-    new = budget.project(rows["clean"], at + a * (z - at) + (1 - a) * (at - rows["before"]))
+    z = inside(rows, budget, (way * per_row(eta, at)).add_(at))
+    moved = z.sub_(at).mul_(a).add_(at).add_((at - rows["before"]).mul_(1 - a))
+    new = inside(rows, budget, moved)
     return {
         **rows,
         "at": new,
@@ -220,8 +250,8 @@ def _sparse_step(rows: State, grad: Tensor, climb: Climb) -> State:
     sparser = due & (support < FEWER * rows["support"])
     decayed = torch.maximum(rows["eta"] / DECAY, LEAST_STEP * eps)
     eta = torch.where(due, torch.where(sparser, eps, decayed), rows["eta"])
-    at = torch.where(per_row(sparser, grad), best, rows["at"])
-    g = torch.where(per_row(sparser, grad), rows["best_grad"], grad)
+    at = projections.chosen(sparser, best, rows["at"])
+    g = projections.chosen(sparser, rows["best_way"], grad)
 
     direction = projections.unit(projections.top_signs(g, (support / DENSITY).to(torch.int64)), "l1")
     new = projections.l1(clean, at + per_row(eta, at) * direction, eps)

@@ -97,6 +97,11 @@ class Decisions:
 
     def _keep(self, rows: Tensor, points: Tensor, number: Tensor, there: Tensor) -> None:
         """Enter the points that got `there` (M,), each the example's query `number` (M,), into the records."""
+        if self.x.device.type == "cpu":  # a GPU's host would have to wait to know which
+            got = there.nonzero().flatten()
+            if not len(got):
+                return
+            rows, points, number, there = rows[got], points[got], number[got], there[got]
         length = torch.where(there, projections.norm((points - self.x[rows]).flatten(1), "l2"), torch.inf)
         in_time = torch.where(number[:, None] <= self.marks, length[:, None], torch.inf)
         self.track.scatter_reduce_(0, rows[:, None].expand_as(in_time), in_time, "amin")
@@ -128,6 +133,8 @@ class Decisions:
 
 def _place(rows: Tensor) -> Tensor:
     """How many earlier entries of `rows` (M,) name the same example, for each entry."""
+    if len(rows) < 2 or (rows.device.type == "cpu" and bool((rows[1:] > rows[:-1]).all())):  # each once, as in a search
+        return torch.zeros_like(rows)
     order = rows.argsort(stable=True)
     ordered = rows[order]
     first = torch.searchsorted(ordered, ordered)

@@ -12,7 +12,6 @@ from torch import Tensor
 from robustsuite.config.threats import Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
-from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle
@@ -45,21 +44,23 @@ def _search(
     model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng, steps: int, p: float
 ) -> tuple[State, Tensor]:
     begin, propose = (_stripes, _windows) if budget.norm == "linf" else (_tiles, _moved_mass)
+    sides = side(torch.arange(steps + 1, device=x.device), p, x)
 
     def start(example: Tensor, _: Tensor) -> State:
         at, n = begin(x[example], budget, rng[example].fold("start")), len(example)
         count = torch.zeros(n, dtype=torch.int64, device=x.device)
-        return {"at": at, "found": x[example], "margin": torch.full((n,), -torch.inf, device=x.device), "i": count}
+        blank, clean = torch.full((n,), -torch.inf, device=x.device), x[example]
+        return {"clean": clean, "at": at, "found": clean.clone(), "margin": blank, "i": count}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example, at, i = rows["example"], rows["at"], rows["i"]
         view = model[example]
         margin = losses.goal_margin(view(at), y[example], None if target is None else target[example])
         better = margin > rows["margin"]
-        found = torch.where(per_row(better, at), at, rows["found"])
+        found = projections.keep(rows["found"], at, better)
         highest = torch.where(better, margin, rows["margin"])
         out = (i >= steps) | (view.left() < 1)
-        at = propose(found, x[example], budget, rng[example].fold(i), side(i, p, x))
+        at = propose(found, rows["clean"], budget, rng[example].fold(i), sides[i.clamp_max(steps)])
         return {**rows, "at": at, "found": found, "margin": highest, "i": i + 1}, highest > model.confidence_margin, out
 
     return search(model, 1, start, step, most=steps + 1)
@@ -78,19 +79,20 @@ def _signs(rng: Rng, *shape: int) -> Tensor:
 
 
 def _offsets(rng: Rng, s: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column (N, H, W) of each pixel, counted from a window of side s (N,) drawn uniformly."""
+    """Row (N, H, 1) and column (N, 1, W) of each pixel, counted from a window of side s (N,) drawn uniformly."""
     h, w = x.shape[-2:]
     u = rng.uniform(2)
     top = (u[:, 0] * (h - s + 1)).to(torch.int64)
     left = (u[:, 1] * (w - s + 1)).to(torch.int64)
-    row = torch.arange(h, device=x.device)[None, :, None] - top[:, None, None]
-    column = torch.arange(w, device=x.device)[None, None, :] - left[:, None, None]
-    return row.expand(-1, h, w), column.expand(-1, h, w)
+    row = torch.arange(h, device=x.device)[:, None] - top[:, None, None]
+    column = torch.arange(w, device=x.device) - left[:, None, None]
+    return row, column
 
 
 def _inside(row: Tensor, column: Tensor, s: Tensor) -> Tensor:
+    """Pixels (N, H, W) whose row (N, H, 1) and column (N, 1, W) are those of the window."""
     s = s[:, None, None]
-    return (row >= 0) & (row < s) & (column >= 0) & (column < s)
+    return (row >= 0).logical_and_(row < s) & (column >= 0).logical_and_(column < s)
 
 
 # linf: every pixel stands at x - eps or x + eps (algorithm 2)
@@ -105,7 +107,7 @@ def _windows(at: Tensor, x: Tensor, budget: Ball, rng: Rng, s: Tensor) -> Tensor
     """One window set to a new sign a channel."""
     row, column = _offsets(rng.fold("window"), s, x)
     colour = budget.eps * _signs(rng.fold("colour"), x.shape[1], 1, 1)
-    return budget.project(x, torch.where(_inside(row, column, s)[:, None], x + colour, at))
+    return projections.chosen(_inside(row, column, s)[:, None], (x + colour).clamp_(0, 1), at)
 
 
 # l2: mass moves from one window to another, in the shape of eta (algorithm 3)

@@ -54,12 +54,15 @@ def search(
     ended, steps, begun = _none(rows), 0, [0] * len(rows.get("example", ()))  # begun: at which step, a row each
     while rows:
         rows, success, finished = step(rows)
-        now = (success | finished) & ~ended
-        if model.look > 1 or bool(now.any()):
+        now = success | finished
+        if model.look > 1:
+            now = now & ~ended
+        looked = model.look == 1 and not bool(now.any())  # nobody has ended, and nobody is cancelled
+        if not looked:
             _record(rows, success & now, now, winner, ends, results)
             ended = ended | now
         steps += 1
-        if steps % model.look == 0 or steps - begun[0] == most:
+        if not looked and (steps % model.look == 0 or steps - begun[0] == most):
             stays = (~ended & (rows["round"] < winner[rows["example"]])).cpu()
             if not bool(stays.all()):
                 kept = stays.nonzero().flatten()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from robustsuite.serve.protocols import Stochastic
 TILE = 16
 """Batches are padded to a multiple of this. BLAS and convolution kernels treat the last, odd rows differently in the
 last bits; with whole tiles an image's logits and gradient are the same bits whatever stands beside it (CPU). Measured:
-8 rows are enough for AVX2 kernels, AVX-512 takes 16; layers with more than about a thousand outputs are split by size
-all the same."""
+8 rows are enough for AVX2 kernels, AVX-512 takes 16 (on an AMD EPYC 4 were enough for six nets with either: it is the
+machine that says, and a net is asked no questions of ours to find out); layers with more than about a thousand outputs
+are split by size all the same."""
 
 
 class Asked(NamedTuple):
@@ -37,20 +38,22 @@ def answer(net: nn.Module, x: Tensor, rng: Rng | None = None) -> Tensor:
     if not len(x):  # a net may not take an empty batch; its width is learnt from one blank picture
         return answer(net, x.new_zeros(1, *x.shape[1:]), None)[:0]
     missing = -len(x) % TILE
-    padded = torch.cat([x, _company(x, missing)]) if missing else x
+    padded = torch.cat([x, *_company(x, missing)]) if missing else x
     if rng is None:
         logits: Tensor = net(padded)
-        return logits[: len(x)]
-    with fed(net, Rng(torch.cat([rng.keys, rng.keys[-1:].expand(missing)]))):
-        logits = net(padded)
-    return logits[: len(x)]
+    else:
+        with fed(net, Rng(torch.cat([rng.keys, rng.keys[-1:].expand(missing)]) if missing else rng.keys)):
+            logits = net(padded)
+    return logits[: len(x)] if missing else logits
 
 
-def _company(x: Tensor, missing: int) -> Tensor:
-    """So many pictures to fill a tile with: x mirrored, then moved on by a row at a time; no picture twice."""
-    rounds = -(-missing // len(x))
-    turned, rows = x.flip(3), x.shape[2]
-    return torch.cat([turned.roll((-i, -(i // rows)), (2, 3)) for i in range(rounds)])[:missing].detach()
+def _company(x: Tensor, missing: int) -> list[Tensor]:
+    """So many pictures, in parts: x mirrored, then moved on by a row at a time, so that none stands there twice."""
+    turned, rows, rounds = x.detach().flip(3), x.shape[2], -(-missing // len(x))
+    twice = torch.cat([turned, turned], 2) if rounds > 1 else turned
+    parts = [twice[:, :, i % rows : i % rows + rows] for i in range(rounds)]
+    parts = [part.roll(-(i // rows), 3) if i >= rows else part for i, part in enumerate(parts)]
+    return [*parts[:-1], parts[-1][: missing - (rounds - 1) * len(x)]]
 
 
 def feed(net: nn.Module, rng: Rng | None) -> None:
@@ -71,8 +74,16 @@ def fed(net: nn.Module, rng: Rng) -> Iterator[None]:
 
 def drawing(net: nn.Module) -> list[Stochastic]:
     """The modules that draw noise."""
-    # hasattr first: isinstance takes ten times as long, and every question asks this of every module
-    return [module for module in net.modules() if hasattr(module, "rng") and isinstance(module, Stochastic)]
+    # every question asks this of every module: net.modules() and isinstance take ten times as long
+    found, modules = [], {id(net): net}
+    queue = list(modules.values())
+    for module in queue:
+        if "rng" in module.__dict__ or hasattr(type(module), "rng"):
+            found.append(module)
+        fresh = [m for m in module._modules.values() if m is not None and id(m) not in modules]
+        modules.update((id(m), m) for m in fresh)
+        queue.extend(fresh)
+    return cast("list[Stochastic]", found)
 
 
 class Metered(nn.Module):

@@ -218,12 +218,12 @@ class Desk:
                 # a graph that reached into the network would hand its weights to the attack's loss
                 shown = logits.detach().requires_grad_()
                 value = loss(shown)
-                (slope,) = torch.autograd.grad(value.sum(), shown)
+                (slope,) = torch.autograd.grad(value, shown, torch.ones_like(value))
                 self._unwatched(slope)
-                (grad,) = torch.autograd.grad((logits * slope).sum(), leaf)
+                (grad,) = torch.autograd.grad(logits, leaf, slope)
             if rng is None:
-                self.last = Asked(rows.clone(), leaf.detach(), logits.detach().clone(), slope, grad.clone())
-            grad = grad.nan_to_num(nan=0.0)  # a rejecting system answers NaN
+                self.last = Asked(rows.clone(), leaf.detach(), logits.detach().clone(), slope, grad)
+            grad = grad.nan_to_num(nan=0.0)  # a rejecting system answers NaN; the attack's own copy
             one = Ask(logits.detach(), value.detach(), grad)
             total = one if total is None else Ask(*(a + b for a, b in zip(total, one, strict=True)))
         return total if self.eot == 1 and total else Ask(*(part / self.eot for part in total or ()))

@@ -221,3 +221,21 @@ def test_labels_are_all_it_may_see_and_bad_values_are_refused() -> None:
         cgba(oracle(smooth()), x, y, ANY, rng=streams(N), sigma=0.0)
     with pytest.raises(BadValue, match="path chord"):
         cgba_h(oracle(smooth()), x, y, ANY, rng=streams(N), targets=y[:, None], aux=aux(smooth()), path="line")
+
+
+@pytest.mark.parametrize("side", [11, 12, 14])
+def test_pictures_are_the_same_bits_at_any_width(side: int) -> None:
+    """Products of matrices that begin at odd places added up in another order beside others, at odd sides."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(8 * (-(-side // 2)) ** 2, 10))
+    net = ready(net)
+    x = torch.rand(20, 3, side, side, generator=torch.Generator().manual_seed(1))
+    y, ids = net(x).argmax(1), torch.arange(20)
+
+    def at(width: int, rows: Tensor) -> Tensor:
+        model = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", rows), width=width)
+        return cgba(model, x[rows], y[rows], ANY, rng=Rng.of(0, "attack", rows), queries=150).x_adv
+
+    whole = at(64, ids)
+    assert torch.equal(at(7, ids), whole)
+    assert torch.equal(at(32, ids[13:14]), whole[13:14])

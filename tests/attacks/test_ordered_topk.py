@@ -81,6 +81,20 @@ def test_one_target_on_a_linear_net_is_the_distance_to_its_region(name: str, sca
     assert float((length / nearest).mean()) < within
 
 
+def test_quadattack_s_excess_on_a_linear_net_is_mostly_sideways() -> None:
+    """What its card says: AdamW's steps go by signs; what it finds stands off the normal more than beyond the edge."""
+    net, x = seeded(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), 0.036), pictures(16, 16)
+    targets = OrderedTopK(1).targets(net(x).argmax(1), 10, Rng.of(0, "t", torch.arange(16)))
+    x_adv, _ = tried(quadattack, net, x, targets, searches=9)
+    weight, to = net[1].weight.double(), quadratic.order(targets, 10)  # type: ignore[index]
+    l = quadratic.multipliers(net(x), to, quadratic.gram(weight), torch.zeros(16, 10).double(), margin=0.0)
+    normal = quadratic.combined(l, to) @ weight
+    least, delta = normal.norm(dim=1), (x_adv - x).flatten(1).double()
+    along = (delta * normal).sum(1) / least
+    assert 1.0 <= float((delta.norm(dim=1) / least).mean()) < 1.06
+    assert 1.0 <= float((along / least).mean()) < 1.025
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_judge_decides_the_exact_order(name: str) -> None:
     net, x = pooled(), pictures(8)

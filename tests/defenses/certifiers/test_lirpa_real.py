@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robustsuite.benchmarks.peers.lirpa import pictures, trained
 from robustsuite.config.threats import L2, Linf
 from robustsuite.defenses.certifiers.lirpa import margin_bounds, predictions, verified
+from tests.defenses.certifiers.bounded import in_double, scaled
 
 pytestmark = pytest.mark.slow
 NETS = ["resnet2b", "cnn_a"]
@@ -68,3 +69,18 @@ def test_documented_accuracy_is_met_within_its_interval(shared: Path) -> None:
     net, (x, y) = trained(shared, "resnet2b"), pictures(shared, 120)
     found = verified(net, x, y, Linf(1 / 255), batch_size=1).float().mean() * 100
     assert abs(found - 57.16) < 3 * 4.5
+
+
+@pytest.mark.parametrize("c", [1e-3, 1.0, 1e2, 1e3, 1e4])
+def test_certificates_of_a_real_network_stand_at_any_scale_of_its_logits(shared: Path, c: float) -> None:
+    """Also where a bias puts each lowest bound just below 0; float32 alone proved some of those."""
+    net, (x, _), ball = trained(shared, "cnn_a"), pictures(shared, 16), Linf(2 / 255)
+    y = predictions(net, x)
+    true = in_double(net, x, y, ball)
+    assert 0 < (true > 0).sum() < 16
+    assert torch.equal(verified(scaled(net, c), x, y, ball), true > 0)
+    for i, row in enumerate(x[:6].split(1)):
+        shift = nn.functional.one_hot(y[i], 10) * -(true[i] + 3e-7).float()
+        moved = scaled(net, c, shift)
+        assert in_double(moved, row, y[i : i + 1], ball) <= 0
+        assert not verified(moved, row, y[i : i + 1], ball)
