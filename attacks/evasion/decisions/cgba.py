@@ -83,7 +83,7 @@ def cgba(
     settings = _checked(x, sigma, tol, n0, f)
     for rows in torch.arange(len(x), device=x.device).split(model.width):
         at, found = noise_start(ask, rows, rng[rows].fold("start"))
-        _walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=False)
+        walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=False)
     return evasion.Found(ask.finish(), ask.columns())
 
 
@@ -117,7 +117,7 @@ def cgba_h(
     settings = _checked(x, sigma, tol, n0, f)
     for rows in torch.arange(len(x), device=x.device).split(model.width):
         at, found = picture_start(ask, rows, aux.pictures)
-        _walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=path == "chord")
+        walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=path == "chord")
     return evasion.Found(ask.finish(), ask.columns())
 
 
@@ -129,7 +129,7 @@ def _checked(x: Tensor, sigma: float, tol: float, n0: int, f: int) -> Settings:
     return Settings(sigma, tol, n0, f or (1 if side < 16 else 2 if side < 96 else 4))
 
 
-def _walk(ask: Decisions, rows: Tensor, at: Tensor, rng: Rng, settings: Settings, *, straight: bool) -> None:
+def walk(ask: Decisions, rows: Tensor, at: Tensor, rng: Rng, settings: Settings, *, straight: bool) -> None:
     """From adversarial pictures `at` (M, C, H, W) of the examples `rows` until their queries are spent."""
     band, source = Band.of(ask.x, settings.f), ask.x[rows]
     reserve = RESERVE + (2 * VOTES if ask.noisy else 0)
