@@ -118,7 +118,7 @@ def leave(
         return projections.steepest(source[i], eta[i], radius.float(), norm)
 
     def gap(near: Tensor, far: Tensor) -> Tensor:
-        return (near - far) * (source[0].numel() ** 0.5 if norm == "linf" else 1)
+        return (near - far) * (source.shape[1:].numel() ** 0.5 if norm == "linf" else 1)
 
     bad, good = torch.zeros_like(across), across.abs()
     found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)

@@ -54,7 +54,7 @@ def rays(
         raise BadValue(f"expected tol > 0, got {tol!r}; leave it out for 1e-3")
     ask = Decisions(model, x, y, targeted=False, queries=queries, norm="linf")
     for rows in torch.arange(len(x), device=x.device).split(model.width):
-        _flip(ask, rows, tol / x[0].numel() ** 0.5)
+        _flip(ask, rows, tol / x.shape[1:].numel() ** 0.5)
     return evasion.Found(ask.finish(), ask.columns())
 
 
@@ -76,7 +76,7 @@ class Flips(NamedTuple):
 
 def _flip(ask: Decisions, rows: Tensor, tol: float) -> None:
     """Search for the examples `rows` (M,) until their queries are spent: each step is one question for every one."""
-    blocks = _blocks(ask.x[0].numel(), int(ask.most[rows].max()) if len(rows) else 0, rows.device)
+    blocks = _blocks(ask.x.shape[1:].numel(), int(ask.most[rows].max()) if len(rows) else 0, rows.device)
     signs, radius = torch.ones_like(ask.x[rows].flatten(1)), torch.ones(len(rows), device=rows.device)
     # at radius 1 every x + r s is a corner of the box, so that it stands for no radius yet as well
     search = Flips(rows, signs, signs, torch.zeros_like(rows), radius, radius - 2, radius)
@@ -96,14 +96,25 @@ def _step(ask: Decisions, search: Flips, blocks: Tensor, tol: float) -> Flips:
     low = torch.where(there, torch.where(fresh, 0.0, low), torch.where(fresh, low, middle))
     high = torch.where(there, middle, torch.where(fresh, radius, high))
     ended = ~fresh & (high - low <= tol)
+    held = ended & (high < radius)  # a flip that gains nothing is none
     if ask.noisy:
-        j, held = ended.nonzero().flatten(), ended.clone()
-        held[j] = ask.confirm(rows[j], _at(ask, rows[j], tried[j], high[j]))
-    else:
-        held = ended
+        high, held = _confirmed(ask, rows, tried, high, radius, held)
     best, radius = merged(best, tried, held), torch.where(held, high, radius)
     done = ended | (fresh & ~there)
     return Flips(rows, best, tried, place + done.to(place.dtype), radius, torch.where(done, -1.0, low), high)
+
+
+def _confirmed(
+    ask: Decisions, rows: Tensor, signs: Tensor, high: Tensor, radius: Tensor, ended: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Radii (M,) at which the signs of those that `ended` (M,) hold when asked again, and which do; also halfway back.
+    """
+    high, held = high.clone(), torch.zeros_like(ended)
+    for back in (False, True):
+        j = (ended & ~held).nonzero().flatten()
+        high[j] = (high[j] + radius[j]) / 2 if back else high[j]
+        held[j] = ask.confirm(rows[j], _at(ask, rows[j], signs[j], high[j]))
+    return high, held
 
 
 def _at(ask: Decisions, rows: Tensor, signs: Tensor, radius: Tensor) -> Tensor:

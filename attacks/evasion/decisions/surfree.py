@@ -26,7 +26,7 @@ from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 
-BYTES = 1 << 30
+BYTES = 1 << 29
 """What the last directions of the examples in flight may take together."""
 
 WIDEST = math.radians(30)
@@ -139,9 +139,14 @@ def _direction(basis: Basis, past: Tensor, delta: Tensor, rng: Rng) -> Tensor:
     """Unit coefficients (M, D) drawn from -1, 0 and 1, orthogonal to the past ones (M, L, D) and to `delta`."""
     v = (rng.integers(3, past.shape[2]) - 1).to(past)
     u = basis.coefficients(delta).flatten(1)
-    v, u = (z - torch.einsum("ml,mld->md", torch.einsum("mld,md->ml", past, z), past) for z in (v, u))
-    u = projections.unit(u, "l2")
+    v, u = _without(past, v), projections.unit(_without(past, u), "l2")
     return projections.unit(v - (v * u).sum(1, keepdim=True) * u, "l2")
+
+
+def _without(past: Tensor, z: Tensor) -> Tensor:
+    """What of z (M, D) is orthogonal to orthonormal rows (M, L, D); zero rows take nothing."""
+    parts = torch.bmm(z[:, None], past.mT)[:, 0]
+    return z - (parts[:, :, None] * past).sum(1)  # bmm of a single example would round otherwise than of several
 
 
 def _along(
