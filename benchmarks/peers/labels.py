@@ -61,9 +61,8 @@ class Watched(nn.Module):
         wrong = logits.argmax(1) != self.label
         lengths = projections.norm((x - self.source).flatten(1), self.norm)
         for picture, there, length in zip(x, wrong.tolist(), lengths.tolist(), strict=True):
-            if not bool(picture.any()):  # SurFree's way to say that a picture is none
-                if self.norm == "l2":
-                    continue
+            if self.norm == "l2" and not bool(picture.any()):  # SurFree's way to say that a picture is none
+                continue
             if self.free:
                 self.free -= 1
                 continue
@@ -89,11 +88,10 @@ def their_surfree(code: Path, watched: Watched, x: Tensor, y: Tensor, start: Ten
     """SurFree on one image; it asks for the label of the source first."""
     peer = imported(code / "SurFree", "surfree")
     config = json.loads((code / "SurFree/config_example.json").read_text())
-    basis = {k: v for k, v in config["run"]["basis_params"].items()}
     watched.free = 1
     with contextlib.redirect_stdout(io.StringIO()):
         attack = peer.SurFree(**{**config["init"], "steps": 10**6, "max_queries": watched.queries})
-        attack(watched, x, y, starting_points=start, basis_params=basis)
+        attack(watched, x, y, starting_points=start, basis_params=config["run"]["basis_params"])
 
 
 def their_geoda(code: Path, watched: Watched, x: Tensor, y: Tensor, start: Tensor) -> None:
@@ -181,8 +179,8 @@ def main() -> None:
                 both = [part.tolist() for part in tracks(name, given.code, net, x, y, given.queries)]
                 file.with_suffix(".new").write_text(json.dumps(both))
                 file.with_suffix(".new").rename(file)
-            print(f"{name}, {NETS[which][0]}, {given.images} images\n  queries    ours    theirs    ratio 95 % interval   "
-                  f"nearer", flush=True)  # fmt: skip
+            print(f"{name}, {NETS[which][0]}, {given.images} images")
+            print("  queries    ours    theirs    ratio 95 % interval   nearer", flush=True)
             table(*map(np.array, json.loads(file.read_text())), given.queries)
 
 

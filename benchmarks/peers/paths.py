@@ -32,6 +32,7 @@ from robustsuite.serve.oracle import Oracle
 
 PATHS = ("chord", "semicircle")
 GOALS = ("untargeted", "targeted")
+DEFAULT = ["resnet4b", "lenet5", "resnet20", "mobilenet"]
 
 
 def track(net: nn.Module, x: Tensor, y: Tensor, owned: Split, goal: str, path: str, queries: int) -> Tensor:
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=os.environ.get("ROBUSTSUITE_SHARED", "."))
     parser.add_argument("--out", type=Path, default=Path("paths"))
-    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=["resnet4b", "resnet20", "lenet5", "mobilenet"])
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=DEFAULT)
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--queries", type=int, default=10000)
     given = parser.parse_args()

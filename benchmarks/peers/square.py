@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5000)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    print(f"{given.images} images, {given.seeds} seeds, {given.queries} queries, {torch.get_num_threads()} thread(s)\n"
-          f"{'net':24} {'norm':4} {'eps':>7}   ours  theirs  difference 95 %      majorities differ (ours among itself)")
+    print(f"{given.images} images, {given.seeds} seeds, {given.queries} queries, {torch.get_num_threads()} thread(s)")
+    print(f"{'net':24} {'norm':4}     eps   ours  theirs  difference 95 %      majorities differ (ours among itself)")
     for name, norm, eps in SETTINGS:
         file = given.out / f"{name}-{norm}-{eps:.5f}-{given.images}-{given.seeds}-{given.queries}.json"
         if not file.is_file():
@@ -93,7 +93,8 @@ def main() -> None:
         lo, hi = interval(np.concatenate([a, again]), b)
         most = [part.mean(0) > 0.5 for part in (a, again, b)]
         mean = 100 * np.concatenate([a, again]).mean()
-        print(f"{NETS[name][0]:24} {norm:4} {eps:7.4f} {mean:6.2f}  {100 * b.mean():6.2f} {mean - 100 * b.mean():+6.2f} "
+        other = 100 * b.mean()
+        print(f"{NETS[name][0]:24} {norm:4} {eps:7.4f} {mean:6.2f}  {other:6.2f} {mean - other:+6.2f} "
               f"[{lo:+.2f}, {hi:+.2f}] {int((most[0] != most[2]).sum()):6} of {a.shape[1]} "
               f"({int((most[0] != most[1]).sum())})", flush=True)  # fmt: skip
 

@@ -53,8 +53,8 @@ def distances(run: Results) -> pd.DataFrame:
             if np.isfinite(reached).any():
                 reached = np.where(np.isnan(reached), np.inf, reached)
                 base = {name: cell[name] for name in ("run_id", *WHERE, "attack")}
-                rows.append({**base, "norm": SERIES[column.series], "queries": int(column.at), "median": float(np.median(reached)),
-                             "n": len(reached), "reached": reached})  # fmt: skip
+                rows.append({**base, "norm": SERIES[column.series], "queries": int(column.at),
+                             "median": float(np.median(reached)), "n": len(reached), "reached": reached})  # fmt: skip
     table = pd.DataFrame(rows, columns=["run_id", *WHERE, "attack", "norm", "queries", "median", "n", "reached"])
     return table.sort_values("queries", kind="stable").reset_index(drop=True)
 

@@ -53,7 +53,7 @@ class Broken(NamedTuple):
 def query_curves(run: Results) -> pd.DataFrame:
     """One row a cell and number of queries: robust_accuracy with its interval, k of n, after so many.
 
-    Of the broken, `mean` and `median` queries; NaN where they are known to the next checkpoint alone, and where none is.
+    Of the broken, `mean` and `median` queries; NaN where they are known to the next checkpoint alone, or none is.
     A cell of attacks that seek the nearest picture within no radius is left out.
     """
     rows: list[dict[str, Any]] = []

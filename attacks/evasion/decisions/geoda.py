@@ -100,13 +100,11 @@ def shares(total: Tensor) -> Tensor:
     """Queries (M,) float64 of the first estimate, at most FIRST, so that `total` (M,) last to the end of the last."""
     g = LAMBDA ** (-2 / 3)
     times = torch.arange(1, 65, device=total.device)
-    first = (total[:, None].double() - SEARCH * times) * (g - 1) / (g**times.double() - 1)
+    first = (total[:, None].double() - SEARCH * times) * (g - 1) / (g ** times.double() - 1)
     return first.gather(1, (first <= FIRST).int().argmax(1, keepdim=True))[:, 0].clamp_min(1)
 
 
-def leave(
-    ask: Decisions, rows: Tensor, source: Tensor, at: Tensor, eta: Tensor, tol: float
-) -> tuple[Tensor, Tensor]:
+def leave(ask: Decisions, rows: Tensor, source: Tensor, at: Tensor, eta: Tensor, tol: float) -> tuple[Tensor, Tensor]:
     """From the source along what leaves the half space of normal eta soonest: pictures (M, C, H, W), and moved (M,).
 
     The distance of the plane through `at` is doubled until the class has ended; bisection ends at the boundary.

@@ -107,8 +107,7 @@ def _step(ask: Decisions, search: Flips, blocks: Tensor, tol: float) -> Flips:
 def _confirmed(
     ask: Decisions, rows: Tensor, signs: Tensor, high: Tensor, radius: Tensor, ended: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Radii (M,) at which the signs of those that `ended` (M,) hold when asked again, and which do; also halfway back.
-    """
+    """Radii (M,) at which the signs of those that `ended` (M,) hold when asked again, or halfway back; and which do."""
     high, held = high.clone(), torch.zeros_like(ended)
     for back in (False, True):
         j = (ended & ~held).nonzero().flatten()
@@ -124,7 +123,7 @@ def _at(ask: Decisions, rows: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
 
 
 def _blocks(d: int, most: int, device: torch.device) -> Tensor:
-    """First place, and last place + 1, of the blocks in their order (K, 2), K > most: the whole, halves, quarters ..."""
+    """First place and last place + 1 of the blocks in their order (K, 2), K > most: the whole, halves, quarters ..."""
     ends: list[tuple[int, int]] = []
     stage = 0
     while len(ends) <= most:

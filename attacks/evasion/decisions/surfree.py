@@ -19,7 +19,6 @@ from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import projections
-from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.boundary import Band, Circle, bisect, segment, settle
 from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start
@@ -52,9 +51,9 @@ def _cost(*, queries: int, **_: object) -> Cost:
     differs=(
         "v is orthogonal to where x_b stands now; in the authors' code to where it stood at the start, and to the last "
         "directions, which is no longer the same once one of them is forgotten",
-        "coefficients of the drawn frequencies are -1, 0 or 1, as in the code's example; its default scales them by the "
-        "picture's own",
-        "bisection stays on the side of the circle that was found first, where the authors' code asks the other as well",
+        "coefficients of the drawn frequencies are -1, 0 or 1, as in the code's example; its default scales them by "
+        "the picture's own",
+        "bisection stays on the side of the circle that was found first; the authors' code asks the other as well",
         "every third try for a start is noise of 4 x 4 patches, at most 100 tries",
         "what is returned stands a thousandth further out than the nearest found, as rounding decides on the boundary",
         "where the system draws noise, a boundary point must hold in 8 of 10 answers before it replaces the last one",
@@ -149,9 +148,7 @@ def _without(past: Tensor, z: Tensor) -> Tensor:
     return z - (parts[:, :, None] * past).sum(1)  # bmm of a single example would round otherwise than of several
 
 
-def _along(
-    ask: Decisions, rows: Tensor, circle: Circle, theta: Tensor, gamma: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _along(ask: Decisions, rows: Tensor, circle: Circle, theta: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Either way along the circles, to the boundary: pictures (M, C, H, W), moved (M,) and found (M,).
 
     theta (M,) float64, in radians: the angles to ask about, and the steps beyond until the goal's side ends.
