@@ -21,21 +21,23 @@ from numpy.typing import NDArray
 from robustsuite.maths import stats
 
 from ..measure.grades import shown
-from ..measure.tables import flags_of
 from ..read.runs import Results, once, radius_of
 from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
 from ..render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
-from ..render.text import number, short
+from ..render.text import number, percent, short
 from .figures import drawn
 from .queries import SERIES
 from .query_costs import asking
 
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed", "defense")
-MARKS = (0, 100, 250, 500, 1000, 2500, 5000, 10000)
+MARKS = (100, 250, 500, 1000, 2500, 5000, 10000)
 """Numbers of queries that the table shows, up to the most that an attack asked of an image."""
 
 FINE = 48
 """Points of a curve whose successes are known to the query."""
+
+FEW = 12
+"""Below so many points, those of checkpoints, each is marked."""
 
 
 class Broken(NamedTuple):
@@ -63,15 +65,14 @@ def query_curves(run: Results) -> pd.DataFrame:
             continue
         searched = broken.after[(broken.after > 0) & np.isfinite(broken.after)]
         told = searched if broken.exact else searched[:0]
-        base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "grade")} | {"flags": flags_of(cell)}
+        base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "grade")}
         base |= {"mean": told.mean() if len(told) else np.nan, "median": np.median(told) if len(told) else np.nan}
         n = len(broken.after)
         for q in broken.known:
             k = int((broken.after > q).sum())
             lo, hi = stats.clopper_pearson(k, n)
             rows.append({**base, "queries": int(q), "robust_accuracy": k / n, "lo": lo, "hi": hi, "k": k, "n": n})
-    columns = ["run_id", *WHERE, "attack", "grade", "flags", "queries", "robust_accuracy", "lo", "hi", "k", "n", "mean",
-               "median"]  # fmt: skip
+    columns = ["run_id", *WHERE, "attack", "grade", "queries", "robust_accuracy", "lo", "hi", "k", "n", "mean", "median"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -81,7 +82,8 @@ def when_broken(cell: Mapping[Any, Any], examples: Mapping[str, NDArray[Any]]) -
     fell, eps = clean & ~examples["robust"].astype(bool), radius_of(cell)
     most = int(asked.max())
     series = sorted((c.at, c.name) for c in cell["record"].columns
-                    if SERIES.get(c.series) == cell["norm"] and c.at is not None and c.at <= most)  # fmt: skip
+                    if SERIES.get(c.series) == cell["norm"] and c.at is not None
+                    and (c.at <= most or np.isfinite(examples[c.name]).any()))  # fmt: skip
     after = np.where(clean, np.inf, 0.0)
     if not series:
         if "linf" in examples:  # the nearest was sought and nobody noted when: `queries` are all it was given
@@ -89,13 +91,14 @@ def when_broken(cell: Mapping[Any, Any], examples: Mapping[str, NDArray[Any]]) -
         after[fell] = asked[fell]
         marks = [q for q in MARKS if q <= most]
         fine = np.unique(np.geomspace(1, most, FINE).round().astype(np.int64))
-        return Broken(after, np.unique([*marks, *fine, most]), True)
+        return Broken(after, np.unique([0, *marks, *fine, most]), True)
     if eps is None or not np.isfinite(eps):
         return None
     after[fell] = most  # got there in the end, be it by another route
     for at, name in reversed(series):
         after[fell & (examples[name] <= eps)] = at
-    return Broken(after, np.unique([0, *(int(at) for at, _ in series), most]), False)
+    marks = [int(at) for at, _ in series]
+    return Broken(after, np.array([0, *marks, *([most] if most > marks[-1] else [])]), False)
 
 
 def query_curve_section(run: Results) -> Section:
@@ -119,18 +122,20 @@ def _table(table: pd.DataFrame) -> Table:
         one, at = part.iloc[0], part.set_index("queries").to_dict("index")
         rows.append((
             *(words(one[name]) for name in names), words(one["attack"]),
-            *(_rate(at.get(mark), one) for mark in marks), _told(one["mean"]), _told(one["median"]),
+            counted(at[0]["robust_accuracy"], percent(at[0]["robust_accuracy"])),
+            *(_rate(at.get(mark), str(one["grade"])) for mark in marks), _told(one["mean"]), _told(one["median"]),
             counted(one["n"], number(one["n"])),
         ))  # fmt: skip
-    columns = (*names, "attack", *(f"{number(mark)} queries" for mark in marks), "mean queries", "median queries", "n")
+    columns = (*names, "attack", "no attack", *(f"{number(mark)} queries" for mark in marks), "mean queries",
+               "median queries", "n")  # fmt: skip
     return Table("accuracy-queries", "Robust accuracy after so many queries", caption, columns, tuple(rows),
                  "query_curves.csv")  # fmt: skip
 
 
-def _rate(row: Mapping[str, Any] | None, one: pd.Series) -> Entry:
+def _rate(row: Mapping[Any, Any] | None, grade: str) -> Entry:
     if row is None:
         return Entry("–", np.inf)
-    return shown(accuracy(row["robust_accuracy"], row["lo"], row["hi"]), one["grade"], one["flags"])
+    return shown(accuracy(row["robust_accuracy"], row["lo"], row["hi"]), grade)
 
 
 def _told(value: float) -> Entry:
@@ -150,13 +155,17 @@ def figures(table: pd.DataFrame) -> list[Figure]:
 
 def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
     ax = canvas.add_subplot()
-    for i, (attack, rows) in enumerate(part[part["queries"] > 0].groupby("attack", sort=False)):
+    part = part[part["queries"] > 0]
+    for i, (attack, rows) in enumerate(part.groupby("attack", sort=False)):
         colour = LINES[i % len(LINES)]
         ax.step(rows["queries"], 100 * rows["robust_accuracy"], where="post", linestyle=STYLES[i % 4], color=colour,
-                linewidth=1.8, label=names[str(attack)])  # fmt: skip
+                linewidth=1.8, marker="o" if len(rows) < FEW else "", markersize=4, label=names[str(attack)])  # fmt: skip
         ax.fill_between(rows["queries"], 100 * rows["lo"], 100 * rows["hi"], step="post", color=colour, alpha=0.13,
                         linewidth=0)  # fmt: skip
     ax.set_xscale("log")
+    ticks = [mark for mark in (1, 10, *MARKS) if part["queries"].min() <= mark <= part["queries"].max()]
+    ax.set_xticks(ticks, [number(mark) for mark in ticks])
+    ax.set_xticks([], minor=True)
     ax.set_ylim(0, 102)
     ax.grid(axis="y")
     ax.set_axisbelow(True)

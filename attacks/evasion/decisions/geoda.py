@@ -100,7 +100,7 @@ def shares(total: Tensor) -> Tensor:
     """Queries (M,) float64 of the first estimate, at most FIRST, so that `total` (M,) last to the end of the last."""
     g = LAMBDA ** (-2 / 3)
     times = torch.arange(1, 65, device=total.device)
-    first = (total[:, None].double() - SEARCH * times) * (g - 1) / (g ** times.double() - 1)
+    first: Tensor = (total[:, None].double() - SEARCH * times) * (g - 1) / (g ** times.double() - 1)
     return first.gather(1, (first <= FIRST).int().argmax(1, keepdim=True))[:, 0].clamp_min(1)
 
 
