@@ -34,7 +34,6 @@ ADVISED = (
     ("minimum norm", "fmn", "gradients", ("linf", "l2", "l1", "l0")),
     ("score", "square", "scores", ("linf", "l2")),
     ("decision", "cgba", "labels", ("l2",)),
-    ("decision", "rays", "labels", ("linf",)),
 )
 """family, an attack of it, what that needs, the norms it works in: what to add where a family is missing."""
 
