@@ -119,3 +119,12 @@ def test_top_signs_keeps_k_a_row() -> None:
 def test_unit_has_length_one_and_keeps_zero(norm: str) -> None:
     rows = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
     assert projections.norm(projections.unit(rows, norm), norm).tolist() == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_steepest_takes_a_radius_a_row(norm: str) -> None:
+    x, other = pictures(11, n=3)
+    grad, x = other - x, x.clamp(0, 1)
+    eps = torch.tensor([0.05, 0.3, 2.0])
+    rows = [projections.steepest(x[i : i + 1], grad[i : i + 1], float(e), norm) for i, e in enumerate(eps)]
+    assert torch.equal(projections.steepest(x, grad, eps, norm), torch.cat(rows))
