@@ -2,9 +2,9 @@
 
 An image counts as broken after q queries where the judge says that it broke and the attack had got there by then: its
 `queries` are at most q, or, for attacks that go on looking for a nearer picture, its distance after q
-(<norm>_at_<queries>) is within the budget's radius. So no curve ends below the robust accuracy of the cell. Attack
-success rate at equal queries, as in BlackboxBench (arXiv 2312.16979), is 1 minus the curve over the
-accuracy at 0 queries.
+(<norm>_at_<queries>) is within the budget's radius. So no curve ends below the robust accuracy of the cell, and what goes
+on to its last question, as attacks on a system that draws noise do, breaks nothing before. The attack success rate at
+equal queries of BlackboxBench (arXiv 2312.16979) is 1 minus the curve over the accuracy at 0 queries.
 """
 
 from __future__ import annotations
@@ -67,11 +67,15 @@ def query_curves(run: Results) -> pd.DataFrame:
         told = searched if broken.exact else searched[:0]
         base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "grade")}
         base |= {"mean": told.mean() if len(told) else np.nan, "median": np.median(told) if len(told) else np.nan}
-        n = len(broken.after)
-        for q in broken.known:
+        n, before = len(broken.after), -1
+        for q in broken.known.tolist():
             k = int((broken.after > q).sum())
-            lo, hi = stats.clopper_pearson(k, n)
-            rows.append({**base, "queries": int(q), "robust_accuracy": k / n, "lo": lo, "hi": hi, "k": k, "n": n})
+            if k == before and q not in (*MARKS, broken.known[-1]):
+                continue  # the curve is level there
+            if k != before:
+                lo, hi = stats.clopper_pearson(k, n)
+            rows.append({**base, "queries": q, "robust_accuracy": k / n, "lo": lo, "hi": hi, "k": k, "n": n})
+            before = k
     columns = ["run_id", *WHERE, "attack", "grade", "queries", "robust_accuracy", "lo", "hi", "k", "n", "mean", "median"]
     return pd.DataFrame(rows, columns=columns)
 

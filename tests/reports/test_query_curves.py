@@ -41,8 +41,8 @@ def left(run: Results, attack: str) -> dict[int, int]:
 
 def test_what_stops_at_success_is_told_to_the_query(asked: Results) -> None:
     found = left(asked, "square")
-    assert (found[0], found[1]) == (4, 4)
-    assert min(k for q, k in found.items() if 2 <= q < 100) == 3
+    assert found[0] == 4
+    assert [k for q, k in found.items() if 0 < q < 100] == [3], "a level curve needs no points"
     assert (found[100], found[250], found[500], found[1001]) == (2, 2, 2, 1)
     assert 1000 in found
     assert 2500 not in found

@@ -46,7 +46,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
     cost=_cost,
     family=("decision",),
     **BLACK_BOX,
-    least={"queries": 2500},
+    least={"queries": 5000},  # from 2500 to 5000 the median distance still falls by a fifth
     minimum_norm=True,
     differs=(
         "v is orthogonal to where x_b stands now; in the authors' code to where it stood at the start, and to the last "
