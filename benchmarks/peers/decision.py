@@ -83,7 +83,7 @@ def targeted(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int) -
     """CGBA-H, CGBA and HopSkipJump toward a class drawn at random among those that `owned` shows."""
     targets, aux = drawn_targets(x, y, owned), Aux(owned, lambda spec: net)
     table("cgba_h", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux)
-    table("cgba_h(path=chord)", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux, path="chord")
+    table("cgba_h(path=semicircle)", cgba_h, net, x, y, queries=queries, targets=targets, aux=aux, path="semicircle")
     table("hopskipjump_targeted", hopskipjump_targeted, net, x, y, queries=queries, targets=targets, aux=aux)
 
 
@@ -152,7 +152,7 @@ def authors(net: nn.Module, x: Tensor, y: Tensor, owned: Split, queries: int, co
     from proposed_attack import Proposed_attack  # type: ignore[import-not-found]
 
     ids, goal = torch.arange(len(x)), drawn_targets(x, y, owned)
-    extra: dict[str, Any] = {"targets": goal, "aux": Aux(owned, lambda spec: net), "path": "chord"} if toward else {}
+    extra: dict[str, Any] = {"targets": goal, "aux": Aux(owned, lambda spec: net)} if toward else {}
     ours = table("cgba_h" if toward else "cgba", cgba_h if toward else cgba, net, x, y, queries=queries, **extra)
     oracle = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
     ask = Decisions(oracle, x, goal[:, 0] if toward else y, targeted=toward, queries=queries)

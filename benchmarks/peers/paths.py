@@ -8,14 +8,18 @@ each checkpoint: the median l2 of both; half circle / chord, the geometric mean 
 interval over images; and on how many the half circle is nearer. Below 1 the half circle is nearer. What was computed
 stands under --out, a json for each net, goal and path, and is found again.
 
-Measured, 30 images, 10,000 queries: half circle / chord [95 %], and nearer on how many:
+Measured, half circle / chord [95 %], and on how many of the last column the half circle is nearer:
 
-    net                    goal        after 1000            after 5000            after 10,000
-    cifar10_resnet4b_adv2  untargeted  0.949 [0.940, 0.959]  0.974 [0.968, 0.978]  0.985 [0.980, 0.989]  29 of 30
-    cifar10_resnet4b_adv2  targeted    0.959 [0.937, 0.980]  0.957 [0.944, 0.970]  0.963 [0.944, 0.979]  28 of 30
-    mnist_lenet5_adv       untargeted  0.935 [0.907, 0.970]  0.961 [0.920, 1.002]  0.970 [0.929, 1.011]  25 of 30
-    mnist_lenet5_adv       targeted    0.967 [0.951, 0.983]  0.959 [0.934, 0.978]  0.969 [0.947, 0.985]  28 of 30
-MOBILE"""
+    net                       goal        after 1000            after 5000            after 10,000
+    cifar10_resnet4b_adv2     untargeted  0.949 [0.940, 0.959]  0.974 [0.968, 0.978]  0.985 [0.980, 0.989]  29 of 30
+    cifar10_resnet4b_adv2     targeted    0.959 [0.937, 0.980]  0.957 [0.944, 0.970]  0.963 [0.944, 0.979]  28 of 30
+    mnist_lenet5_adv          untargeted  0.935 [0.907, 0.970]  0.961 [0.920, 1.002]  0.970 [0.929, 1.011]  25 of 30
+    mnist_lenet5_adv          targeted    0.967 [0.951, 0.983]  0.959 [0.934, 0.978]  0.969 [0.947, 0.985]  28 of 30
+    imagenet_mobilenetv1_025  targeted    2.289 [1.358, 4.411]  2.489 [1.552, 3.990]                         0 of 5
+
+On small pictures the half circle gains 4 %; on ImageNet's, from far starts toward a class, it loses by a factor of 2.5.
+So cgba_h stays with the paper's chord.
+"""
 
 from __future__ import annotations
 
