@@ -17,7 +17,8 @@ Measured, half circle / chord [95 %], and on how many of the last column the hal
     mnist_lenet5_adv          targeted    0.967 [0.951, 0.983]  0.959 [0.934, 0.978]  0.969 [0.947, 0.985]  28 of 30
     imagenet_mobilenetv1_025  targeted    2.289 [1.358, 4.411]  2.489 [1.552, 3.990]                         0 of 5
 
-On small pictures the half circle gains 4 %; on ImageNet's, from far starts toward a class, it loses by a factor of 2.5.
+30 images, of the MobileNet 8, 5 of them with a picture of the target class to start from. On small pictures the half
+circle gains 4 %; on ImageNet's, from far starts toward a class, it loses by a factor of 2.5.
 So cgba_h stays with the paper's chord.
 """
 

@@ -2,9 +2,9 @@
 
 An image counts as broken after q queries where the judge says that it broke and the attack had got there by then: its
 `queries` are at most q, or, for attacks that go on looking for a nearer picture, its distance after q
-(<norm>_at_<queries>) is within the budget's radius. So no curve ends below the robust accuracy of the cell, and what goes
-on to its last question, as attacks on a system that draws noise do, breaks nothing before. The attack success rate at
-equal queries of BlackboxBench (arXiv 2312.16979) is 1 minus the curve over the accuracy at 0 queries.
+(<norm>_at_<queries>) is within the budget's radius. So no curve ends below the robust accuracy of the cell, and what
+goes on to its last question, as attacks on a system that draws noise do, breaks nothing before. The attack success rate
+at equal queries of BlackboxBench (arXiv 2312.16979) is 1 minus the curve over the accuracy at 0 queries.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ MARKS = (100, 250, 500, 1000, 2500, 5000, 10000)
 
 FINE = 48
 """Points of a curve whose successes are known to the query."""
-
-FEW = 12
-"""Below so many points, those of checkpoints, each is marked."""
 
 
 class Broken(NamedTuple):
@@ -76,8 +73,8 @@ def query_curves(run: Results) -> pd.DataFrame:
                 lo, hi = stats.clopper_pearson(k, n)
             rows.append({**base, "queries": q, "robust_accuracy": k / n, "lo": lo, "hi": hi, "k": k, "n": n})
             before = k
-    columns = ["run_id", *WHERE, "attack", "grade", "queries", "robust_accuracy", "lo", "hi", "k", "n", "mean", "median"]
-    return pd.DataFrame(rows, columns=columns)
+    numbers = ("queries", "robust_accuracy", "lo", "hi", "k", "n", "mean", "median")
+    return pd.DataFrame(rows, columns=["run_id", *WHERE, "attack", "grade", *numbers])
 
 
 def when_broken(cell: Mapping[Any, Any], examples: Mapping[str, NDArray[Any]]) -> Broken | None:
@@ -163,7 +160,7 @@ def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
     for i, (attack, rows) in enumerate(part.groupby("attack", sort=False)):
         colour = LINES[i % len(LINES)]
         ax.step(rows["queries"], 100 * rows["robust_accuracy"], where="post", linestyle=STYLES[i % 4], color=colour,
-                linewidth=1.8, marker="o" if len(rows) < FEW else "", markersize=4, label=names[str(attack)])  # fmt: skip
+                linewidth=1.8, label=names[str(attack)])  # fmt: skip
         ax.fill_between(rows["queries"], 100 * rows["lo"], 100 * rows["hi"], step="post", color=colour, alpha=0.13,
                         linewidth=0)  # fmt: skip
     ax.set_xscale("log")
