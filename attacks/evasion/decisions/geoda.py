@@ -51,8 +51,8 @@ def _cost(*, queries: int, **_: object) -> Cost:
         "sigma and tol are in pixel units, 3e-3 and 2e-3, where the authors' code has 2e-4 and 1e-4 of normalised ones",
         "the search for the boundary begins at the plane's distance and keeps to the norm's own direction where the "
         "box clips it; the authors' code takes steps of length 5 and halves the line to where it was clipped",
-        "the first estimate has at most 80 queries; the authors' code wants 50 as well, and calls itself for ever where "
-        "no division of the queries has both, as at 300",
+        "the first estimate has at most 80 queries; the authors' code wants 50 as well, and calls itself for ever "
+        "where no division of the queries has both, as at 300",
         "in l1 the box is respected at every step, value by value in the order of the normal, where the authors' code "
         "makes the l2 result sparse once at the end",
         "every third try for a start is noise of 4 x 4 patches, at most 100 tries",
