@@ -7,6 +7,10 @@ plays several seeds on the images that the net gets right, and the shares that s
 points, with a 95 % bootstrap interval over images and seeds, and the images on which the majorities of the seeds
 differ. What majorities of ours differ by among as many other seeds of ours stands beside it: that much is chance. Both
 are judged by the same forward pass. What was computed stands under --out, a json a seed, and is found again.
+
+Measured, 200 images, 3 seeds of theirs and 6 of ours: on cifar10_cnn_a_adv4 at linf 8/255 ours leaves 43.6 %, theirs
+44.8 %, a difference of -1.25 points [-2.75, 0.00]; majorities differ on 3 images, ours among itself on 1. Theirs never
+draws a window that touches the last row or column. The other settings were not measured yet.
 """
 
 from __future__ import annotations
