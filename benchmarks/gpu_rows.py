@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.attacks.evasion.apgd import apgd
-from robustsuite.attacks.evasion.cgba import cgba
+from robustsuite.attacks.evasion.decisions.cgba import cgba
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.attacks.evasion.square import square
 from robustsuite.benchmarks.gpu_agreement import CUDA_ONLY, VARIANTS, variant

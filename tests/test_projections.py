@@ -139,3 +139,12 @@ def test_clamping_to_the_walls_is_the_projection() -> None:
     x, point = pictures(12, n=8)
     low, high = projections.walls(x, 0.07)
     assert torch.equal(point.clamp(low, high), projections.linf(x, point, 0.07))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_steepest_takes_a_radius_a_row(norm: str) -> None:
+    x, other = pictures(11, n=3)
+    grad, x = other - x, x.clamp(0, 1)
+    eps = torch.tensor([0.05, 0.3, 2.0])
+    rows = [projections.steepest(x[i : i + 1], grad[i : i + 1], float(e), norm) for i, e in enumerate(eps)]
+    assert torch.equal(projections.steepest(x, grad, eps, norm), torch.cat(rows))

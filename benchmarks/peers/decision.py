@@ -22,10 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.attacks.evasion.cgba import cgba, cgba_h
+from robustsuite.attacks.evasion.decisions.cgba import cgba, cgba_h
 from robustsuite.attacks.evasion.foolbox_bridge import hopskipjump, hopskipjump_targeted
 from robustsuite.benchmarks.models.checkpoint import checkpoint
 from robustsuite.config.goals import Targeted
@@ -41,6 +42,8 @@ from robustsuite.serve.oracle import Oracle
 NETS: dict[str, tuple[str, str, InputSpace]] = {
     "cnn_a": ("cifar10_cnn_a_adv4", "cnn_a", InputSpace(3, 32, 32, 10)),
     "resnet20": ("cifar10_resnet20", "cifar_resnet20", InputSpace(3, 32, 32, 10)),
+    "resnet4b": ("cifar10_resnet4b_adv2", "resnet4b", InputSpace(3, 32, 32, 10)),
+    "lenet5": ("mnist_lenet5_adv", "lenet5", InputSpace(1, 28, 28, 10)),
     "mobilenet": ("imagenet_mobilenetv1_025", "mobilenetv1_025", InputSpace(3, 128, 128, 1000)),
 }
 
@@ -57,6 +60,10 @@ def loaded(folder: Path, name: str, n: int) -> tuple[nn.Module, Tensor, Tensor, 
 
 
 def _pictures(folder: Path, space: InputSpace, n: int) -> tuple[Tensor, Tensor]:
+    if space.channels == 1:
+        with np.load(folder / "data/mnist/mnist_test8000.npz") as kept:
+            images, y = (torch.from_numpy(kept[name][: 6 * n + 600]) for name in ("images", "labels"))
+        return images[:, None].float() / 255, y.long()
     if space.classes == 10:
         split = load_data({"cifar10": {"root": str(folder / "data/cifar10"), "pack": "jpeg"}})[1].first(6 * n + 600)
     else:

@@ -22,6 +22,7 @@ from .generic import WHERE, flags_or, groups, slim, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs
+from .query_curves import query_curve_section, query_curves
 
 THREAT = GROUP[:-1]
 """What one table is about; several seeds of it stand in that table."""
@@ -33,11 +34,11 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     worst = worst_case(run)
     sections = (
         worst_section(run, worst), attack_section(run, scores, [*figures.heatmaps(run, scores), *figures.curves(run)]),
-        query_section(run), ordered_section(run), paired_section(run),
+        query_curve_section(run), query_section(run), ordered_section(run), paired_section(run),
     )  # fmt: skip
     frames = {
         "worst_case": worst, "paired": paired(run), "queries": distances(run).drop(columns="reached"),
-        "query_costs": query_costs(run), "ordered_topk": ordered(run),
+        "query_costs": query_costs(run), "query_curves": query_curves(run), "ordered_topk": ordered(run),
     }  # fmt: skip
     return Part(sections, frames=frames)
 

@@ -6,7 +6,7 @@ counted apart, or its queries look like a search's. The column iou says how far 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,20 @@ def query_costs(run: Results) -> pd.DataFrame:
     n: images attacked; broken, at_init: how many of them; mean, median: queries over the broken; searched_*: over those
     the first population did not break (NaN where the attack has none); iou: mean over the broken.
     """
-    rows = []
+    rows = [{**{name: cell[name] for name in ("run_id", *WHERE, "attack", "defense")}, **_spent(examples)}
+            for cell, _, examples in asking(run)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["run_id", *WHERE, "attack", "defense", *NUMBERS])
+
+
+def asking(run: Results) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any], Mapping[str, NDArray[Any]]]]:
+    """The evasion cells whose attacks asked for no gradient but for several answers an image, those that speak for
+    them, and their examples.
+    """
     for cell in run.known.values():
         source = measured_as(cell, run.known) if cell["scenario"] == "evasion" else None
         examples = run.columns(source["run_id"]) if source and not source["backwards"] else {}
-        if "queries" not in examples or not (examples["queries"] > 1).any():
-            continue
-        rows.append({**{name: cell[name] for name in ("run_id", *WHERE, "attack", "defense")}, **_spent(examples)})
-    return pd.DataFrame(rows, columns=["run_id", *WHERE, "attack", "defense", *NUMBERS])
+        if source and "queries" in examples and (examples["queries"] > 1).any():
+            yield cell, source, examples
 
 
 def _spent(examples: Mapping[str, NDArray[Any]]) -> dict[str, float]:

@@ -63,17 +63,20 @@ def top_signs(grad: Tensor, k: Tensor) -> Tensor:
     return grad.sign() * (size >= least).view_as(grad)
 
 
-def steepest(x: Tensor, grad: Tensor, eps: float, name: str) -> Tensor:
-    """Where grad . (x_adv - x) is largest in the ball (linf, l2, l1); for linf and l1, in the box as well."""
+def steepest(x: Tensor, grad: Tensor, eps: float | Tensor, name: str) -> Tensor:
+    """Where grad . (x_adv - x) is largest in the ball (linf, l2, l1); for linf and l1, in the box as well.
+
+    eps: one number, or one a row (N,).
+    """
     if name == "linf":
-        return linf(x, x + eps * grad.sign(), eps)
+        return linf(x, x + _column(eps, x) * grad.sign(), eps)
     if name == "l2":
-        return l2(x, x + eps * unit(grad, "l2"), eps)
+        return l2(x, x + _column(eps, x) * unit(grad, "l2"), eps)
     g = grad.flatten(1)
     order = g.abs().argsort(dim=1, descending=True, stable=True)
     room = torch.where(g > 0, 1 - x.flatten(1), x.flatten(1)) * (g != 0)
     sorted_room = room.gather(1, order).double()
-    spent = (eps - (sorted_room.cumsum(1) - sorted_room)).clamp_min(0).minimum(sorted_room).to(x.dtype)
+    spent = (_column(eps, g) - (sorted_room.cumsum(1) - sorted_room)).clamp_min(0).minimum(sorted_room).to(x.dtype)
     change = torch.zeros_like(g).scatter_(1, order, spent) * g.sign()
     return (x + change.view_as(x)).clamp(0, 1)
 

@@ -18,7 +18,7 @@ from robustsuite.serve.data import Split
 from robustsuite.serve.oracle import Oracle
 
 CHECKPOINTS = (250, 500, 1000, 2500, 5000, 10000)
-"""After these many queries an example the distance is kept, as l2_at_<queries>."""
+"""After these many queries an example the distance is kept, as <norm>_at_<queries>."""
 
 VOTES, NEEDED = 10, 8
 """Where the system draws noise, so many answers are asked and that many must say yes: with a bare majority, the
@@ -38,16 +38,18 @@ class Decisions:
     """Yes or no, an example at a time: `ask(rows, points)` says which points (M, C, H, W) reach the goal.
 
     x (N, C, H, W), classes (N,): the class to leave, or to reach if `targeted`. queries: the most an example may take,
-    fewer where the threat leaves fewer. Kept for each example: `spent` (N,) queries, `least` (N,) l2 of the nearest
-    picture that got there (inf for none) and `nearest`, itself (x for none). Where the system draws noise (`noisy`)
-    only `confirm` keeps a picture, since a single answer may be luck. One query is held back for `finish`. Raises
-    BadValue for queries < 1.
+    fewer where the threat leaves fewer. norm: what near is measured in, l1, l2 or linf. Kept for each example: `spent`
+    (N,) queries, `least` (N,) distance of the nearest picture that got there (inf for none) and `nearest`, itself (x
+    for none). Where the system draws noise (`noisy`) only `confirm` keeps a picture, since a single answer may be luck.
+    One query is held back for `finish`. Raises BadValue for queries < 1.
     """
 
-    def __init__(self, model: Oracle, x: Tensor, classes: Tensor, *, targeted: bool, queries: int) -> None:
+    def __init__(
+        self, model: Oracle, x: Tensor, classes: Tensor, *, targeted: bool, queries: int, norm: str = "l2"
+    ) -> None:
         if queries < 1:
             raise BadValue(f"expected queries >= 1, got {queries!r}; write for example queries=10000")
-        self.model, self.x, self.classes, self.targeted = model, x, classes, targeted
+        self.model, self.x, self.classes, self.targeted, self.norm = model, x, classes, targeted, norm
         self.noisy = model.confidence_margin == torch.inf
         self.most = model.left().clamp(max=queries)
         self.spent, self.back = torch.zeros_like(self.most), 1
@@ -102,7 +104,7 @@ class Decisions:
             if not len(got):
                 return
             rows, points, number, there = rows[got], points[got], number[got], there[got]
-        length = torch.where(there, projections.norm((points - self.x[rows]).flatten(1), "l2"), torch.inf)
+        length = torch.where(there, projections.norm((points - self.x[rows]).flatten(1), self.norm), torch.inf)
         in_time = torch.where(number[:, None] <= self.marks, length[:, None], torch.inf)
         self.track.scatter_reduce_(0, rows[:, None].expand_as(in_time), in_time, "amin")
         least = self.least.scatter_reduce(0, rows, length, "amin")
@@ -124,10 +126,11 @@ class Decisions:
         return found
 
     def columns(self) -> dict[str, Tensor]:
-        """l2_at_<queries> (N,) float32 at each checkpoint within the limit, NaN for none; `logical` (N,) queries."""
+        """<norm>_at_<queries> (N,) float32 at each checkpoint in the limit, NaN for none; `logical` (N,) queries."""
         known = (self.marks <= self.most[:, None]) & self.track.isfinite()
         track = torch.where(known, self.track, torch.nan)
-        found: dict[str, Tensor] = {At.of("l2_at", mark): track[:, k].float() for k, mark in enumerate(CHECKPOINTS)}
+        series = f"{self.norm}_at"
+        found: dict[str, Tensor] = {At.of(series, mark): track[:, k].float() for k, mark in enumerate(CHECKPOINTS)}
         return found | {"logical": self.spent.clone()}
 
 

@@ -7,7 +7,7 @@ import scipy.fft
 import torch
 from torch import Tensor, nn
 
-from robustsuite.attacks.evasion.cgba import cgba, cgba_h
+from robustsuite.attacks.evasion.decisions.cgba import cgba, cgba_h
 from robustsuite.config.threats import L2, Access
 from robustsuite.errors import AccessRefused, BadValue
 from robustsuite.maths.randomness import Rng

@@ -46,7 +46,8 @@ RECIPE = "recipe:scenes_resnet?epochs=1"
 OWN = {
     "fmn": {"steps": 8}, "autoattack": {"version": "standard"}, "foolbox:hopskipjump": {"queries": 200},
     "foolbox:hopskipjump_targeted": {"queries": 200}, "torchattacks:JSMA": {"theta": 0.5},
-    "cgba": {"queries": 250}, "cgba_h": {"queries": 250}, "imagenet_c": {"corruptions": "all"},
+    **{name: {"queries": 250} for name in ("cgba", "cgba_h", "rays", "surfree", "geoda")},
+    "imagenet_c": {"corruptions": "all"},
     "mga_transfer": {"surrogates": RECIPE}, "quscore": {"surrogates": RECIPE}, "randomized_smoothing": {"n": 8},
 }  # fmt: skip
 """What single plugins need besides."""

@@ -83,7 +83,7 @@ def cgba(
     settings = _checked(x, sigma, tol, n0, f)
     for rows in torch.arange(len(x), device=x.device).split(model.width):
         at, found = noise_start(ask, rows, rng[rows].fold("start"))
-        _walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=False)
+        walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=False)
     return evasion.Found(ask.finish(), ask.columns())
 
 
@@ -108,8 +108,9 @@ def cgba_h(
 ) -> evasion.Found:  # fmt: skip
     """Nearest adversarial of one class, labels alone, from a picture of that class.
 
-    x (N, C, H, W) in [0, 1], targets (N, 1). path: chord is CGBA-H; semicircle searches as CGBA does. Other parameters
-    and columns as cgba's; an image whose target no picture shows comes back as it is. Raises BadValue.
+    x (N, C, H, W) in [0, 1], targets (N, 1). path: chord is CGBA-H; semicircle searches as CGBA does, which came nearer
+    by 4 % on small pictures and ends more than twice as far on ImageNet's. Other parameters and columns as cgba's; an
+    image whose target no picture shows comes back as it is. Raises BadValue.
     """
     if path not in ("chord", "semicircle"):
         raise BadValue(f"expected path chord or semicircle, got {path!r}; chord is CGBA-H")
@@ -117,7 +118,7 @@ def cgba_h(
     settings = _checked(x, sigma, tol, n0, f)
     for rows in torch.arange(len(x), device=x.device).split(model.width):
         at, found = picture_start(ask, rows, aux.pictures)
-        _walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=path == "chord")
+        walk(ask, rows[found], at[found], rng[rows[found]], settings, straight=path == "chord")
     return evasion.Found(ask.finish(), ask.columns())
 
 
@@ -129,8 +130,11 @@ def _checked(x: Tensor, sigma: float, tol: float, n0: int, f: int) -> Settings:
     return Settings(sigma, tol, n0, f or (1 if side < 16 else 2 if side < 96 else 4))
 
 
-def _walk(ask: Decisions, rows: Tensor, at: Tensor, rng: Rng, settings: Settings, *, straight: bool) -> None:
-    """From adversarial pictures `at` (M, C, H, W) of the examples `rows` until their queries are spent."""
+def walk(ask: Decisions, rows: Tensor, at: Tensor, rng: Rng, settings: Settings, *, straight: bool) -> None:
+    """From adversarial pictures `at` (M, C, H, W) of the examples `rows` (M,) until their queries are spent.
+
+    straight: search the chord, as CGBA-H does, else the half circle.
+    """
     band, source = Band.of(ask.x, settings.f), ask.x[rows]
     reserve = RESERVE + (2 * VOTES if ask.noisy else 0)
     near, held = segment(ask, rows, source, at, settings.tol)
