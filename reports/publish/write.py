@@ -13,6 +13,7 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..across.transfers import transfers_section
 from ..answers.opening import cautions, short_answers
 from ..answers.steps import steps
 from ..answers.terms import glossary
@@ -96,6 +97,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         seeds_section(run),
         budgets_section(run),
         models_section(run, table),
+        transfers_section(run),
         strength_section(run),
         gallery_section(run),
         classes_section(run),

@@ -1,0 +1,176 @@
+"""Kept pictures put to the other systems: a masked one falls to them, the report says so, and the run stays sealed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robustsuite.app.api import run
+from robustsuite.engine.merge import merge
+from robustsuite.engine.pack import pack
+from robustsuite.integrity.strength import foreign_wins
+from robustsuite.maths.stats import clopper_pearson
+from robustsuite.records.findings import TRANSFERS, Transfer, Transfers
+from robustsuite.records.pictures import both
+from robustsuite.reports.measure.worst import worst_case
+from robustsuite.reports.read.runs import Results, read
+from robustsuite.reports.read.verified import verify
+from tests.nets import masked
+
+PLAIN, MASKED = "python:tests.nets:linear", "python:tests.nets:masked"
+SWEEP: dict[str, Any] = {
+    "name": "transfers", "models": [PLAIN, MASKED], "data": ["digits"],
+    "threats": {"linf": {"scenario": "evasion", "budget": {"linf": 0.1}, "keep": "all",
+                         "attacks": ["fgsm", {"pgd": {"steps": 5}}]}},
+}  # fmt: skip
+N = 48
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("transfers") / "run"
+    run(SWEEP, out=folder, first=N, audited=True).report()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    return read([folder])
+
+
+def cell(results: Results, model: str, attack: str) -> dict[str, Any]:
+    return next(c for c in results.known.values() if model in c["record"].model.name and attack in c["attack"])
+
+
+def union(results: Results, model: str) -> dict[str, Any]:
+    rows = worst_case(results).to_dict("records")
+    return next(row for row in rows if model in row["model"])
+
+
+def test_every_picture_at_hand_was_put_to_the_other_system_and_judged(results: Results) -> None:
+    assert len(results.transfers) == 4, "two attacks each way"
+    net, source = masked(), cell(results, "linear", "pgd")
+    pair = next(p for p in results.transfers if p.source == source["run_id"])
+    target = results.examples(pair.target)
+    kept = both(results.pictures(source["run_id"]))
+    assert kept is not None
+    right = target.set_index("index")["clean_ok"]
+    assert set(pair.asked) == {int(i) for i in kept.ids if right[int(i)]}
+    answers = net(torch.tensor(kept.adversarial)).argmax(1).numpy()
+    labels = target.set_index("index")["label"]
+    wrong = {int(i) for i, answer in zip(kept.ids, answers, strict=True) if right[int(i)] and answer != labels[int(i)]}
+    assert set(pair.broken) == wrong
+    assert len(wrong) > 10
+
+
+def test_what_falls_to_foreign_pictures_is_broken_in_the_union(results: Results) -> None:
+    row, own = union(results, "masked"), [cell(results, "masked", name) for name in ("fgsm", "pgd")]
+    stands = np.logical_and.reduce([results.columns(c["run_id"])["robust"] for c in own])
+    index = results.columns(own[0]["run_id"])["index"]
+    fell = {i for p in results.transfers if p.target in {c["run_id"] for c in own} for i in p.broken}
+    assert row["robust_accuracy"] == pytest.approx((stands & ~np.isin(index, list(fell))).mean())
+    assert row["foreign"] == int((stands & np.isin(index, list(fell))).sum()) > 10
+    assert union(results, "linear")["foreign"] == 0, "its own attacks are exact on it"
+
+
+def test_the_flag_fails_the_masked_system_alone_with_its_number(results: Results) -> None:
+    for name in ("fgsm", "pgd"):
+        flags = {flag["name"]: flag for flag in cell(results, "masked", name)["flags"]}
+        assert flags["foreign_wins"]["level"] == "fail"
+        fell = union(results, "masked")["foreign"]
+        assert flags["foreign_wins"]["detail"].startswith(f"{fell} of {N} images that its own attacks leave fall to")
+        assert "made against" in flags["foreign_wins"]["detail"]
+        assert "foreign_wins" not in {flag["name"] for flag in cell(results, "linear", name)["flags"]}
+
+
+def test_the_report_has_the_matrix_and_says_that_the_union_has_foreign_pictures(
+    folder: Path, results: Results
+) -> None:  # fmt: skip
+    text = (folder / "report" / "report.md").read_text()
+    matrix = text[text.index("whose pictures break whom") :].split("\n\n")[1]
+    pairs = [p for p in results.transfers if p.target in {c["run_id"] for c in results.known.values()
+                                                          if "masked" in c["record"].model.name}]  # fmt: skip
+    asked, broken = ({i for p in pairs for i in getattr(p, name)} for name in ("asked", "broken"))
+    low, high = clopper_pearson(len(broken), len(asked))
+    assert f"{100 * len(broken) / len(asked):.1f} % ({100 * low:.1f}–{100 * high:.1f}), n {len(asked)}" in matrix
+    assert "left by its own attacks" in matrix
+    assert "with foreign pictures" in matrix
+    assert "all at once, with foreign pictures" in text
+    assert "fell to foreign pictures alone" in text
+
+
+def test_a_run_that_goes_on_asks_only_what_is_new_and_stays_sealed(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert verify(copy).found == []
+    before = sorted((copy / "artefacts").glob(f"{TRANSFERS}-*"))
+    assert len(before) == 1
+    bytes_before = before[0].read_bytes()
+    assert run(SWEEP, out=copy, first=N, audited=True).computed == 0
+    assert sorted((copy / "artefacts").glob(f"{TRANSFERS}-*")) == before
+    assert before[0].read_bytes() == bytes_before
+    more = {**SWEEP, "models": [PLAIN, MASKED, "python:tests.nets:another"]}
+    run(more, out=copy, first=N, audited=True).report()
+    assert len(list((copy / "artefacts").glob(f"{TRANSFERS}-*"))) == 1
+    assert len(read([copy]).transfers) == 12, "three systems, two attacks, each to two others"
+    assert verify(copy).found == []
+
+
+def test_an_edit_of_what_was_found_is_found(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    file = next((copy / "artefacts").glob(f"{TRANSFERS}-*"))
+    value = json.loads(file.read_text())
+    value["pairs"][0]["broken"] = []
+    file.write_text(json.dumps(value))
+    assert [finding.where for finding in verify(copy).found].count(f"artefacts/{file.name}") == 2, "seal and digest"
+
+
+def test_packs_and_merges_keep_it(folder: Path, tmp_path: Path, results: Results) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    pack(copy)
+    assert read([copy]).transfers == results.transfers
+    merge([copy], tmp_path / "merged")
+    assert read([tmp_path / "merged"]).transfers == results.transfers
+    assert worst_case(read([tmp_path / "merged"]))["foreign"].sum() == worst_case(results)["foreign"].sum()
+
+
+def test_the_same_sweep_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    run(SWEEP, out=tmp_path / "again", first=N, audited=True)
+    one, two = (next((f / "artefacts").glob(f"{TRANSFERS}-*")) for f in (folder, tmp_path / "again"))
+    assert one.name == two.name
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_without_an_audit_nothing_is_asked_and_the_union_is_of_its_own(tmp_path: Path) -> None:
+    run(SWEEP, out=tmp_path / "run", first=8)
+    results = read([tmp_path / "run"])
+    assert results.transfers == ()
+    assert worst_case(results)["foreign"].tolist() == [0, 0]
+
+
+def test_one_image_of_many_warns_and_more_than_two_per_cent_fail() -> None:
+    rows = [{"run_id": "own", "model": "a", "defense": "none"}]
+    known = {"other": {"run_id": "other", "model": "b", "defense": "crossmax"}}
+
+    def level(broken: tuple[int, ...], n: int) -> list[str]:
+        pair = Transfer(target="own", source="other", pictures_sha256="", asked=tuple(range(n)), broken=broken)
+        return [flag.level for _, flag in foreign_wins(rows, [pair], known, range(n // 2), n)]
+
+    assert level((0,), 1000) == ["warn"]
+    assert level(tuple(range(20)), 1000) == ["warn"]
+    assert level(tuple(range(21)), 1000) == ["fail"]
+    assert level((0, 1), 20) == ["warn"]
+    assert level((0, 1, 2), 20) == ["fail"]
+    assert level((600,), 1000) == [], "that one its own attacks broke"
+
+
+def test_a_file_that_contradicts_itself_is_left_out() -> None:
+    with pytest.raises(ValueError, match="nothing broken that was not asked"):
+        Transfers.model_validate_json(
+            '{"pairs": [{"target": "a", "source": "b", "pictures_sha256": "", "asked": [1], "broken": [2]}]}'
+        )
