@@ -1,4 +1,4 @@
-"""Whose pictures break whom: kept pictures of every system, put to the others of its threat and data at no new attack."""
+"""Whose pictures break whom: kept pictures of every system, put to the others of its threat and data."""
 
 from __future__ import annotations
 

@@ -126,7 +126,8 @@ def _judged(target: Cell, system: System, part: Kept) -> tuple[list[int], list[i
     """
     with put_back(others=True):
         one, threat = asked(target, system, part), target.threat
-        assert threat is not None and threat.budget is not None
+        assert threat is not None
+        assert threat.budget is not None
         x, y = (values.to(one.system.device) for values in (one.split.images(torch.arange(len(part.ids))), one.split.y))
         x_adv = torch.tensor(part.adversarial).to(x)
         if system.grid:

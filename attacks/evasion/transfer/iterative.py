@@ -1,16 +1,18 @@
 """Transfer by ascent on the adversary's own nets: I-FGSM with momentum, input and gradient transforms as one wishes.
 
 I-FGSM: Kurakin et al., 2017, arXiv 1607.02533; mi: Dong et al., 2018, 1710.06081; ni, si: Lin et al., 2020, 1908.06281;
-di: Xie et al., 2019, 1803.06978; ti: Dong et al., 2019, 1904.02884; admix: Wang et al., 2021, 2102.00436; vt: Wang & He,
-2021, 2103.15571; one net a step ("light"): Gubri et al., 2022, 2011.05074. Nothing is asked of the attacked system.
+di: Xie et al., 2019, 1803.06978; ti: Dong et al., 2019, 1904.02884; admix: Wang et al., 2021, 2102.00436; vt: Wang and
+He, 2021, 2103.15571; one net a step, "light": Gubri et al., 2022, 2011.05074. Nothing is asked of the attacked system.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.attacks.evasion.transfer import _transforms as how
@@ -56,7 +58,7 @@ def _cost(*, steps: int, transforms: Sequence[str], **_: object) -> Cost:
     differs=(
         "gradients are normalised in float64 by their mean size (l2: their length), as in the authors' code of mi, ni, "
         "si, vt; by the l1 length of the papers, ni would look ahead by a millionth of a step",
-        "cross entropy is differentiated at any confidence: by the authors' tolerance of 1e-7 sure nets have no gradient",
+        "cross entropy is differentiated at any confidence; under the authors' tolerance of 1e-7 a sure net's is zero",
         "di: each picture has its own size and place, no larger than it is; the authors' draw one a batch, and enlarge",
         "admix mixes in the adversary's own pictures of another class, not the batch's, of whatever class they are",
         "several nets without light: the mean of losses, where Dong et al. fuse logits",
@@ -64,18 +66,20 @@ def _cost(*, steps: int, transforms: Sequence[str], **_: object) -> Cost:
 )
 def transfer(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, targets: Tensor | None, aux: Aux,
-    surrogates: str = "", transforms: Sequence[str] = (), steps: int = 50, rel_step: float = 0.1, loss: str = "ce",
-    light: bool = True, kernel: int = 15,
+    surrogates: str = "", training: str | Mapping[str, Any] = "", transforms: Sequence[str] = (), steps: int = 50,
+    rel_step: float = 0.1, loss: str = "ce", light: bool = True, kernel: int = 15,
 ) -> Tensor:  # fmt: skip
     """Steepest ascent on the adversary's own nets; what it ends at is taken to the system.
 
-    x (N, C, H, W) in [0, 1], y (N,), targets (N, 1) or None. surrogates: model specs joined by ' + '; snapshots of one
-    count as several. transforms: any of mi, ni (mi with a look ahead), di, ti, si, admix, vt; the list's order is of no
+    x (N, C, H, W) in [0, 1], y (N,), targets (N, 1) or None. surrogates: model specs joined by ' + '. training: what
+    each goes through, as a sweep has it under defenses: lgv, csgld, {lgv: {epochs: 5}}; a snapshot counts as a net of
+    its own. transforms: any of mi, ni (mi with a look ahead), di, ti, si, admix, vt; the list's order is of no
     matter. rel_step: of eps. loss: ce, margin, dlr or pma. light: a step asks one net, in shuffled order, else all.
     kernel: side of ti's in pixels. Raises BadValue, UnknownName; BadData for admix without pictures of two classes.
     """
     _checked(transforms, steps, rel_step, kernel)
-    nets = owned.members(owned.networks(aux.net, surrogates))
+    own = partial(_net, aux, training)
+    nets = owned.members(owned.networks(own, surrogates))
     f, toward = odds if loss == "ce" else losses.loss_named(loss), 1 if targets is None else -1
     goals = y if targets is None else targets[:, 0]
     inputs = [
@@ -131,6 +135,10 @@ def transfer(
     if not len(x) or eps == 0:
         return x
     return owned.in_tiles(len(x), model.width, ascended)
+
+
+def _net(aux: Aux, training: str | Mapping[str, Any], spec: str) -> nn.Module:
+    return aux.net(spec, training) if training else aux.net(spec)
 
 
 def odds(logits: Tensor, y: Tensor) -> Tensor:
