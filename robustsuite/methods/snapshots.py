@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,11 @@ class Snapshots(nn.Module):
 
     def members(self) -> list[Callable[[Tensor], Tensor]]:
         """Each of them as a function: pictures (N, C, H, W) -> logits (N, K)."""
-        net = self._asked[0].eval()
+        net = self._asked[0].eval().to(self._stack(self.names[0]).device)  # with what stands in no state
 
         def member(i: int) -> Callable[[Tensor], Tensor]:
             state = {name: self._stack(name)[i] for name in self.names}
-            return lambda x: functional_call(net, state, (x,), strict=True)
+            return partial(_asked, net, state)
 
         return [member(i) for i in range(len(self))]
 
@@ -58,9 +59,10 @@ class Snapshots(nn.Module):
         """Their mean (B, K)."""
         return self.predictors(x).mean(1)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Snapshots:
-        self._asked[0]._apply(fn, recurse)  # what stands in no `state_dict` goes along
-        return super()._apply(fn, recurse)
+
+def _asked(net: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    logits: Tensor = functional_call(net, dict(state), (x,), strict=True)
+    return logits
 
 
 def _held(name: str) -> str:

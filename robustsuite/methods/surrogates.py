@@ -16,6 +16,9 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.methods.snapshots import Snapshots
 from robustsuite.serve.oracle import TILE
 
+Asked = Callable[[Tensor], Tensor]
+"""Pictures (N, C, H, W) -> logits (N, K)."""
+
 Objective = Callable[[Tensor], Tensor]
 """Pictures (N, C, H, W) -> what to ascend (N,), differentiable, each row by itself."""
 
@@ -30,7 +33,7 @@ def networks(net: Callable[[str], nn.Module], surrogates: str) -> list[nn.Module
     return [net(spec.strip()) for spec in surrogates.split(" + ")]
 
 
-def members(nets: Sequence[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
+def members(nets: Sequence[nn.Module]) -> list[Asked]:
     """Each net as a function of pictures; one that holds snapshots as each of them."""
     return [one for net in nets for one in (net.members() if isinstance(net, Snapshots) else [net])]
 

@@ -48,6 +48,7 @@ OWN = {
     "foolbox:hopskipjump_targeted": {"queries": 200}, "torchattacks:JSMA": {"theta": 0.5},
     "cgba": {"queries": 250}, "cgba_h": {"queries": 250}, "imagenet_c": {"corruptions": "all"},
     "mga_transfer": {"surrogates": RECIPE}, "quscore": {"surrogates": RECIPE}, "randomized_smoothing": {"n": 8},
+    "transfer": {"surrogates": RECIPE, "transforms": ["ni", "di", "ti", "si", "admix", "vt"]}, "csgld": {"samples": 1},
 }  # fmt: skip
 """What single plugins need besides."""
 

@@ -8,6 +8,7 @@ He, 2021, 2103.15571; one net a step, "light": Gubri et al., 2022, 2011.05074. N
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,9 +30,6 @@ from robustsuite.serve.adversary import Aux
 from robustsuite.serve.oracle import TILE, Oracle
 
 TRANSFORMS = ("mi", "ni", "di", "ti", "si", "admix", "vt")
-
-Gradient = Callable[[Tensor, Tensor, Rng], Tensor]
-"""(points (M, C, H, W), which examples these are (M,), their streams) -> gradients (M, C, H, W) float64."""
 
 
 def _evaluations(steps: int, transforms: Sequence[str]) -> int:
@@ -78,67 +76,83 @@ def transfer(
     kernel: side of ti's in pixels. Raises BadValue, UnknownName; BadData for admix without pictures of two classes.
     """
     _checked(transforms, steps, rel_step, kernel)
-    own = partial(_net, aux, training)
-    nets = owned.members(owned.networks(own, surrogates))
-    f, toward = odds if loss == "ce" else losses.loss_named(loss), 1 if targets is None else -1
-    goals = y if targets is None else targets[:, 0]
-    inputs = [
-        copies for name, copies in (
-            ("admix", how.admixing(aux.pictures, x.device) if "admix" in transforms else None), ("si", how.scaled),
-            ("di", how.diverse),
-        ) if name in transforms and copies is not None
-    ]  # fmt: skip
-    eps, norm, size = budget.eps, budget.norm, rel_step * budget.eps
-    by = how.kernel(kernel, x.device)
+    if not len(x) or budget.eps == 0:
+        return x
+    nets = owned.members(owned.networks(partial(_net, aux, training), surrogates))
     order = owned.shuffled(len(nets), steps)
-    copies = _evaluations(1, [name for name in transforms if name != "vt"])
-
-    def gradient(step: int) -> Gradient:
-        asked = [nets[order[step]]] if light else nets
-
-        def at_once(x: Tensor, which: Tensor, streams: Rng) -> Tensor:
-            with torch.enable_grad():
-                leaf = at = x.detach().requires_grad_()
-                for make in inputs:
-                    at = make(at, y[which], streams)
-                    k = len(at) // len(which)
-                    streams = Rng(torch.cat([streams.fold(i).keys for i in range(k)]))
-                    which = which.repeat(k)
-                rise, weight, scale = _weighed(torch.stack([f(net(at), goals[which]) for net in asked]), loss, len(x))
-                (grad,) = torch.autograd.grad(toward * (weight * rise).sum() / weight[:, :, 0].numel(), leaf)
-            return grad.double() * per_row(scale, grad)
-
-        def grad(x: Tensor, which: Tensor, streams: Rng) -> Tensor:
-            width = max(TILE, model.width // copies // TILE * TILE)
-            parts = torch.arange(len(x), device=x.device).split(width)
-            return torch.cat([at_once(x[i], which[i], streams[i]) for i in parts])
-
-        return grad
+    rise = Rise.of(transforms, loss, y, targets, aux, width=model.width)
+    by, size = how.kernel(kernel, x.device), rel_step * budget.eps
+    kept = how.DECAY if {"mi", "ni"} & set(transforms) else 0.0
 
     def ascended(rows: Tensor) -> Tensor:
         clean, which, streams = x[rows], rows.to(x.device), rng[rows]
         at, velocity, variance = clean, *torch.zeros(2, *clean.shape, dtype=torch.float64, device=x.device)
         for step in range(steps):
-            grad, drawn = gradient(step), streams.fold(step)
-            here = (at + how.DECAY * size * velocity).to(x) if "ni" in transforms else at
-            found = grad(here, which, drawn)
-            rise = found + variance
+            gradient = partial(rise.gradient, [nets[order[step]]] if light else nets)
+            ahead = (at + kept * size * velocity).to(x) if "ni" in transforms else at
+            found = gradient(ahead, which, streams.fold(step))
+            tuned = found + variance
             if "vt" in transforms:
-                variance = _near(grad, at, which, drawn.fold("vt"), budget) - found
-            rise = how.smoothed(rise, by) if "ti" in transforms else rise
-            kept = how.DECAY if "mi" in transforms or "ni" in transforms else 0.0
-            velocity = kept * velocity + how.normalised(rise, norm)
-            up = velocity.sign() if norm == "linf" else projections.unit(velocity, "l2")
+                variance = _near(gradient, at, which, streams.fold(step).fold("vt"), budget) - found
+            tuned = how.smoothed(tuned, by) if "ti" in transforms else tuned
+            velocity = kept * velocity + how.normalised(tuned, budget.norm)
+            up = velocity.sign() if budget.norm == "linf" else projections.unit(velocity, "l2")
             at = budget.project(clean, (at + size * up).to(x))
         return at
 
-    if not len(x) or eps == 0:
-        return x
     return owned.in_tiles(len(x), model.width, ascended)
 
 
+@dataclass(frozen=True)
+class Rise:
+    """What is ascended on nets: a loss of goals (N,), up or down, through copies of the picture of labels y (N,).
+
+    width: how many pictures are asked at once.
+    """
+
+    loss: str
+    y: Tensor
+    goals: Tensor
+    toward: int
+    inputs: tuple[how.Copies, ...]
+    width: int
+
+    @classmethod
+    def of(
+        cls, transforms: Sequence[str], loss: str, y: Tensor, targets: Tensor | None, aux: Aux, *, width: int
+    ) -> Rise:  # fmt: skip
+        """With the input transforms among these, in the order of the authors of admix. Raises UnknownName, BadData."""
+        losses.loss_named(loss)
+        admixed = (how.admixing(aux.pictures, y.device),) if "admix" in transforms else ()
+        others = (("si", how.scaled), ("di", how.diverse))
+        inputs = (*admixed, *(copies for name, copies in others if name in transforms))
+        copies = _evaluations(1, [name for name in transforms if name != "vt"])
+        goals = y if targets is None else targets[:, 0]
+        return cls(loss, y, goals, 1 if targets is None else -1, inputs, max(TILE, width // copies // TILE * TILE))
+
+    def gradient(self, nets: Sequence[owned.Asked], x: Tensor, which: Tensor, streams: Rng) -> Tensor:
+        """d rise / d x (M, C, H, W) float64, the mean over copies and nets. which (M,): the examples that these are."""
+        parts = torch.arange(len(x), device=x.device).split(self.width)
+        return torch.cat([self._at_once(nets, x[i], which[i], streams[i]) for i in parts])
+
+    def _at_once(self, nets: Sequence[owned.Asked], x: Tensor, which: Tensor, streams: Rng) -> Tensor:
+        f = odds if self.loss == "ce" else losses.loss_named(self.loss)
+        with torch.enable_grad():
+            leaf = at = x.detach().requires_grad_()
+            for copies in self.inputs:
+                at = copies(at, self.y[which], streams)
+                k = len(at) // len(which)
+                which, streams = which.repeat(k), Rng(torch.cat([streams.fold(i).keys for i in range(k)]))
+            found = torch.stack([f(net(at), self.goals[which]) for net in nets])
+            rise, weight, scale = _weighed(found, self.loss, len(x))
+            (grad,) = torch.autograd.grad(self.toward * (weight * rise).sum() / weight[:, :, 0].numel(), leaf)
+        return grad.double() * per_row(scale, grad)
+
+
 def _net(aux: Aux, training: str | Mapping[str, Any], spec: str) -> nn.Module:
-    return aux.net(spec, training) if training else aux.net(spec)
+    """The adversary's own net, trained so."""
+    net: nn.Module = aux.net(spec, training) if training else aux.net(spec)
+    return net
 
 
 def odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -159,12 +173,15 @@ def _weighed(rises: Tensor, loss: str, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return rises, (rate - most).exp(), most.double().exp()
 
 
-def _near(grad: Gradient, at: Tensor, which: Tensor, rng: Rng, budget: Ball) -> Tensor:
+def _near(
+    gradient: Callable[[Tensor, Tensor, Rng], Tensor], at: Tensor, which: Tensor, rng: Rng, budget: Ball
+) -> Tensor:
     """vt: the mean gradient (M, C, H, W) around these points."""
     n = len(at)
     streams = Rng(torch.cat([rng.fold(i).keys for i in range(how.NEIGHBOURS)]))
     points = how.around(at.repeat(how.NEIGHBOURS, 1, 1, 1), streams.fold("around"), budget.eps, budget.norm)
-    return grad(points, which.repeat(how.NEIGHBOURS), streams).unflatten(0, (how.NEIGHBOURS, n)).mean(0)
+    found = gradient(points, which.repeat(how.NEIGHBOURS), streams)
+    return found.view(how.NEIGHBOURS, n, *at.shape[1:]).mean(0)
 
 
 def _checked(transforms: Sequence[str], steps: int, rel_step: float, kernel: int) -> None:
