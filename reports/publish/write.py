@@ -13,7 +13,7 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
-from ..across.transfers import transfers_section
+from ..across.transfers import transfers, transfers_section
 from ..answers.opening import cautions, short_answers
 from ..answers.steps import steps
 from ..answers.terms import glossary
@@ -135,6 +135,7 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "over_seeds": over_seeds(run),
         "over_eps": over_eps(run),
         "attack_pairs": attack_pairs(run),
+        "transfers": transfers(run),
         "per_class": per_class(run),
         "confusions": confusions(run),
         "selective": selective(run),
