@@ -5,23 +5,36 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from robustsuite.app.api import run
+from robustsuite.app.transferred import _judged
+from robustsuite.benchmarks.datasets.digits import digits
+from robustsuite.config.goals import Targeted, Untargeted
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.merge import merge
 from robustsuite.engine.pack import pack
 from robustsuite.integrity.strength import foreign_wins
+from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import clopper_pearson
 from robustsuite.records.findings import TRANSFERS, Transfer, Transfers
-from robustsuite.records.pictures import both
+from robustsuite.records.pictures import Kept, both
 from robustsuite.reports.measure.worst import worst_case
 from robustsuite.reports.read.runs import Results, read
 from robustsuite.reports.read.verified import verify
-from tests.nets import masked
+from robustsuite.scenarios.cell import Cell
+from robustsuite.serve import stages
+from robustsuite.serve.data import Subjects
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, weights_sha256
+from robustsuite.serve.stages import Applied
+from tests.nets import linear, masked
 
 PLAIN, MASKED = "python:tests.nets:linear", "python:tests.nets:masked"
 SWEEP: dict[str, Any] = {
@@ -174,3 +187,95 @@ def test_a_file_that_contradicts_itself_is_left_out() -> None:
         Transfers.model_validate_json(
             '{"pairs": [{"target": "a", "source": "b", "pictures_sha256": "", "asked": [1], "broken": [2]}]}'
         )
+
+
+TEST = digits().split("test").first(40)
+X, Y = TEST.images(torch.arange(40)), TEST.y
+
+
+def target(net: nn.Module, eps: float, *defenses: Applied, goal: Any = None, grid: bool = False) -> Cell:
+    """A cell of this system, whatever was played."""
+    model = Model("net", net.eval(), digits().space, weights_sha256(net), grid=grid)
+    threat = Threat("t", "evasion", Access.WHITE_BOX, Linf(eps), goal=goal or Untargeted())
+    cycle = Lifecycle(model, digits(), defenses)
+    return Cell("transfers", cycle, Subjects(TEST), threat, card_of("attack", "pgd"))
+
+
+def judged(one: Cell, x_adv: Tensor) -> tuple[set[int], set[int]]:
+    """The positions that were put to the system, and those that fell."""
+    kept = Kept(TEST.ids.numpy(), X.numpy(), x_adv.numpy())
+    put, fell = _judged(one, one.lifecycle.served(), kept)
+    place = {int(example): i for i, example in enumerate(TEST.ids)}
+    return {place[i] for i in put}, {place[i] for i in fell}
+
+
+def test_a_picture_beyond_the_budget_around_the_systems_own_is_not_counted() -> None:
+    near, far = (X + 0.1).clamp(0, 1), (X + 0.3).clamp(0, 1)
+    mixed = torch.where((torch.arange(40) % 2 == 0)[:, None, None, None], near, far)
+    put, _ = judged(target(linear(), 0.1), mixed)
+    assert put == set(range(0, 40, 2))
+
+
+class Seen(nn.Module):
+    """`linear`, which keeps what any copy of it was asked."""
+
+    asked: ClassVar[list[Tensor]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_a_system_of_eight_bits_is_shown_levels_within_the_budget() -> None:
+    net, eps = Seen(), 0.1
+    signs = torch.randn(X.shape, generator=torch.Generator().manual_seed(0)).sign()
+    put, _ = judged(target(net, eps, grid=True), (X + 0.0999 * signs).clamp(0, 1))
+    assert put == set(range(40))
+    x = torch.cat([x for x in net.asked if len(x) >= 40])[:40]
+    torch.testing.assert_close(x * 255, (x * 255).round())
+    assert bool(Linf(eps).allows((X * 255).round() / 255, x).all())
+
+
+def test_the_class_to_reach_is_the_cells_own() -> None:
+    one = target(linear(), 1.0, goal=Targeted())
+    kept = torch.rand(X.shape, generator=torch.Generator().manual_seed(0))
+    put, fell = judged(one, kept)
+    rng = Rng.of(0, one.name, TEST.ids)
+    targets = Targeted().targets(Y, 10, rng.fold("targets"))[:, 0]
+    assert put == set(range(40))
+    reached = (linear()(kept).argmax(1) == targets).nonzero().flatten().tolist()
+    assert fell == set(reached) & put
+
+
+class Coin(nn.Module):
+    """`net`, whose answer is another one with this chance, by the streams it is handed."""
+
+    rng: Rng | None = None
+
+    def __init__(self, net: nn.Module, chance: float) -> None:
+        super().__init__()
+        self.net, self.chance = net, chance
+
+    def forward(self, x: Tensor) -> Tensor:
+        rng = self.rng or Rng.of(0, "coin", torch.zeros(len(x), dtype=torch.int64))
+        z = self.net(x)
+        return torch.where(rng.uniform(1) < self.chance, z.roll(1, 1), z)
+
+
+@stages.serve(stochastic=True)
+def coin(net: nn.Module, *, chance: float = 0.5) -> nn.Module:
+    """Wrong at random."""
+    return Coin(net, chance)
+
+
+def test_a_random_system_falls_only_where_eight_of_ten_answers_are_wrong() -> None:
+    card = coin.card  # type: ignore[attr-defined]
+    right = int((linear()(X).argmax(1) == Y).sum())
+    share = {chance: len(judged(target(linear(), 0.1, Applied(card, (("chance", chance),))), X)[1]) / right
+             for chance in (0.55, 1.0)}  # fmt: skip
+    assert share[0.55] < 0.4, "by majority it would be more than half"
+    assert share[1.0] >= 1

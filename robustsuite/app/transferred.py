@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -39,65 +38,66 @@ def transferred(cells: Sequence[Planned], store: Store, progress: Progress | Non
 
     Systems that change with what they are asked, and services that bill it, are left alone.
     """
-    tell, before = (progress or Progress()).tell, 0
-    measured = [cell for cell, decision in cells if decision.status == "run" and _measured(cell, store)]
+    tell = (progress or Progress()).tell
     with asking(list(cells), store), store.lease("transfers") as lease:
         if lease is None:
             return 0  # another process is at it
+        meetings: dict[object, list[Cell]] = {}
+        for cell, decision in cells:
+            if decision.status == "run" and _measured(cell, store):
+                meetings.setdefault(_met(cell), []).append(cell)
+        kept = {cell.run_id: digest for met in meetings.values() for cell in met if (digest := _digest(cell, store))}
         known = {(pair.target, pair.source): pair for pair in _known(store)}
         before = len(known)
-        kept = {cell.run_id: digest_of(read_pictures(store.pictures(cell.run_id)))[1]
-                for cell in measured if store.pictures(cell.run_id).is_file()}  # fmt: skip
-        for _, group in groupby(measured, key=lambda cell: id(cell.lifecycle)):
-            own = list(group)
-            if new := list(_unasked(own, [cell for cell in measured if cell.run_id in kept], kept, known)):
-                facts = own[0].facts()
-                tell(f"putting the kept pictures of other systems to {facts['model']} under {facts['defense']}")
-                if found := {(pair.target, pair.source): pair for pair in _asked(new, kept, store)}:
-                    known |= found
-                    _keep(store, known.values())
+        for new in _by_system(_unasked(meetings.values(), kept, known)):
+            facts = new[0][0].facts()
+            tell(f"putting the kept pictures of other systems to {facts['model']} under {facts['defense']}")
+            if found := {(pair.target, pair.source): pair for pair in _asked(new, kept, store)}:
+                known |= found
+                _keep(store, known.values())
         return len(known) - before
 
 
 def _unasked(
-    own: Sequence[Cell], sources: Sequence[Cell], kept: Mapping[str, str], known: Mapping[tuple[str, str], Transfer]
+    meetings: Iterable[Sequence[Cell]], kept: Mapping[str, str], known: Mapping[tuple[str, str], Transfer]
 ) -> Iterator[tuple[Cell, Cell]]:
-    """One cell of this system a threat and data, with each cell of others whose pictures it was not asked about yet."""
-    for target in _one_each(own):
-        alike = [cell.run_id for cell in own if _meets(cell, target)]
-        for source in sources:
-            there = [known[name, source.run_id] for name in alike if (name, source.run_id) in known]
-            if _foreign(source, target) and not any(p.pictures_sha256 == kept[source.run_id] for p in there):
-                yield target, source
+    """One cell of each system and meeting, with each cell of others whose pictures it was not asked about yet."""
+    for met in meetings:
+        for own in _by_system((cell, cell) for cell in met):
+            target, alike = own[0][0], [cell.run_id for cell, _ in own]
+            for source in met:
+                there = [known[name, source.run_id] for name in alike if (name, source.run_id) in known]
+                asked_before = any(pair.pictures_sha256 == kept.get(source.run_id) for pair in there)
+                if source.run_id in kept and source.lifecycle is not target.lifecycle and not asked_before:
+                    yield target, source
+
+
+def _by_system(pairs: Iterable[tuple[Cell, Cell]]) -> Iterator[list[tuple[Cell, Cell]]]:
+    """These pairs by the system of their first cell: each is served once."""
+    found: dict[int, list[tuple[Cell, Cell]]] = {}
+    for pair in pairs:
+        found.setdefault(id(pair[0].lifecycle), []).append(pair)
+    yield from found.values()
 
 
 def _measured(cell: Cell, store: Store) -> bool:
     return cell.scenario.name == "evasion" and store.column(cell.run_id, "robust") is not None
 
 
+def _digest(cell: Cell, store: Store) -> str:
+    """Of the cell's kept pictures; '' where there are none that can be read, which `verify` says."""
+    with suppress(BadData):
+        return digest_of(read_pictures(store.pictures(cell.run_id)))[1]
+    return ""
+
+
 def _met(cell: Cell) -> tuple[object, ...]:
-    """What two cells have in common that are about the same pictures and the same adversary."""
+    """What cells have in common that are about the same pictures and the same adversary, in a run of one seed."""
     space, threat = cell.lifecycle.model.space, cell.threat
     said = "" if threat is None else json.dumps(dumped(threat.facts()), sort_keys=True)
     head = cell.reading.head_words(space.classes)
-    return said, cell.split.sha256, cell.shift, str(cell.variant), head, cell.reading.transform, space
-
-
-def _meets(cell: Cell, other: Cell) -> bool:
-    return cell.lifecycle.seed == other.lifecycle.seed and _met(cell) == _met(other)
-
-
-def _foreign(source: Cell, target: Cell) -> bool:
-    return source.lifecycle is not target.lifecycle and _meets(source, target)
-
-
-def _one_each(cells: Sequence[Cell]) -> Iterator[Cell]:
-    """Of one system's cells, the first of each threat and data."""
-    seen = set[tuple[object, ...]]()
-    for cell in cells:
-        if (met := _met(cell)) not in seen:
-            seen.add(met)
-            yield cell
+    return (said, cell.split.sha256, cell.shift, str(cell.variant), head, cell.reading.transform, space,
+            cell.lifecycle.seed)  # fmt: skip
 
 
 def _asked(new: Sequence[tuple[Cell, Cell]], kept: Mapping[str, str], store: Store) -> Iterator[Transfer]:

@@ -1,6 +1,7 @@
 """LGV and cSGLD: which weights are kept, by hand-made steps, when noise is added, and that a training is done once."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_csgld_keeps_the_last_epochs_of_each_cycle_with_noise_in_these_alone(mon
     rates = [0.05 * (1 + math.cos(math.pi * (2 + i / batches) / 4)) for i in range(2 * batches)]
     assert sigmas == pytest.approx([math.sqrt(2 * rate) / batches for rate in rates] * 2)
     weights = [state(found, i)["1.weight"] for i in range(4)]
-    assert all(not torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in pairwise(weights))
     tracked = [int(state(found, i)["2.num_batches_tracked"]) for i in range(4)]
     assert tracked == [batches * epoch for epoch in (3, 4, 7, 8)]
 
