@@ -57,9 +57,9 @@ def _cost(*, steps: int, transforms: Sequence[str], **_: object) -> Cost:
         "gradients are normalised in float64 by their mean size (l2: their length), as in the authors' code of mi, ni, "
         "si, vt; by the l1 length of the papers, ni would look ahead by a millionth of a step",
         "cross entropy is differentiated at any confidence; under the authors' tolerance of 1e-7 a sure net's is zero",
-        "di: each picture has its own size and place, bilinear, no larger than it is; the authors draw one a batch, take "
-        "the nearest pixel and enlarge",
-        "si and admix work on pixels in [0, 1], where a half is darker; the authors' are in [-1, 1], where it is greyer",
+        "di: each picture has its own size and place, bilinear, no larger than it is; the authors draw one a batch, "
+        "take the nearest pixel and enlarge",
+        "si and admix take pixels in [0, 1], where a half is darker; the authors' are in [-1, 1], where it is greyer",
         "admix mixes in the adversary's own pictures of another class, not the batch's, of whatever class they are",
         "several nets without light: the mean of losses, where Dong et al. fuse logits",
     ),
