@@ -233,6 +233,23 @@ def test_snapshots_answer_as_the_nets_they_are_of() -> None:
     torch.testing.assert_close(attacked(held, Linf(0.05), steps=6), there)
 
 
+class Doubled(nn.Module):
+    """Twice its input, by a buffer that no `state_dict` has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("two", torch.tensor(2.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two * x  # type: ignore[no-any-return]
+
+
+def test_what_no_state_holds_is_the_architectures() -> None:
+    net = nn.Sequential(Doubled(), curved())
+    held = Snapshots(net, [net.state_dict()] * 2).double()
+    torch.testing.assert_close(held(X.double()).float(), net(X))
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_all_of_them_together_raise_the_loss_within_the_ball(norm: str) -> None:
     net, ball = curved(), Linf(0.05) if norm == "linf" else L2(0.5)
