@@ -30,7 +30,7 @@ from robustsuite.config.threats import Access, Linf
 from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import clopper_pearson, mcnemar_exact
 from robustsuite.serve.adversary import Aux
-from robustsuite.serve.data import load_data
+from robustsuite.serve.data import Split, load_data
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import load_model, ready
@@ -77,6 +77,16 @@ def theirs(net: nn.Module, name: str, given: dict[str, Any], x: Tensor, y: Tenso
     torch.manual_seed(0)
     attack = getattr(torchattacks, name)(net, eps=ball.eps, alpha=REL_STEP * ball.eps, steps=STEPS, **given)
     return ball.project(x, torch.cat([attack(a, b) for a, b in zip(x.split(WIDTH), y.split(WIDTH), strict=True)]))
+
+
+def right(split: Split, nets: list[nn.Module], n: int) -> tuple[Tensor, Tensor]:
+    """The first n pictures, with their labels, that all nets answer right."""
+    found = torch.arange(len(split))
+    with torch.no_grad():
+        for net in nets:
+            parts = [i[net(split.images(i)).argmax(1) == split.y[i]] for i in found.split(WIDTH)]
+            found = torch.cat(parts)[: n if net is nets[-1] else len(found)]
+    return split.images(found), split.y[found]
 
 
 class Board:
@@ -127,10 +137,7 @@ def main() -> None:
     spec = spec_of(given.folder, *SURROGATE)
     nets = {name: ready(load_model(spec_of(given.folder, name, arch), data.space).net) for name, arch in TARGETS}
     own = ready(load_model(spec, data.space).net)
-    x, y = split.images(torch.arange(4 * given.images)), split.y[: 4 * given.images]
-    with torch.no_grad():
-        right = torch.stack([net(x).argmax(1) == y for net in (own, *nets.values())]).all(0)
-    x, y = x[right][: given.images], y[right][: given.images]
+    x, y = right(split.first(2 * given.images), [own, *nets.values()], given.images)
     aux = Lifecycle(load_model(spec, data.space), data, tell=print).adversary()
     board = Board(given.out, nets, x, y)
     for eps in given.eps:
