@@ -278,3 +278,23 @@ def test_what_no_attack_can_be_is_refused() -> None:
             tried(**wrong)
     with pytest.raises(BadValue, match="expected surrogates"):
         tried(surrogates="")
+
+
+PEERS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "BIM": ([], {}),
+    "MIFGSM": (["mi"], {"decay": 1.0}),
+    "NIFGSM": (["ni"], {"decay": 1.0}),
+    "SINIFGSM": (["ni", "si"], {"decay": 1.0, "m": how.SCALES}),
+    "TIFGSM": (["mi", "ti"], {"decay": 1.0, "len_kernel": 5, "diversity_prob": 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_what_draws_nothing_makes_the_pictures_of_torchattacks(name: str) -> None:
+    library = pytest.importorskip("torchattacks")
+    transforms, given = PEERS[name]
+    net = curved()
+    peer = getattr(library, name)(net, eps=0.05, alpha=0.01, steps=6, **given)(X, Y)
+    mine = attacked(net, Linf(0.05), transforms=transforms, steps=6, rel_step=0.2, kernel=5)
+    same = (mine - peer).abs().flatten(1) < 1e-6
+    assert float(same.float().mean()) > 0.999, "but for signs of gradients that are zero to rounding"
