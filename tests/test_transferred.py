@@ -25,6 +25,8 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import clopper_pearson
 from robustsuite.records.findings import TRANSFERS, Transfer, Transfers
 from robustsuite.records.pictures import Kept, both
+from robustsuite.reports.boards.leaderboard import boards
+from robustsuite.reports.boards.unions import union_rows
 from robustsuite.reports.measure.worst import worst_case
 from robustsuite.reports.read.runs import Results, read
 from robustsuite.reports.read.verified import verify
@@ -116,6 +118,15 @@ def test_the_report_has_the_matrix_and_says_that_the_union_has_foreign_pictures(
     assert "with foreign pictures" in matrix
     assert "all at once, with foreign pictures" in text
     assert "fell to foreign pictures alone" in text
+
+
+def test_a_boards_page_has_the_images_that_its_number_is_of(results: Results) -> None:
+    board = next(board for board in boards(results) if board.standings)
+    for standing in board.standings:
+        rows = union_rows(results, standing)
+        assert standing.upper is not None
+        assert int(rows["all at once"].sum()) == standing.upper.k
+        assert "foreign pictures" in rows
 
 
 def test_a_run_that_goes_on_asks_only_what_is_new_and_stays_sealed(folder: Path, tmp_path: Path) -> None:

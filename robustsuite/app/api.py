@@ -167,7 +167,9 @@ def run(
             spread(by.executor, dict(by.options), job, count, look, progress.tell)
             if left := look():
                 raise Lost(f"expected all cells from {by.executor}, {left} are missing; run the same command again")
-        if audited:
+        if audited and by is not None and by.executor != "local":  # whose devices this machine may lack
+            progress.tell("kept pictures are not put to other systems yet: run the same command with --executor local")
+        elif audited:
             transferred(cells, store, progress)
     store.tidy()
     if sum(1 for _ in store.cells.iterdir()) > PACKED_BEYOND:
