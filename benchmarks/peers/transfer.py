@@ -3,10 +3,11 @@
     nice python benchmarks/peers/transfer.py --out FOLDER [--folder SHARED] [--images 200] [--part peers|lgv|csgld]
 
 SHARED holds models/*.safetensors and data/cifar10/*.npz (default: $ROBUSTSUITE_SHARED). Surrogate: ResNet-20; targets:
-ResNet-32, ResNet-44 and a ResNet-18 of other authors, on test pictures that all four answer right. Each setting's
+ResNet-32, ResNet-44 and a ResNet-18 of other authors, on test pictures that all four answer right. The nets were trained
+on the original pictures; those of this folder are JPEGs, so snapshots are of other pictures than their start was. Each setting's
 verdicts are stored in FOLDER and found again. peers: torchattacks' classes at equal steps, step size, momentum and
-copies; lgv: 50 steps of eps/10, one snapshot a step, of weights that 10 epochs on --train pictures passed (the paper's
-are of the whole train set); csgld: the same from --cycles cycles of --epochs. Tests: exact McNemar, two-sided.
+copies; lgv: 50 steps of eps/10, one snapshot a step, of weights that 10 epochs on --train pictures passed (0: all, as in
+the paper); csgld: the same from --cycles cycles of --epochs. Tests: exact McNemar, two-sided.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from robustsuite.attacks.evasion.transfer.iterative import transfer
 from robustsuite.config.threats import Access, Linf
 from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import clopper_pearson, mcnemar_exact
+from robustsuite.methods.snapshots import Snapshots
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split, load_data
 from robustsuite.serve.judge import Judge
@@ -87,6 +89,20 @@ def right(split: Split, nets: list[nn.Module], n: int) -> tuple[Tensor, Tensor]:
             parts = [i[net(split.images(i)).argmax(1) == split.y[i]] for i in found.split(WIDTH)]
             found = torch.cat(parts)[: n if net is nets[-1] else len(found)]
     return split.images(found), split.y[found]
+
+
+class Last(nn.Module):
+    """The last of some snapshots: what their variety adds is seen beside it, what the training changed beside the net
+    that they started from.
+    """
+
+    def __init__(self, snapshots: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(snapshots, Snapshots)
+        self.ask = snapshots.members()[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ask(x)
 
 
 class Board:
@@ -155,6 +171,8 @@ def main() -> None:
         training: Any = "lgv" if given.part == "lgv" else cycles
         told = f"{given.part} on {given.train}"
         row(told, board.fooled(told, eps, partial(ours, aux, spec, training=training)), one)
+        last = Aux(aux.pictures, lambda spec, training=training: Last(aux.net(spec, training)))
+        row(f"{told}, last alone", board.fooled(f"{told} last", eps, partial(ours, last, spec)), one)
         for transforms in ALONE:
             told = f"one net, {'+'.join(transforms)}"
             row(told, board.fooled(told, eps, partial(ours, aux, spec, transforms=transforms)), one)
