@@ -3,11 +3,13 @@
     nice python benchmarks/peers/transfer.py --out FOLDER [--folder SHARED] [--images 200] [--part peers|lgv|csgld]
 
 SHARED holds models/*.safetensors and data/cifar10/*.npz (default: $ROBUSTSUITE_SHARED). Surrogate: ResNet-20; targets:
-ResNet-32, ResNet-44 and a ResNet-18 of other authors, on test pictures that all four answer right. The nets were trained
-on the original pictures; those of this folder are JPEGs, so snapshots are of other pictures than their start was. Each setting's
+ResNet-32, ResNet-44 and a ResNet-18 of other authors, on test pictures that all four answer right. Each setting's
 verdicts are stored in FOLDER and found again. peers: torchattacks' classes at equal steps, step size, momentum and
-copies; lgv: 50 steps of eps/10, one snapshot a step, of weights that 10 epochs on --train pictures passed (0: all, as in
-the paper); csgld: the same from --cycles cycles of --epochs. Tests: exact McNemar, two-sided.
+copies; lgv: 50 steps of eps/10, one snapshot a step, of weights that 10 epochs on --train pictures passed (0: all, as
+in the paper); csgld: the same from --cycles cycles of --epochs. Tests: exact McNemar, two-sided.
+
+These nets were trained on the original pictures; the folder's are JPEGs. So snapshots are of other pictures than their
+start and the targets were, which counts against them.
 """
 
 from __future__ import annotations
