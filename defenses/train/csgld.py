@@ -33,8 +33,9 @@ def csgld(
 ) -> Fit:
     """Train the network from fresh weights by SGD in cycles, and keep the weights after the last epochs of each.
 
-    What the recipe makes is not used. epochs, samples: a cycle; noise is added in as many epochs as samples are kept, of
-    the authors' deviation: sqrt(2 lr) over the batches of an epoch, so a small train set gets much of it. lr: where each cycle starts, falling by a half cosine. augment: random flips and crops. Raises BadValue.
+    What the recipe makes is not used. epochs, samples: a cycle; noise is added in as many epochs as samples are kept,
+    of the authors' deviation: sqrt(2 lr) over the batches of an epoch, so a small train set gets much of it. lr: where
+    each cycle starts, falling by a half cosine. augment: random flips and crops. Raises BadValue.
     """
     if cycles < 1 or not 1 <= samples <= epochs or not lr > 0:
         given = f"{cycles=}, {epochs=}, {samples=}, {lr=}"
