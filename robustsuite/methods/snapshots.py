@@ -25,7 +25,7 @@ class Snapshots(nn.Module):
 
     def __init__(self, net: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> None:
         super().__init__()
-        self._asked = (net,)  # in a tuple, so that its weights are none of this module's
+        self._architecture = (net,)  # in a tuple, so that its weights are none of this module's
         self.names = tuple(states[0])
         for name in self.names:
             stack = torch.stack([state[name].detach() for state in states])
@@ -43,7 +43,7 @@ class Snapshots(nn.Module):
 
     def members(self) -> list[Callable[[Tensor], Tensor]]:
         """Each of them as a function: pictures (N, C, H, W) -> logits (N, K)."""
-        net = self._asked[0].eval().to(self._stack(self.names[0]).device)  # with what stands in no state
+        net = self._architecture[0].eval().to(self._stack(self.names[0]).device)  # with what stands in no state
 
         def member(i: int) -> Callable[[Tensor], Tensor]:
             state = {name: self._stack(name)[i] for name in self.names}
