@@ -9,7 +9,10 @@ copies; lgv: 50 steps of eps/10, one snapshot a step, of weights that 10 epochs 
 in the paper); csgld: the same from --cycles cycles of --epochs. Tests: exact McNemar, two-sided.
 
 These nets were trained on the original pictures; the folder's are JPEGs. So snapshots are of other pictures than their
-start and the targets were, which counts against them.
+start and the targets were, which counts against them. Measured, 200 pictures, linf 4/255, --train 10000: the starting
+net fools 79.0, 81.5 and 68.5 %, LGV 75.5, 73.0 and 65.0 % (p 0.32, 0.016, 0.35), its last snapshot alone 63.5, 63.5 and
+54.5 % (LGV against it: p < 0.002 each). That LGV beats the net that it starts from is not seen here; that forty
+snapshots beat one is.
 """
 
 from __future__ import annotations
