@@ -12,7 +12,7 @@ These nets were trained on the original pictures; the folder's are JPEGs. So sna
 start and the targets were, which counts against them. Measured, 200 pictures, linf 4/255, --train 10000: the starting
 net fools 79.0, 81.5 and 68.5 %, LGV 75.5, 73.0 and 65.0 % (p 0.32, 0.016, 0.35), its last snapshot alone 63.5, 63.5 and
 54.5 % (LGV against it: p < 0.002 each). That LGV beats the net that it starts from is not seen here; that forty
-snapshots beat one is.
+snapshots beat one is. Of --part peers, 100 pictures, linf 8/255, no pair differs (21 tests, the least p is 0.06).
 """
 
 from __future__ import annotations
