@@ -110,3 +110,19 @@ def wrong_at_first() -> nn.Module:
 def drawn() -> nn.Module:
     """Weights from the global generator, as most people's factories draw them before they load their own."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+class Masked(nn.Module):
+    """`linear`, whose gradient says nothing of its answers: to brighten the picture moves all logits alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.net(x)
+        return z.detach() + (x.flatten(1).mean(1, keepdim=True) - x.flatten(1).mean(1, keepdim=True).detach()) * 1e-3
+
+
+def masked() -> nn.Module:
+    return Masked()

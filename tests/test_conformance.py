@@ -32,6 +32,7 @@ QUICK = {
     "adversarial_distillation_zero": {"iterations": 30, "lr": 0.01},
     "mga": {"queries": 60}, "mga_transfer": {"queries": 60, "surrogates": "toy"}, "genattack": {"queries": 80},
     "quscore": {"queries": 60, "surrogates": "toy"},
+    "transfer": {"surrogates": "toy", "steps": 3, "kernel": 3, "transforms": ("ni", "di", "ti", "si", "admix", "vt")},
 }  # fmt: skip
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.2, "l0": 4}
 EVASION = [c for c in cards().values() if c.place == "evasion"]

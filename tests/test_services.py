@@ -242,3 +242,12 @@ def test_a_plan_that_its_bill_does_not_cover_says_so(net: nn.Module) -> None:
     assert not covered
     assert len(said) == 1
     assert "of a service that allows 1 (queries_total)" in said[0]
+
+
+def test_what_an_attack_asks_of_nets_of_its_own_is_on_no_bill(net: nn.Module) -> None:
+    own = {"scenario": "evasion", "access": ["aux_data"], "budget": {"linf": 0.1},
+           "attacks": [{"transfer": {"surrogates": "python:tests.nets:another"}}]}  # fmt: skip
+    with serving(Served(net)) as host:
+        cells = plan(sweep_of(sweep(described(host, queries_total=100), host, threat=own), "x"))
+    assert sum(cell.cost().forwards for cell, _ in cells if cell.attack) > 500
+    assert list(overdrawn(cells)) == []

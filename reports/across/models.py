@@ -38,10 +38,16 @@ def models_section(run: Results, scores: pd.DataFrame) -> Section:
         seeds = part["seed"].nunique()
         caption = ", ".join((*(f"{n} {v}" for n, v in zip(THREAT[2:], key[2:], strict=True) if str(v)),
                              *((f"mean ± standard deviation over {seeds} seeds",) if seeds > 1 else ())))  # fmt: skip
-        columns = ("defense", "model", *attacks, TOGETHER)
+        columns = ("defense", "model", *attacks, _together(run, part))
         found.append(Table(f"models-{i + 1}", f"{title} · model by attack", caption, columns, rows))
     lead = ("Robust accuracy; struck numbers failed a check, those behind a ≤ are upper bounds.",)
     return Section("models", "Models against attacks", lead if found else (), tuple(found), order=10)
+
+
+def _together(run: Results, part: pd.DataFrame) -> str:
+    """What the union over attacks is called, where pictures made against other systems count in it as well."""
+    put = {pair.target for pair in run.transfers}
+    return f"{TOGETHER}, with foreign pictures" if set(part["run_id"]) & put else TOGETHER
 
 
 def _readable(part: pd.DataFrame) -> bool:

@@ -9,6 +9,8 @@ from ..render.document import Section, terms_of
 TERMS = {
     "robust accuracy": "the share of images that are classified right under every attack of a threat at once; wrong "
     "unattacked counts as wrong.",
+    "foreign pictures": "pictures kept of attacks on other systems of the run, put to this one; nothing was attacked "
+    "anew. What they break counts as broken.",
     "certified accuracy": "the share of images that are right and for which a proof says that no change within the "
     "radius moves the answer.",
     "linf": "how far an image may be changed: no pixel value by more than the radius, of a range from 0 to 1 (8/255 "

@@ -20,13 +20,20 @@ def union_name(board: Board, standing: Standing) -> str:
 
 
 def union_rows(run: Results, standing: Standing) -> pd.DataFrame:
-    """The images every attack has met: index, label, no attack, a column an attack, all at once (True: stands)."""
+    """The images every attack has met: index, label, no attack, a column an attack, all at once (True: stands).
+
+    Foreign pictures, where any breaks one, have a column of their own.
+    """
     first = run.examples(standing.attacks[0][1]).set_index("index")
     columns = {"no attack": first["clean_ok"].astype(bool)}
     for attack, run_id, _ in standing.attacks:
         columns[attack] = run.examples(run_id).set_index("index")["robust"].astype(bool)
     table = pd.concat(columns, axis=1, join="inner").sort_index()
-    table["all at once"] = table[[attack for attack, _, _ in standing.attacks]].all(axis=1)
+    own = {run_id for _, run_id, _ in standing.attacks}
+    fell = [example for pair in run.transfers if pair.target in own for example in pair.broken]
+    if fell:
+        table["foreign pictures"] = ~table.index.isin(fell)
+    table["all at once"] = table.drop(columns="no attack").all(axis=1)
     table.insert(0, "label", first["label"].loc[table.index])
     return table.rename_axis("index").reset_index()
 

@@ -1,8 +1,8 @@
 """The worst case over attacks, and which defenses really differ.
 
-An example survives a threat when it survives every attack of that threat: an AND over stored per-example rows, never a
-minimum of averages. Two defenses are compared on the same images by the exact McNemar test, Holm-corrected inside one
-table; ranks are ranges, and equal ranges are ties.
+An example survives a threat when it survives every attack of that threat, and every picture made against another system
+that an audit put to it: an AND over stored per-example rows, never a minimum of averages. Two defenses are compared on
+the same images by the exact McNemar test, Holm-corrected inside one table; ranks are ranges, and equal ranges are ties.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Survival:
     alone: what each attack leaves by itself, like everything here of the images that every attack met. met: the most
     that one of them met. grades: each attack's own. outlived[a, b]: how many images stand under the a-th of `alone` and
     fall to the b-th. screening: why the union is one.
-    unbroken: the share that no attack brought to a wrong answer, though the right one may be gone.
+    unbroken: the share that no attack brought to a wrong answer, though the right one may be gone. foreign: how many
+    images stand under all of them and fall to a picture made against another system; `robust` counts them as broken.
     """
 
     group: tuple[Any, ...]
@@ -52,6 +53,7 @@ class Survival:
     met: int = 0
     screening: str = ""
     unbroken: float = 0.0
+    foreign: int = 0
 
     @property
     def strongest(self) -> str:
@@ -108,9 +110,12 @@ def _survival(
     ended = worst_of(ends, deciding, white)
     most = max(len(v.at) for v in robusts)
     rests = "; ".join(united(met.values(), met[deciding], len(robust)))
-    kept = float(_all(unbroken).mean())
+    own = {source["run_id"] for source in met.values()}
+    fell = robust.index.isin([i for pair in run.transfers if pair.target in own for i in pair.broken])
+    kept = float((_all(unbroken) & ~fell).mean())
     return Survival(
-        group, defense, robust, right, alone, missing, flags, inert, ended, ends, outlived, most, rests, kept
+        group, defense, robust & ~fell, right, alone, missing, flags, inert, ended, ends, outlived, most, rests, kept,
+        int((robust & fell).sum()),
     )  # fmt: skip
 
 
@@ -133,6 +138,7 @@ def _all(robusts: Sequence[Verdicts]) -> pd.Series:
 def worst_case(run: Results) -> pd.DataFrame:
     """One row per threat, dataset, model, seed and defense: robust accuracy under all attacks at once, and its rank.
 
+    `foreign`: images of it that only pictures made against another system broke; `robust_accuracy` is without them.
     `of`: the most images that an attack on it or on a rival met, `n` those that all attacks on it met. `or_no_answer`:
     the accuracy if an answer that is gone (rejected, tied) were a defense, which it is not. A row is ranked
     only against rivals that faced the same attacks; one with a failed or unmeasured attack that a rival
@@ -156,6 +162,7 @@ def worst_case(run: Results) -> pd.DataFrame:
                     "n": robust.n,
                     "of": most,
                     "or_no_answer": member.unbroken,
+                    "foreign": member.foreign,
                     "clean_accuracy": clean.value,
                     "clean_lo": clean.lo,
                     "clean_hi": clean.hi,

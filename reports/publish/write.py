@@ -14,6 +14,7 @@ from ..across.models import models_section
 from ..across.nearest import nearness, nearness_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..across.transfers import transfers, transfers_section
 from ..answers.opening import cautions, short_answers
 from ..answers.steps import steps
 from ..answers.terms import glossary
@@ -97,6 +98,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         seeds_section(run),
         budgets_section(run),
         models_section(run, table),
+        transfers_section(run),
         strength_section(run),
         nearness_section(run),
         gallery_section(run),
@@ -136,6 +138,7 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "over_eps": over_eps(run),
         "attack_pairs": attack_pairs(run),
         "nearness": nearness(run),
+        "transfers": transfers(run),
         "per_class": per_class(run),
         "confusions": confusions(run),
         "selective": selective(run),

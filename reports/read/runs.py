@@ -20,7 +20,7 @@ from robustsuite.errors import BadData
 from robustsuite.integrity.cross_cell import grades
 from robustsuite.records.cells import read_sweep
 from robustsuite.records.examples import Columns, Examples
-from robustsuite.records.findings import Artefact
+from robustsuite.records.findings import Artefact, Transfer
 from robustsuite.records.flat import flat
 from robustsuite.records.folder import Found, cells_of
 from robustsuite.records.labels import AXES as LABELLED
@@ -51,9 +51,10 @@ class Results:
 
     `skipped` names unreadable folders, `absent` counts planned cells that are not there, `unfinished` says what they
     are where the run does, `foreign` counts those that an earlier sweep left in the same folder. `artefacts` is what
-    defenses found out while they trained, `bills` what services were sent and answered, `roots` those of the seals,
-    `shares` the sweeps that the cells are of: the column `share` of `cells` says which. `classes` is what the classes
-    of a data set are called, by what tables call the data set; none where nobody said, or not all say the same.
+    defenses found out while they trained, `transfers` what foreign pictures did, `bills` what services were sent and
+    answered, `roots` those of the seals, `shares` the sweeps that the cells are of: the column `share` of `cells` says
+    which. `classes` is what the classes of a data set are called, by what tables call the data set; none where nobody
+    said, or not all say the same.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Results:
     foreign: int = 0
     unfinished: tuple[str, ...] = field(repr=False, default=())
     artefacts: tuple[Artefact, ...] = field(repr=False, default=())
+    transfers: tuple[Transfer, ...] = field(repr=False, default=())
     bills: tuple[str, ...] = ()
     shares: tuple[Part, ...] = field(repr=False, default=())
     classes: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
@@ -167,7 +169,7 @@ def read(paths: Sequence[Path]) -> Results:
         why = f" that can be read ({len(skipped)} cannot: {skipped[0]})" if skipped else ""
         raise BadData(f"expected finished cells{why}, got none in {[str(p) for p in paths]}; run the sweep first")
     was = tell_apart(list(rows.values()), shares)
-    artefacts, damaged = read_artefacts(paths)
+    artefacts, transfers, damaged = read_artefacts(paths)
     unique = dict.fromkeys(s.title or s.name or Path(p).name for s, p in zip(sweeps, paths, strict=True))
     notes = dict.fromkeys(s.note for s in sweeps)
     ordered = _ordered(rows.values(), sweeps, was)
@@ -181,6 +183,7 @@ def read(paths: Sequence[Path]) -> Results:
         unfinished=tuple(unfinished),
         foreign=foreign,
         artefacts=tuple(artefacts),
+        transfers=tuple(pair for pair in transfers if _about(pair, rows)),
         bills=tuple(dict.fromkeys(bill for sweep in sweeps for bill in sweep.bills)),
         shares=tuple(shares),
         classes=class_names(zip(cells["dataset"], ordered["share"], ordered["record_words"], strict=True), shares),
@@ -190,6 +193,12 @@ def read(paths: Sequence[Path]) -> Results:
         shown=held.pictures,
     )
     return _judged(run)
+
+
+def _about(pair: Transfer, rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether both cells are of this run, and the pictures those that are kept of it."""
+    source = rows.get(pair.source)
+    return pair.target in rows and source is not None and source["record"].pictures_sha256 == pair.pictures_sha256
 
 
 def _root(path: Path) -> str:
@@ -203,7 +212,7 @@ def _root(path: Path) -> str:
 
 def _judged(run: Results) -> Results:
     """The run with the flags that its cells raise against one another, and with a grade and what it rests on a cell."""
-    found, known = grades(run.known.values(), run.columns), run.known
+    found, known = grades(run.known.values(), run.columns, run.transfers), run.known
     for run_id, graded in found.items():
         known[run_id]["flags"] = [*known[run_id]["flags"], *(flag.facts() for flag in graded.flags)]
         known[run_id] |= {"grade": graded.grade, "screening": graded.screening}

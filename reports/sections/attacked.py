@@ -81,6 +81,7 @@ def _worst_row(row: Mapping[Any, Any], rivals: int) -> tuple[Entry, ...]:
              f"flagged {row['flags'].replace(';', ', ')}" if row["flags"] else "",
              "inert: same as undefended" if row["inert"] else "",
              no_answer(row),
+             f"{row['foreign']} fell to foreign pictures alone" if row["foreign"] else "",
              f"on the {row['n']} of {row['of']} images that every attack met" if row["n"] < row["of"] else "",
     ]  # fmt: skip
     if row["unranked"]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustsuite.app import flags
 from robustsuite.app.described import description
 from robustsuite.app.given import ball, class_numbers, home, network, pixels
+from robustsuite.app.transferred import transferred
 from robustsuite.config.registry import AttackCard, card_of, checked_parameters
 from robustsuite.config.threats import Access, Threat
 from robustsuite.engine.afresh import Recipe
@@ -166,6 +167,10 @@ def run(
             spread(by.executor, dict(by.options), job, count, look, progress.tell)
             if left := look():
                 raise Lost(f"expected all cells from {by.executor}, {left} are missing; run the same command again")
+        if audited and by is not None and by.executor != "local":  # whose devices this machine may lack
+            progress.tell("kept pictures are not put to other systems yet: run the same command with --executor local")
+        elif audited:
+            transferred(cells, store, progress)
     store.tidy()
     if sum(1 for _ in store.cells.iterdir()) > PACKED_BEYOND:
         pack(folder)

@@ -48,7 +48,9 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/<name> by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in flight.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, compute nothing.")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="Checks that cost more than the attacks they doubt.")] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Dearer checks, and every kept picture put to the run's other systems.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a GPU or core if left out.")] = None,
     executor: Annotated[
         str, typer.Option(help="Who starts them: local, ray, slurm, or '{slurm: {partition: gpu, time: 240}}'.")

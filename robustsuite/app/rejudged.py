@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -238,7 +239,8 @@ def _of_one_system(done: Rejudged, system: System, members: Sequence[tuple[Cell,
         try:
             for part in kept.pictures():
                 done.pictures += len(part.ids)
-                done.found += _attacked(record, part, kept.at(part), *_asked(cell, system, part))
+                put = asked(cell, system, part)
+                done.found += _attacked(record, part, kept.at(part), put.judge, put.targets, put.rng)
         except BadData as error:
             done.found.append(Finding(record.run_id, str(error)))
 
@@ -285,8 +287,21 @@ def _labels(cell: Cell, kept: _Stored) -> Iterator[Finding]:
         yield Finding(kept.record.run_id, f"{len(kept.rows)} rows, where the sweep asks about {len(ids)} examples")
 
 
-def _asked(cell: Cell, system: System, part: Kept) -> tuple[Judge, Tensor, Rng]:
-    """The judge of the cell, what its goal's margin compares these pictures' answers with, and their streams."""
+class Asked(NamedTuple):
+    """The judge of a cell, what its goal's margin compares answers with (N, K), streams, and the examples.
+
+    system: as it is judged, its head cut where the cell's is.
+    """
+
+    judge: Judge
+    targets: Tensor
+    rng: Rng
+    split: Split
+    system: System
+
+
+def asked(cell: Cell, system: System, part: Kept) -> Asked:
+    """How these pictures are put to a cell's system; raises BadData for an example that the cell has not."""
     place = {int(example): i for i, example in enumerate(cell.split.ids)}
     try:
         rows = torch.tensor([place[int(example)] for example in part.ids])
@@ -296,4 +311,4 @@ def _asked(cell: Cell, system: System, part: Kept) -> tuple[Judge, Tensor, Rng]:
     served, rng, goal = context.served(), context.rng, context.threat.goal
     targets = goal.targets(context.split.y.to(served.device), served.space.classes, rng.fold("targets"))
     judge = Judge(served.net, stochastic=served.stochastic, width=context.width, under=served.under, margin=goal.margin)
-    return judge, targets, rng.fold("judge")
+    return Asked(judge, targets, rng.fold("judge"), context.split, served)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from robustsuite.config.threats import Access
 from robustsuite.engine import provenance
 from robustsuite.engine.parts import Played, divided
 from robustsuite.engine.plan import Decision
@@ -66,7 +67,7 @@ def billed(cells: Iterable[Planned]) -> list[Billed]:
 
 def overdrawn(cells: Iterable[Planned]) -> Iterator[str]:
     """A sentence for each service that may be asked more, by the plan, than it allows in total."""
-    planned = [cell for cell, decision in cells if decision.status == "run"]
+    planned = [cell for cell, decision in cells if decision.status == "run" and not _at_home(cell)]
     for service in billed((cell, Decision()) for cell in planned):
         asked = sum(cell.cost().forwards for cell in planned if service in services(cell.lifecycle.model.net))
         allowed = service.allowed()
@@ -75,6 +76,11 @@ def overdrawn(cells: Iterable[Planned]) -> Iterator[str]:
                 f"the plan asks at most {asked:,.0f} pictures of a service that allows {allowed:,} (queries_total): "
                 f"the run may end before it is done; judge on fewer pictures, or raise it"
             )
+
+
+def _at_home(cell: Cell) -> bool:
+    """Whether the attack asks nets of the adversary's own alone."""
+    return cell.attack is not None and cell.attack.needs == Access.AUX_DATA
 
 
 @contextmanager

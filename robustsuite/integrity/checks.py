@@ -30,6 +30,9 @@ BENT, BROKEN = 0.05, 0.2
 PARITY = 0.05
 """Queries on standing images that two defenses in one ranking may differ by."""
 
+STRONGER = 0.02
+"""Above this share of the images, what another system's pictures break beyond the own attacks is a failure."""
+
 PUBLISHED = 1000
 """Images below which a number is a screening, none to publish: half a width of 3.1 points at 50 %."""
 
@@ -202,6 +205,11 @@ CHECKS = (
     Check("E36", "no memory of what was asked", "16 attacked pictures that stand are asked of the system planned, "
           "trained and served anew in a process that never asked it: a verdict that differs warns, two fail", "audit",
           {"remembers_questions": ("fail", "all")}),
+    Check("E37", "no foreign picture is stronger", "kept pictures made against the run's other systems, in the same "
+          "threat and data and within the budget, are put to this one (a random one: 8 of 10 answers must be wrong): "
+          "an image that stands under all its own attacks and falls to one of them counts as broken in the union; any "
+          f"warns, above {_percent(STRONGER)} and 2 images they fail", "audit",
+          {"foreign_wins": ("warn", "all")}),
     Check("C1", "sampled soundness", "16 points in each proven ball are asked of the judge; a break fails", "scenario",
           {}),
     Check("C2", "precision of proofs", "bounds are computed in float32 or better and compared with a margin",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from robustsuite.integrity import strength
 from robustsuite.integrity.checks import LARGE, PARITY, SMALL, Flag, grade, level_of, surprising
 from robustsuite.maths.stats import clopper_pearson
+from robustsuite.records.findings import Transfer
 
 Row = Mapping[Any, Any]
 Examples = Callable[[str], Mapping[str, Any] | pd.DataFrame]
@@ -51,7 +52,7 @@ class Graded(NamedTuple):
     screening: str = ""
 
 
-def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
+def grades(cells: Iterable[Row], examples: Examples, transfers: Sequence[Transfer] = ()) -> dict[str, Graded]:
     """Every cell's flags and grade by run_id. examples(run_id) -> columns, one row an example, sorted by `index`."""
     rows = list(cells)
     done = {str(row["run_id"]): row for row in rows if row["status"] == "done"}
@@ -60,6 +61,10 @@ def grades(cells: Iterable[Row], examples: Examples) -> dict[str, Graded]:
     found: dict[str, list[Flag]] = {str(row["run_id"]): [] for row in rows}
     for rule in (_alone, _monotone, _colours, _order, _queries):
         for run_id, flag in rule(evasion, examples):
+            found[run_id].append(flag)
+    for group in _groups(evasion if transfers else (), *SYSTEM, _shift, "threat", "budget", "goal"):
+        left = standing(_stands(examples, row) for row in group)
+        for run_id, flag in strength.foreign_wins(group, transfers, done, left.at[left.value], len(left.at)):
             found[run_id].append(flag)
     for run_id, flag in _contradicted(evasion, proofs, examples):
         found[run_id].append(flag)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustsuite.integrity.checks import PUBLISHED, Flag
+from robustsuite.integrity.checks import PUBLISHED, STRONGER, Flag
+from robustsuite.records.findings import Transfer
 from robustsuite.records.schema import CellRecord
 
 Row = Mapping[Any, Any]
@@ -48,6 +49,30 @@ def united(rows: Iterable[Row], deciding: Row, n: int) -> list[str]:
     """Why a union over n images is a screening: few of them, and no attack at its least; the deciding one is named."""
     weak = all(shortfalls(row["record"]) or not families(row["record"]) for row in rows)
     return [*few(n), *(shortfalls(deciding["record"]) if weak else [])]
+
+
+def foreign_wins(
+    rows: Sequence[Row], transfers: Iterable[Transfer], known: Mapping[str, Row], stands: Iterable[int], n: int
+) -> Iterator[tuple[str, Flag]]:
+    """E37, of each of a system's cells: which of n images its own attacks leave fall to pictures made against others.
+
+    rows: of one system and threat; stands: the images that all of them leave; known: every cell by its run id.
+    """
+    own, left = {str(row["run_id"]) for row in rows}, set(map(int, stands))
+    won = [pair for pair in transfers if pair.target in own and pair.source in known and left & set(pair.broken)]
+    fell = len(left & {example for pair in won for example in pair.broken})
+    if not fell:
+        return
+    level = "fail" if fell > max(2, STRONGER * n) else "warn"
+    sources = _listed(called(known[pair.source]) for pair in won)
+    words = f"{fell} of {n} images that its own attacks leave fall to pictures made against {sources}"
+    for run_id in sorted(own):
+        yield run_id, Flag("foreign_wins", words, level)
+
+
+def called(row: Row) -> str:
+    """A cell's system in words: 'resnet under crossmax'."""
+    return str(row["model"]) if row["defense"] == "none" else f"{row['model']} under {row['defense']}"
 
 
 def few(n: int) -> list[str]:

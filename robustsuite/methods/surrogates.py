@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.snapshots import Snapshots
 from robustsuite.serve.oracle import TILE
+
+Asked = Callable[[Tensor], Tensor]
+"""Pictures (N, C, H, W) -> logits (N, K)."""
 
 Objective = Callable[[Tensor], Tensor]
 """Pictures (N, C, H, W) -> what to ascend (N,), differentiable, each row by itself."""
@@ -26,6 +31,18 @@ def networks(net: Callable[[str], nn.Module], surrogates: str) -> list[nn.Module
             "surrogates='recipe:scenes_resnet', several joined by ' + '"
         )
     return [net(spec.strip()) for spec in surrogates.split(" + ")]
+
+
+def members(nets: Sequence[nn.Module]) -> list[Asked]:
+    """Each net as a function of pictures; one that holds snapshots as each of them."""
+    return [one for net in nets for one in (net.members() if isinstance(net, Snapshots) else [net])]
+
+
+def shuffled(n: int, steps: int) -> list[int]:
+    """Which of n nets each step asks: all once in a random order, then in another; the same whatever the batch."""
+    passes = [Rng.of(i, "light", torch.arange(n)).uniform().argsort() for i in range(-(-steps // n))]
+    found: list[int] = torch.cat(passes).tolist()
+    return found[:steps]
 
 
 def mean_loss(nets: Sequence[nn.Module], y: Tensor) -> Objective:

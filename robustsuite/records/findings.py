@@ -1,4 +1,7 @@
-"""What trainings found out about their networks, as artefacts/*.json holds it. Imports no torch."""
+"""What stands in artefacts/*.json: what trainings found out about their networks, and what foreign pictures did.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -60,3 +63,34 @@ class Artefact(BaseModel):
     defense: str = ""
     dataset: str = ""
     seed: int = 0
+
+
+TRANSFERS = "foreign_pictures"
+"""How the names of files begin that hold `Transfers`."""
+
+
+class Transfer(Strict):
+    """What the kept pictures of one cell, made against its system, did to another system of the same threat and data.
+
+    target: the run id of a cell of that system, source: of the cell whose pictures these are, by their digest. asked:
+    the examples that were put to it, which it answers right unattacked and whose picture keeps its budget; broken:
+    those of them that it answered wrong.
+    """
+
+    target: str
+    source: str
+    pictures_sha256: str
+    asked: tuple[int, ...]
+    broken: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _of_the_asked(self) -> Transfer:
+        if not set(self.broken) <= set(self.asked):
+            raise ValueError("expected nothing broken that was not asked")
+        return self
+
+
+class Transfers(Strict):
+    """All that one system was asked, as artefacts/foreign_pictures-*.json holds it."""
+
+    pairs: tuple[Transfer, ...]

@@ -54,11 +54,20 @@ def _sgd(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, nesterov=True, weight_decay=weight_decay)
 
 
+def _heavy_ball(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, weight_decay=weight_decay)
+
+
+def _plain(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.0, weight_decay=weight_decay)
+
+
 def _adamw(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=weight_decay)
 
 
-OPTIMISERS = {"sgd": _sgd, "adamw": _adamw}
+OPTIMISERS = {"sgd": _sgd, "heavy_ball": _heavy_ball, "plain": _plain, "adamw": _adamw}
+"""sgd: Nesterov's momentum of 0.9; heavy_ball: the same without looking ahead; plain: SGD without momentum."""
 
 
 def one_cycle(peak: float, epochs: int, warmup: float = 0.25) -> Rate:

@@ -253,7 +253,7 @@ def test_an_artefact_that_cannot_be_read_is_said_and_one_of_other_weights_is_not
     (tmp_path / "artefacts" / "a.json").write_text("{")
     whole = {"name": "rift", "weights_sha256": "w", "finding": {"title": "chart", "bars": None}}
     (tmp_path / "artefacts" / "b.json").write_text(json.dumps(whole))
-    found, skipped = read_artefacts([tmp_path])
+    found, _, skipped = read_artefacts([tmp_path])
     assert [(a.name, a.weights_sha256, a.finding.title) for a in found] == [("rift", "w", "chart")]
     (line,) = skipped
     assert line.startswith("artefacts/a.json: it: invalid json")

@@ -49,6 +49,7 @@ OWN = {
     **{name: {"queries": 250} for name in ("cgba", "cgba_h", "rays", "surfree", "geoda")},
     "imagenet_c": {"corruptions": "all"},
     "mga_transfer": {"surrogates": RECIPE}, "quscore": {"surrogates": RECIPE}, "randomized_smoothing": {"n": 8},
+    "transfer": {"surrogates": RECIPE, "transforms": ["ni", "di", "ti", "si", "admix", "vt"]}, "csgld": {"samples": 1},
 }  # fmt: skip
 """What single plugins need besides."""
 
