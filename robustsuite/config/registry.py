@@ -20,7 +20,8 @@ from robustsuite.config.identity import distribution_of, source_of
 from robustsuite.config.plugins import leave_out, plugins
 from robustsuite.config.plugins import left_out as left_out
 from robustsuite.config.taxonomy import formed
-from robustsuite.config.threats import BALLS, Access
+from robustsuite.config.sets import NAMES
+from robustsuite.config.threats import Access
 from robustsuite.config.values import among, fitting, takes, whole_by_word
 from robustsuite.errors import BadValue, UnknownName, UsageError, cause, nearest, quoted
 from robustsuite.records.schema import Used, dumped, plain, used_words
@@ -34,7 +35,7 @@ TAKEN = ("classes", "first")
 
 PLACES = ("data", "train", "harden", "serve", "share")
 
-FAMILIES = ("gradient", "minimum norm", "score", "decision", "transfer", "noise")
+FAMILIES = ("gradient", "minimum norm", "score", "decision", "exhaustive", "transfer", "noise")
 """How evasion attacks search, in the field's terms.
 
 gradient: ascent inside the ball; minimum norm: to the nearest error, by gradients; score, decision: by questions alone;
@@ -205,7 +206,7 @@ def _sound(card: Card) -> Card:
         taken = [name for name in TAKEN if name in card.parameters]
         wanted += [
             ("needs", card.needs, isinstance(card.needs, Access), "an Access"),
-            ("norms", card.norms, among(card.norms, BALLS), f"a tuple of {', '.join(BALLS)}"),
+            ("norms", card.norms, among(card.norms, NAMES), f"a tuple of {', '.join(NAMES)}"),
             ("goals", card.goals, among(card.goals, GOALS), f"a tuple of {', '.join(GOALS)}"),
             ("cost", card.cost, callable(card.cost), "a function"),
             ("family", card.family, callable(card.family) or among(card.family, FAMILIES),

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from robustsuite.config.threats import BALLS, Near, parse_number
 from robustsuite.config.transforms import KINDS, Allowed
@@ -59,17 +60,19 @@ class Patch(Near):
             inside.append((at >= place[:, None]) & (at < place[:, None] + self.side(x)))
         return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
+    def heaviest(self, weight: Tensor) -> Tensor:
+        """The square (N, 1, H, W) that holds most of the weight (N, C, H, W), no value of which is below 0."""
+        side = self.side(weight)
+        sums = pad(weight.double().sum(1).cumsum(1).cumsum(2), (1, 0, 1, 0))
+        across = sums[:, :, side:] - sums[:, :, : sums.shape[2] - side]
+        mass = across[:, side:] - across[:, : across.shape[1] - side]
+        best = mass.flatten(1).argmax(1)
+        return self.mask(weight, best // mass.shape[2], best % mass.shape[2])
+
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The square where most is changed, clipped to the box; x elsewhere."""
-        side, moved = self.side(x), (x_adv.clamp(0, 1) - x)
-        if not side:
-            return x.clone()
-        sums = moved.double().square().sum(1).cumsum(1).cumsum(2)
-        sums = torch.nn.functional.pad(sums, (1, 0, 1, 0))
-        mass = sums[:, side:, side:] - sums[:, :-side, side:] - sums[:, side:, :-side] + sums[:, :-side, :-side]
-        best = mass.flatten(1).argmax(1)
-        mask = self.mask(x, best // mass.shape[2], best % mass.shape[2])
-        return torch.where(mask, x_adv.clamp(0, 1), x)
+        inside = x_adv.clamp(0, 1)
+        return torch.where(self.heaviest((inside - x).square()), inside, x)
 
     def place(self, x: Tensor, rng: Rng) -> Tensor:
         """A square (N, 1, H, W), drawn."""
@@ -94,13 +97,17 @@ class Frame(Near):
         """How many pixels (N,) float64 from the border the innermost changed one stands; 1 at the border."""
         return (_changed(x, x_adv) * self._depth(x)).flatten(1).amax(1).double()
 
+    def heaviest(self, weight: Tensor) -> Tensor:
+        """The pixels (N, 1, H, W) of the frame, which are the same whatever the weight (N, C, H, W)."""
+        return (self._depth(weight) <= self.eps).expand(len(weight), 1, -1, -1)
+
     def place(self, x: Tensor, rng: Rng) -> Tensor:
-        """The pixels (N, 1, H, W) of the frame, which are the same for all."""
-        return (self._depth(x) <= self.eps).expand(len(x), 1, -1, -1)
+        """The same: there is but one."""
+        return self.heaviest(x)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The frame's pixels, clipped to the box; x elsewhere."""
-        return torch.where(self._depth(x) <= self.eps, x_adv.clamp(0, 1), x)
+        return torch.where(self.heaviest(x), x_adv.clamp(0, 1), x)
 
     def sample(self, x: Tensor, rng: Rng) -> Tensor:
         """Uniform values in the frame."""

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -206,7 +206,10 @@ def parse_ball(norm: str, eps: object) -> Ball:
     return BALLS[norm](parse_number(eps, f"the {norm} budget"))
 
 
-def within_box(ball: Ball) -> Ball:
+AnySet = TypeVar("AnySet", bound="Ball | Transformation")
+
+
+def within_box(ball: AnySet) -> AnySet:
     """The ball; raises BadValue for an linf radius in units of 0 ... 255: pictures are in [0, 1]."""
     if ball.norm == "linf" and 1 < ball.eps < math.inf:
         raise BadValue(

@@ -243,8 +243,8 @@ class Snow(Transformation):
     def project(self, theta: Tensor) -> Tensor:
         """Cut to the bounds, and layers that hold too much are darkened."""
         theta = super().project(theta)
-        mean = theta.mean((2, 3), keepdim=True)
-        return theta * (self.SHARE * self.eps / mean.clamp_min(1e-30)).clamp_max(1)
+        mean = theta.double().mean((2, 3), keepdim=True)  # whose bits do not depend on the batch
+        return theta * (self.SHARE * self.eps / mean.clamp_min(1e-30)).clamp_max(1).to(theta)
 
     def draw(self, x: Tensor, rng: Rng) -> Tensor:
         """Few bright flakes among many dark ones: eps u^4, whose mean is what a layer holds."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.keys import BallSpec, Entries
 from robustsuite.config.registry import AttackCard, carded
-from robustsuite.config.threats import Access, Ball, Threat
+from robustsuite.config.threats import Access, Threat
+from robustsuite.config.transforms import Allowed
 from robustsuite.errors import BadValue
 from robustsuite.integrity.witness import EVERY, drawn, searched, witnessed
 from robustsuite.maths import projections
@@ -43,11 +44,12 @@ class Found(NamedTuple):
     """What an attack may return instead of x_adv alone: columns (N,) for the record.
 
     'claimed' (bool: the attack says it got there) and 'after_<stage>' (bool: it says still robust after that stage)
-    are read by the report; any other column is stored as it is.
+    are read by the report; any other column is stored as it is. theta (N, ...): of a set of renderings, what is judged.
     """
 
     x_adv: Tensor
     columns: dict[str, Tensor]
+    theta: Tensor | None = None
 
 
 class Attack(Protocol):
@@ -57,7 +59,7 @@ class Attack(Protocol):
     any mistake will do. One that needs AUX_DATA also takes `aux: Aux`.
     """
 
-    def __call__(self, model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng) -> Tensor | Found: ...
+    def __call__(self, model: Oracle, x: Tensor, y: Tensor, budget: Allowed, *, rng: Rng) -> Tensor | Found: ...
 
 
 NORMS = ("l1", "l2", "linf")
@@ -113,7 +115,7 @@ def conclude(context: Context, record: Record) -> Record:
 
 
 def _own(context: Context) -> str:
-    """The network of its own that this adversary plays the attack on, '' where it plays on the system."""
+    """The network of its own that this adversary plays on, '' where it plays on the system."""
     return context.threat.surrogate if transfers(context.card, context.threat, context.served()) else ""
 
 
@@ -178,9 +180,9 @@ def _verdicts(
     context: AttackContext, tries: list[Try], best: Try, judge: Judge, clean_ok: Tensor
 ) -> dict[str, Tensor]:  # fmt: skip
     """The columns (N,) of the best of what the tries brought, all of them the judge's but the attack's own."""
-    system, card, ball, x = context.system, context.card, context.ball, context.x
+    system, card, x = context.system, context.card, context.x
     answers, x_adv = best.answers, best.x_adv
-    in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
+    in_budget, distance = best.inside.cpu(), best.distance.cpu()
     inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     fooled, clean_ok = ((answers.wrong & inside) | ~clean_ok).cpu(), clean_ok.cpu()
     counts = in_budget & inside.cpu()  # what came back from elsewhere says nothing of the system
@@ -240,9 +242,8 @@ def _asked_again(
         # a gradient costs two forwards, a point that is drawn and asked about nearly as much
         draws = (SEARCHED * EVERY * queries).long().clamp(max=1000).to(x.device)
         left = rows[stands.to(x.device)[rows]]
-        columns["searched"] = searched(
-            judge, x, context.targets, left, context.rng.fold("judge"), context.ball, draws
-        ).cpu()  # fmt: skip
+        streams = context.rng.fold("judge")
+        columns["searched"] = searched(judge, x, context.targets, left, streams, context.ball, draws).cpu()
     return columns
 
 
