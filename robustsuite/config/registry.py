@@ -19,8 +19,8 @@ from robustsuite.config.identity import GROUP as GROUP
 from robustsuite.config.identity import distribution_of, source_of
 from robustsuite.config.plugins import leave_out, plugins
 from robustsuite.config.plugins import left_out as left_out
-from robustsuite.config.taxonomy import formed
 from robustsuite.config.sets import NAMES
+from robustsuite.config.taxonomy import formed
 from robustsuite.config.threats import Access
 from robustsuite.config.values import among, fitting, takes, whole_by_word
 from robustsuite.errors import BadValue, UnknownName, UsageError, cause, nearest, quoted

@@ -150,7 +150,7 @@ class Elastic(Flow):
 
 @dataclass(frozen=True)
 class Colour(Transformation):
-    """One function of colour for all pixels of a picture, which moves no channel by more than eps (ReColorAdv, 2019)."""
+    """One function of colour for all pixels of a picture, which moves no channel by more than eps (ReColorAdv)."""
 
     norm: ClassVar[str] = "colour"
     unit: ClassVar[str] = "of the range of a channel"
@@ -248,7 +248,7 @@ class Snow(Transformation):
 
     def draw(self, x: Tensor, rng: Rng) -> Tensor:
         """Few bright flakes among many dark ones: eps u^4, whose mean is what a layer holds."""
-        return self.project(self.eps * rng.uniform(*self._shape(x)) ** 4)
+        return self.project(self.eps * rng.uniform(*self._shape(x)).square().square())
 
 
 Allowed = Ball | Transformation

@@ -140,7 +140,9 @@ def _point(ball: Allowed, x: Tensor, streams: Rng, draw: Tensor) -> Tensor:
 
 def _inside(ball: Allowed, x: Tensor, at: Tensor) -> Tensor:
     """Which (N,) of these points are in the ball; what was rendered of a theta that was drawn is."""
-    return torch.ones(len(x), dtype=torch.bool, device=x.device) if isinstance(ball, Transformation) else ball.allows(x, at)
+    if isinstance(ball, Transformation):
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return ball.allows(x, at)
 
 
 class Recalled(NamedTuple):

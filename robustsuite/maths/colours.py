@@ -61,8 +61,8 @@ def decoded(coefficients: Tensor, channels: int, height: int, width: int) -> Ten
     """
     tall, wide = 2 * -(-height // 16), 2 * -(-width // 16)
     if channels != 3:
-        planes = coefficients.unflatten(1, (channels, tall * wide)).flatten(0, 1)
-        return _plane(planes, LUMA, tall, wide).unflatten(0, (-1, channels))[..., :height, :width]
+        each = coefficients.reshape(-1, tall * wide, 8, 8)
+        return _plane(each, LUMA, tall, wide).view(-1, channels, 8 * tall, 8 * wide)[..., :height, :width]
     luma, blue, red = coefficients.split([tall * wide, tall * wide // 4, tall * wide // 4], 1)
     planes = [_plane(luma, LUMA, tall, wide)]
     for chroma in (blue, red):
@@ -78,7 +78,7 @@ def _plane(coefficients: Tensor, steps: tuple[tuple[int, ...], ...], tall: int, 
     basis = [coefficients.new_tensor(row) for row in _basis()]
     rows = sum((scaled[:, :, u, None, :] * basis[u][:, None] for u in range(8)), torch.zeros_like(scaled))
     found = sum((rows[..., v, None] * basis[v] for v in range(8)), torch.zeros_like(scaled))
-    return found.unflatten(1, (tall, wide)).transpose(2, 3).reshape(-1, 8 * tall, 8 * wide)
+    return found.view(-1, tall, wide, 8, 8).transpose(2, 3).reshape(-1, 8 * tall, 8 * wide)
 
 
 @cache

@@ -58,7 +58,7 @@ def turned(x: Tensor, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def flowed(x: Tensor, flow: Tensor) -> Tensor:
-    """x (N, C, H, W) with each pixel taken from where the flow (N, 2, H, W) points: rows down, columns right, in pixels.
+    """x (N, C, H, W) with each pixel taken from where the flow (N, 2, H, W) points, in pixels down and to the right.
 
     Beyond the border stands the border (Xiao et al., 2018, arXiv 1801.02612).
     """
@@ -69,8 +69,8 @@ def flowed(x: Tensor, flow: Tensor) -> Tensor:
 def smoothed(values: Tensor, deviation: float, reach: int) -> Tensor:
     """values (N, C, H, W) under a Gaussian of this standard deviation in pixels, cut off `reach` pixels away."""
     taps = torch.arange(-reach, reach + 1).double()
-    weights = torch.exp(-((taps / deviation) ** 2) / 2)
-    weights = (weights / weights.sum()).tolist()
+    bell = torch.exp(-((taps / deviation) ** 2) / 2)
+    weights = (bell / bell.sum()).tolist()
     for axis in (2, 3):
         n = values.shape[axis]
         place = torch.arange(n, device=values.device)

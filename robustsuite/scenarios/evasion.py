@@ -226,14 +226,15 @@ def _asked_again(
     stands, queries (N,): what the attack left, and what it asked.
     """
     again, x_adv = best.recalled, best.x_adv
-    system, x = context.system, context.x
+    system, x, streams = context.system, context.x, context.rng.fold("judge")
     if services(system.net):
         return {}
     rows = (of.to(x.device) & drawn(context.rng)).nonzero().flatten()
     own = transfers(context.card, context.threat, system)
     direct = Access.GRADIENTS in context.card.needs and not system.hides and not own
-    found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
-                      gradients=direct)  # fmt: skip
+    found = witnessed(
+        system, judge, x, context.targets, x_adv, rows, streams, ball=context.ball, gradients=direct
+    )  # fmt: skip
     columns = {name: column.cpu() for name, column in found._asdict().items()}
     columns["two_faced"] |= again.odd
     if bool(again.misled.any()):  # which question is the last is the batch's doing: nothing is stored of honest ones
@@ -242,7 +243,6 @@ def _asked_again(
         # a gradient costs two forwards, a point that is drawn and asked about nearly as much
         draws = (SEARCHED * EVERY * queries).long().clamp(max=1000).to(x.device)
         left = rows[stands.to(x.device)[rows]]
-        streams = context.rng.fold("judge")
         columns["searched"] = searched(judge, x, context.targets, left, streams, context.ball, draws).cpu()
     return columns
 

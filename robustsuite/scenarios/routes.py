@@ -73,7 +73,8 @@ def draws(system: System, eot: int | None) -> int:
 class Try(NamedTuple):
     """What one route brought: pictures (N, C, H, W), the judge's answers, columns (N,), queries (N,), totals.
 
-    inside (N,) bool: in the threat's set. distance (N,) float64: by the set's own measure. recalled: what its last question brings when it is asked again, by picture (N,) bool.
+    inside (N,) bool: in the threat's set. distance (N,) float64: by the set's own measure. recalled: what its last
+    question brings when it is asked again, by picture (N,) bool.
     """
 
     route: str

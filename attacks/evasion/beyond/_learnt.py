@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def learnt(
             leaf = change.detach().requires_grad_()
             seen = shown(x, leaf, streams[some].fold(k).to(device))
             rows = torch.arange(len(some), device=device) % len(model.rows)
-            ask = model[rows].gradient(seen.detach(), lambda z, y=y: _clipped(z, y))
+            ask = model[rows].gradient(seen.detach(), partial(_clipped, y=y))
             (slope,) = torch.autograd.grad(seen, leaf, ask.grad)
         change = moved(change, slope, 1 - k / steps)
     return change

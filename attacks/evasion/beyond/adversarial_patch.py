@@ -1,4 +1,4 @@
-"""One patch for every picture, wherever it lies: learnt over places, sizes and turns (Brown et al., 2017, 1712.09665)."""
+"""One patch for every picture, wherever it lies (Brown et al., 2017, "Adversarial patch", arXiv 1712.09665)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def _cost(*, steps: int, batch: int, **_: object) -> Cost:
     norms=("patch",),
     paper="Brown et al., 2017, arXiv:1712.09665",
     cost=_cost,
+    family=("gradient",),
     **WHITE_BOX,
+    least={"steps_a_picture": 20},  # of which it has none: it is learnt on others
     differs=(
         "the loss of the true class is raised, where the authors raise the probability of one target class",
         "a turned patch is made so small that it stays inside the square that the threat allows",

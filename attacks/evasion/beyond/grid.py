@@ -1,4 +1,4 @@
-"""Every rotation and shift of a grid: the exact worst case over its points (Engstrom et al., 2019, arXiv 1712.02779)."""
+"""Every rotation and shift of a grid: the exact worst case over it (Engstrom et al., 2019, arXiv 1712.02779)."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def _cost(*, steps: int, restarts: int, **_: object) -> Cost:
     **WHITE_BOX,
     least={"steps": 20},
     differs=(
-        "the first restart's square is the one with most of the gradient's absolute values, where the authors try fixed "
-        "places; later ones are drawn",
+        "the first restart's square is the one with most of the gradient's absolute values, where the authors fix "
+        "its place; later ones are drawn",
         "signs of the gradient are stepped along, by rel_step of half the range, on a straight line to 0",
     ),
 )

@@ -38,7 +38,7 @@ def _cost(*, steps: int, restarts: int, **_: object) -> Cost:
     **WHITE_BOX,
     least={"steps": 20},
     differs=(
-        "steps of rel_step times half the width of theta's box, by the gradient's signs, shrink to 0 on a straight line",
+        "steps by the gradient's signs, of rel_step times half of theta's box, shrink to 0 on a straight line",
         "flows and colours are bounded by their box alone, without the papers' penalties on roughness",
     ),
 )

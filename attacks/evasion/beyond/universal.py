@@ -33,7 +33,9 @@ def _cost(*, steps: int, batch: int, **_: object) -> Cost:
     norms=("linf", "l2"),
     paper="Shafahi et al., 2020, arXiv:1811.11304",
     cost=_cost,
+    family=("gradient",),
     **WHITE_BOX,
+    least={"steps_a_picture": 20},  # of which it has none: it is learnt on others
     differs=("steps by sign (linf) or unit gradient (l2) shrink on a straight line, where the authors also use Adam",),
 )
 def universal(

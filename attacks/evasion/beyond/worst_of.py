@@ -38,22 +38,21 @@ def worst_of(model: Oracle, x: Tensor, y: Tensor, budget: Allowed, *, rng: Rng, 
     """
     if draws < 1:
         raise BadValue(f"expected draws >= 1, got {draws!r}; write for example draws=10")
-    rendered = isinstance(budget, Transformation)
+    kind = budget if isinstance(budget, Transformation) else None
 
     def start(example: Tensor, _: Tensor) -> State:
         clean, count = x[example], torch.zeros(len(example), dtype=torch.int64, device=x.device)
-        return {"found": clean, "i": count} | ({"theta": budget.identity(clean)} if rendered else {})
+        return {"found": clean, "i": count} | ({"theta": kind.identity(clean)} if kind else {})
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example = rows["example"]
         clean, streams = x[example], rng[example].fold(rows["i"])
-        theta = budget.draw(clean, streams) if rendered else None
-        at = budget.sample(clean, streams) if theta is None else budget.apply(clean, theta)
-        wrong = model[example].labels(at) != y[example]
-        kept = {"found": at} | ({} if theta is None else {"theta": theta})
+        kept = {"theta": kind.draw(clean, streams)} if kind else {}
+        kept["found"] = kind.apply(clean, kept["theta"]) if kind else budget.sample(clean, streams)
+        wrong = model[example].labels(kept["found"]) != y[example]
         rows = {**rows, **{k: torch.where(per_row(wrong, v), v, rows[k]) for k, v in kept.items()}, "i": rows["i"] + 1}
         return rows, wrong, rows["i"] >= draws
 
-    rows, broken = search(model, 1, start, step, most=draws, keep=("theta",) if rendered else ())
-    theta = rows.get("theta", budget.identity(x)) if rendered else None
-    return evasion.Found(rows.get("found", x), {"claimed": broken}, theta)
+    rows, broken = search(model, 1, start, step, most=draws, keep=("theta",) if kind else ())
+    theta = {"theta": rows.get("theta", kind.identity(x))} if kind else {}
+    return evasion.Found(rows.get("found", x), {"claimed": broken}, **theta)
