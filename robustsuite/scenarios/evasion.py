@@ -232,9 +232,7 @@ def _asked_again(
     rows = (of.to(x.device) & drawn(context.rng)).nonzero().flatten()
     own = transfers(context.card, context.threat, system)
     direct = Access.GRADIENTS in context.card.needs and not system.hides and not own
-    found = witnessed(
-        system, judge, x, context.targets, x_adv, rows, streams, ball=context.ball, gradients=direct
-    )  # fmt: skip
+    found = witnessed(system, judge, x, context.targets, x_adv, rows, streams, ball=context.ball, gradients=direct)
     columns = {name: column.cpu() for name, column in found._asdict().items()}
     columns["two_faced"] |= again.odd
     if bool(again.misled.any()):  # which question is the last is the batch's doing: nothing is stored of honest ones
