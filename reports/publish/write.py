@@ -13,6 +13,7 @@ from ..across.budgets import budgets_section
 from ..across.models import models_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..across.threats import over_threats, threats_section
 from ..answers.opening import cautions, short_answers
 from ..answers.steps import steps
 from ..answers.terms import glossary
@@ -93,6 +94,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         made.append(("unreadable", len(run.skipped)))
     sections = [
         *(section for part in parts for section in part.sections),
+        threats_section(run),
         seeds_section(run),
         budgets_section(run),
         models_section(run, table),
@@ -133,6 +135,7 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "over_seeds": over_seeds(run),
         "over_eps": over_eps(run),
         "attack_pairs": attack_pairs(run),
+        "all_threats": over_threats(run),
         "per_class": per_class(run),
         "confusions": confusions(run),
         "selective": selective(run),

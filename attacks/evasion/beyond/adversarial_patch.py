@@ -51,8 +51,8 @@ def adversarial_patch(
 ) -> Tensor:
     """The same patch for every picture, learnt on the adversary's own, and put down at random on those attacked.
 
-    x (N, C, H, W) in [0, 1], y (N,). Each picture draws its place, size and turn once; nothing is asked about it.
-    Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,). steps: of the learning, each on `batch` of the adversary's pictures. Each picture
+    draws its place, size and turn once; nothing is asked about it. Raises BadValue.
     """
     side = budget.side(x)
     if not len(x) or not side:

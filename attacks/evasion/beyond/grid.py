@@ -36,7 +36,8 @@ def grid(
 ) -> evasion.Found:
     """Every one of angles x shifts x shifts transformations, evenly spaced from one end of the set to the other.
 
-    x (N, C, H, W) in [0, 1], y (N,). Where none is answered wrong it returns the picture as it is. Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,). angles: how many; shifts: how many down, and as many across. Where none is
+    answered wrong it returns the picture as it is. Raises BadValue.
     """
     if angles < 1 or shifts < 1:
         raise BadValue(f"expected angles, shifts >= 1, got {angles=}, {shifts=}; write angles=31, shifts=5")

@@ -48,7 +48,8 @@ def region_pgd(
     """Sign ascent on the pixels of a square or of the frame, from random values, nothing else changed.
 
     x (N, C, H, W) in [0, 1], y (N,). targets (N, 1): the class to reach, whose loss is descended; None: any wrong class
-    counts. restarts: places of a patch. loss: ce, margin, dlr or pma. Raises BadValue, UnknownName.
+    counts. steps in each of `restarts` places; rel_step: the first step in half ranges of a pixel. loss: ce, margin,
+    dlr or pma. Raises BadValue, UnknownName.
     """
     if steps < 1 or restarts < 1 or not rel_step > 0:
         given = f"{steps=}, {restarts=}, {rel_step=}"

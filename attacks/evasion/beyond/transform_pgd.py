@@ -49,7 +49,8 @@ def transform_pgd(
     """Sign ascent in theta from a random start, projected back into the set.
 
     x (N, C, H, W) in [0, 1], y (N,). targets (N, 1): the class to reach, whose loss is descended; None: any wrong class
-    counts. loss: ce, margin, dlr or pma. Raises BadValue, UnknownName.
+    counts. steps, restarts, and rel_step: the first step in half widths of theta's box. loss: ce, margin, dlr or pma.
+    Raises BadValue, UnknownName.
     """
     if steps < 1 or restarts < 1 or not rel_step > 0:
         given = f"{steps=}, {restarts=}, {rel_step=}"

@@ -43,7 +43,8 @@ def universal(
 ) -> Tensor:
     """The same change for every picture, learnt on the adversary's own; nothing is asked about the pictures attacked.
 
-    x (N, C, H, W) in [0, 1], y (N,). Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,). steps: of the learning, each on `batch` of the adversary's pictures. Raises
+    BadValue.
     """
     if not len(x):
         return x

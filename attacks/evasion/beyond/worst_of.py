@@ -34,7 +34,7 @@ def _cost(*, draws: int, **_: object) -> Cost:
 def worst_of(model: Oracle, x: Tensor, y: Tensor, budget: Allowed, *, rng: Rng, draws: int = 10) -> evasion.Found:
     """Random members of the set, a question each, until one is answered wrong.
 
-    x (N, C, H, W) in [0, 1], y (N,). Where none is, it returns the picture as it is. Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,). draws: how many. Where none is, it returns the picture as it is. Raises BadValue.
     """
     if draws < 1:
         raise BadValue(f"expected draws >= 1, got {draws!r}; write for example draws=10")
