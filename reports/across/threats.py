@@ -39,7 +39,7 @@ def over_threats(run: Results) -> pd.DataFrame:
         met.setdefault((goal, *where, one.defense), []).append(one)
     planned = _planned(run)
     rows = [_row(key, members, planned[key[:3]]) for key, members in met.items() if len(members) > 1]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame([row for row in rows if row["n"]], columns=list(COLUMNS))
 
 
 def _planned(run: Results) -> dict[tuple[Any, ...], list[tuple[str, str]]]:
