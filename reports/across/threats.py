@@ -30,11 +30,12 @@ CSV = "all_threats.csv"
 def over_threats(run: Results) -> pd.DataFrame:
     """One row a system that met two threats or more, with its exact 95 % interval, on the images that all of them met.
 
-    of: the most images that one of them met. bound: whether it is an upper bound, since a threat that a rival met or
-    that was planned has no number (`missing`), a threat lacks an attack, or its number is in doubt (`doubted`).
+    Attacks on pictures of a shift set are left out. of: the most images that one of them met. bound: whether it is an
+    upper bound, since a threat that was planned has no number (`missing`), a threat lacks an attack, or its number is
+    in doubt (`doubted`).
     """
     met: dict[tuple[Any, ...], list[Survival]] = {}
-    for one in survivals(run):
+    for one in _plain(run):
         _, _, goal, *where = one.group
         met.setdefault((goal, *where, one.defense), []).append(one)
     planned = _planned(run)
@@ -42,11 +43,19 @@ def over_threats(run: Results) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if row["n"]], columns=list(COLUMNS))
 
 
+def _plain(run: Results) -> list[Survival]:
+    """Those whose pictures come from no shift set: others are not of the same pictures."""
+    shifted = run.cells[run.cells["shift"].map(bool)]
+    left_out = set(zip(shifted["threat"], shifted["budget"], strict=True))
+    return [one for one in survivals(run) if one.group[:2] not in left_out]
+
+
 def _planned(run: Results) -> dict[tuple[Any, ...], list[tuple[str, str]]]:
     """The (threat, budget) of each goal, data set and model, whoever has a number for it."""
-    cells = run.cells.loc[run.cells["scenario"] == "evasion", ["goal", "dataset", "model", "threat", "budget"]]
+    cells = run.cells[(run.cells["scenario"] == "evasion") & ~run.cells["shift"].map(bool)]
+    cells = cells[["goal", "dataset", "model", "threat", "budget"]].drop_duplicates()
     found: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
-    for goal, dataset, model, *threat in cells.drop_duplicates().itertuples(index=False):
+    for goal, dataset, model, *threat in cells.itertuples(index=False):
         found.setdefault((goal, dataset, model), []).append((str(threat[0]), str(threat[1])))
     return found
 
@@ -76,7 +85,7 @@ def threats_section(run: Results) -> Section:
     table = over_threats(run)
     first = table[table["seed"] == table.groupby(list(SYSTEM[:3]))["seed"].transform("min")]
     parts = [(key, part) for key, part in groups(first, SYSTEM[:-1]) if len(part) <= NAMED]
-    alone = {(*one.group, one.defense): one for one in survivals(run)} if parts else {}
+    alone = {(*one.group, one.defense): one for one in _plain(run)} if parts else {}
     found = []
     titles = titled([("Every threat at once", *key) for key, _ in parts], ("", *SYSTEM[:-1]))
     for i, ((key, part), title) in enumerate(zip(parts, titles, strict=True)):

@@ -100,6 +100,7 @@ class AttackCard(Card):
     goals: what it can work towards; one that can do more than leave the true class is handed `targets`.
     whole: it wants the misclassified examples too (a peer's, to reproduce its own batches).
     minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    learns: it learns once what it does to all examples: its cells are not divided, and its cost is of all of them.
     cost: from the number of classes and every parameter, all as keywords.
     family: of FAMILIES, several of an ensemble; a function of every parameter where these decide.
     least: parameter -> from which value on a number may rest on it; an attack that lacks the parameter never suffices.
@@ -111,6 +112,7 @@ class AttackCard(Card):
     goals: tuple[str, ...] = ("untargeted",)
     whole: bool = False
     minimum_norm: bool = False
+    learns: bool = False
     cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
     family: tuple[str, ...] | Callable[..., tuple[str, ...]] = field(default=(), compare=False)
     least: Mapping[str, int] = field(default_factory=dict, compare=False)

@@ -126,9 +126,9 @@ def _met(context: Context) -> System:
 
 
 def together(cell: Cell) -> int:
-    """A peer's own batches, and a limit on the questions about all pictures, are of the whole cell; else one by one."""
+    """What is learnt, a peer's batches and a limit on all questions are of the whole cell; else one by one."""
     card, threat = cell.attack, cell.threat
-    one = card is not None and not card.whole and threat is not None and threat.queries_total is None
+    one = card is not None and not (card.whole or card.learns) and threat is not None and threat.queries_total is None
     return 1 if one else len(cell.split)
 
 

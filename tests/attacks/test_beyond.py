@@ -118,7 +118,7 @@ def test_a_theta_outside_the_set_breaks_nothing_and_is_said() -> None:
 
 
 def test_an_attack_that_says_nothing_of_theta_fails_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match="expected Found.*theta.* from toy in spatial"):
+    with pytest.raises(ValueError, match=r"expected Found.*theta.* from toy in spatial"):
         judged(lambda model, x, y, budget, *, rng: x, Spatial(30.0))
 
 

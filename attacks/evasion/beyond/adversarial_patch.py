@@ -29,7 +29,7 @@ STEP = 0.1
 
 
 def _cost(*, steps: int, batch: int, **_: object) -> Cost:
-    """What is learnt once for all pictures, as if it were for one."""
+    """Of the learning: nothing is asked about the pictures attacked."""
     return Cost(forwards=steps * batch, backwards=steps * batch)
 
 
@@ -38,6 +38,7 @@ def _cost(*, steps: int, batch: int, **_: object) -> Cost:
     norms=("patch",),
     paper="Brown et al., 2017, arXiv:1712.09665",
     cost=_cost,
+    learns=True,
     family=("gradient",),
     **WHITE_BOX,
     least={"steps_a_picture": 20},  # of which it has none: it is learnt on others

@@ -24,7 +24,7 @@ STEP = 0.25
 
 
 def _cost(*, steps: int, batch: int, **_: object) -> Cost:
-    """What is learnt once for all pictures, as if it were for one."""
+    """Of the learning: nothing is asked about the pictures attacked."""
     return Cost(forwards=steps * batch, backwards=steps * batch)
 
 
@@ -33,6 +33,7 @@ def _cost(*, steps: int, batch: int, **_: object) -> Cost:
     norms=("linf", "l2"),
     paper="Shafahi et al., 2020, arXiv:1811.11304",
     cost=_cost,
+    learns=True,
     family=("gradient",),
     **WHITE_BOX,
     least={"steps_a_picture": 20},  # of which it has none: it is learnt on others
