@@ -121,7 +121,7 @@ def _distance(part: Kept, norm: str) -> NDArray[np.float64]:
     """How far (M,) each picture was moved, in this norm."""
     difference = np.abs(part.adversarial.astype(np.float64) - part.clean.astype(np.float64))
     if norm in REGIONS:
-        return REGIONS[norm]((difference > 0).any(1))
+        return REGIONS[norm](difference.max(1) > 0)
     moved = difference.reshape(len(part.ids), -1)
     if norm == "linf":
         return np.asarray(moved.max(1))
@@ -134,8 +134,8 @@ def _square(changed: Flags) -> NDArray[np.float64]:
     """The share (M,) of a picture that the smallest square around its changed pixels (M, H, W) has."""
     sides = []
     for axis in (1, 2):
-        line = changed.any(3 - axis)
-        sides.append(np.where(line.any(1), line.shape[1] - line.argmax(1) - line[:, ::-1].argmax(1), 0))
+        line = changed.max(3 - axis)
+        sides.append(np.where(line.max(1), line.shape[1] - line.argmax(1) - line[:, ::-1].argmax(1), 0))
     return np.asarray(np.maximum(*sides) ** 2 / (changed.shape[1] * changed.shape[2]), dtype=np.float64)
 
 

@@ -39,7 +39,7 @@ FAMILIES = ("gradient", "minimum norm", "score", "decision", "exhaustive", "tran
 """How evasion attacks search, in the field's terms.
 
 gradient: ascent inside the ball; minimum norm: to the nearest error, by gradients; score, decision: by questions alone;
-transfer: on a network of the adversary's own; noise: the floor.
+exhaustive: every point of a grid; transfer: on a network of the adversary's own; noise: the floor.
 """
 
 UNTOLD = ("given", "family", "least", "atlas", "nist")
@@ -98,8 +98,7 @@ class AttackCard(Card):
     """An attack's facts.
 
     goals: what it can work towards; one that can do more than leave the true class is handed `targets`.
-    whole: it wants the misclassified examples too (a peer's, to reproduce its own batches).
-    minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    whole: it wants the misclassified examples too. minimum_norm: it returns the nearest error, in the budget or not.
     learns: it learns once what it does to all examples: its cells are not divided, and its cost is of all of them.
     cost: from the number of classes and every parameter, all as keywords.
     family: of FAMILIES, several of an ensemble; a function of every parameter where these decide.
@@ -188,9 +187,8 @@ def cards() -> dict[tuple[str, str], Card]:
     scenarios = [name for kind, name in found if kind == "scenario"]
     for key, card in list(found.items()):
         if card.kind == "attack" and card.place not in scenarios:
-            place = card.function.__module__
             why = f"the attack {card.name} for the scenario {card.place!r}, which is not there"
-            leave_out(place, why)
+            leave_out(card.function.__module__, why)
             del found[key]
     return dict(sorted(found.items()))
 
