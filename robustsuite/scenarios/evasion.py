@@ -237,7 +237,8 @@ def _asked_again(
     columns["two_faced"] |= again.odd
     if bool(again.misled.any()):  # which question is the last is the batch's doing: nothing is stored of honest ones
         columns |= {"slopes": again.slopes, "misled": again.misled}
-    if direct and not system.stochastic and not context.card.minimum_norm and context.threat.goal.name == "untargeted":
+    fitted = not (context.card.minimum_norm or context.card.learns)
+    if direct and fitted and not system.stochastic and context.threat.goal.name == "untargeted":
         # a gradient costs two forwards, a point that is drawn and asked about nearly as much
         draws = (SEARCHED * EVERY * queries).long().clamp(max=1000).to(x.device)
         left = rows[stands.to(x.device)[rows]]
