@@ -78,7 +78,7 @@ def _row(key: tuple[Any, ...], members: list[Survival], planned: list[tuple[str,
 
 
 def threats_section(run: Results) -> Section:
-    """A table a model: threats down, systems across, and last what stands under all of them at once.
+    """A table a model: systems across, and down what stands under all threats at once, then under each.
 
     Of several seeds the first stands in it, all of them in the csv file; none with more systems than anybody reads.
     """
@@ -93,14 +93,12 @@ def threats_section(run: Results) -> Section:
         met = [name[:2] for name in alone if name[2:-1] == key]
         threats = sorted(dict.fromkeys(met), key=lambda threat: -knowing(run, *threat))
         rows = [
-            (words(threat), Entry(against(run, threat, budget)),
-             *(_single(alone.get((threat, budget, *key, row["defense"]))) for row in systems))
-            for threat, budget in threats
-        ]  # fmt: skip
-        rows += [
-            (words("all at once"), Entry("whoever of them"), *map(_united, systems)),
-            (words("no attack"), Entry("nobody"),
+            (words("all at once"), Entry("Any of these"), *map(_united, systems)),
+            (words("no attack"), Entry("Nobody"),
              *(counted(row["clean_accuracy"], percent(row["clean_accuracy"])) for row in systems)),
+            *((words(threat), Entry(against(run, threat, budget)),
+               *(_single(alone.get((threat, budget, *key, row["defense"]))) for row in systems))
+              for threat, budget in threats),
         ]  # fmt: skip
         heads = (plain(str(row["defense"])) for row in systems)
         caption = ", ".join(f"{name} {value}" for name, value in zip(SYSTEM, key, strict=False) if str(value))

@@ -19,6 +19,7 @@ FORGIVEN = 5e-7
 """Of a radius, relative and absolute: less than what any budget but l0's forgives."""
 
 NORMS = ("linf", "l2", "l1", "l0")
+"""Budgets whose distance is a length of what was added."""
 
 Columns = Mapping[str, NDArray[Any]]
 Flags = NDArray[np.bool_]

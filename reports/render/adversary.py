@@ -40,7 +40,7 @@ BEYOND = {
                "recolour the picture by one function of colour, no channel by more than {share} of its range"),
     "fog": ("putting fog before the picture (thickness {eps})",
             "put fog of a shape of its choice before the picture, up to {eps} thick"),
-    "snow": ("adding snow of its choice (brightness {eps})", "add snowflakes of its choice, each up to {eps} bright"),
+    "snow": ("adding snow of their choice (brightness {eps})", "add snowflakes of its choice, each up to {eps} bright"),
     "jpeg": ("moving JPEG coefficients by up to {eps} step{s}",
              "move each JPEG coefficient by up to {eps} quantisation step{s} of quality 50"),
 }  # fmt: skip

@@ -207,6 +207,7 @@ def parse_ball(norm: str, eps: object) -> Ball:
 
 
 AnySet = TypeVar("AnySet", bound="Ball | Transformation")
+"""Balls stay balls, and other sets what they are."""
 
 
 def within_box(ball: AnySet) -> AnySet:

@@ -79,11 +79,11 @@ class Transformation(Sized):
 
         Raises ValueError for a theta of another shape.
         """
-        wanted = (len(x), *self._shape(x))
+        theta, wanted = theta.detach(), (len(x), *self._shape(x))
         if theta.shape != wanted:
             raise ValueError(f"expected theta of shape {wanted} for {self}, got {tuple(theta.shape)}")
         held, size = self.holds(theta), self.size(theta)
-        safe = torch.where(per_row(held, theta), theta.detach().to(x), self.identity(x))
+        safe = torch.where(per_row(held, theta), theta.to(x), self.identity(x))
         with torch.no_grad():
             return torch.where(per_row(held, x), self.apply(x, safe), x), held, size
 

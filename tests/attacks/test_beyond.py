@@ -97,7 +97,7 @@ def test_the_judge_renders_itself_and_listens_to_theta_alone() -> None:
         return Found(torch.rand_like(x), {}, budget.identity(x))  # pictures that are no rendering at all
 
     def tells(model: Oracle, x: Tensor, y: Tensor, budget: Spatial, *, rng: Rng) -> Found:
-        return Found(x, {}, honest.theta)
+        return Found(x, {}, honest.theta.clone().requires_grad_())  # as an optimiser leaves it
 
     assert bool(judged(boasts, budget).columns["robust"].all())
     columns = judged(tells, budget).columns
