@@ -79,7 +79,7 @@ class Transformation(Sized):
 
         Raises ValueError for a theta of another shape.
         """
-        theta, wanted = theta.detach(), (len(x), *self._shape(x))
+        theta, wanted = theta.detach().to(x.device), (len(x), *self._shape(x))
         if theta.shape != wanted:
             raise ValueError(f"expected theta of shape {wanted} for {self}, got {tuple(theta.shape)}")
         held, size = self.holds(theta), self.size(theta)
@@ -88,7 +88,11 @@ class Transformation(Sized):
             return torch.where(per_row(held, x), self.apply(x, safe), x), held, size
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:
-        return self.shape((x.shape[1], x.shape[2], x.shape[3]))
+        return self.shape(_picture(x))
+
+
+def _picture(x: Tensor) -> Shape:
+    return x.shape[1], x.shape[2], x.shape[3]
 
 
 def _number(size: Tensor) -> Tensor:
@@ -179,11 +183,7 @@ class Jpeg(Transformation):
 
     def apply(self, x: Tensor, theta: Tensor) -> Tensor:
         """x plus what the coefficients decode to; x itself is not coded."""
-        return warping.within(x + colours.decoded(theta, *self._picture(x)))
-
-    @staticmethod
-    def _picture(x: Tensor) -> Shape:
-        return x.shape[1], x.shape[2], x.shape[3]
+        return warping.within(x + colours.decoded(theta, *_picture(x)))
 
 
 @dataclass(frozen=True)

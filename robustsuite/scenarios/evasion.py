@@ -172,7 +172,7 @@ def attacked(
     context = AttackContext(system, attack, threat, ball, card, rng, width, eot, handed, x, y, targets, meant)
     tries = every_route(context, rows, judge)
     forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
-    best = least(tries, context)
+    best = least(tries)
     return Record(_verdicts(context, tries, best, judge, clean_ok), [], forwards, backwards, x_adv=best.x_adv)
 
 
@@ -214,7 +214,7 @@ def _verdicts(
         bits = judge(levels(x_adv[fell]), context.targets[fell], context.rng.fold("bits")[fell])
         columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
-        columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
+        columns |= {f"robust_{t.route}": clean_ok & ~broken(t).cpu() for t in tries}
     return columns
 
 

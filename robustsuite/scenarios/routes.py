@@ -104,7 +104,7 @@ def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]
         raise Unsupported(f"expected a route for {card.name} into a system that hides its gradients, got none")
     around = context.ball.norm in BALLS and not card.minimum_norm  # a ball has points half way to its middle
     if len(tries) == 2 and around and not (card.whole or Access.WEIGHTS in card.needs):
-        standing = rows[~broken(tries[1], context)[rows]]
+        standing = rows[~broken(tries[1])[rows]]
         tries.append(_try("continued", system.net, context, standing, judge, around=tries[1].x_adv))
     return tries
 
@@ -114,7 +114,7 @@ def transfers(card: AttackCard, threat: Threat, system: System) -> bool:
     return bool(threat.surrogate and card.needs & Access.WHITE_BOX & ~(threat.access & system.shows))
 
 
-def least(tries: list[Try], context: AttackContext) -> Try:
+def least(tries: list[Try]) -> Try:
     """The tries joined: each picture from the route that the judge finds wrong most often within the budget.
 
     Among equals the nearest wrong one, then one without a right answer, among those the first.
@@ -151,7 +151,7 @@ def on_grid(home: Tensor, x: Tensor, ball: Ball) -> Tensor:
     return torch.where(ball.allows(home, near)[:, None, None, None], near, levels(inwards))
 
 
-def broken(one: Try, context: AttackContext) -> Tensor:
+def broken(one: Try) -> Tensor:
     """Which pictures (N,) this route broke within the budget."""
     return one.answers.wrong & one.inside
 
