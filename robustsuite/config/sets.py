@@ -89,7 +89,7 @@ class Patch(Near):
 
 @dataclass(frozen=True)
 class Frame(Near):
-    """A border of eps pixels holds anything (Zajac et al., 2019, "Adversarial framing", arXiv 1810.05206)."""
+    """A border of eps pixels holds anything (Zajac et al., 2019, "Adversarial framing", arXiv 1812.04599)."""
 
     norm: ClassVar[str] = "frame"
 
