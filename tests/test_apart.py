@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.goals import Untargeted
 from robustsuite.config.registry import AttackCard, card_of
-from robustsuite.config.threats import BALLS, Access, Linf, Threat, parse_access
+from robustsuite.config.sets import parse_set
+from robustsuite.config.threats import Access, Linf, Threat, parse_access
 from robustsuite.engine.audit import audit
 from robustsuite.engine.execute import execute
 from robustsuite.engine.plan import Decision
@@ -61,7 +62,7 @@ def columns(card: AttackCard, net: nn.Module = NET, system: System | None = None
     access = parse_access([str(kind.name).lower() for kind in card.needs])
     norm = card.norms[0] if card.norms else "linf"
     aim = Untargeted() if "untargeted" in card.goals else goal(card)
-    threat = Threat("t", "evasion", access, BALLS[norm](EPS[norm] / 4), goal=aim, **limits)
+    threat = Threat("t", "evasion", access, parse_set(norm, EPS[norm] / 4), goal=aim, **limits)
     system = system or System(net, InputSpace(3, 6, 6, 5))
     attack = partial(card.function, **QUICK.get(card.name, {}))
     return evasion.judged(system, attack, split, threat, Rng.of(0, "apart", split.ids), width=5, card=card).columns

@@ -155,6 +155,11 @@ def test_hidden_gradients_without_a_surrogate_are_unmeasured_for_those_who_need_
         ("pgd", {"budget": {"l0": 3}}, "budget", "pgd works in linf.*, not in l0"),
         ("pgd", {"scenario": "certification"}, "scenario", "pgd plays evasion, the threat is certification"),
         ("smoothing", {}, "scenario", "smoothing plays certification, the threat is evasion"),
+        ("pgd", {"budget": {"flow": 1}}, "budget", "pgd works in linf.*, not in flow"),
+        ("grid", {"budget": {"flow": 1}}, "budget", "grid works in spatial, not in flow"),
+        ("transform_pgd", {"budget": {"linf": 0.1}}, "budget", "transform_pgd works in spatial.*, not in linf"),
+        ("lirpa", {"budget": {"patch": 0.1}, "scenario": "certification"}, "budget", "lirpa works in .*, not in patch"),
+        ("universal", {}, "access", "universal needs .*aux_data"),
     ],
 )
 def test_what_an_attack_cannot_do_is_refused(attack: str, threat: dict[str, Any], code: str, says: str) -> None:

@@ -13,7 +13,7 @@ from ..measure.grades import DOUBTED
 from ..measure.scores import scores
 from ..measure.seeds import over_seeds
 from ..read.runs import Results, once
-from ..render.adversary import share
+from ..render.adversary import BEYOND, share
 from ..render.document import Answer, accuracy
 from ..render.text import interval, number, plain
 from ..sections.generic import groups
@@ -120,7 +120,7 @@ def _held(run: Results) -> dict[tuple[Any, ...], list[Row]]:
 
 def beyond(run: Results, where: Mapping[str, Any], budget: Budget) -> str:
     """What is proven of a model in this norm, beside what attacks reach: up to which radius, or for how many images."""
-    if budget.eps is None:
+    if budget.eps is None or budget.norm in BEYOND:
         return ""
     mine = [row for row in _held(run).get((where["dataset"], where["model"]), ())
             if run.budgets[str(row["budget"])][1] == budget.norm]  # fmt: skip

@@ -14,6 +14,7 @@ from ..across.models import models_section
 from ..across.nearest import nearness, nearness_section
 from ..across.seeds import seeds_section
 from ..across.strength import strength_section
+from ..across.threats import over_threats, threats_section
 from ..across.transfers import transfers, transfers_section
 from ..answers.opening import cautions, short_answers
 from ..answers.steps import steps
@@ -95,6 +96,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         made.append(("unreadable", len(run.skipped)))
     sections = [
         *(section for part in parts for section in part.sections),
+        threats_section(run),
         seeds_section(run),
         budgets_section(run),
         models_section(run, table),
@@ -139,6 +141,7 @@ def csv_files(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = 
         "attack_pairs": attack_pairs(run),
         "nearness": nearness(run),
         "transfers": transfers(run),
+        "all_threats": over_threats(run),
         "per_class": per_class(run),
         "confusions": confusions(run),
         "selective": selective(run),

@@ -18,6 +18,9 @@ SLACK = 1e-4
 FORGIVEN = 5e-7
 """Of a radius, relative and absolute: less than what any budget but l0's forgives."""
 
+NORMS = ("linf", "l2", "l1", "l0")
+"""Budgets whose distance is a length of what was added."""
+
 Columns = Mapping[str, NDArray[Any]]
 Flags = NDArray[np.bool_]
 Sentence = tuple[str, Flags]
@@ -92,7 +95,10 @@ def measured(record: CellRecord, columns: Columns, part: Kept) -> Iterator[str]:
         return
     if record.scenario.name != "evasion" or record.threat is None:
         return
-    budget, moved = record.threat.budget, _distance(part, record.threat.budget.norm)
+    budget = record.threat.budget
+    if budget.norm and budget.norm not in (*NORMS, *REGIONS):
+        return  # a rendered picture does not show what it was rendered with
+    moved = _distance(part, budget.norm)
     said, right, inside = (columns[name][rows] for name in ("distance", "clean_ok", "in_budget"))
     off = right & (np.abs(moved - said) > SLACK * np.maximum(1, np.abs(said)))
     if off.any():
@@ -114,9 +120,31 @@ def _surely(eps: float, norm: str) -> float:
 
 def _distance(part: Kept, norm: str) -> NDArray[np.float64]:
     """How far (M,) each picture was moved, in this norm."""
-    moved = np.abs(part.adversarial.astype(np.float64) - part.clean.astype(np.float64)).reshape(len(part.ids), -1)
+    difference = np.abs(part.adversarial.astype(np.float64) - part.clean.astype(np.float64))
+    if norm in REGIONS:
+        return REGIONS[norm](difference.max(1) > 0)
+    moved = difference.reshape(len(part.ids), -1)
     if norm == "linf":
         return np.asarray(moved.max(1))
     if norm == "l2":
         return np.asarray(np.sqrt(np.square(moved).sum(1)))
     return np.asarray(moved.sum(1) if norm == "l1" else (moved > 0).sum(1).astype(np.float64))
+
+
+def _square(changed: Flags) -> NDArray[np.float64]:
+    """The share (M,) of a picture that the smallest square around its changed pixels (M, H, W) has."""
+    sides = []
+    for axis in (1, 2):
+        line = changed.max(3 - axis)
+        sides.append(np.where(line.max(1), line.shape[1] - line.argmax(1) - line[:, ::-1].argmax(1), 0))
+    return np.asarray(np.maximum(*sides) ** 2 / (changed.shape[1] * changed.shape[2]), dtype=np.float64)
+
+
+def _depth(changed: Flags) -> NDArray[np.float64]:
+    """How many pixels (M,) from the border the innermost changed one (M, H, W) stands; 1 at the border, 0 for none."""
+    down, across = (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1 for n in changed.shape[1:])
+    return np.asarray((changed * np.minimum(down[:, None], across[None, :])).max((1, 2)), dtype=np.float64)
+
+
+REGIONS = {"patch": _square, "frame": _depth}
+"""Sets that are read from where a picture is changed."""

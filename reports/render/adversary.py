@@ -26,6 +26,26 @@ WANTS = {
 }
 
 
+BEYOND = {
+    "patch": ("putting anything into one square of {share} of the picture",
+              "put anything into one square of at most {share} of the picture"),
+    "frame": ("putting anything into a border of {eps} pixel{s}", "put anything into a border {eps} pixel{s} wide"),
+    "spatial": ("turning the picture by up to {eps} degree{s} and shifting it by up to {tenth}",
+                "turn the picture by up to {eps} degree{s} and shift it by up to {tenth} of each side"),
+    "flow": ("moving each pixel by up to {eps} pixel{s}",
+             "take each pixel from up to {eps} pixel{s} beside it, down and across"),
+    "elastic": ("bending the picture (elastic {eps})",
+                "move pixels along a smoothed flow of up to {eps} pixel{s} before it is smoothed"),
+    "colour": ("recolouring the picture by up to {share} of a channel's range",
+               "recolour the picture by one function of colour, no channel by more than {share} of its range"),
+    "fog": ("putting fog before the picture (thickness {eps})",
+            "put fog of a shape of its choice before the picture, up to {eps} thick"),
+    "snow": ("adding snow of their choice (brightness {eps})", "add snowflakes of its choice, each up to {eps} bright"),
+    "jpeg": ("moving JPEG coefficients by up to {eps} step{s}",
+             "move each JPEG coefficient by up to {eps} quantisation step{s} of quality 50"),
+}  # fmt: skip
+"""Of sets that are no ball of a norm: how the adversary changes a picture, briefly and after 'may'."""
+
 SLACK = 1e-8
 """Of a per cent, for what a float leaves of an exact half."""
 
@@ -65,6 +85,8 @@ def reach(budget: Budget) -> str:
         return "with any change at all"
     if budget.norm == "l0":
         return f"by changing at most {eps:g} pixel values (l0)"
+    if budget.norm in BEYOND:
+        return f"by {_way(BEYOND[budget.norm][0], eps)}"
     size = f"{budget.norm} {radius_words(eps, budget.norm)}"
     if budget.norm != "linf":
         return f"with changes up to {size}"
@@ -137,7 +159,15 @@ def _moves(budget: Budget) -> str:
         "l2": f"change the picture by a Euclidean length of at most {eps} (pixel values are 0 to 1)",
         "l1": f"change pixel values by at most {eps} in all (they are 0 to 1)",
         "l0": f"set at most {eps} pixel values anew",
+        **{name: _way(may, budget.eps) for name, (_, may) in BEYOND.items()},
     }.get(budget.norm, f"change the picture by at most {eps} in {budget.norm}")
+
+
+def _way(words: str, eps: float) -> str:
+    """What such an adversary does, with the size in the set's own unit."""
+    share, tenth = f"{100 * eps:.3g} %", f"{eps / 3:.3g} %"
+    plural = "" if eps == 1 else "s"
+    return words.format(eps=f"{eps:g}", share=share, tenth=tenth, s=plural)
 
 
 def _levels(eps: float) -> str:

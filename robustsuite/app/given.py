@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustsuite.config.threats import Access, Ball, Linf, within_box
+from robustsuite.config.threats import Access, Linf, within_box
+from robustsuite.config.transforms import Allowed
 from robustsuite.errors import BadData, BadModel, BadValue
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Model, answering, shown, weights_sha256
@@ -130,13 +131,13 @@ def class_numbers(labels: Any, n: int, classes: int | None = None) -> Tensor:
     return y.to(torch.int64)
 
 
-def ball(budget: Any) -> Ball:
+def ball(budget: Any) -> Allowed:
     """The budget, Linf(8/255) for None; raises BadValue for a bare number and for pixel units of 0 ... 255."""
     if budget is None:
         return Linf(8 / 255)
     if not hasattr(budget, "norm") or not hasattr(budget, "eps"):
         raise BadValue(f"expected a ball as the budget, got {budget!r}; write rs.Linf(8/255)")
-    found: Ball = within_box(budget)
+    found: Allowed = within_box(budget)
     return found
 
 

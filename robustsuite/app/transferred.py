@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from robustsuite.app.rejudged import MOST_DRAWS, asked
+from robustsuite.config.transforms import Transformation
 from robustsuite.engine.execute import Planned, Progress, asking
 from robustsuite.engine.store import Store
 from robustsuite.errors import BadData
@@ -81,7 +82,9 @@ def _by_system(pairs: Iterable[tuple[Cell, Cell]]) -> Iterator[list[tuple[Cell, 
 
 
 def _measured(cell: Cell, store: Store) -> bool:
-    return cell.scenario.name == "evasion" and store.column(cell.run_id, "robust") is not None
+    """Whether it has rows, in a set that can be read from pictures: what was rendered cannot."""
+    rendered = cell.threat is not None and isinstance(cell.threat.budget, Transformation)
+    return cell.scenario.name == "evasion" and not rendered and store.column(cell.run_id, "robust") is not None
 
 
 def _digest(cell: Cell, store: Store) -> str:
@@ -128,6 +131,7 @@ def _judged(target: Cell, system: System, part: Kept) -> tuple[list[int], list[i
         one, threat = asked(target, system, part), target.threat
         assert threat is not None
         assert threat.budget is not None
+        assert not isinstance(threat.budget, Transformation)
         x, y = (values.to(one.system.device) for values in (one.split.images(torch.arange(len(part.ids))), one.split.y))
         x_adv = torch.tensor(part.adversarial).to(x)
         if system.grid:

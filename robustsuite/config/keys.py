@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from robustsuite.config.goals import parse_goal
-from robustsuite.config.threats import BALLS, Threat, parse_access, parse_ball, within_box
+from robustsuite.config.sets import NAMES, parse_set
+from robustsuite.config.threats import Threat, parse_access, within_box
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.records.labels import LONGEST, read_as, sayable
 
@@ -100,15 +101,15 @@ class Spec(BaseModel):
 
 
 class BallSpec(Spec):
-    """A threat that may move a picture within a ball. goal: what the answer shall become."""
+    """A threat that may move a picture within a ball or another set. goal: what the answer shall become."""
 
     goal: Any = "untargeted"
 
     def threat(self, name: str) -> Threat:
         """The threat of this name; raises BadValue or UnknownName."""
-        norms = {k: v for k, v in self.only(name, [*BALLS, *QUERIES], least=0).items() if k not in QUERIES}
+        norms = {k: v for k, v in self.only(name, [*NAMES, *QUERIES], least=0).items() if k not in QUERIES}
         if len(norms) != 1:
-            raise BadValue(f"expected one of {', '.join(BALLS)} in the budget of {name!r}, got {self.budget!r}")
+            raise BadValue(f"expected one of {', '.join(NAMES)} in the budget of {name!r}, got {self.budget!r}")
         ((norm, eps),) = norms.items()
-        access, ball = parse_access(self.access), within_box(parse_ball(norm, eps))
+        access, ball = parse_access(self.access), within_box(parse_set(norm, eps))
         return Threat(name, self.scenario, access, ball, goal=parse_goal(self.goal), **self.limits(name))

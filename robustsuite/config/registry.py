@@ -19,8 +19,9 @@ from robustsuite.config.identity import GROUP as GROUP
 from robustsuite.config.identity import distribution_of, source_of
 from robustsuite.config.plugins import leave_out, plugins
 from robustsuite.config.plugins import left_out as left_out
+from robustsuite.config.sets import NAMES
 from robustsuite.config.taxonomy import formed
-from robustsuite.config.threats import BALLS, Access
+from robustsuite.config.threats import Access
 from robustsuite.config.values import among, fitting, takes, whole_by_word
 from robustsuite.errors import BadValue, UnknownName, UsageError, cause, nearest, quoted
 from robustsuite.records.schema import Used, dumped, plain, used_words
@@ -34,11 +35,11 @@ TAKEN = ("classes", "first")
 
 PLACES = ("data", "train", "harden", "serve", "share")
 
-FAMILIES = ("gradient", "minimum norm", "score", "decision", "transfer", "noise")
+FAMILIES = ("gradient", "minimum norm", "score", "decision", "exhaustive", "transfer", "noise")
 """How evasion attacks search, in the field's terms.
 
 gradient: ascent inside the ball; minimum norm: to the nearest error, by gradients; score, decision: by questions alone;
-transfer: on a network of the adversary's own; noise: the floor.
+exhaustive: every point of a grid; transfer: on a network of the adversary's own; noise: the floor.
 """
 
 UNTOLD = ("given", "family", "least", "atlas", "nist")
@@ -97,8 +98,8 @@ class AttackCard(Card):
     """An attack's facts.
 
     goals: what it can work towards; one that can do more than leave the true class is handed `targets`.
-    whole: it wants the misclassified examples too (a peer's, to reproduce its own batches).
-    minimum_norm: it returns the nearest adversarial it found, be that outside the budget.
+    whole: it wants the misclassified examples too. minimum_norm: it returns the nearest error, in the budget or not.
+    learns: it learns once what it does to all examples: its cells are not divided, and its cost is of all of them.
     cost: from the number of classes and every parameter, all as keywords.
     family: of FAMILIES, several of an ensemble; a function of every parameter where these decide.
     least: parameter -> from which value on a number may rest on it; an attack that lacks the parameter never suffices.
@@ -110,6 +111,7 @@ class AttackCard(Card):
     goals: tuple[str, ...] = ("untargeted",)
     whole: bool = False
     minimum_norm: bool = False
+    learns: bool = False
     cost: Callable[..., Cost] = field(default=lambda **_: Cost(), repr=False, compare=False)
     family: tuple[str, ...] | Callable[..., tuple[str, ...]] = field(default=(), compare=False)
     least: Mapping[str, int] = field(default_factory=dict, compare=False)
@@ -185,9 +187,8 @@ def cards() -> dict[tuple[str, str], Card]:
     scenarios = [name for kind, name in found if kind == "scenario"]
     for key, card in list(found.items()):
         if card.kind == "attack" and card.place not in scenarios:
-            place = card.function.__module__
             why = f"the attack {card.name} for the scenario {card.place!r}, which is not there"
-            leave_out(place, why)
+            leave_out(card.function.__module__, why)
             del found[key]
     return dict(sorted(found.items()))
 
@@ -205,7 +206,7 @@ def _sound(card: Card) -> Card:
         taken = [name for name in TAKEN if name in card.parameters]
         wanted += [
             ("needs", card.needs, isinstance(card.needs, Access), "an Access"),
-            ("norms", card.norms, among(card.norms, BALLS), f"a tuple of {', '.join(BALLS)}"),
+            ("norms", card.norms, among(card.norms, NAMES), f"a tuple of {', '.join(NAMES)}"),
             ("goals", card.goals, among(card.goals, GOALS), f"a tuple of {', '.join(GOALS)}"),
             ("cost", card.cost, callable(card.cost), "a function"),
             ("family", card.family, callable(card.family) or among(card.family, FAMILIES),

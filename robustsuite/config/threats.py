@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import Budget, GoalFacts, ThreatFacts, radius_words
+
+if TYPE_CHECKING:
+    from robustsuite.config.transforms import Transformation
 
 
 class Access(Flag):
@@ -57,7 +60,7 @@ def parse_access(names: str | list[str]) -> Access:
 
 
 class Ball(Protocol):
-    """All pictures in [0, 1] within `eps` of x in one norm."""
+    """All pictures in [0, 1] within `eps` of x, in one norm or by another measure of what differs."""
 
     norm: ClassVar[str]
 
@@ -70,10 +73,11 @@ class Ball(Protocol):
 
 
 @dataclass(frozen=True)
-class _Ball:
+class Sized:
+    """What a set of pictures has, of whatever kind: its name and how large it is."""
+
     eps: float
     norm: ClassVar[str]
-    tolerance: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         eps: Any = self.eps
@@ -84,6 +88,13 @@ class _Ball:
 
     def __str__(self) -> str:
         return f"{self.norm}(eps={radius_words(self.eps, self.norm)})"
+
+
+@dataclass(frozen=True)
+class Near(Sized):
+    """A set that is read from pixels: all pictures in [0, 1] at a distance of at most eps; here of a norm."""
+
+    tolerance: ClassVar[float] = 0.0
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Distance (N,) float64 between pictures (N, C, H, W), in this norm."""
@@ -96,7 +107,7 @@ class _Ball:
 
 
 @dataclass(frozen=True)
-class Linf(_Ball):
+class Linf(Near):
     """No pixel value moves by more than eps."""
 
     norm: ClassVar[str] = "linf"
@@ -112,7 +123,7 @@ class Linf(_Ball):
 
 
 @dataclass(frozen=True)
-class L2(_Ball):
+class L2(Near):
     """The Euclidean length of the change, in [0, 1] pixel units, is at most eps."""
 
     norm: ClassVar[str] = "l2"
@@ -130,7 +141,7 @@ class L2(_Ball):
 
 
 @dataclass(frozen=True)
-class L1(_Ball):
+class L1(Near):
     """The absolute changes sum to at most eps."""
 
     norm: ClassVar[str] = "l1"
@@ -149,7 +160,7 @@ class L1(_Ball):
 
 
 @dataclass(frozen=True)
-class L0(_Ball):
+class L0(Near):
     """At most eps pixel values (channel by channel) change."""
 
     norm: ClassVar[str] = "l0"
@@ -189,13 +200,17 @@ def parse_number(value: object, what: str = "eps") -> float:
 
 
 def parse_ball(norm: str, eps: object) -> Ball:
-    """A budget from a norm's name and an eps such as '8/255'."""
+    """A ball from a norm's name and an eps such as '8/255'; `sets.parse_set` knows the other sets as well."""
     if norm not in BALLS:
         raise UnknownName("budget", norm, [*BALLS, "queries"])
     return BALLS[norm](parse_number(eps, f"the {norm} budget"))
 
 
-def within_box(ball: Ball) -> Ball:
+AnySet = TypeVar("AnySet", bound="Ball | Transformation")
+"""Balls stay balls, and other sets what they are."""
+
+
+def within_box(ball: AnySet) -> AnySet:
     """The ball; raises BadValue for an linf radius in units of 0 ... 255: pictures are in [0, 1]."""
     if ball.norm == "linf" and 1 < ball.eps < math.inf:
         raise BadValue(
@@ -261,7 +276,7 @@ class Threat:
     name: str
     scenario: str
     access: Access = Access.NONE
-    budget: Ball | None = None
+    budget: Ball | Transformation | None = None
     queries: int | None = None
     queries_total: int | None = None
     goal: Goal = field(default_factory=Untargeted)

@@ -96,11 +96,12 @@ def _flags(case: Case) -> Iterator[Flag]:
     if card is None or not len(case.robust):
         return
     gradients = Access.GRADIENTS in card.needs
-    if gradients and "steps" in card.parameters and not card.minimum_norm:
+    # what is learnt on other pictures may well leave what a search around this one breaks
+    if gradients and "steps" in card.parameters and not (card.minimum_norm or card.learns):
         yield from _unbounded(case)
     if gradients:  # a black-box attack is held to its own number of queries
         yield from _converged(case)
-    if gradients and case.cell.threat is not None and case.cell.threat.goal.name == "untargeted":
+    if gradients and not card.learns and case.cell.threat is not None and case.cell.threat.goal.name == "untargeted":
         yield from _random_search(case)
     if Access.SCORES in card.needs:
         yield from _scaled(case)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Ball
+from robustsuite.config.transforms import Allowed
 from robustsuite.engine.afresh import Afresh
 from robustsuite.engine.runner import play
 from robustsuite.integrity.apart import Apart
@@ -58,7 +58,7 @@ class Case:
         return ~self.again(self.standing, streams="anew").columns["robust"]
 
     def again(
-        self, rows: Tensor, *, system: System | None = None, width: int | None = None, ball: Ball | None = None,
+        self, rows: Tensor, *, system: System | None = None, width: int | None = None, ball: Allowed | None = None,
         attack: AttackCard | None = None, streams: str = "", **given: Any,
     ) -> Record:  # fmt: skip
         """The columns (M,) and pictures of the same attack on these images, with what is named changed."""

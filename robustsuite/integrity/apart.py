@@ -27,7 +27,7 @@ from torch import Tensor
 
 from robustsuite import errors
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Ball
+from robustsuite.config.transforms import Allowed
 from robustsuite.integrity.wire import TOLD, Frame, Garbled, received, sent
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.oracle import Oracle
@@ -49,10 +49,11 @@ class Overdue(Strayed):
 
 
 class Found(NamedTuple):
-    """As the scenario's own: pictures and columns."""
+    """As the scenario's own: pictures, columns, and what they are rendered with."""
 
     x_adv: Tensor
     columns: dict[str, Tensor]
+    theta: Tensor | None = None
 
 
 class _GaveUp(Exception):
@@ -151,13 +152,13 @@ class Apart(Line):
         """The same attack, played there. It raises NotReplayed or Strayed besides what it raises here."""
 
         @wraps(card.function)
-        def attack(model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, **given: Any) -> Found:
+        def attack(model: Oracle, x: Tensor, y: Tensor, budget: Allowed, *, rng: Rng, **given: Any) -> Found:
             return self._play(card, model, x, y, budget, rng, given)
 
         return replace(card, function=attack)
 
     def _play(
-        self, card: AttackCard, model: Oracle, x: Tensor, y: Tensor, budget: Ball, rng: Rng, given: dict[str, Any]
+        self, card: AttackCard, model: Oracle, x: Tensor, y: Tensor, budget: Allowed, rng: Rng, given: dict[str, Any]
     ) -> Found:
         aims, targets = "targets" in given, given.pop("targets", None)
         facts = {
@@ -232,9 +233,10 @@ def _found(frame: Frame, x: Tensor) -> Found:
         kinds: dict[Any, Callable[[str], Exception]] = {kind.__name__: kind for kind in TOLD}
         raise kinds.get(str(frame.facts.get("kind")), RuntimeError)(said)
     names = frame.facts.get("names")
-    if not isinstance(names, list) or len(names) + 1 != len(frame.tensors):
+    theta = frame.tensors[1:2] if frame.facts.get("rendered") is True else ()
+    if not isinstance(names, list) or len(names) + 1 + len(theta) != len(frame.tensors):
         raise Garbled("other columns than it names")
-    x_adv, *columns = frame.tensors
+    columns = frame.tensors[1 + len(theta) :]
     if any(one.shape != (len(x),) for one in columns):
         raise Garbled("columns of another length")
-    return Found(x_adv, dict(zip(map(str, names), columns, strict=True)))
+    return Found(frame.tensors[0], dict(zip(map(str, names), columns, strict=True)), *theta)

@@ -87,7 +87,8 @@ CHECKS = (
           f"in cells of at least {PUBLISHED} images, one in 80 in the whole box: more than one left fails",
           "scenario, audit", {"unbounded_fails": ("fail", "all"), "half_box_fails": ("warn", "all")}),
     Check("E5", "white box beats black box", "images that only black-box attacks break: any warns; more than 0.2 % of "
-          f"at least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails", "report",
+          f"at least 1000, or one-sided exact McNemar p < {LEVEL:g}, fails; what an exhaustive one breaks says nothing "
+          "of gradients", "report",
           {"black_box_wins": ("warn", "all")}),
     Check("E6", "white box beats transfer", "the surrogate's points, or (audit) an undefended net's, break more than "
           f"{_percent(SMALL)} and 2 images that the direct attack leaves: a warning, as the row is the least of the "
@@ -193,11 +194,12 @@ CHECKS = (
           "scenario", {"over_rejecting": ("warn", "all"), "noise_rejected": ("warn", "evasion")}),
     Check("E33", "a strong attack was played", "of the cell's threat, on its pictures, not failed: an attack by "
           "gradients (gradient, minimum norm) at its card's least, or, where the threat grants none or the model shows "
-          "none, one by queries (score, decision); none warns, unless nothing stands or a proof agrees", "report",
+          "none, one by queries (score, decision), or an exhaustive one; none warns, unless nothing stands or a proof "
+          "agrees", "report",
           {"weak_alone": ("warn", "all")}),
     Check("E34", "two families agree", "beside it one of another family at its least, which the adversary could play, "
           "on the same system, pictures, budget and goal; none warns (noise is no family, nor what a card says nothing "
-          "of)", "report", {"one_family": ("warn", "all")}),
+          "of; an exhaustive one needs no second)", "report", {"one_family": ("warn", "all")}),
     Check("E35", "nothing beyond the access", "threats that do not grant weights: the attack again on 16 images in a "
           "process of its own that holds a line to its oracle and nothing else; a verdict or a number of queries that "
           "differs, or an attack that fails there, fails; one that does not end there warns", "audit",

@@ -206,7 +206,7 @@ def _colours(rows: Sequence[Row], examples: Examples) -> Found:
     """E5: black-box attacks break what all white-box ones together leave."""
     for group in _groups((row for row in rows if row.get("needs")), *SYSTEM, _shift, "goal", _norm, _eps):
         white = [row for row in group if _white(row)]
-        blacks = [row for row in group if not _white(row)]
+        blacks = [row for row in group if not _white(row) and strength.EVERYWHERE not in row["record"].attack.family]
         if not white or not blacks:
             continue
         left = standing(_stands(examples, row) for row in white)

@@ -24,6 +24,9 @@ Pictures = Callable[[Row], NDArray[Any]]
 
 BY_GRADIENTS = frozenset({"gradient", "minimum norm"})
 BY_QUESTIONS = frozenset({"score", "decision"})
+EVERYWHERE = "exhaustive"
+"""It asks about every point of a grid: no second family is needed for what the first may have missed."""
+
 FLOOR = "noise"
 """Of no family that counts: what does no more than draw pictures is what the others are held against."""
 
@@ -35,8 +38,11 @@ ADVISED = (
     ("minimum norm", "fmn", "gradients", ("linf", "l2", "l1", "l0")),
     ("score", "square", "scores", ("linf", "l2")),
     ("decision", "cgba", "labels", ("l2",)),
+    (EVERYWHERE, "grid", "labels", ("spatial",)),
+    ("gradient", "transform_pgd", "gradients", ("flow", "elastic", "colour", "jpeg", "fog", "snow")),
+    ("gradient", "region_pgd", "gradients", ("patch", "frame")),
 )
-"""family, an attack of it, what that needs, the norms it works in: what to add where a family is missing."""
+"""family, an attack of it, what that needs, the sets it works in: what to add where a family is missing."""
 
 
 def screening(row: Row) -> str:
@@ -120,7 +126,7 @@ def weak(
 
 def _lacks(row: Row, met: Sequence[Row]) -> Flag | None:
     """What the attacks that this cell's adversary has lack; they are of its own threat but for the second family."""
-    first = BY_GRADIENTS if _gradients(row["record"]) else BY_QUESTIONS
+    first = (BY_GRADIENTS if _gradients(row["record"]) else BY_QUESTIONS) | {EVERYWHERE}
     own = [other for other in met if other["threat"] == row["threat"]]
     names = _listed(str(other["attack"]) for other in own) or f"{row['attack']}, which failed a check,"
     strong = _strong(own)
@@ -129,10 +135,10 @@ def _lacks(row: Row, met: Sequence[Row]) -> Flag | None:
     silent = [str(other["attack"]) for other in met if not other["record"].attack.family]
     below += f" ({_listed(silent)}: no family is stated on the card)" if silent else ""
     if not strong & first:
-        kind = "gradient" if first == BY_GRADIENTS else "query"
+        kind = "gradient" if first >= BY_GRADIENTS else "query"
         return Flag("weak_alone", f"{names} alone: no {kind} attack at its least{below}; {_advice(row, own, first)}")
     known = strong | _strong(met)
-    if len(known) > 1:
+    if len(known) > 1 or EVERYWHERE in known:
         return None
     wanted = {family for family, *_ in ADVISED} - known
     words = f"{names} alone: one family at its least, {min(known)}{below}; {_advice(row, met, wanted)}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from robustsuite import errors
-from robustsuite.config.threats import parse_ball
+from robustsuite.config.sets import parse_set
 from robustsuite.integrity.wire import TOLD, Frame, received, sent
 from robustsuite.maths.losses import Loss
 from robustsuite.maths.numerics import float32, threads
@@ -109,10 +109,12 @@ def _play(line: _Line, frame: Frame) -> None:
     given = facts["given"] | ({"targets": targets[0] if targets else None} if facts["aims"] else {})
     try:
         found = attack(
-            _oracle(line, facts, len(x)), x, y, parse_ball(facts["norm"], facts["eps"]), rng=Rng(keys), **given
+            _oracle(line, facts, len(x)), x, y, parse_set(facts["norm"], facts["eps"]), rng=Rng(keys), **given
         )
         x_adv, columns = (found.x_adv, found.columns) if hasattr(found, "columns") else (found, {})
-        sent(line.line, "found", x_adv, *columns.values(), names=[str(name) for name in columns])
+        theta = [] if (one := getattr(found, "theta", None)) is None else [one]
+        names = [str(name) for name in columns]
+        sent(line.line, "found", x_adv, *theta, *columns.values(), names=names, rendered=bool(theta))
     except (EOFError, BrokenPipeError):
         raise
     except Exception as error:  # anybody's attack

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustsuite.config.threats import Access, Ball
+from robustsuite.config.threats import Access
+from robustsuite.config.transforms import Allowed, Transformation
 from robustsuite.integrity.checks import SMALL, Flag
 from robustsuite.integrity.gradient_probes import STEP, errors
 from robustsuite.integrity.modes import MODES
@@ -62,7 +63,7 @@ def drawn(rng: Rng) -> Tensor:
 
 @float32()
 def witnessed(system: System, judge: Judge, x: Tensor, y: Tensor, x_adv: Tensor, rows: Tensor, rng: Rng, *,
-              ball: Ball, gradients: bool) -> Witnessed:  # fmt: skip
+              ball: Allowed, gradients: bool) -> Witnessed:  # fmt: skip
     """Ask about x_adv[rows], beside their clean pictures x, in every way; (N,) bool of all pictures.
 
     gradients: whether the attack went by the served network's own.
@@ -97,7 +98,7 @@ def _differ(system: System, judge: Judge, clean: Tensor, x: Tensor, rng: Rng, gr
 
 @float32()
 @torch.no_grad()
-def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: Ball, draws: Tensor) -> Tensor:
+def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: Allowed, draws: Tensor) -> Tensor:
     """Which pictures (N,) of these standing rows the judge sees broken at any of `draws` (N,) random points."""
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     every = rows.repeat_interleave(draws[rows])
@@ -106,13 +107,13 @@ def searched(judge: Judge, x: Tensor, y: Tensor, rows: Tensor, rng: Rng, ball: B
         for part in torch.arange(len(every), device=x.device).split(judge.width):
             some, streams = every[part], rng[every[part]].fold("search").fold(draw[part])
             at = _point(ball, x[some], streams, draw[part])
-            found[some[judge(at, y[some], streams).wrong & ball.allows(x[some], at)]] = True
+            found[some[judge(at, y[some], streams).wrong & _inside(ball, x[some], at)]] = True
     return found
 
 
 @float32()
 @torch.no_grad()
-def searched_anew(judge: Judge, x: Tensor, y: Tensor, rng: Rng, ball: Ball, draws: int) -> Tensor:
+def searched_anew(judge: Judge, x: Tensor, y: Tensor, rng: Rng, ball: Allowed, draws: int) -> Tensor:
     """The same (N,) of a random system: of each picture's points the one that is wrong most often, judged once more.
 
     Among many answers some are wrong by luck; those to the point that they lead to are new ones.
@@ -122,19 +123,26 @@ def searched_anew(judge: Judge, x: Tensor, y: Tensor, rng: Rng, ball: Ball, draw
         for draw in range(draws):
             streams = rng.fold("search").fold(draw)
             at = _point(ball, x, streams, torch.full_like(y, draw))
-            share = judge(at, y, streams).share * ball.allows(x, at)
+            share = judge(at, y, streams).share * _inside(ball, x, at)
             best = torch.where((share > most).view(-1, 1, 1, 1), at, best)
             most = most.maximum(share)
         return judge(best, y, rng.fold("anew")).wrong & (most > 0)
 
 
-def _point(ball: Ball, x: Tensor, streams: Rng, draw: Tensor) -> Tensor:
+def _point(ball: Allowed, x: Tensor, streams: Rng, draw: Tensor) -> Tensor:
     """A random point (N, C, H, W) of the ball for each picture; of every other draw (N,) a corner, where it has any."""
     at = ball.sample(x, streams)
-    if ball.norm != "linf":
+    if isinstance(ball, Transformation) or ball.norm != "linf":
         return at
     corner = ball.project(x, x + ball.eps * (streams.fold("corner").uniform(*x.shape[1:]) - 0.5).sign())
     return torch.where((draw % 2 == 1).view(-1, 1, 1, 1), corner, at)
+
+
+def _inside(ball: Allowed, x: Tensor, at: Tensor) -> Tensor:
+    """Which (N,) of these points are in the ball; what was rendered of a theta that was drawn is."""
+    if isinstance(ball, Transformation):
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return ball.allows(x, at)
 
 
 class Recalled(NamedTuple):

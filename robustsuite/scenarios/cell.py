@@ -171,7 +171,8 @@ class Cell:
             asked = min(asked, threat.queries)
         if threat is not None and threat.queries_total is not None:
             asked = min(asked, threat.queries_total / max(1, n))
-        return Cost((asked + 2) * n, one.backwards * draws * n)
+        times = 1 if self.attack.learns else n
+        return Cost(asked * times + 2 * n, one.backwards * draws * times)
 
 
 def _told(make: Callable[..., Any], *parts: object) -> str:

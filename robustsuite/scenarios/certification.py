@@ -13,7 +13,7 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.keys import BallSpec
 from robustsuite.config.registry import carded
-from robustsuite.config.threats import Access
+from robustsuite.config.threats import BALLS, Access
 from robustsuite.integrity.probes import Flag
 from robustsuite.integrity.tampering import untampered
 from robustsuite.maths.randomness import Rng
@@ -134,6 +134,8 @@ def decide(cell: Cell) -> Decision | None:
         return None
     if found := unfit(card, threat.budget):
         return found
+    if threat.budget.norm not in BALLS:
+        return Decision("refused", "budget", f"certificates are of a norm's ball; nothing is proven in {threat.budget}")
     others = [d.card.name for d in cell.lifecycle.defenses if d.card.hides & card.needs or d.card.stochastic]
     if others and Access.WEIGHTS in card.needs:
         names = "+".join(others)

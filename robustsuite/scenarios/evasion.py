@@ -13,7 +13,8 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.keys import BallSpec, Entries
 from robustsuite.config.registry import AttackCard, carded
-from robustsuite.config.threats import Access, Ball, Threat
+from robustsuite.config.threats import Access, Threat
+from robustsuite.config.transforms import Allowed
 from robustsuite.errors import BadValue
 from robustsuite.integrity.witness import EVERY, drawn, searched, witnessed
 from robustsuite.maths import projections
@@ -43,11 +44,12 @@ class Found(NamedTuple):
     """What an attack may return instead of x_adv alone: columns (N,) for the record.
 
     'claimed' (bool: the attack says it got there) and 'after_<stage>' (bool: it says still robust after that stage)
-    are read by the report; any other column is stored as it is.
+    are read by the report; any other column is stored as it is. theta (N, ...): of a set of renderings, what is judged.
     """
 
     x_adv: Tensor
     columns: dict[str, Tensor]
+    theta: Tensor | None = None
 
 
 class Attack(Protocol):
@@ -57,7 +59,7 @@ class Attack(Protocol):
     any mistake will do. One that needs AUX_DATA also takes `aux: Aux`.
     """
 
-    def __call__(self, model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng) -> Tensor | Found: ...
+    def __call__(self, model: Oracle, x: Tensor, y: Tensor, budget: Allowed, *, rng: Rng) -> Tensor | Found: ...
 
 
 NORMS = ("l1", "l2", "linf")
@@ -113,7 +115,7 @@ def conclude(context: Context, record: Record) -> Record:
 
 
 def _own(context: Context) -> str:
-    """The network of its own that this adversary plays the attack on, '' where it plays on the system."""
+    """The network of its own that this adversary plays on, '' where it plays on the system."""
     return context.threat.surrogate if transfers(context.card, context.threat, context.served()) else ""
 
 
@@ -124,9 +126,9 @@ def _met(context: Context) -> System:
 
 
 def together(cell: Cell) -> int:
-    """A peer's own batches, and a limit on the questions about all pictures, are of the whole cell; else one by one."""
+    """What is learnt, a peer's batches and a limit on all questions are of the whole cell; else one by one."""
     card, threat = cell.attack, cell.threat
-    one = card is not None and not card.whole and threat is not None and threat.queries_total is None
+    one = card is not None and not (card.whole or card.learns) and threat is not None and threat.queries_total is None
     return 1 if one else len(cell.split)
 
 
@@ -170,7 +172,7 @@ def attacked(
     context = AttackContext(system, attack, threat, ball, card, rng, width, eot, handed, x, y, targets, meant)
     tries = every_route(context, rows, judge)
     forwards, backwards = (sum(t.totals[i] for t in tries) for i in (0, 1))
-    best = least(tries, context)
+    best = least(tries)
     return Record(_verdicts(context, tries, best, judge, clean_ok), [], forwards, backwards, x_adv=best.x_adv)
 
 
@@ -178,9 +180,9 @@ def _verdicts(
     context: AttackContext, tries: list[Try], best: Try, judge: Judge, clean_ok: Tensor
 ) -> dict[str, Tensor]:  # fmt: skip
     """The columns (N,) of the best of what the tries brought, all of them the judge's but the attack's own."""
-    system, card, ball, x = context.system, context.card, context.ball, context.x
+    system, card, x = context.system, context.card, context.x
     answers, x_adv = best.answers, best.x_adv
-    in_budget, distance = ball.allows(x, x_adv).cpu(), ball.distance(x, x_adv).cpu()
+    in_budget, distance = best.inside.cpu(), best.distance.cpu()
     inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     fooled, clean_ok = ((answers.wrong & inside) | ~clean_ok).cpu(), clean_ok.cpu()
     counts = in_budget & inside.cpu()  # what came back from elsewhere says nothing of the system
@@ -212,7 +214,7 @@ def _verdicts(
         bits = judge(levels(x_adv[fell]), context.targets[fell], context.rng.fold("bits")[fell])
         columns["below_a_bit"] = torch.zeros_like(columns["robust"]).index_put((fell.cpu(),), ~bits.wrong.cpu())
     if len(tries) > 1:
-        columns |= {f"robust_{t.route}": clean_ok & ~broken(t, context).cpu() for t in tries}
+        columns |= {f"robust_{t.route}": clean_ok & ~broken(t).cpu() for t in tries}
     return columns
 
 
@@ -224,25 +226,23 @@ def _asked_again(
     stands, queries (N,): what the attack left, and what it asked.
     """
     again, x_adv = best.recalled, best.x_adv
-    system, x = context.system, context.x
+    system, x, streams = context.system, context.x, context.rng.fold("judge")
     if services(system.net):
         return {}
     rows = (of.to(x.device) & drawn(context.rng)).nonzero().flatten()
     own = transfers(context.card, context.threat, system)
     direct = Access.GRADIENTS in context.card.needs and not system.hides and not own
-    found = witnessed(system, judge, x, context.targets, x_adv, rows, context.rng.fold("judge"), ball=context.ball,
-                      gradients=direct)  # fmt: skip
+    found = witnessed(system, judge, x, context.targets, x_adv, rows, streams, ball=context.ball, gradients=direct)
     columns = {name: column.cpu() for name, column in found._asdict().items()}
     columns["two_faced"] |= again.odd
     if bool(again.misled.any()):  # which question is the last is the batch's doing: nothing is stored of honest ones
         columns |= {"slopes": again.slopes, "misled": again.misled}
-    if direct and not system.stochastic and not context.card.minimum_norm and context.threat.goal.name == "untargeted":
+    fitted = not (context.card.minimum_norm or context.card.learns)
+    if direct and fitted and not system.stochastic and context.threat.goal.name == "untargeted":
         # a gradient costs two forwards, a point that is drawn and asked about nearly as much
         draws = (SEARCHED * EVERY * queries).long().clamp(max=1000).to(x.device)
         left = rows[stands.to(x.device)[rows]]
-        columns["searched"] = searched(
-            judge, x, context.targets, left, context.rng.fold("judge"), context.ball, draws
-        ).cpu()  # fmt: skip
+        columns["searched"] = searched(judge, x, context.targets, left, streams, context.ball, draws).cpu()
     return columns
 
 

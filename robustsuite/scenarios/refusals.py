@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 from robustsuite.config.decision import Decision
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Ball
+from robustsuite.config.threats import BALLS
+from robustsuite.config.transforms import Allowed
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
 
 
-def unfit(card: AttackCard, ball: Ball) -> Decision | None:
-    """Why an attack cannot work in this ball; None where it can."""
+def unfit(card: AttackCard, ball: Allowed) -> Decision | None:
+    """Why an attack cannot work in this ball or set; None where it can."""
     if not (math.isfinite(ball.eps) or card.minimum_norm):
         return Decision("refused", "budget", f"{card.name} needs a finite budget; the threat allows any change")
     if card.norms and ball.norm not in card.norms:
         return Decision("refused", "budget", f"{card.name} works in {', '.join(card.norms)}, not in {ball.norm}")
+    if not card.norms and ball.norm not in BALLS:
+        return Decision("refused", "budget", f"{card.name} does not say that it works in {ball.norm}")
     return None
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from robustsuite.config.decision import Decision
 from robustsuite.config.goals import Goal
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Access, Ball
+from robustsuite.config.threats import Access
+from robustsuite.config.transforms import Allowed
 from robustsuite.errors import BadValue, UnknownName, cause
 from robustsuite.maths.randomness import Rng, untouched
 from robustsuite.scenarios.cell import COMMON
@@ -87,7 +88,7 @@ def _own(card: AttackCard, given: tuple[tuple[str, Any], ...]) -> dict[str, Any]
 
 
 def _said(
-    card: AttackCard, given: tuple[tuple[str, Any], ...], ball: Ball, goal: Goal, access: Access, space: InputSpace
+    card: AttackCard, given: tuple[tuple[str, Any], ...], ball: Allowed, goal: Goal, access: Access, space: InputSpace
 ) -> str:
     """The sentence of what does not fit; '' where nothing is said."""
     own = _own(card, given)
@@ -108,7 +109,7 @@ def _said(
 
 
 def _play(
-    attack: Callable[..., Any], card: AttackCard, targets: Tensor | None, x: Tensor, y: Tensor, ball: Ball,
+    attack: Callable[..., Any], card: AttackCard, targets: Tensor | None, x: Tensor, y: Tensor, ball: Allowed,
     desk: Desk,
 ) -> None:  # fmt: skip
     rng = desk.rng

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Access, Ball, Threat
+from robustsuite.config.threats import BALLS, Access, Ball, Threat
+from robustsuite.config.transforms import Allowed, Transformation
 from robustsuite.errors import Unsupported
 from robustsuite.integrity.tampering import untampered
 from robustsuite.integrity.witness import Recalled, recalled
@@ -47,7 +48,7 @@ class AttackContext:
     system: System
     attack: Callable[..., Any]
     threat: Threat
-    ball: Ball
+    ball: Allowed
     card: AttackCard
     rng: Rng
     width: int
@@ -72,11 +73,14 @@ def draws(system: System, eot: int | None) -> int:
 class Try(NamedTuple):
     """What one route brought: pictures (N, C, H, W), the judge's answers, columns (N,), queries (N,), totals.
 
-    recalled: what its last question brings when it is asked again, by picture (N,) bool.
+    inside (N,) bool: in the threat's set. distance (N,) float64: by the set's own measure. recalled: what its last
+    question brings when it is asked again, by picture (N,) bool.
     """
 
     route: str
     x_adv: Tensor
+    inside: Tensor
+    distance: Tensor
     answers: Answers
     columns: dict[str, Tensor]
     queries: Tensor
@@ -98,8 +102,9 @@ def every_route(context: AttackContext, rows: Tensor, judge: Judge) -> list[Try]
         tries.append(_try("surrogate", system.surrogate, context, rows, judge))
     if not tries:
         raise Unsupported(f"expected a route for {card.name} into a system that hides its gradients, got none")
-    if len(tries) == 2 and not (card.minimum_norm or card.whole or Access.WEIGHTS in card.needs):
-        standing = rows[~broken(tries[1], context)[rows]]
+    around = context.ball.norm in BALLS and not card.minimum_norm  # a ball has points half way to its middle
+    if len(tries) == 2 and around and not (card.whole or Access.WEIGHTS in card.needs):
+        standing = rows[~broken(tries[1])[rows]]
         tries.append(_try("continued", system.net, context, standing, judge, around=tries[1].x_adv))
     return tries
 
@@ -109,7 +114,7 @@ def transfers(card: AttackCard, threat: Threat, system: System) -> bool:
     return bool(threat.surrogate and card.needs & Access.WHITE_BOX & ~(threat.access & system.shows))
 
 
-def least(tries: list[Try], context: AttackContext) -> Try:
+def least(tries: list[Try]) -> Try:
     """The tries joined: each picture from the route that the judge finds wrong most often within the budget.
 
     Among equals the nearest wrong one, then one without a right answer, among those the first.
@@ -118,8 +123,8 @@ def least(tries: list[Try], context: AttackContext) -> Try:
         return tries[0]
 
     def rank(one: Try) -> Tensor:
-        near = one.answers.wrong / (1 + context.ball.distance(context.x, one.x_adv))  # below one vote of REPEATS
-        return (one.answers.share + 1e-4 * ~one.answers.held) * context.ball.allows(context.x, one.x_adv) + 1e-3 * near
+        near = one.answers.wrong / (1 + one.distance)  # below one vote of REPEATS
+        return (one.answers.share + 1e-4 * ~one.answers.held) * one.inside + 1e-3 * near
 
     route = torch.stack([rank(one) for one in tries]).max(0).indices
     pick = torch.arange(len(route), device=route.device)
@@ -134,9 +139,9 @@ def least(tries: list[Try], context: AttackContext) -> Try:
         name: joined([t.columns.get(name, blank(len(pick), first[name].dtype)) for t in tries])
         for name in first if name in names
     }  # fmt: skip
-    x_adv = joined([t.x_adv for t in tries])
+    x_adv, inside, distance = (joined([getattr(t, name) for t in tries]) for name in ("x_adv", "inside", "distance"))
     again = Recalled(*(torch.stack(list(column)).any(0) for column in zip(*(t.recalled for t in tries), strict=True)))
-    return Try("least", x_adv, answers, columns, tries[0].queries, (0, 0), again)
+    return Try("least", x_adv, inside, distance, answers, columns, tries[0].queries, (0, 0), again)
 
 
 def on_grid(home: Tensor, x: Tensor, ball: Ball) -> Tensor:
@@ -146,9 +151,9 @@ def on_grid(home: Tensor, x: Tensor, ball: Ball) -> Tensor:
     return torch.where(ball.allows(home, near)[:, None, None, None], near, levels(inwards))
 
 
-def broken(one: Try, context: AttackContext) -> Tensor:
+def broken(one: Try) -> Tensor:
     """Which pictures (N,) this route broke within the budget."""
-    return one.answers.wrong & context.ball.allows(context.x, one.x_adv)
+    return one.answers.wrong & one.inside
 
 
 def _try(
@@ -161,7 +166,7 @@ def _try(
         granted, limits = granted | threat.lends, {}
     home = x[rows]
     recentred: Callable[[Tensor, Tensor], Tensor] | None = None
-    if around is not None:
+    if around is not None and not isinstance(ball, Transformation):
         centre = around[rows]
 
         def recentred(asked: Tensor, u: Tensor) -> Tensor:
@@ -175,6 +180,7 @@ def _try(
         shown=_reached(context, rows, judge) if net is system.net else None, **limits,
     )  # fmt: skip
     x_adv, columns = (x if around is None else around).clone(), {}
+    inside, distance = _measured(ball, x, x_adv)
     if len(rows):
         handed = dict(context.handed)
         if context.card.goals != ("untargeted",):
@@ -192,14 +198,37 @@ def _try(
             raise ValueError(f"expected pictures of shape {shapes}")
         at = at.detach().to(x)
         at = at if recentred is None else recentred(torch.arange(len(rows), device=x.device), at)
-        x_adv[rows] = on_grid(home, at, ball) if system.grid else at
+        x_adv[rows], inside[rows], distance[rows] = _returned(context, home, at, getattr(found, "theta", None))
     spread = {name: _spread(claim, rows, len(x)) for name, claim in columns.items()}
     queries = _spread(desk.counts.billed(), rows, len(x))
     answers = judge(x_adv, context.targets, context.rng.fold("judge"))
     answers = answers._replace(wrong=answers.wrong & context.meant, share=answers.share * context.meant,
                                held=answers.held | ~context.meant)  # fmt: skip
     again = Recalled(*(_spread(column, rows, len(x)) for column in recalled(desk, net is system.net)))
-    return Try(route, x_adv, answers, spread, queries, desk.counts.totals(), again)
+    return Try(route, x_adv, inside, distance, answers, spread, queries, desk.counts.totals(), again)
+
+
+def _measured(ball: Allowed, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pictures (N,) are in the set, and how far they are from x by its measure; of a rendered set x itself."""
+    if isinstance(ball, Transformation):
+        return torch.ones(len(x), dtype=torch.bool, device=x.device), x.new_zeros(len(x), dtype=torch.float64)
+    return ball.allows(x, x_adv), ball.distance(x, x_adv)
+
+
+def _returned(context: AttackContext, home: Tensor, at: Tensor, theta: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The pictures that are judged of what an attack returned, whether each is in the set, and its distance.
+
+    Of a set of renderings they are the judge's own, of theta: what the attack says they look like does not count.
+    Raises ValueError where it says nothing of theta.
+    """
+    ball, grid = context.ball, context.system.grid
+    if not isinstance(ball, Transformation):
+        at = on_grid(home, at, ball) if grid else at
+        return at, *_measured(ball, home, at)
+    if not isinstance(theta, Tensor):
+        raise ValueError(f"expected Found(..., theta=...) from {context.card.name} in {ball}, got no theta; return it")
+    pictures, inside, size = ball.rendered(home, theta)
+    return levels(pictures) if grid else pictures, inside, size
 
 
 def _reached(context: AttackContext, rows: Tensor, judge: Judge) -> Callable[[Tensor, Tensor], Tensor]:

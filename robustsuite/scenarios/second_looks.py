@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.threats import Access, Ball, Threat, parse_ball
+from robustsuite.config.transforms import Allowed
 from robustsuite.integrity.checks import LARGE, PUBLISHED, SMALL, Flag
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios.context import Context
@@ -36,8 +37,8 @@ Again = Callable[[Callable[..., Any], Threat, Tensor], Record]
 """Plays (attack, threat, rows) on these pictures of the cell."""
 
 
-def whole(ball: Ball | None, space: InputSpace, share: float = 1.0) -> Ball | None:
-    """The ball that holds every picture, or this share of its radius; None for a norm without one."""
+def whole(ball: Allowed | None, space: InputSpace, share: float = 1.0) -> Ball | None:
+    """The ball that holds every picture, or this share of its radius; None for a set without one."""
     values = math.prod(space.shape)
     radius = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}.get(ball.norm if ball else "")
     return None if radius is None or ball is None else parse_ball(ball.norm, share * radius)

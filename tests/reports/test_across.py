@@ -16,6 +16,7 @@ from robustsuite.reports import write_report
 from robustsuite.reports.across.budgets import budgets_section
 from robustsuite.reports.across.models import models_section
 from robustsuite.reports.across.strength import strength_section
+from robustsuite.reports.across.threats import over_threats, threats_section
 from robustsuite.reports.measure.budgets import over_eps
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.strength import attack_pairs
@@ -198,3 +199,42 @@ def test_files_have_them_and_say_the_same_twice(radii: Store, tmp_path: Path) ->
     assert (first / "over_eps.csv").read_bytes() == (second / "over_eps.csv").read_bytes()
     assert "Robust accuracy by radius" in (first / "report.md").read_text("utf-8")
     assert "model by attack" in (first / "report.tex").read_text("utf-8")
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Store:
+    """Three threats on one model: images 0-11, 6-17 and (of ten) 0-7 stand; a second system met two of them."""
+    store = Store(tmp_path / "run")
+    attack(store, range(12), threat="turned", budget="spatial(eps=30)", attack="grid")
+    attack(store, range(6, 18), threat="moved", budget="flow(eps=0.8)", attack="transform_pgd")
+    attack(store, 8, n=10, threat="few", budget="linf(eps=2/255)")
+    attack(store, range(12), threat="turned", budget="spatial(eps=30)", attack="grid", defense="crossmax")
+    attack(store, range(10), threat="moved", budget="flow(eps=0.8)", attack="transform_pgd", defense="crossmax")
+    return store
+
+
+def test_every_threat_at_once_is_counted_on_the_images_that_all_met(several: Store) -> None:
+    none, crossmax = over_threats(read([several.root])).to_dict("records")
+    assert (none["k"], none["n"], none["of"]) == (2, 10, 20), "6 and 7 stand under all three, of the ten that all met"
+    assert (none["lo"], none["hi"]) == pytest.approx(stats.clopper_pearson(2, 10))
+    assert none["strongest"] == "moved"
+    assert not none["bound"]
+    assert (crossmax["k"], crossmax["n"], crossmax["missing"], crossmax["bound"]) == (10, 20, "few", True)
+
+
+def test_the_table_says_what_each_adversary_does(several: Store) -> None:
+    (table,) = threats_section(read([several.root])).tables
+    assert table.columns == ("threat", "adversary", "undefended", "crossmax")
+    rows = {row[0].text: [entry.text for entry in row[1:]] for row in table.rows}
+    assert "by turning the picture by up to 30 degrees and shifting it by up to 10 %" in rows["turned"][0]
+    assert rows["few"][2] == "–"
+    assert rows["all at once"][1].startswith("20.0 %")
+    assert rows["all at once"][2].startswith("≤ 50.0 %")
+
+
+def test_one_threat_alone_is_no_union(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    attack(store, 5, threat="linf", budget="linf(eps=2/255)")
+    run = read([store.root])
+    assert not len(over_threats(run))
+    assert threats_section(run).tables == ()
