@@ -103,7 +103,7 @@ THREAT = SWEEP["threats"]["linf"]  # type: ignore[index]
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"threats": {"t": {**THREAT, "attacks": ["pdg"]}}}, "'pdg'; did you mean 'pgd'"),
+        ({"threats": {"t": {**THREAT, "attacks": ["pgdd"]}}}, "'pgdd'; did you mean 'pgd'"),
         ({"threats": {"t": {**THREAT, "attacks": [{"pgd": {"step": 3}}]}}}, "'step'; did you mean 'steps'"),
         ({"threats": {"t": {**THREAT, "budget": {"linf": "8/0"}}}}, "'8/0'"),
         ({"threats": {"t": {**THREAT, "budget": {"linf": -1}}}}, "-1"),
@@ -148,7 +148,7 @@ def test_a_wrong_checkpoint(capsys: pytest.CaptureFixture[str], kind: str, says:
         (("run", "--data", "digits", "--first", "0"), "got 0"),
         (("run", "--device", "tpu"), "'tpu'"),
         (("run", "--device", "cuda:99"), "'cuda:99'"),
-        (("show", "pdg"), "did you mean 'pgd'"),
+        (("show", "pgdd"), "did you mean 'pgd'"),
         (("list", "atacks"), "did you mean 'attacks'"),
         (("report", "nowhere"), "'nowhere'"),
         (("compare", "nowhere", "elsewhere"), "'nowhere'"),

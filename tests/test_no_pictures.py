@@ -17,6 +17,7 @@ from robustsuite.benchmarks.datasets.decode import Preparation, read_pictures
 from robustsuite.benchmarks.datasets.folders import imagefolder, lazy
 from robustsuite.config.goals import Untargeted, parse_goal
 from robustsuite.config.registry import AttackCard, card_of, cards
+from robustsuite.config.sets import parse_set
 from robustsuite.config.threats import L2, Access, Threat, parse_ball
 from robustsuite.defenses.certifiers.lirpa import lirpa
 from robustsuite.defenses.certifiers.smoothing import smoothing
@@ -86,7 +87,7 @@ def test_an_attack_with_nothing_to_attack(data: Dataset, name: str) -> None:
     card, split = card_of("attack", name), all_wrong(data.split("test"))
     assert isinstance(card, AttackCard)
     norm = (card.norms or ("linf",))[0]
-    ball = parse_ball(norm, {"linf": 8 / 255}.get(norm, 1.0))
+    ball = parse_set(norm, {"linf": 8 / 255}.get(norm, 1.0))
     goal = Untargeted() if "untargeted" in card.goals else parse_goal({"ordered_topk": 2})
     threat = Threat("t", "evasion", Access.WHITE_BOX | Access.AUX_DATA, ball, goal=goal)
     aux = Aux(data.split("test"), lambda *spec: net())

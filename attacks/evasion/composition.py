@@ -46,7 +46,8 @@ def stages_of(n_targets: int, steps: int) -> Stages:
 def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int) -> Cost:
     stages = stages_of(min(n_targets, classes - 1), steps)
     ranking = min(classes - 1, CANDIDATES) if order == "malt" else 0
-    gradients = sum(count * (length + 1) for count, length in stages) + ranking + steps + 1
+    radii = 2 * stages[0][0]  # in l1 a first point at each of three, in the first stage
+    gradients = sum(count * (length + 1) for count, length in stages) + radii + ranking + steps + 1
     return Cost(forwards=gradients + queries + 4, backwards=gradients)
 
 

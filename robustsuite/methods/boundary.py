@@ -63,6 +63,10 @@ class Band(NamedTuple):
         wide = self.down.T @ (z @ self.along)
         return wide if wide.shape[-1] == self.width else wide[..., : self.width].contiguous()
 
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Of pictures (..., H, W), the band's: (..., h, w)."""
+        return self.down @ (functional.pad(x, (0, self.along.shape[1] - self.width)) @ self.along.T)
+
 
 def normal(ask: Decisions, rows: Tensor, at: Tensor, band: Band, *, sigma: float, probes: Tensor, rng: Rng) -> Tensor:
     """The boundary's normal at points (M, C, H, W), toward the goal's side: (1/q) sum s_i u_i, from q (M,) probes.

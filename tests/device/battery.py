@@ -53,7 +53,8 @@ OWN = {
 }  # fmt: skip
 """What single plugins need besides."""
 
-EPS = {"linf": "8/255", "l2": 0.5, "l1": 4.0, "l0": 12}
+EPS = {"linf": "8/255", "l2": 0.5, "l1": 4.0, "l0": 12, "patch": 0.05, "frame": 1, "spatial": 30, "flow": 0.5,
+       "elastic": 1.0, "colour": 0.1, "fog": 0.4, "snow": 0.3, "jpeg": 0.5}  # fmt: skip
 DATA = {"scenes": {"train": 160, "val": 300, "test": 8}}
 CIFAR = "cifar10_c"  # made of CIFAR-10's own test pictures alone
 NEEDS_A_FILE = {"adversarial_distillation"}  # a file of similarities; its twin without one is played

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.registry import Card, cards
-from robustsuite.config.threats import BALLS, parse_access
+from robustsuite.config.sets import parse_set
+from robustsuite.config.threats import parse_access
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split
@@ -25,7 +26,7 @@ from tests.device.pretended import Pretended
 from tests.test_conformance import GIVEN, NET, OWNED, X, Y, handed
 
 LONG = {"steps": 24, "iterations": 24, "queries": 120, "draws": 24, "searches": 1}
-EPS = {"linf": 0.02, "l2": 0.08, "l1": 0.2, "l0": 1}
+EPS = {"linf": 0.02, "l2": 0.08, "l1": 0.2, "l0": 1, "patch": 0.03, "spatial": 3}
 """Small: most pictures stand, as where an attack takes its time."""
 
 
@@ -57,7 +58,7 @@ def measured(card: Card, norm: str) -> Row:
         given: dict[str, Any] = handed(card, y, rng, 5, aux) | {k: v for k, v in LONG.items() if k in card.parameters}
         gpu.reset()
         with preserved(net):
-            found = card.function(model, x.clone(), y.clone(), BALLS[norm](EPS[norm]), rng=rng, **given)
+            found = card.function(model, x.clone(), y.clone(), parse_set(norm, EPS[norm]), rng=rng, **given)
         assert isinstance(getattr(found, "x_adv", found), Tensor)
         asked = max(gpu.questions, 1)
         waits, launches = sum(gpu.waits.values()), gpu.launches["own"]

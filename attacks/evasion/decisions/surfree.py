@@ -112,7 +112,7 @@ class Basis(NamedTuple):
 
     def coefficients(self, x: Tensor) -> Tensor:
         """The kept coefficients (M, C, K) of pictures (M, C, H, W)."""
-        return (self.band.down @ x @ self.band.along.T)[:, :, self.kept]
+        return self.band.coefficients(x)[:, :, self.kept]
 
 
 def _walk(ask: Decisions, rows: Tensor, at: Tensor, rng: Rng, basis: Basis, settings: Settings) -> None:
