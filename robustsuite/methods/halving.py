@@ -8,6 +8,7 @@ steps, and only there is it worth going on. Each stage goes on from the best poi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,14 +24,23 @@ Stages = Sequence[tuple[int, int]]
 """(classes, steps each) of each stage, ever fewer classes."""
 
 
+class Halved(NamedTuple):
+    """Pictures (N, C, H, W), which broke (N,), the highest loss (N,) of the others, and the goals (N, T) as ranked."""
+
+    x_adv: Tensor
+    broken: Tensor
+    loss: Tensor
+    goals: Tensor
+
+
 def halve(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, stages: Stages, objective: Objective,
     goals: Tensor, reach: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Pictures (N, C, H, W) and which broke (N,): Auto-PGD toward the classes goals (N, T), halved stage by stage.
+) -> Halved:  # fmt: skip
+    """Auto-PGD toward the classes goals (N, T), halved stage by stage; T classes are those of the first stage.
 
-    T is the number of classes of the first stage. reach: only the class of the round counts; else any wrong one. An
-    unbroken image comes back as the best point of the last stage.
+    reach: only the class of the round counts; else any wrong one. An unbroken image comes back as its point of the
+    highest margin, and with the loss that its round came to.
     """
     n, device = len(x), x.device
     stage_of = torch.tensor([s for s, (count, _) in enumerate(stages) for _ in range(count)]).to(device)
@@ -63,5 +73,5 @@ def halve(
         return rows, success, finished
 
     longest = max(steps for _, steps in stages)
-    rows, broken = search(model, len(stage_of), start, step, most=longest + 1, serial=True)
-    return rows.get("found", x), broken
+    rows, broken = search(model, len(stage_of), start, step, most=longest + 1, keep=("best_loss",), serial=True)
+    return Halved(rows.get("found", x), broken, rows.get("best_loss", x.new_zeros(0)), goals.gather(1, ahead))

@@ -7,7 +7,7 @@ from robustsuite.config.threats import L1, L2, Access, Ball, Linf
 from robustsuite.maths import losses
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.apgd import ascend
-from robustsuite.methods.halving import halve
+from robustsuite.methods.halving import Halved, halve
 from robustsuite.serve.models import ready
 from robustsuite.serve.oracle import Oracle
 from tests.attacks.test_composition import linear_net, oracle, pictures, radius
@@ -21,7 +21,7 @@ def wrong_classes(net: nn.Module, x: Tensor, y: Tensor, count: int = 4) -> Tenso
     return net(x).scatter(1, y[:, None], -torch.inf).topk(count, 1).indices
 
 
-def played(net: nn.Module, budget: Ball, model: Oracle, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def played(net: nn.Module, budget: Ball, model: Oracle, rows: Tensor | None = None) -> Halved:
     x, y = pictures(net, N)
     rows = torch.arange(N) if rows is None else rows
     goals = wrong_classes(net, x, y)[rows]
@@ -32,7 +32,7 @@ def played(net: nn.Module, budget: Ball, model: Oracle, rows: Tensor | None = No
 def test_who_stands_is_asked_once_a_point_of_each_stage() -> None:
     net = linear_net()
     model = oracle(net, N)
-    _, broken = played(net, Linf(1e-6), model)
+    broken = played(net, Linf(1e-6), model).broken
     assert not broken.any()
     assert model.counts.backwards.tolist() == [sum(count * (steps + 1) for count, steps in STAGES)] * N
 
@@ -40,7 +40,7 @@ def test_who_stands_is_asked_once_a_point_of_each_stage() -> None:
 def test_a_broken_image_is_asked_no_more() -> None:
     net = linear_net()
     model = oracle(net, N)
-    _, broken = played(net, Linf(0.4), model)
+    broken = played(net, Linf(0.4), model).broken
     assert broken.all()
     assert int(model.counts.backwards.max()) <= STAGES[0][1] + 1
 
@@ -66,11 +66,13 @@ def test_the_class_that_comes_nearest_is_gone_on_with_not_the_likeliest() -> Non
         aimed_at.append(goal)
         return losses.own(z, goal) - losses.own(z, label)
 
-    x_adv, broken = halve(model, x, y, Linf(0.08), rng=Rng.of(0, "h", torch.arange(4)), stages=[(4, 1), (1, 3)],
-                          objective=gap, goals=goals)  # fmt: skip
-    assert not broken.any()  # 0.5 + 6 * 0.08 < 1
+    found = halve(model, x, y, Linf(0.08), rng=Rng.of(0, "h", torch.arange(4)), stages=[(4, 1), (1, 3)], objective=gap,
+                  goals=goals)  # fmt: skip
+    assert not found.broken.any()  # 0.5 + 6 * 0.08 < 1
     assert all((goal == 2).all() for goal in aimed_at[-4:])
-    assert torch.allclose(x_adv[:, 0, 0, 0], torch.tensor(0.58))  # the edge toward class 2
+    assert torch.allclose(found.x_adv[:, 0, 0, 0], torch.tensor(0.58))  # the edge toward class 2
+    assert torch.allclose(found.loss, torch.tensor(-0.02), atol=1e-6)
+    assert found.goals[:, 0].tolist() == [2] * 4
 
 
 def test_neither_width_nor_order_changes_a_bit() -> None:
@@ -105,6 +107,6 @@ def test_on_a_linear_network_it_breaks_what_a_hundred_steps_break() -> None:
         budget = ball(float(radius(net, ball.norm).median()) * 1.02)
         rng, goals = Rng.of(0, "a", torch.arange(N)), wrong_classes(net, x, y)
         _, long = ascend(oracle(net, N), x, y, budget, rng=rng, steps=100, objective=losses.targeted_dlr, goals=goals)
-        x_adv, broken = played(net, budget, oracle(net, N))
-        assert torch.equal(broken, long)
-        assert budget.allows(x, x_adv).all()
+        found = played(net, budget, oracle(net, N))
+        assert torch.equal(found.broken, long)
+        assert budget.allows(x, found.x_adv).all()
