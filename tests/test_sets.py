@@ -10,6 +10,7 @@ from robustsuite.config.sets import BEYOND, REGIONS, RENDERED, Frame, Patch, par
 from robustsuite.config.transforms import Fog, Snow, Spatial, Transformation
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths import colours, warping, weather
+from robustsuite.maths.frequencies import cosines
 from robustsuite.maths.randomness import Rng
 
 EPS = {"spatial": 30, "flow": 1.5, "elastic": 4, "colour": 0.1, "fog": 0.5, "snow": 0.5, "jpeg": 1,
@@ -146,8 +147,8 @@ def test_a_constant_block_of_jpeg_is_its_first_coefficient() -> None:
     red = colours.decoded(chroma, 3, 16, 16)[0]
     torch.testing.assert_close(red[0], torch.full((16, 16), 1.402 * 17 / 8 / 255))
     assert not bool(red[2].any())
-    cosines = torch.tensor(colours._basis())
-    torch.testing.assert_close(cosines @ cosines.T, torch.eye(8), atol=1e-6, rtol=0)
+    basis = cosines(8, 8)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(8, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 def test_fog_without_relief_is_none_and_the_brightest_value_stays() -> None:

@@ -179,7 +179,7 @@ def _goals(
     """The classes (N, T) to aim at: the likeliest wrong ones, or the given one as often as there are starts."""
     if targets is not None:
         return targets.repeat(1, count)
-    return ranked_targets(model, x, y, count, order, budget.norm) if len(x) else y[:, None]
+    return ranked_targets(model, x, y, count, order, budget.norm)
 
 
 def _audits(steps: int, queries: int, budget: Ball) -> dict[str, Audit]:

@@ -31,6 +31,7 @@ from robustsuite.attacks.evasion.foolbox_bridge import hopskipjump, hopskipjump_
 from robustsuite.benchmarks.models.checkpoint import checkpoint
 from robustsuite.config.goals import Targeted
 from robustsuite.config.threats import L2, Access
+from robustsuite.maths import stats
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
 from robustsuite.scenarios.evasion import Found
@@ -113,6 +114,19 @@ def row(name: str, distances: dict[int, Tensor], executed: Tensor, logical: Tens
     shown = " ".join(f"{m:8.4f}" if math.isfinite(m) else "       -" for m in medians)
     times = " ".join(f"{s:8.1f}" for s in seconds.tolist())
     print(f"{name:26} {shown} {int(executed.max()):8} {int(logical.max()):8} {times}", flush=True)
+
+
+def ratios(ours: Any, theirs: Any, queries: int) -> None:
+    """Print, for each checkpoint up to `queries`, both medians, ours / theirs with its interval, and who is nearer."""
+    for k, mark in enumerate(CHECKPOINTS):
+        a, b = ours[:, k], theirs[:, k]
+        both = np.isfinite(a) & np.isfinite(b)
+        if mark > queries or not both.any():
+            continue
+        log = np.log(a[both] / b[both])
+        lo, hi = np.exp(stats.bootstrap_interval(log, 0))
+        print(f"  {mark:6} {np.median(a):9.4f} {np.median(b):9.4f} {np.exp(log.mean()):8.3f} [{lo:.3f}, {hi:.3f}] "
+              f"{int((a < b).sum()):4} of {int(both.sum())}", flush=True)  # fmt: skip
 
 
 def clocks() -> Tensor:

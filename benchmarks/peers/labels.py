@@ -46,9 +46,10 @@ from torch import Tensor, nn
 from robustsuite.attacks.evasion.decisions.geoda import geoda
 from robustsuite.attacks.evasion.decisions.rays import rays
 from robustsuite.attacks.evasion.decisions.surfree import surfree
-from robustsuite.benchmarks.peers.decision import NETS, Stop, loaded
+from robustsuite.benchmarks.peers.decision import NETS, Stop, loaded, ratios
+from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import L2, Access, Linf
-from robustsuite.maths import projections, stats
+from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.boundary import Band
 from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start
@@ -168,6 +169,12 @@ def tracks(name: str, given: argparse.Namespace, net: nn.Module, x: Tensor, y: T
     return ours, torch.stack(theirs)
 
 
+def both(name: str, which: str, given: argparse.Namespace) -> list[Any]:
+    """`tracks` on this net, as lists."""
+    net, x, y, _ = loaded(given.shared, which, given.images)
+    return [part.tolist() for part in tracks(name, given, net, x, y)]
+
+
 def main() -> None:
     """Compute what is missing, then print one table an attack and net."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,27 +192,10 @@ def main() -> None:
         for which in given.nets:
             stem = f"{name}-{which}-{given.images}-{given.queries}"
             file = given.out / f"{stem}{f'-{given.step}' if name.startswith('geoda') else ''}.json"
-            if not file.is_file():
-                net, x, y, _ = loaded(given.shared, which, given.images)
-                both = [part.tolist() for part in tracks(name, given, net, x, y)]
-                file.with_suffix(".new").write_text(json.dumps(both))
-                file.with_suffix(".new").rename(file)
+            found = map(np.array, kept(file, partial(both, name, which, given)))
             print(f"{name}, {NETS[which][0]}, {given.images} images")
             print("  queries    ours    theirs    ratio 95 % interval   nearer", flush=True)
-            table(*map(np.array, json.loads(file.read_text())), given.queries)
-
-
-def table(ours: Any, theirs: Any, queries: int) -> None:
-    """Print a line for each checkpoint up to `queries`."""
-    for k, mark in enumerate(CHECKPOINTS):
-        a, b = ours[:, k], theirs[:, k]
-        both = np.isfinite(a) & np.isfinite(b)
-        if mark > queries or not both.any():
-            continue
-        log = np.log(a[both] / b[both])
-        lo, hi = np.exp(stats.bootstrap_interval(log, 0))
-        print(f"  {mark:6} {np.median(a):9.4f} {np.median(b):9.4f} {np.exp(log.mean()):8.3f} [{lo:.3f}, {hi:.3f}] "
-              f"{int((a < b).sum()):4} of {int(both.sum())}", flush=True)  # fmt: skip
+            ratios(*found, given.queries)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ over pictures. Nearer, farther: share of pictures where ours is by more than 0.1
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 import types
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import BALLS, Access
 from robustsuite.maths import losses, stats
@@ -185,14 +185,8 @@ def main() -> None:
             label = f"{name} {pair.ours} {pair.norm} {pair.steps}"
             if not all(text in label.split() or text in name for text in given.only):
                 continue
-            kept = given.out / f"{label.replace(' ', '-')}-{given.n}.json" if given.out else None
-            if kept is not None and kept.exists():
-                row = json.loads(kept.read_text())
-            else:
-                row = measured(given.shared, name, pair, given.n, peer)
-                if kept is not None:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    kept.write_text(json.dumps(row))
+            made = partial(measured, given.shared, name, pair, given.n, peer)
+            row = kept(given.out / f"{label.replace(' ', '-')}-{given.n}.json", made) if given.out else made()
             print(f"{label:42} {line(row)}", flush=True)
 
 

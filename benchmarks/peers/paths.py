@@ -25,8 +25,8 @@ So cgba_h stays with the paper's chord.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,20 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.decisions.cgba import Settings, walk
-from robustsuite.benchmarks.peers.decision import NETS, drawn_targets, loaded
+from robustsuite.benchmarks.peers.decision import NETS, drawn_targets, loaded, ratios
+from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import Access
-from robustsuite.maths import stats
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
+from robustsuite.methods.decisions import Decisions, noise_start, picture_start
 from robustsuite.serve.data import Split
 from robustsuite.serve.oracle import Oracle
 
-PATHS = ("chord", "semicircle")
+PATHS = ("semicircle", "chord")
 GOALS = ("untargeted", "targeted")
 DEFAULT = ["resnet4b", "lenet5", "resnet20", "mobilenet"]
 
 
-def track(net: nn.Module, x: Tensor, y: Tensor, owned: Split, goal: str, path: str, queries: int) -> Tensor:
+def track(net: nn.Module, x: Tensor, y: Tensor, owned: Split, goal: str, path: str, queries: int) -> Any:
     """The l2 (N, checkpoints) of the nearest adversarial picture by then, inf for none."""
     ids, toward = torch.arange(len(x)), goal == "targeted"
     oracle = Oracle.over(net, Access.LABELS, Rng.of(0, "oracle", ids), width=len(x))
@@ -57,20 +57,7 @@ def track(net: nn.Module, x: Tensor, y: Tensor, owned: Split, goal: str, path: s
     start, found = picture_start(ask, ids, owned) if toward else noise_start(ask, ids, rng.fold("start"))
     settings = Settings(sigma=3e-3, tol=2e-3, n0=30, f=1 if x.shape[-1] < 16 else 2 if x.shape[-1] < 96 else 4)
     walk(ask, ids[found], start[found], rng[found], settings, straight=path == "chord")
-    return ask.track
-
-
-def pairs(chord: Any, semicircle: Any, queries: int) -> None:
-    """Print a line for each checkpoint up to `queries`."""
-    for k, mark in enumerate(CHECKPOINTS):
-        a, b = chord[:, k], semicircle[:, k]
-        both = np.isfinite(a) & np.isfinite(b)
-        if mark > queries or not both.any():
-            continue
-        log = np.log(b[both] / a[both])
-        lo, hi = np.exp(stats.bootstrap_interval(log, 0))
-        print(f"  {mark:6} {np.median(a):9.4f} {np.median(b):11.4f} {np.exp(log.mean()):8.3f} [{lo:.3f}, {hi:.3f}] "
-              f"{int((b < a).sum()):4} of {int(both.sum())}", flush=True)  # fmt: skip
+    return ask.track.tolist()
 
 
 def main() -> None:
@@ -89,14 +76,11 @@ def main() -> None:
             found = []
             for path in PATHS:
                 file = given.out / f"{name}-{goal}-{path}-{given.images}-{given.queries}.json"
-                if not file.is_file():
-                    kept = track(net, x, y, owned, goal, path, given.queries).tolist()
-                    file.with_suffix(".new").write_text(json.dumps(kept))
-                    file.with_suffix(".new").rename(file)
-                found.append(np.array(json.loads(file.read_text())))
+                made = partial(track, net, x, y, owned, goal, path, given.queries)
+                found.append(np.array(kept(file, made)))
             print(f"{NETS[name][0]}, {goal}, {len(x)} images, {torch.get_num_threads()} thread(s)\n  queries   "
-                  f"chord  semicircle    ratio 95 % interval   nearer", flush=True)  # fmt: skip
-            pairs(*found, given.queries)
+                  f"circle     chord    ratio 95 % interval   nearer", flush=True)  # fmt: skip
+            ratios(*found, given.queries)
 
 
 if __name__ == "__main__":

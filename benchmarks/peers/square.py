@@ -17,8 +17,8 @@ draws a window that touches the last row or column. On cifar10_resnet4b_adv2 at 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.peers.decision import NETS, loaded
+from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import BALLS, Access
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.square import square
@@ -53,6 +54,17 @@ def theirs(net: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, seed: in
     return found
 
 
+def standing(
+    attack: Any, net: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, seed: int, queries: int
+) -> list[bool]:
+    """Which pictures (N,) the attack leaves; ends the script where one of its own is outside the ball."""
+    x_adv = attack(net, x, y, norm, eps, seed, queries)
+    if not bool(BALLS[norm](eps).allows(x, x_adv).all()):
+        raise SystemExit(f"{attack.__name__}: a picture of seed {seed} is outside the ball")
+    stands: list[bool] = (net(x_adv).argmax(1) == y).tolist()
+    return stands
+
+
 def verdicts(given: argparse.Namespace, name: str, norm: str, eps: float) -> dict[str, Any]:
     """Who stands (seeds, N), of ours, of ours with other seeds, and of theirs; each seed is kept when it is done."""
     net, x, y, _ = loaded(given.shared, name, given.images)
@@ -60,13 +72,7 @@ def verdicts(given: argparse.Namespace, name: str, norm: str, eps: float) -> dic
     for seed in range(given.seeds):
         for label, attack, drawn in (("ours", ours, seed), ("theirs", theirs, seed), ("again", ours, seed + 1000)):
             file = given.out / f"{name}-{norm}-{eps:.5f}-{given.images}-{given.queries}-{attack.__name__}-{drawn}.json"
-            if not file.is_file():
-                x_adv = attack(net, x, y, norm, eps, drawn, given.queries)
-                if not bool(BALLS[norm](eps).allows(x, x_adv).all()):
-                    raise SystemExit(f"{attack.__name__}: a picture of seed {drawn} is outside the ball")
-                file.with_suffix(".new").write_text(json.dumps((net(x_adv).argmax(1) == y).tolist()))
-                file.with_suffix(".new").rename(file)
-            found[label].append(json.loads(file.read_text()))
+            found[label].append(kept(file, partial(standing, attack, net, x, y, norm, eps, drawn, given.queries)))
     return {label: np.array(rows) for label, rows in found.items()}
 
 

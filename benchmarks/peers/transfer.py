@@ -18,7 +18,6 @@ snapshots beat one is. Of --part peers, 100 pictures, linf 8/255, no pair differ
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.transfer import _transforms as how
 from robustsuite.attacks.evasion.transfer.iterative import transfer
+from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import Access, Linf
 from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import clopper_pearson, mcnemar_exact
@@ -116,19 +116,19 @@ class Board:
     def __init__(self, out: Path, targets: dict[str, nn.Module], x: Tensor, y: Tensor) -> None:
         self.out, self.x, self.y = out, x, y
         self.judges = {name: Judge(net, stochastic=False, width=WIDTH) for name, net in targets.items()}
-        out.mkdir(parents=True, exist_ok=True)
 
     def fooled(self, name: str, eps: int, attack: Attack) -> dict[str, np.ndarray[Any, Any]]:
         """By target; found again where this was played."""
         file = self.out / f"{name.replace(' ', '_').replace(',', '')}-{eps}-{len(self.x)}.json"
-        if not file.exists():
+
+        def judged() -> dict[str, list[bool]]:
             ball = Linf(eps / 255)
             x_adv = attack(self.x, self.y, ball)
             assert bool(ball.allows(self.x, x_adv).all())
             rng = Rng.of(0, "judge", torch.arange(len(self.x)))
-            file.write_text(json.dumps({target: judge(x_adv, self.y, rng).wrong.tolist()
-                                        for target, judge in self.judges.items()}))  # fmt: skip
-        return {target: np.array(wrong) for target, wrong in json.loads(file.read_text()).items()}
+            return {target: judge(x_adv, self.y, rng).wrong.tolist() for target, judge in self.judges.items()}
+
+        return {target: np.array(wrong) for target, wrong in kept(file, judged).items()}
 
 
 def row(name: str, found: dict[str, np.ndarray[Any, Any]], base: dict[str, np.ndarray[Any, Any]] | None = None) -> None:

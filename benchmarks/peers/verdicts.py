@@ -11,9 +11,9 @@ are forwards plus backwards, an image each, over all images of the setting (also
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import Access, Ball, parse_ball
 from robustsuite.maths.randomness import Rng
@@ -124,16 +125,6 @@ def played(setting: Setting, spec: str, shared: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def kept(setting: Setting, spec: str, shared: Path, out: Path) -> dict[str, Any]:
-    """The same, read back where it was played before."""
-    file = out / f"{setting.name} {spec}.json".replace("/", "_").replace(" ", "-")
-    if not file.exists():
-        done = played(setting, spec, shared)
-        file.with_suffix(".part").write_text(json.dumps(done))
-        file.with_suffix(".part").rename(file)
-    return dict(json.loads(file.read_text()))
-
-
 def main() -> None:
     """Play what is missing and print a line for each setting and attack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,12 +133,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--attacks", nargs="*", default=["autoattack", "ensemble"])
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for setting in settings(args.only):
         reference: dict[str, Any] = {}
         for spec in args.attacks:
-            one = kept(setting, spec, args.shared, args.out)
+            file = args.out / f"{setting.name} {spec}.json".replace("/", "_").replace(" ", "-")
+            one = kept(file, partial(played, setting, spec, args.shared))
             reference = reference or one
             more, missed = (
                 sorted(set(a["standing"]) - set(b["standing"])) for a, b in ((reference, one), (one, reference))

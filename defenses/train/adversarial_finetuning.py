@@ -26,7 +26,7 @@ from robustsuite.maths.projections import unit
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
-from robustsuite.serve.training import Perturb, Rate, Recipe, fitted
+from robustsuite.serve.training import Perturb, Rate, Recipe, fitted, half_cosine
 
 SCHEDULES = ("ssfd", "epsilon")
 
@@ -81,11 +81,6 @@ def slow_start_fast_decay(b: float, epochs: int) -> Rate:
         return b * (e + 1) if e <= 4 else float(5 * b * 2.0 ** -(e - 4))
 
     return rate
-
-
-def half_cosine(peak: float, epochs: int) -> Rate:
-    """From the peak down to 0."""
-    return lambda epoch: 0.5 * peak * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def pgd_examples(norm: str, eps: float, steps: int, rel_step: float, ramp: float) -> Perturb:

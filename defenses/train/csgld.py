@@ -16,7 +16,7 @@ from robustsuite.errors import BadValue
 from robustsuite.methods.snapshots import collected, shaped
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Reshaping, Training
-from robustsuite.serve.training import Recipe, untrained
+from robustsuite.serve.training import Recipe, half_cosine, untrained
 
 BATCH, DECAY = 64, 5e-4
 
@@ -41,8 +41,10 @@ def csgld(
         given = f"{cycles=}, {epochs=}, {samples=}, {lr=}"
         raise BadValue(f"expected cycles >= 1, epochs >= samples >= 1, lr > 0 for csgld, got {given}; write cycles=5")
 
+    fall = half_cosine(lr, epochs)
+
     def rate(epoch: float) -> float:
-        return 0.5 * lr * (1 + math.cos(math.pi * (epoch % epochs) / epochs))
+        return fall(epoch % epochs)
 
     recipe = Recipe(
         cycles * epochs, rate, batch=BATCH, optimiser="plain", weight_decay=DECAY, flip=augment,

@@ -13,6 +13,7 @@ from robustsuite.integrity.cross_cell import Verdicts, standing
 
 from ..measure.grades import DOUBTED
 from ..measure.scores import rate
+from ..measure.tables import SYSTEM
 from ..measure.worst import Survival, survivals
 from ..read.runs import Results, once
 from ..render.document import Entry, Section, Table, accuracy, counted, words
@@ -20,9 +21,9 @@ from ..render.text import number, percent, plain
 from ..sections.figures import NAMED, against, knowing
 from ..sections.generic import groups, titled
 
-SYSTEM = ("goal", "dataset", "model", "seed", "defense")
-COLUMNS = (*SYSTEM, "threats", "robust_accuracy", "lo", "hi", "k", "n", "of", "clean_accuracy", "strongest", "missing",
-           "doubted", "bound")  # fmt: skip
+GOAL_AND_SYSTEM = ("goal", *SYSTEM)
+COLUMNS = (*GOAL_AND_SYSTEM, "threats", "robust_accuracy", "lo", "hi", "k", "n", "of", "clean_accuracy", "strongest",
+           "missing", "doubted", "bound")  # fmt: skip
 CSV = "all_threats.csv"
 
 
@@ -69,7 +70,7 @@ def _row(key: tuple[Any, ...], members: list[Survival], planned: list[tuple[str,
     missing = [threat for threat, budget in planned if (threat, budget) not in known]
     doubted = [str(m.group[0]) for m in members if m.grade in DOUBTED or (m.missing and not m.inert)]
     return {
-        **dict(zip(SYSTEM, key, strict=True)), "threats": ";".join(str(m.group[0]) for m in members),
+        **dict(zip(GOAL_AND_SYSTEM, key, strict=True)), "threats": ";".join(str(m.group[0]) for m in members),
         "robust_accuracy": robust.value, "lo": robust.lo, "hi": robust.hi, "k": robust.k, "n": robust.n,
         "of": max(m.met for m in members), "clean_accuracy": float(np.mean(clean)) if len(clean) else np.nan,
         "strongest": str(least.group[0]), "missing": ";".join(missing), "doubted": ";".join(doubted),
@@ -83,11 +84,11 @@ def threats_section(run: Results) -> Section:
     Of several seeds the first stands in it, all of them in the csv file; none with more systems than anybody reads.
     """
     table = over_threats(run)
-    first = table[table["seed"] == table.groupby(list(SYSTEM[:3]))["seed"].transform("min")]
-    parts = [(key, part) for key, part in groups(first, SYSTEM[:-1]) if len(part) <= NAMED]
+    first = table[table["seed"] == table.groupby(list(GOAL_AND_SYSTEM[:3]))["seed"].transform("min")]
+    parts = [(key, part) for key, part in groups(first, GOAL_AND_SYSTEM[:-1]) if len(part) <= NAMED]
     alone = {(*one.group, one.defense): one for one in _plain(run)} if parts else {}
     found = []
-    titles = titled([("Every threat at once", *key) for key, _ in parts], ("", *SYSTEM[:-1]))
+    titles = titled([("Every threat at once", *key) for key, _ in parts], ("", *GOAL_AND_SYSTEM[:-1]))
     for i, ((key, part), title) in enumerate(zip(parts, titles, strict=True)):
         systems = part.to_dict("records")
         met = [name[:2] for name in alone if name[2:-1] == key]
@@ -101,7 +102,7 @@ def threats_section(run: Results) -> Section:
               for threat, budget in threats),
         ]  # fmt: skip
         heads = (plain(str(row["defense"])) for row in systems)
-        caption = ", ".join(f"{name} {value}" for name, value in zip(SYSTEM, key, strict=False) if str(value))
+        caption = ", ".join(f"{name} {value}" for name, value in zip(GOAL_AND_SYSTEM, key, strict=False) if str(value))
         caption += f", {number(min(row['n'] for row in systems))} images"
         found.append(Table(f"threats-{i + 1}", title, caption, ("threat", "adversary", *heads), tuple(rows), CSV))
     lead = (

@@ -26,10 +26,9 @@ from ..render.document import Entry, Section, Table, accuracy, counted, split_co
 from ..render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
 from ..render.text import number, percent, short
 from .figures import drawn
-from .queries import SERIES
+from .queries import SERIES, WHERE
 from .query_costs import asking
 
-WHERE = ("threat", "budget", "goal", "dataset", "model", "seed", "defense")
 MARKS = (100, 250, 500, 1000, 2500, 5000, 10000)
 """Numbers of queries that the table shows, up to the most that an attack asked of an image."""
 

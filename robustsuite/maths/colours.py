@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
-from functools import cache
 
 import torch
 from torch import Tensor
+
+from robustsuite.maths.frequencies import cosines
 
 NODES = 8
 """Of a table of colours, along each channel."""
@@ -75,16 +75,7 @@ def decoded(coefficients: Tensor, channels: int, height: int, width: int) -> Ten
 def _plane(coefficients: Tensor, steps: tuple[tuple[int, ...], ...], tall: int, wide: int) -> Tensor:
     """The inverse cosine transform (N, 8 tall, 8 wide) of blocks (N, tall * wide, 8, 8), rows of blocks first."""
     scaled = coefficients * coefficients.new_tensor(steps) / 255
-    basis = [coefficients.new_tensor(row) for row in _basis()]
+    basis = cosines(8, 8).to(coefficients)
     rows = sum((scaled[:, :, u, None, :] * basis[u][:, None] for u in range(8)), torch.zeros_like(scaled))
     found = sum((rows[..., v, None] * basis[v] for v in range(8)), torch.zeros_like(scaled))
     return found.view(-1, tall, wide, 8, 8).transpose(2, 3).reshape(-1, 8 * tall, 8 * wide)
-
-
-@cache
-def _basis() -> tuple[tuple[float, ...], ...]:
-    """The orthonormal cosines of length 8: by frequency, then place."""
-    return tuple(
-        tuple(math.sqrt((1 if u == 0 else 2) / 8) * math.cos((2 * place + 1) * u * math.pi / 16) for place in range(8))
-        for u in range(8)
-    )

@@ -6,6 +6,9 @@ Nothing here is meant to be differentiated through: torch 2.14 gives `clamp` the
 import torch
 from torch import Tensor
 
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+"""Of each norm the one that a linear function's slope is measured in."""
+
 
 def norm(delta: Tensor, name: str) -> Tensor:
     """Length (N,) of rows (N, D) in the norm linf, l2, l1 or l0 (number of entries that are not 0)."""

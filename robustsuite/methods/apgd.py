@@ -29,7 +29,6 @@ RHO, MOMENTUM = 0.75, 0.75
 FIRST, SHRINK, SHORTEST, FIRST_L1 = 0.22, 0.03, 0.06, 0.04  # checkpoint periods, in parts of the steps
 DENSITY, DECAY, LEAST_STEP, FEWER = 1.5, 1.5, 0.1, 0.95  # l1: entries moved, step decay, its floor, 'sparser'
 RADII, PARTS = (3.0, 2.0, 1.0), (0.3, 0.3)  # l1: radii in eps, and parts of the steps before the last radius
-DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 LARGEST = 1e37  # of an entry of a gradient: differences of two are numbers still
 CANDIDATES = 100  # MALT ranks this many classes of highest logit
 
@@ -312,4 +311,4 @@ def _slope(model: Oracle, x: Tensor, y: Tensor, wrong: Tensor, job: Tensor, norm
     rows, label = job // wrong.shape[1], y[job // wrong.shape[1]]
     target = wrong.flatten()[job]
     ask = model[rows].gradient(x[rows], lambda z: losses.own(z, target) - losses.own(z, label))
-    return projections.norm(ask.grad.flatten(1), DUAL[norm])
+    return projections.norm(ask.grad.flatten(1), projections.DUAL[norm])

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustsuite.maths import projections
+from robustsuite.maths.frequencies import cosines
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import Decisions, merged
@@ -31,14 +32,6 @@ COARSE, FINE = 40, 100
 
 Point = Callable[[Tensor, Tensor], Tensor]
 """(i (K,) among the rows, place (K,)) -> pictures (K, C, H, W) at that place of a path."""
-
-
-def cosines(k: int, n: int) -> Tensor:
-    """The k first rows (k, n) of the orthonormal DCT-II of length n; their transpose is its inverse."""
-    i, j = torch.arange(n, dtype=torch.float64), torch.arange(k, dtype=torch.float64)[:, None]
-    rows = torch.cos(math.pi / n * (i + 0.5) * j) * math.sqrt(2 / n)
-    rows[0] /= math.sqrt(2)
-    return rows.to(torch.float32)
 
 
 class Band(NamedTuple):

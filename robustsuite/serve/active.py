@@ -57,12 +57,12 @@ def search(
         now = success | finished
         if model.look > 1:
             now = now & ~ended
-        looked = model.look == 1 and not bool(now.any())  # nobody has ended, and nobody is cancelled
-        if not looked:
+        quiet = model.look == 1 and not bool(now.any())  # nobody has ended, and nobody is cancelled
+        if not quiet:
             _record(rows, success & now, now, winner, ends, results)
             ended = ended | now
         steps += 1
-        if not looked and (steps % model.look == 0 or steps - begun[0] == most):
+        if not quiet and (steps % model.look == 0 or steps - begun[0] == most):
             stays = (~ended & (rows["round"] < winner[rows["example"]])).cpu()
             if not bool(stays.all()):
                 kept = stays.nonzero().flatten()

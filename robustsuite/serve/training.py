@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -50,24 +51,18 @@ class Recipe:
             raise BadValue(f"expected an optimiser of {', '.join(OPTIMISERS)}, got {self.optimiser!r}; use sgd")
 
 
-def _sgd(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-
-
-def _heavy_ball(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, weight_decay=weight_decay)
-
-
-def _plain(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(net.parameters(), lr=0.0, weight_decay=weight_decay)
-
-
-def _adamw(net: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=weight_decay)
-
-
-OPTIMISERS = {"sgd": _sgd, "heavy_ball": _heavy_ball, "plain": _plain, "adamw": _adamw}
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=0.0, momentum=0.9, nesterov=True),
+    "heavy_ball": partial(torch.optim.SGD, lr=0.0, momentum=0.9),
+    "plain": partial(torch.optim.SGD, lr=0.0),
+    "adamw": partial(torch.optim.AdamW, lr=0.0),
+}
 """sgd: Nesterov's momentum of 0.9; heavy_ball: the same without looking ahead; plain: SGD without momentum."""
+
+
+def half_cosine(peak: float, epochs: int) -> Rate:
+    """From the peak down to 0."""
+    return lambda epoch: 0.5 * peak * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def one_cycle(peak: float, epochs: int, warmup: float = 0.25) -> Rate:
@@ -100,7 +95,7 @@ def fitted(
     device = torch.device(training.device)
     net = _copied(net, device)
     pictures, y = held(training.train, device)
-    optimiser = OPTIMISERS[recipe.optimiser](net, recipe.weight_decay)
+    optimiser = OPTIMISERS[recipe.optimiser](net.parameters(), weight_decay=recipe.weight_decay)
     # Layers such as dropout draw from the global state: fork it, so that it is seeded inside and untouched outside.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(training.seed)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from robustsuite.attacks.evasion.decisions.cgba import cgba, cgba_h
 from robustsuite.config.threats import L2, Access
 from robustsuite.errors import AccessRefused, BadValue
+from robustsuite.maths.frequencies import cosines
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.boundary import Band, Circle, cosines
+from robustsuite.methods.boundary import Band, Circle
 from robustsuite.methods.decisions import CHECKPOINTS, HAIR, Decisions
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.adversary import Aux
@@ -93,7 +94,7 @@ def test_every_angle_of_the_circle_is_half_the_diameter_from_its_middle() -> Non
 
 
 def test_the_cosines_are_orthonormal_and_scipy_s() -> None:
-    assert torch.allclose(cosines(7, 7) @ cosines(7, 7).T, torch.eye(7), atol=1e-6)
+    assert torch.allclose(cosines(7, 7) @ cosines(7, 7).T, torch.eye(7, dtype=torch.float64), atol=1e-6)
     z = Rng.of(0, "z", torch.arange(2)).normal(3, 5, 4)
     band = Band.of(torch.zeros(1, 3, 17, 13), 3)
     assert (len(band.down), len(band.along)) == (5, 4)  # neither side divides by 3

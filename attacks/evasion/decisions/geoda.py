@@ -23,7 +23,6 @@ from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 
-DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 LAMBDA = 0.6
 """The rate at which the paper's iterations converge; the code calls it mu."""
 
@@ -113,7 +112,8 @@ def leave(ask: Decisions, rows: Tensor, source: Tensor, at: Tensor, eta: Tensor,
     The distance of the plane through `at` is doubled until the class has ended; bisection ends at the boundary.
     """
     norm = ask.norm
-    across = (eta * (at - source)).flatten(1).double().sum(1) / projections.norm(eta.flatten(1).double(), DUAL[norm])
+    slope = projections.norm(eta.flatten(1).double(), projections.DUAL[norm])
+    across = (eta * (at - source)).flatten(1).double().sum(1) / slope
 
     def point(i: Tensor, radius: Tensor) -> Tensor:
         return projections.steepest(source[i], eta[i], radius.float(), norm)

@@ -19,7 +19,6 @@ from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
 
-DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 ALPHA, GAMMA = (1.0, 0.01), (0.05, 0.001)
 """Step length, and relative change of the ball: first and last, on a cosine between."""
 
@@ -75,7 +74,7 @@ def _radius(eps: Tensor, seen: Seen, gamma: Tensor, norm: str) -> Tensor:
         smaller = torch.minimum(torch.minimum(eps - 1, (eps * (1 - gamma)).floor()), seen.least)
         larger = torch.maximum(eps + 1, (eps * (1 + gamma)).floor())
         return torch.where(seen.wrong, smaller, larger).clamp_min(0)
-    slope = projections.norm(seen.ask.grad.flatten(1), DUAL[norm]).clamp_min(1e-12)
+    slope = projections.norm(seen.ask.grad.flatten(1), projections.DUAL[norm]).clamp_min(1e-12)
     guess = (seen.length + seen.ask.loss.abs() / slope) * (1 + gamma)  # the boundary itself is a tie, which is no break
     smaller = torch.minimum(eps * (1 - gamma), seen.least)
     return torch.where(seen.wrong, smaller, torch.where(seen.least.isinf(), guess, eps * (1 + gamma)))
