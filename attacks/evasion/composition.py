@@ -47,7 +47,7 @@ SHARE, DOUBT = 0.25, 0.05
 """An audit's first sample misses a weakness of this share of what stands with this probability at the most."""
 
 SHORT, LONG = 20, 2
-"""Square's first audit has this part of its queries; FAB has so many times the steps."""
+"""Square's first audit has this part of its queries; FAB's of all has so many times its steps."""
 
 Audit = Callable[[Oracle, Tensor, Tensor, Tensor | None, Ball, Rng], tuple[Tensor, Tensor]]
 """(model, x, y, targets, budget, rng) -> x_adv, broken (B,) bool."""
@@ -62,7 +62,7 @@ def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int)
     count, ranking = min(n_targets, classes - 1), min(classes - 1, CANDIDATES) if order == "malt" else 0
     again, first = stages_of(count, steps, AGAIN), [*stages_of(1, steps, ((1, FIRST_L1),)), *stages_of(count, steps, HALVED_L1)]
     dearest = max(_points(stages_of(count, steps)), _points(first) + 2 * (1 + first[1][0]))  # l1's three radii
-    gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + count) * (LONG * steps + 1)
+    gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + LONG * count) * (3 * steps // 2 + 1)
     return Cost(forwards=gradients + queries + max(1, queries // SHORT) + 6, backwards=gradients)
 
 
@@ -103,7 +103,7 @@ def ensemble(
 ) -> Found:
     """APGD toward ever fewer classes, then audits by FAB and Square: AutoAttack's verdict for a twenty-fifth.
 
-    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD toward the nearest class, and half of FAB's; n_targets: wrong classes
+    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD toward the nearest class, and of FAB; n_targets: wrong classes
     tried first, in `order` (logit, or malt, whose ranking costs a gradient a class), or where `targets` (N, 1) names
     the class to reach, starts towards it; queries: Square's at most. Columns: after_apgd_ce (in l1), after_apgd_t,
     after_again, after_fab, after_square (still standing), audited (tried by every audit) and claimed (broken). Raises
@@ -128,7 +128,7 @@ def ensemble(
         return bool(fell.any())
 
     misled, longer = False, _audits(LONG * steps, n_targets, queries, budget)
-    for name, audit in _audits(LONG * steps, 1, max(1, queries // SHORT), budget).items():
+    for name, audit in _audits(steps, 1, max(1, queries // SHORT), budget).items():
         if not misled:
             sample = _sample(standing, rng.fold(f"sample of {name}"))
             rest = standing & ~torch.zeros_like(standing).index_fill(0, sample, True)
