@@ -106,8 +106,12 @@ def test_onto_a_plane_is_the_least_change_that_a_solver_finds(norm: str, seed: i
     assert w @ ours == pytest.approx(np.sign(gap) * min(abs(gap), most), abs=1e-5)
     if abs(gap) > 0.99 * most:
         return
-    if norm == "l2":  # no feasible change is shorter than the dual's value: max_t t gap - min over the box
-        dual = lambda t: -(t * abs(gap) + (lambda d: d @ d / 2 - t * np.abs(w) @ d)(np.minimum(t * np.abs(w), room)))
+    if norm == "l2":  # no feasible change is shorter than what the dual comes to
+
+        def dual(t: float) -> float:
+            change = np.minimum(t * np.abs(w), room)
+            return float(t * (np.abs(w) @ change - abs(gap)) - change @ change / 2)
+
         best = -minimize_scalar(dual, bounds=(0, 1e3), method="bounded", options={"xatol": 1e-9}).fun
         assert ours @ ours / 2 == pytest.approx(best, abs=1e-3)
         return

@@ -60,7 +60,8 @@ def stages_of(n_targets: int, steps: int, parts: Parts = HALVED) -> Stages:
 
 def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int) -> Cost:
     count, ranking = min(n_targets, classes - 1), min(classes - 1, CANDIDATES) if order == "malt" else 0
-    again, first = stages_of(count, steps, AGAIN), [*stages_of(1, steps, ((1, FIRST_L1),)), *stages_of(count, steps, HALVED_L1)]
+    again = stages_of(count, steps, AGAIN)
+    first = [*stages_of(1, steps, ((1, FIRST_L1),)), *stages_of(count, steps, HALVED_L1)]
     dearest = max(_points(stages_of(count, steps)), _points(first) + 2 * (1 + first[1][0]))  # l1's three radii
     gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + LONG * count) * (3 * steps // 2 + 1)
     return Cost(forwards=gradients + queries + max(1, queries // SHORT) + 6, backwards=gradients)

@@ -49,8 +49,8 @@ def _cost(*, steps: int, n_targets: int, classes: int, **_: object) -> Cost:
     differs=(
         "the targeted version of AutoAttack, a start for each of the likeliest wrong classes and none at random; the "
         "first version linearises every class in each step",
-        "each point is asked about once, for answer and gradient, so that the one after a step back takes a turn of its "
-        "own; there are half as many again as steps, which is what the authors' two forward passes a step come to",
+        "each point is asked about once, for answer and gradient, so that the one after a step back takes a turn of "
+        "its own; there are half as many again as steps: what the authors' two forward passes a step come to",
     ),
 )
 def fab(
