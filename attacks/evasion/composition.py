@@ -46,8 +46,8 @@ tenth or so by its loss."""
 SHARE, DOUBT = 0.25, 0.05
 """An audit's first sample misses a weakness of this share of what stands with this probability at the most."""
 
-SHORT, LONG = 20, 2
-"""Square's first audit has this part of its queries; FAB's of all has so many times its steps."""
+SHORT, FAB = 20, 4 / 3
+"""Square's first audit has this part of its queries, and FAB's aims at one class; FAB has so many times the steps."""
 
 Audit = Callable[[Oracle, Tensor, Tensor, Tensor | None, Ball, Rng], tuple[Tensor, Tensor]]
 """(model, x, y, targets, budget, rng) -> x_adv, broken (B,) bool."""
@@ -63,7 +63,7 @@ def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int)
     again = stages_of(count, steps, AGAIN)
     first = [*stages_of(1, steps, ((1, FIRST_L1),)), *stages_of(count, steps, HALVED_L1)]
     dearest = max(_points(stages_of(count, steps)), _points(first) + 2 * (1 + first[1][0]))  # l1's three radii
-    gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + LONG * count) * (3 * steps // 2 + 1)
+    gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + count) * (2 * steps + 2)  # of FAB
     return Cost(forwards=gradients + queries + max(1, queries // SHORT) + 6, backwards=gradients)
 
 
@@ -104,11 +104,11 @@ def ensemble(
 ) -> Found:
     """APGD toward ever fewer classes, then audits by FAB and Square: AutoAttack's verdict for a twenty-fifth.
 
-    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD toward the nearest class, and of FAB; n_targets: wrong classes
-    tried first, in `order` (logit, or malt, whose ranking costs a gradient a class), or where `targets` (N, 1) names
-    the class to reach, starts towards it; queries: Square's at most. Columns: after_apgd_ce (in l1), after_apgd_t,
-    after_again, after_fab, after_square (still standing), audited (tried by every audit) and claimed (broken). Raises
-    BadValue, UnknownName.
+    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD toward the nearest class; n_targets: wrong classes tried first, in
+    `order` (logit, or malt, whose ranking costs a gradient a class), or where `targets` (N, 1) names the class to
+    reach, starts towards it; queries: Square's at most. Columns: after_apgd_ce (in l1), after_apgd_t, after_again,
+    after_fab, after_square (still standing), audited (tried by every audit) and claimed (broken). Raises BadValue,
+    UnknownName.
     """
     if queries < 1 or steps < 1 or n_targets < 1:
         given = f"{steps=}, {n_targets=}, {queries=}"
@@ -128,7 +128,7 @@ def ensemble(
         standing[rows[fell]] = False
         return bool(fell.any())
 
-    misled, longer = False, _audits(LONG * steps, n_targets, queries, budget)
+    misled, longer = False, _audits(steps, n_targets, queries, budget)
     for name, audit in _audits(steps, 1, max(1, queries // SHORT), budget).items():
         if not misled:
             sample = _sample(standing, rng.fold(f"sample of {name}"))
@@ -190,8 +190,8 @@ def _audits(steps: int, n_targets: int, queries: int, budget: Ball) -> dict[str,
     def boundary(
         model: Oracle, x: Tensor, y: Tensor, target: Tensor | None, budget: Ball, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        fab = card_of("attack", "fab").function
-        nearest: Tensor = fab(model, x, y, budget, rng=rng, steps=steps, n_targets=n_targets, targets=target)
+        fab, given = card_of("attack", "fab").function, {"steps": round(FAB * steps), "n_targets": n_targets}
+        nearest: Tensor = fab(model, x, y, budget, rng=rng, targets=target, **given)
         inside = budget.project(x, nearest)
         return inside, losses.goal_margin(model(inside), y, target) > model.confidence_margin
 

@@ -37,17 +37,27 @@ class Seen(NamedTuple):
     part: Tensor
 
 
-def nearest(
-    model: Oracle, x: Tensor, y: Tensor, budget: Ball, targets: Tensor | None, steps: int,
-    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor], begin: Callable[[Tensor], State],
-    move: Callable[[State, Seen], State], aims: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Pictures (N, C, H, W): the nearest break of steps + 1 points from the clean one on, inside the budget or not.
+class Walk(NamedTuple):
+    """A method: what it descends to the boundary by, what its rows hold, and how it moves.
 
     loss (logits, y, targets) -> (B,): what `Seen.ask` is a gradient of. begin: example (B,) -> a method's own rows.
     move (rows, seen) -> rows with the next `at`, in the box. aims (N, T): a round toward each of these classes, which
-    the loss is handed in place of `targets`; what counts as a break stays. Where nothing broke, the last point asked
-    about comes back, projected onto the budget. Raises BadValue.
+    the loss is handed in place of the targets; what counts as a break stays.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    begin: Callable[[Tensor], State]
+    move: Callable[[State, Seen], State]
+    aims: Tensor | None = None
+
+
+def nearest(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, targets: Tensor | None, steps: int, walk: Walk
+) -> Tensor:  # fmt: skip
+    """Pictures (N, C, H, W): the nearest break of steps + 1 points from the clean one on, inside the budget or not.
+
+    Of several rounds that of all of them. Where nothing broke, the last point asked about comes back, projected onto
+    the budget. Raises BadValue.
     """
     if steps < 1:
         raise BadValue(f"expected steps >= 1, got {steps!r}; write for example steps=100")
@@ -55,23 +65,24 @@ def nearest(
     def start(example: Tensor, _: Tensor) -> State:
         clean, least = x[example], torch.full((len(example),), torch.inf, device=x.device)
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
-        return {**begin(example), "at": clean, "found": clean, "least": least, "score": -least, "k": count}
+        return {**walk.begin(example), "at": clean, "found": clean, "least": least, "score": -least, "k": count}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         clean, label, at, k = x[rows["example"]], y[rows["example"]], rows["at"], rows["k"]
         target = None if targets is None else targets[rows["example"]]
-        aim = target if aims is None else aims[rows["example"], rows["round"]][:, None]
-        ask = model[rows["example"]].gradient(at, lambda z: loss(z, label, aim))
+        aim = target if walk.aims is None else walk.aims[rows["example"], rows["round"]][:, None]
+        ask = model[rows["example"]].gradient(at, lambda z: walk.loss(z, label, aim))
         wrong = losses.goal_margin(ask.logits, label, target) > losses.CONFIDENCE_MARGIN
         length = projections.norm((at - clean).flatten(1), budget.norm)
         nearer = wrong & (length < rows["least"])
         least = torch.where(nearer, length, rows["least"])
         found = torch.where(per_row(nearer | least.isinf(), at), at, rows["found"])
-        moved = move(rows, Seen(clean, ask, wrong, length, least, k, k.to(torch.float64) / steps))
+        moved = walk.move(rows, Seen(clean, ask, wrong, length, least, k, k.to(torch.float64) / steps))
         kept = {"found": found, "least": least, "score": -least}
         return {**rows, **moved, **kept, "k": k + 1}, torch.zeros_like(wrong), k >= steps
 
-    rows = search(model, 1 if aims is None else aims.shape[1], start, step, most=steps + 1, keep=("least",))[0]
+    rounds = 1 if walk.aims is None else walk.aims.shape[1]
+    rows = search(model, rounds, start, step, most=steps + 1, keep=("least",))[0]
     if not rows:
         return x
     return torch.where(per_row(rows["least"].isinf(), x), budget.project(x, rows["found"]), rows["found"])

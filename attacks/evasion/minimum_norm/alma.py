@@ -16,7 +16,7 @@ from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import nearest
-from robustsuite.methods.nearest import Seen
+from robustsuite.methods.nearest import Seen, Walk
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
@@ -85,7 +85,7 @@ def alma(
         return {"at": at, "mu": mu, "rho": rho, "rate": rate, "before": torch.where(look | first, c, rows["before"]),
                 "since": since, "square": square, "momentum": momentum}  # fmt: skip
 
-    return nearest.nearest(model, x, y, budget, targets, steps, _ratio, begin, move)
+    return nearest.nearest(model, x, y, budget, targets, steps, Walk(_ratio, begin, move))
 
 
 def slope(c: Tensor, rho: Tensor, mu: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import nearest
-from robustsuite.methods.nearest import Seen, cosine
+from robustsuite.methods.nearest import Seen, Walk, cosine
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
@@ -57,7 +57,7 @@ def ddn(
         change = rows["at"] - seen.clean + per_row(cosine(ALPHA, seen.part), x) * direction
         return {"at": (seen.clean + per_row(eps, x) * projections.unit(change, "l2")).clamp(0, 1), "eps": eps}
 
-    return nearest.nearest(model, x, y, budget, targets, steps, _entropy, begin, move)
+    return nearest.nearest(model, x, y, budget, targets, steps, Walk(_entropy, begin, move))
 
 
 def _entropy(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import nearest
 from robustsuite.methods.apgd import ranked_targets
-from robustsuite.methods.nearest import Seen
+from robustsuite.methods.nearest import Seen, Walk
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
@@ -79,7 +79,7 @@ def fab(
         return {"at": projections.chosen(seen.wrong, clean + BETA * away, ahead)}
 
     lead = _lead if targets is None else losses.goal_margin
-    return nearest.nearest(model, x, y, budget, targets, _points(steps), lead, lambda _: {}, move, aims)
+    return nearest.nearest(model, x, y, budget, targets, _points(steps), Walk(lead, lambda _: {}, move, aims))
 
 
 def _lead(logits: Tensor, y: Tensor, aim: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import nearest
-from robustsuite.methods.nearest import Seen, cosine
+from robustsuite.methods.nearest import Seen, Walk, cosine
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
@@ -65,7 +65,7 @@ def fmn(
         change = change * per_row(stretch.clamp_min(1), x)
         return {"at": projections.project(seen.clean, seen.clean + change, eps, norm), "eps": eps}
 
-    return nearest.nearest(model, x, y, budget, targets, steps, losses.goal_margin, begin, move)
+    return nearest.nearest(model, x, y, budget, targets, steps, Walk(losses.goal_margin, begin, move))
 
 
 def _radius(eps: Tensor, seen: Seen, gamma: Tensor, norm: str) -> Tensor:

@@ -14,7 +14,7 @@ from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import nearest
-from robustsuite.methods.nearest import Seen, adam
+from robustsuite.methods.nearest import Seen, Walk, adam
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
@@ -76,7 +76,7 @@ def pdpgd(
         at = torch.where(change == 0, seen.clean, (seen.clean + change).clamp(0, 1))
         return {**averages, "at": at, "dual": dual, "weights": weights}
 
-    return nearest.nearest(model, x, y, budget, targets, steps, losses.goal_margin, begin, move)
+    return nearest.nearest(model, x, y, budget, targets, steps, Walk(losses.goal_margin, begin, move))
 
 
 def _weights(dual: Tensor) -> Tensor:

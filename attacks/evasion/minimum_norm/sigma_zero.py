@@ -12,7 +12,7 @@ from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import nearest
-from robustsuite.methods.nearest import Seen, adam, cosine
+from robustsuite.methods.nearest import Seen, Walk, adam, cosine
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle
@@ -65,7 +65,7 @@ def sigma_zero(
         small = (new - seen.clean).abs() < per_row(tau, x)
         return {**averages, "at": torch.where(small, seen.clean, new), "tau": tau}
 
-    return nearest.nearest(model, x, y, budget, targets, steps, losses.goal_margin, begin, move)
+    return nearest.nearest(model, x, y, budget, targets, steps, Walk(losses.goal_margin, begin, move))
 
 
 def moved_threshold(tau: Tensor, wrong: Tensor, eta: Tensor) -> Tensor:
