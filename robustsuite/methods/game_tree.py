@@ -1,0 +1,249 @@
+"""Monte-Carlo tree search for the fewest changed values, as a game of two players (Wicker, Huang, Kwiatkowska, 2018,
+arXiv 1710.07859).
+
+Player I names a feature, player II one of its values, which goes to the far end of its range; both want the goal after
+few moves. A node of the tree is a position; at even depth it is player I's turn. An iteration follows upper confidence
+bounds down, adds a position, plays it to the end by chance, asks about both and tells the nodes on its way. What gets
+there is stripped of each change that it does not need, and from then on no game is longer. All pictures take their
+steps together, each with a tree of its own, a row of tensors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustsuite.config.threats import Ball
+from robustsuite.errors import BadValue
+from robustsuite.maths import losses
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.decisions import CHECKPOINTS
+from robustsuite.serve.active import State, search
+from robustsuite.serve.oracle import Oracle
+
+WIDEN = 2.0
+"""A node that was visited n times has at most WIDEN sqrt(n + 1) children: until then it gets another one, from then on
+the best of them is followed (progressive widening; Chaslot et al., 2008)."""
+
+
+class Game(NamedTuple):
+    """What may be played on N pictures of V values in K features, a row each; `game` makes one.
+
+    feature (N, V) int64: which one a value belongs to. flipped (N, V): what it becomes. chance (N, V + K): the
+    log-probability that chance plays a value, and then a feature. free (N, K): how many values it has.
+    """
+
+    feature: Tensor
+    flipped: Tensor
+    chance: Tensor
+    free: Tensor
+
+    def of(self, rows: Tensor) -> Game:
+        """The game of these pictures."""
+        return Game(*(part[rows] for part in self))
+
+
+class Played(NamedTuple):
+    """Pictures (N, C, H, W), which got there (N,), with how many changes by each of CHECKPOINTS' queries (N, 6), inf
+    where none did."""
+
+    x_adv: Tensor
+    broken: Tensor
+    track: Tensor
+
+
+def game(x: Tensor, feature: Tensor, prior: Tensor) -> Game:
+    """The game on pictures x (N, C, H, W) whose values go to the end of [0, 1] that is farther away.
+
+    feature (N, V) int64 in 0 ... K - 1. prior (N, V): log-probabilities; a value of -inf is never played.
+    """
+    values, shape = x.flatten(1), (len(x), int(feature.max()) + 1 if len(x) else 1)
+    mass = prior.new_zeros(shape).scatter_add_(1, feature, prior.exp())
+    free = prior.new_zeros(shape).scatter_add_(1, feature, prior.isfinite().to(prior))
+    return Game(feature, (values <= 0.5).to(values), torch.cat([prior, mass.log()], 1), free)
+
+
+def play(
+    model: Oracle, x: Tensor, y: Tensor, budget: Ball, board: Game, *, rng: Rng, queries: int, explore: float,
+    targets: Tensor | None = None, tree: bool = True,
+) -> Played:  # fmt: skip
+    """The fewest changes, at most budget.eps, that `queries` questions an image find, the first of them about x itself.
+
+    x (N, C, H, W), y (N,), targets (N, 1) or None. explore: weight of the confidence term; a reward is the share of
+    the way from the clean margin to 0. tree: if not, every game is played by chance alone. Where nothing got there the
+    position of highest margin comes back. Raises BadValue.
+    """
+    if queries < 1 or explore < 0:
+        raise BadValue(f"expected queries >= 1 and explore >= 0, got {queries=}, {explore=}; write explore=0.1")
+    clean, most = x.flatten(1), model.left().clamp(max=queries)
+    longest, marks = int(min(budget.eps, clean.shape[1])), torch.tensor(CHECKPOINTS, device=x.device)
+    able = (most > 0).nonzero().flatten() if longest else most.new_zeros(0)
+
+    def margins(example: Tensor, changed: Tensor) -> Tensor:
+        at = torch.where(changed, board.flipped[example], clean[example]).view(-1, *x.shape[1:])
+        target = None if targets is None else targets[example]
+        return losses.goal_margin(model[example](at), y[example], target).nan_to_num(nan=-torch.inf)
+
+    def start(example: Tensor, _: Tensor) -> State:
+        example = able[example]
+        none = torch.zeros(len(example), clean.shape[1], dtype=torch.bool, device=x.device)
+        margin = margins(example, none)
+        least = torch.where(margin > losses.CONFIDENCE_MARGIN, 0.0, torch.inf)
+        return {**_planted(len(example), 2 * queries, x.device), "found": none, "clean": margin, "score": margin,
+                "least": least, "track": least[:, None].repeat(1, len(marks)), "asked": torch.ones_like(example),
+                "place": torch.full_like(example, -1), "dropped": none[:, 0]}  # fmt: skip
+
+    def step(rows: State) -> tuple[State, Tensor, Tensor]:
+        example = able[rows["example"]]
+        draw, here = rng[example].fold(rows["asked"]), board.of(example)
+        bound = (rows["least"] - 1).clamp(max=longest).long()
+        rows, stripped = _stripping(rows)
+        strips = rows["place"] >= 0
+        playing = ~strips & (bound > 0)
+        position, path = torch.zeros_like(stripped), None
+        if tree:
+            position, path = _walked(rows, here, bound, playing, explore, draw.fold("moves"))
+            playing = path.any(1)
+        end = _played_out(position, here, bound, longest, draw.fold("end"))
+        sets = torch.stack([torch.where(strips[:, None], stripped, position), end], 1)
+        asking = torch.stack([strips | (playing & tree), playing & (end != position).any(1)], 1)
+        asking = asking & (asking.cumsum(1) <= (most[example] - rows["asked"])[:, None])
+        row, slot = asking.nonzero(as_tuple=True)
+        margin = torch.full(asking.shape, -torch.inf, device=x.device)
+        margin[row, slot] = margins(example[row], sets[row, slot])
+        rows = _judged({**rows, "asked": rows["asked"] + asking.sum(1)}, sets, margin, marks)
+        if path is not None:
+            _told(rows, path, _reward(sets, margin, rows["clean"], bound))
+        over = (rows["asked"] >= most[example]) | (rows["least"] < 2) | rows["closed"][:, 0]
+        return rows, torch.zeros_like(over), over
+
+    rows, _ = search(model[able], 1, start, step, width=max(model.width // 2, 1), keep=("least", "track"))
+    least = torch.full((len(x),), torch.inf, device=x.device)
+    track, x_adv = least[:, None].repeat(1, len(marks)), clean.clone()
+    if len(able):
+        least[able], track[able] = rows["least"], rows["track"]
+        x_adv[able] = torch.where(rows["found"], board.flipped[able], clean[able])
+    return Played(x_adv.view_as(x), least.isfinite(), torch.where(marks <= most[:, None], track, torch.inf))
+
+
+def _planted(n: int, size: int, device: torch.device) -> State:
+    """n trees of a root, with room for `size` nodes: whose child, by which move, how deep, how often visited, what the
+    rewards come to, and whether nothing is left to play below."""
+    number = torch.zeros(n, size, device=device)
+    whole = number.long()
+    return {"parent": whole - 1, "move": whole, "depth": whole.clone(), "visits": number, "total": number.clone(),
+            "closed": number.bool(), "nodes": whole[:, 0] + 1}  # fmt: skip
+
+
+def _stripping(rows: State) -> tuple[State, Tensor]:
+    """Rows with the change that is tried without next as `place`, -1 where none is, and what was found without it.
+
+    One pass goes over all changes; where it took any away another one follows.
+    """
+    found, place = rows["found"], rows["place"]
+    number = torch.arange(found.shape[1], device=found.device)
+
+    def following(first: Tensor) -> Tensor:
+        return torch.where(found & (number >= first[:, None]), number, len(number)).amin(1)
+
+    tried = following(place)
+    again = (place >= 0) & (tried == len(number)) & rows["dropped"]
+    tried = torch.where(again, following(torch.zeros_like(place)), tried)
+    place = torch.where((place >= 0) & (tried < len(number)), tried, -1)
+    return {**rows, "place": place, "dropped": rows["dropped"] & ~again}, found & (number != place[:, None])
+
+
+def _gumbel(draw: Rng, *shape: int) -> Tensor:
+    """Standard Gumbel noise (N, *shape): the largest of log p + noise is drawn by p, the k largest without return."""
+    return -(-draw.uniform(*shape).log()).log()
+
+
+def _walked(rows: State, here: Game, bound: Tensor, live: Tensor, explore: float, draw: Rng) -> tuple[Tensor, Tensor]:
+    """The position (B, V) that each live row's tree gets, with its way there (B, nodes); nothing where it gets none.
+
+    Written into the rows' own trees: the new nodes, and those below which nothing is left to play.
+    """
+    room = int(rows["nodes"].max()) + 3
+    parent, action, depth, visits, total = (rows[k][:, :room] for k in ("parent", "move", "depth", "visits", "total"))
+    shut = rows["closed"][:, :room] | (depth >= 2 * bound[:, None])
+    values = here.feature.shape[1]
+    number, free = torch.arange(values, device=depth.device), here.free.clone()
+    wish = torch.cat([here.chance + _gumbel(draw, here.chance.shape[1]), torch.zeros_like(free[:, :1])], 1)
+    position, path = torch.zeros_like(here.feature, dtype=torch.bool), torch.zeros_like(shut)
+    at, going, arrived = torch.zeros_like(bound), live, torch.zeros_like(live)
+    slot = torch.arange(shut.shape[1], device=at.device)
+    while bool(going.any()):
+        node = at[:, None]
+        path |= going[:, None] & (slot == node)
+        second, named = depth.gather(1, node) % 2 == 1, action.gather(1, node) - values
+        child = parent == node
+        legal = torch.cat([second & ~position & (here.feature == named), ~second & (free > 0)], 1)
+        score = wish.masked_fill(~torch.cat([legal, legal[:, :1] & False], 1), -torch.inf)
+        best, fresh = score.scatter(1, torch.where(child, action, values + free.shape[1]), -torch.inf).max(1)
+        open_, times = child & ~shut, visits.gather(1, node)
+        narrow = child.sum(1) < WIDEN * (times[:, 0] + 1).sqrt()
+        grows = going & (best > -torch.inf) & (narrow | ~open_.any(1))
+        follows = going & ~grows & open_.any(1)
+        rows["closed"].scatter_(1, node, rows["closed"].gather(1, node) | (going & ~grows & ~follows)[:, None])
+        count = visits.clamp_min(1)
+        trust = total / count + explore * (times.clamp_min(1).log() / count).sqrt()
+        new = rows["nodes"][:, None].clone()
+        step = torch.where(grows[:, None], new, trust.masked_fill(~open_, -torch.inf).argmax(1, keepdim=True))
+        parent.scatter_(1, new, torch.where(grows[:, None], node, -1))
+        action.scatter_(1, new, fresh[:, None])
+        depth.scatter_(1, new, depth.gather(1, node) + 1)
+        rows["nodes"] += grows
+        takes = (grows | follows)[:, None] & second
+        position |= takes & (number == action.gather(1, step))
+        free.scatter_add_(1, named.clamp_min(0), -takes.to(free))
+        at = torch.where(grows | follows, step[:, 0], at)
+        arrived |= grows & second[:, 0]
+        going = follows | (grows & ~second[:, 0])
+    path |= arrived[:, None] & (slot == at[:, None])
+    return position & arrived[:, None], path & arrived[:, None]
+
+
+def _played_out(position: Tensor, here: Game, bound: Tensor, longest: int, draw: Rng) -> Tensor:
+    """The positions (B, V) with changes that chance adds, until there are `bound` (B,) of them or no value is left."""
+    values = position.shape[1]
+    score = (here.chance[:, :values] + _gumbel(draw, values)).masked_fill(position, -torch.inf)
+    best, order = score.topk(longest, 1)
+    more = torch.arange(longest, device=bound.device) < (bound - position.sum(1))[:, None]
+    return position.scatter(1, order, position.gather(1, order) | (more & best.isfinite()))
+
+
+def _judged(rows: State, sets: Tensor, margin: Tensor, marks: Tensor) -> State:
+    """Rows with what `sets` (B, 2, V), of these margins (B, 2), came to: the nearest that got there, else the best."""
+    each, strips = torch.arange(len(margin), device=margin.device), rows["place"] >= 0
+    length = torch.where(margin > losses.CONFIDENCE_MARGIN, sets.sum(2).to(margin), torch.inf)
+    least, shortest = length.min(1)
+    top, highest = margin.max(1)
+    nearer = least < rows["least"]
+    better = nearer | (rows["least"].isinf() & (top > rows["score"]))
+    found = sets[each, torch.where(nearer, shortest, highest)]
+    least = torch.minimum(least, rows["least"])
+    in_time = rows["asked"][:, None] <= marks
+    return {
+        **rows, "least": least, "found": torch.where(better[:, None], found, rows["found"]),
+        "score": torch.maximum(top, rows["score"]), "dropped": strips & (rows["dropped"] | nearer),
+        "place": torch.where(strips, rows["place"] + 1, torch.where(nearer, 0, -1)),
+        "track": torch.where(in_time, least[:, None], rows["track"]),
+    }  # fmt: skip
+
+
+def _reward(sets: Tensor, margin: Tensor, clean: Tensor, bound: Tensor) -> Tensor:
+    """What the new positions are worth (B,): 1 / moves, in units of the longest game's, where the goal is reached; of
+    that the share of the way there where it is not. The game's end speaks, unless the position itself gets there."""
+    share = (1 + margin / -clean[:, None].clamp(max=-1e-12)).clamp(0, 1)
+    worth = share * bound[:, None] / sets.sum(2).clamp_min(1)
+    itself = (margin[:, 0] > losses.CONFIDENCE_MARGIN) | margin[:, 1].isinf()
+    return torch.where(itself, worth[:, 0], worth[:, 1])
+
+
+def _told(rows: State, path: Tensor, reward: Tensor) -> None:
+    """Enter the reward (B,) at the nodes on the way (B, nodes)."""
+    room = path.shape[1]
+    rows["visits"][:, :room] += path
+    rows["total"][:, :room] += path * reward[:, None]
