@@ -1,10 +1,10 @@
 """Monte-Carlo tree search for the fewest changed values, as a game of two players (Wicker, Huang, Kwiatkowska, 2018,
 arXiv 1710.07859).
 
-Player I names a feature, player II one of its values, which goes to the far end of its range; both want the goal after
+Player I names a feature, player II one of its pixels, which goes to the far end of its range; both want the goal after
 few moves. A node of the tree is a position; at even depth it is player I's turn. An iteration follows upper confidence
 bounds down, adds a position, plays it to the end by chance, asks about both and tells the nodes on its way. What gets
-there is stripped of each change that it does not need, and from then on no game is longer. All pictures take their
+there is stripped of each value's change that it does not need, and from then on no game is longer. All pictures take their
 steps together, each with a tree of its own, a row of tensors.
 """
 
@@ -23,16 +23,17 @@ from robustsuite.methods.decisions import CHECKPOINTS
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle
 
-WIDEN = 2.0
+WIDEN = 1.0
 """A node that was visited n times has at most WIDEN sqrt(n + 1) children: until then it gets another one, from then on
 the best of them is followed (progressive widening; Chaslot et al., 2008)."""
 
 
 class Game(NamedTuple):
-    """What may be played on N pictures of V values in K features, a row each; `game` makes one.
+    """What may be played on N pictures of V values: M moves of K features, a row each; `game` makes one.
 
-    feature (N, V) int64: which one a value belongs to. flipped (N, V): what it becomes. chance (N, V + K): the
-    log-probability that chance plays a value, and then a feature. free (N, K): how many values it has.
+    feature (N, M) int64: which one a move belongs to. flipped (N, V): what a value becomes; move m changes the values
+    m, m + M, ... chance (N, M + K): the log-probability that chance plays a move, and then a feature. free (N, K): how
+    many moves it has.
     """
 
     feature: Tensor
@@ -55,9 +56,9 @@ class Played(NamedTuple):
 
 
 def game(x: Tensor, feature: Tensor, prior: Tensor) -> Game:
-    """The game on pictures x (N, C, H, W) whose values go to the end of [0, 1] that is farther away.
+    """The game on pictures x (N, C, H, W) whose moves send a pixel, or a value, to the end of [0, 1] farther away.
 
-    feature (N, V) int64 in 0 ... K - 1. prior (N, V): log-probabilities; a value of -inf is never played.
+    feature (N, M) int64 in 0 ... K - 1, M = H W or C H W. prior (N, M): log-probabilities; -inf is never played.
     """
     values, shape = x.flatten(1), (len(x), int(feature.max()) + 1 if len(x) else 1)
     mass = prior.new_zeros(shape).scatter_add_(1, feature, prior.exp())
@@ -76,9 +77,10 @@ def play(
     position of highest margin comes back. Raises BadValue.
     """
     if queries < 1 or explore < 0:
-        raise BadValue(f"expected queries >= 1 and explore >= 0, got {queries=}, {explore=}; write explore=0.1")
+        raise BadValue(f"expected queries >= 1 and explore >= 0, got {queries=}, {explore=}; write explore=0.05")
     clean, most = x.flatten(1), model.left().clamp(max=queries)
-    longest, marks = int(min(budget.eps, clean.shape[1])), torch.tensor(CHECKPOINTS, device=x.device)
+    grain = board.flipped.shape[1] // board.feature.shape[1]
+    longest, marks = int(min(budget.eps, clean.shape[1])) // grain, torch.tensor(CHECKPOINTS, device=x.device)
     able = (most > 0).nonzero().flatten() if longest else most.new_zeros(0)
 
     def margins(example: Tensor, changed: Tensor) -> Tensor:
@@ -98,16 +100,17 @@ def play(
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example = able[rows["example"]]
         draw, here = rng[example].fold(rows["asked"]), board.of(example)
-        bound = (rows["least"] - 1).clamp(max=longest).long()
+        bound = _longest(rows["least"], grain).clamp(max=longest)
         rows, stripped = _stripping(rows)
         strips = rows["place"] >= 0
         playing = ~strips & (bound > 0)
-        position, path = torch.zeros_like(stripped), None
+        position, path = torch.zeros_like(here.feature, dtype=torch.bool), None
         if tree:
             position, path = _walked(rows, here, bound, playing, explore, draw.fold("moves"))
             playing = path.any(1)
         end = _played_out(position, here, bound, longest, draw.fold("end"))
-        sets = torch.stack([torch.where(strips[:, None], stripped, position), end], 1)
+        itself = torch.where(strips[:, None], stripped, position.repeat(1, grain))
+        sets = torch.stack([itself, end.repeat(1, grain)], 1)
         asking = torch.stack([strips | (playing & tree), playing & (end != position).any(1)], 1)
         asking = asking & (asking.cumsum(1) <= (most[example] - rows["asked"])[:, None])
         row, slot = asking.nonzero(as_tuple=True)
@@ -115,8 +118,9 @@ def play(
         margin[row, slot] = margins(example[row], sets[row, slot])
         rows = _judged({**rows, "asked": rows["asked"] + asking.sum(1)}, sets, margin, marks)
         if path is not None:
-            _told(rows, path, _reward(sets, margin, rows["clean"], bound))
-        over = (rows["asked"] >= most[example]) | (rows["least"] < 2) | rows["closed"][:, 0]
+            _told(rows, path, _reward(sets.sum(2) / grain, margin, rows["clean"], bound))
+        won = (rows["place"] < 0) & (_longest(rows["least"], grain) < 1)
+        over = (rows["asked"] >= most[example]) | won | rows["closed"][:, 0]
         return rows, torch.zeros_like(over), over
 
     rows, _ = search(model[able], 1, start, step, width=max(model.width // 2, 1), keep=("least", "track"))
@@ -126,6 +130,11 @@ def play(
         least[able], track[able] = rows["least"], rows["track"]
         x_adv[able] = torch.where(rows["found"], board.flipped[able], clean[able])
     return Played(x_adv.view_as(x), least.isfinite(), torch.where(marks <= most[:, None], track, torch.inf))
+
+
+def _longest(least: Tensor, grain: int) -> Tensor:
+    """How many moves (B,) of `grain` values each change fewer than `least` (B,) values; very many for inf."""
+    return ((least - 1) / grain).floor().clamp(max=1 << 40).long()
 
 
 def _planted(n: int, size: int, device: torch.device) -> State:
@@ -228,16 +237,16 @@ def _judged(rows: State, sets: Tensor, margin: Tensor, marks: Tensor) -> State:
     return {
         **rows, "least": least, "found": torch.where(better[:, None], found, rows["found"]),
         "score": torch.maximum(top, rows["score"]), "dropped": strips & (rows["dropped"] | nearer),
-        "place": torch.where(strips, rows["place"] + 1, torch.where(nearer, 0, -1)),
+        "place": torch.where(least < 2, -1, torch.where(strips, rows["place"] + 1, torch.where(nearer, 0, -1))),
         "track": torch.where(in_time, least[:, None], rows["track"]),
     }  # fmt: skip
 
 
-def _reward(sets: Tensor, margin: Tensor, clean: Tensor, bound: Tensor) -> Tensor:
+def _reward(moves: Tensor, margin: Tensor, clean: Tensor, bound: Tensor) -> Tensor:
     """What the new positions are worth (B,): 1 / moves, in units of the longest game's, where the goal is reached; of
     that the share of the way there where it is not. The game's end speaks, unless the position itself gets there."""
     share = (1 + margin / -clean[:, None].clamp(max=-1e-12)).clamp(0, 1)
-    worth = share * bound[:, None] / sets.sum(2).clamp_min(1)
+    worth = share * bound[:, None] / moves.clamp_min(1)
     itself = (margin[:, 0] > losses.CONFIDENCE_MARGIN) | margin[:, 1].isinf()
     return torch.where(itself, worth[:, 0], worth[:, 1])
 
