@@ -10,6 +10,7 @@ steps together, each with a tree of its own, a row of tensors.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -93,7 +94,7 @@ def play(
         none = torch.zeros(len(example), clean.shape[1], dtype=torch.bool, device=x.device)
         margin = margins(example, none)
         least = torch.where(margin > losses.CONFIDENCE_MARGIN, 0.0, torch.inf)
-        return {**_planted(len(example), 2 * queries, x.device), "found": none, "clean": margin, "score": margin,
+        return {**_planted(len(example), 2 * (queries + model.look), x.device), "found": none, "clean": margin, "score": margin,
                 "least": least, "track": least[:, None].repeat(1, len(marks)), "asked": torch.ones_like(example),
                 "place": torch.full_like(example, -1), "dropped": none[:, 0]}  # fmt: skip
 
@@ -106,7 +107,7 @@ def play(
         playing = ~strips & (bound > 0)
         position, path = torch.zeros_like(here.feature, dtype=torch.bool), None
         if tree:
-            position, path = _walked(rows, here, bound, playing, explore, draw.fold("moves"))
+            position, path = _walked(rows, here, bound, playing, explore, draw.fold("moves"), model.look)
             playing = path.any(1)
         end = _played_out(position, here, bound, longest, draw.fold("end"))
         itself = torch.where(strips[:, None], stripped, position.repeat(1, grain))
@@ -169,48 +170,52 @@ def _gumbel(draw: Rng, *shape: int) -> Tensor:
     return -(-draw.uniform(*shape).log()).log()
 
 
-def _walked(rows: State, here: Game, bound: Tensor, live: Tensor, explore: float, draw: Rng) -> tuple[Tensor, Tensor]:
+def _walked(
+    rows: State, here: Game, bound: Tensor, live: Tensor, explore: float, draw: Rng, look: int
+) -> tuple[Tensor, Tensor]:
     """The position (B, V) that each live row's tree gets, with its way there (B, nodes); nothing where it gets none.
 
-    Written into the rows' own trees: the new nodes, and those below which nothing is left to play.
+    Written into the rows' own trees: the new nodes, and those below which nothing is left to play. look: after how many
+    levels it is asked whether anybody still walks.
     """
-    room = int(rows["nodes"].max()) + 3
+    size = rows["parent"].shape[1]
+    room = int(rows["nodes"].max()) + 3 if bound.device.type == "cpu" else size  # a GPU's host would wait to know
     parent, action, depth, visits, total = (rows[k][:, :room] for k in ("parent", "move", "depth", "visits", "total"))
-    shut = rows["closed"][:, :room] | (depth >= 2 * bound[:, None])
-    values = here.feature.shape[1]
-    number, free = torch.arange(values, device=depth.device), here.free.clone()
+    alive, often = ~rows["closed"][:, :room] & (depth < 2 * bound[:, None]), visits.clamp_min(1)
+    mean, width = total / often, explore * often.rsqrt()
+    moves, free = here.feature.shape[1], here.free.clone()
     wish = torch.cat([here.chance + _gumbel(draw, here.chance.shape[1]), torch.zeros_like(free[:, :1])], 1)
-    position, path = torch.zeros_like(here.feature, dtype=torch.bool), torch.zeros_like(shut)
+    position, path = torch.zeros_like(here.feature, dtype=torch.bool), torch.zeros_like(alive)
     at, going, arrived = torch.zeros_like(bound), live, torch.zeros_like(live)
-    slot = torch.arange(shut.shape[1], device=at.device)
-    while bool(going.any()):
+    for level in count(1):
         node = at[:, None]
-        path |= going[:, None] & (slot == node)
-        second, named = depth.gather(1, node) % 2 == 1, action.gather(1, node) - values
+        path.scatter_(1, node, path.gather(1, node) | going[:, None])
+        second, named = depth.gather(1, node) % 2 == 1, action.gather(1, node) - moves
         child = parent == node
-        legal = torch.cat([second & ~position & (here.feature == named), ~second & (free > 0)], 1)
-        score = wish.masked_fill(~torch.cat([legal, legal[:, :1] & False], 1), -torch.inf)
-        best, fresh = score.scatter(1, torch.where(child, action, values + free.shape[1]), -torch.inf).max(1)
-        open_, times = child & ~shut, visits.gather(1, node)
-        narrow = child.sum(1) < WIDEN * (times[:, 0] + 1).sqrt()
-        grows = going & (best > -torch.inf) & (narrow | ~open_.any(1))
-        follows = going & ~grows & open_.any(1)
+        legal = torch.cat([second & ~position & (here.feature == named), ~second & (free > 0), second & ~second], 1)
+        tried = torch.where(child, action, legal.shape[1] - 1)
+        best, fresh = wish.masked_fill(~legal, -torch.inf).scatter(1, tried, -torch.inf).max(1)
+        times, followed = visits.gather(1, node), child & alive
+        trust, dear = (mean + width * times.clamp_min(1).log().sqrt()).masked_fill(~followed, -torch.inf).max(1)
+        few = child.sum(1) < WIDEN * (times[:, 0] + 1).sqrt()
+        grows = going & (best > -torch.inf) & (few | trust.isinf())
+        follows = going & ~grows & ~trust.isinf()
         rows["closed"].scatter_(1, node, rows["closed"].gather(1, node) | (going & ~grows & ~follows)[:, None])
-        count = visits.clamp_min(1)
-        trust = total / count + explore * (times.clamp_min(1).log() / count).sqrt()
         new = rows["nodes"][:, None].clone()
-        step = torch.where(grows[:, None], new, trust.masked_fill(~open_, -torch.inf).argmax(1, keepdim=True))
         parent.scatter_(1, new, torch.where(grows[:, None], node, -1))
         action.scatter_(1, new, fresh[:, None])
         depth.scatter_(1, new, depth.gather(1, node) + 1)
         rows["nodes"] += grows
+        at = torch.where(grows, new[:, 0], torch.where(follows, dear, at))
         takes = (grows | follows)[:, None] & second
-        position |= takes & (number == action.gather(1, step))
+        moved = action.gather(1, at[:, None]).clamp(max=moves - 1)
+        position.scatter_(1, moved, position.gather(1, moved) | takes)
         free.scatter_add_(1, named.clamp_min(0), -takes.to(free))
-        at = torch.where(grows | follows, step[:, 0], at)
         arrived |= grows & second[:, 0]
         going = follows | (grows & ~second[:, 0])
-    path |= arrived[:, None] & (slot == at[:, None])
+        if level % look == 0 and not bool(going.any()):
+            break
+    path.scatter_(1, at[:, None], True)
     return position & arrived[:, None], path & arrived[:, None]
 
 
