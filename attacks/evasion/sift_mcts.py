@@ -18,7 +18,7 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import MissingPackage
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.decisions import CHECKPOINTS
-from robustsuite.methods.game_tree import game, play
+from robustsuite.methods.game_tree import Game, game, play
 from robustsuite.records.schema import At
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
@@ -68,17 +68,26 @@ def sift_mcts(
     search goes on after a success, for a nearer one. explore: weight of the confidence term. Columns: l0_at_<queries>.
     Raises BadValue, MissingPackage.
     """
-    shape = x.shape[1:]
-    found = [saliency(points, shape[1], shape[2]) for points in keypoints(x)] if len(x) else []
-    feature = torch.stack([f for f, _ in found]) if found else torch.zeros(0, shape[1:].numel(), dtype=torch.int64)
-    prior = torch.stack([p for _, p in found]) if found else torch.zeros(0, shape[1:].numel())
-    if budget.eps < shape[0]:
-        feature, prior = feature.repeat(1, shape[0]), prior.repeat(1, shape[0]) - math.log(shape[0])
-    board = game(x, feature.to(x.device), prior.to(x))
+    board = board_of(x, budget)
     played = play(model, x, y, budget, board, rng=rng, queries=queries, explore=explore, targets=targets)
     track = played.track.masked_fill(played.track.isinf(), torch.nan).float()
     columns = {At.of("l0_at", mark): track[:, k] for k, mark in enumerate(CHECKPOINTS)}
     return evasion.Found(played.x_adv, {"claimed": played.broken, **columns})
+
+
+def board_of(x: Tensor, budget: Ball, *, sift: bool = True) -> Game:
+    """The game on pictures x (N, C, H, W) by their keypoints, or over pixels that are all alike. Raises MissingPackage.
+
+    A move is a pixel, or a single value where the budget holds less than a pixel's channels.
+    """
+    channels, height, width = x.shape[1:]
+    points = keypoints(x) if sift else [torch.zeros(0, 4, dtype=torch.float64)] * len(x)
+    maps = [saliency(one, height, width) for one in points]
+    feature = torch.stack([owner for owner, _ in maps]) if maps else torch.zeros(0, height * width, dtype=torch.int64)
+    prior = torch.stack([chance for _, chance in maps]) if maps else torch.zeros(0, height * width)
+    if budget.eps < channels:
+        feature, prior = feature.repeat(1, channels), prior.repeat(1, channels) - math.log(channels)
+    return game(x, feature.to(x.device), prior.to(x))
 
 
 def keypoints(x: Tensor) -> list[Tensor]:

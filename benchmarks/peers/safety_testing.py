@@ -1,0 +1,115 @@
+"""SIFT-MCTS, with and without its keypoints and its tree, beside OnePixel at as many queries and white-box attacks.
+
+    python benchmarks/peers/safety_testing.py [--shared FOLDER] [--out FOLDER] [--nets lenet5 resnet20 resnet4b]
+                                              [--images 60] [--queries 2000]
+
+FOLDER holds models/*.safetensors and data/{cifar10,mnist}/*.npz (default: $ROBUSTSUITE_SHARED). Budget: 20 values of
+MNIST's 784, 24 of CIFAR-10's 3072 (8 pixels). A row: how many of the pictures that the net gets right are broken
+within the budget, with Wilson's interval; the median of the changed values (no break: infinite); their mean over all
+pictures, a picture that holds counted as one value more than the budget; how much more that is than the full search's,
+with its bootstrap interval over pictures; mean queries. What was computed stands under --out and is found again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustsuite.attacks.evasion.sift_mcts import board_of
+from robustsuite.benchmarks.peers.decision import NETS, loaded
+from robustsuite.benchmarks.peers.kept import kept
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import L0, Access
+from robustsuite.maths import stats
+from robustsuite.maths.randomness import Rng
+from robustsuite.methods.game_tree import play
+from robustsuite.serve.oracle import Oracle
+
+WIDTH = 128
+EXPLORE = card_of("attack", "sift_mcts").parameters["explore"]
+
+Attack = Callable[..., Tensor]
+
+
+def searched(model: Oracle, x: Tensor, y: Tensor, budget: L0, rng: Rng, queries: int, sift: bool, tree: bool) -> Tensor:
+    """Our search over keypoints, or over pixels that are all alike; by the tree, or by chance alone."""
+    board = board_of(x, budget, sift=sift)
+    return play(model, x, y, budget, board, rng=rng, queries=queries, explore=EXPLORE, tree=tree).x_adv
+
+
+def carded(model: Oracle, x: Tensor, y: Tensor, budget: L0, rng: Rng, queries: int, name: str, **given: Any) -> Tensor:
+    """An attack of the registry."""
+    found = card_of("attack", name).function(model, x, y, budget, rng=rng, **given)
+    return getattr(found, "x_adv", found)  # type: ignore[no-any-return]
+
+
+ATTACKS: dict[str, Attack] = {
+    "sift_mcts": partial(searched, sift=True, tree=True),
+    "no keypoints": partial(searched, sift=False, tree=True),
+    "no tree": partial(searched, sift=True, tree=False),
+    "neither": partial(searched, sift=False, tree=False),
+    "OnePixel": partial(carded, name="torchattacks:OnePixel"),
+    "JSMA (white box)": partial(carded, name="torchattacks:JSMA"),
+    "sigma_zero (white box)": partial(carded, name="sigma_zero", steps=500),
+}
+
+
+def run(net: nn.Module, x: Tensor, y: Tensor, eps: int, queries: int, name: str) -> dict[str, Any]:
+    """Changed values of each picture (None: holds), queries of all and seconds."""
+    ids, budget = torch.arange(len(x)), L0(float(eps))
+    model = Oracle.over(net, Access.WHITE_BOX, Rng.of(0, "oracle", ids), width=16 if "JSMA" in name else WIDTH)
+    given = {"steps": max(1, queries // 100)} if name == "OnePixel" else {}  # 10 x 10 members a generation
+    began = time.perf_counter()
+    x_adv = ATTACKS[name](model, x, y, budget, Rng.of(0, "attack", ids), queries, **given)
+    seconds = time.perf_counter() - began
+    with torch.no_grad():
+        wrong = torch.cat([net(part).argmax(1) for part in x_adv.split(WIDTH)]) != y
+    number = (x_adv != x).flatten(1).sum(1)
+    lengths = [int(k) if broken and k <= eps else None for k, broken in zip(number, wrong, strict=True)]
+    return {"lengths": lengths, "queries": model.counts.totals()[0] / len(x), "seconds": seconds}
+
+
+def told(name: str, done: dict[str, Any], full: dict[str, Any], eps: int) -> None:
+    """A row of the table."""
+    length, beside = (np.array([np.inf if k is None else k for k in d["lengths"]]) for d in (done, full))
+    broken = np.isfinite(length)
+    low, high = stats.wilson(int(broken.sum()), len(length))
+    more = np.minimum(length, eps + 1) - np.minimum(beside, eps + 1)
+    ends = stats.bootstrap_interval(more, 0)
+    print(f"  {name:24}{100 * broken.mean():5.0f} [{100 * low:3.0f}, {100 * high:3.0f}]{np.median(length):8.1f}"
+          f"{np.minimum(length, eps + 1).mean():8.2f}{more.mean():8.2f} [{ends[0]:5.2f}, {ends[1]:5.2f}]"
+          f"{done['queries']:8.0f}{done['seconds']:8.0f}", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """Compute what is missing, and print a table a net."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=os.environ.get("ROBUSTSUITE_SHARED", "."))
+    parser.add_argument("--out", type=Path, default=Path("safety_testing"))
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=["lenet5", "resnet20", "resnet4b"])
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--queries", type=int, default=2000)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for net_name in given.nets:
+        net, x, y, _ = loaded(given.shared, net_name, given.images)
+        eps, done = 20 if x.shape[1] == 1 else 24, {}
+        print(f"{NETS[net_name][0]}, {len(x)} pictures, {eps} of {x[0].numel()} values, {given.queries} queries\n"
+              f"  {'':24}broken %         median    mean    more [95 %]          queries seconds", flush=True)  # fmt: skip
+        for name in ATTACKS:
+            file = given.out / f"{net_name}-{name.replace(' ', '_')}-{given.images}-{given.queries}.json"
+            done[name] = kept(file, partial(run, net, x, y, eps, given.queries, name))
+            told(name, done[name], done["sift_mcts"], eps)
+
+
+if __name__ == "__main__":
+    main()
