@@ -33,7 +33,7 @@ QUICK = {
     "quadattack": {"searches": 2, "iterations": 15, "lr": 0.01}, "cw_k": {"iterations": 30, "lr": 0.01},
     "adversarial_distillation_zero": {"iterations": 30, "lr": 0.01},
     "mga": {"queries": 60}, "mga_transfer": {"queries": 60, "surrogates": "toy"}, "genattack": {"queries": 80},
-    "quscore": {"queries": 60, "surrogates": "toy"}, "sift_mcts": {"queries": 40},
+    "quscore": {"queries": 60, "surrogates": "toy"}, "sift_mcts": {"queries": 24},
     "transfer": {"surrogates": "toy", "steps": 3, "kernel": 3, "transforms": ("ni", "di", "ti", "si", "admix", "vt")},
     "grid": {"angles": 5, "shifts": 3}, "worst_of": {"draws": 8}, "transform_pgd": {"steps": 10},
     "region_pgd": {"steps": 10}, "universal": {"steps": 12, "batch": 6}, "adversarial_patch": {"steps": 12, "batch": 6},

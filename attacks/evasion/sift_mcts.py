@@ -53,7 +53,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
         "the authors' code asks after each move and rewards nothing but success",
         "a node gets children as it is visited and the one of highest bound is followed; the authors' code adds all at "
         "once, draws one in proportion to its bound, and moves the root on when time is up",
-        "what gets there is stripped value by value, the authors' pixel by pixel; no game is longer than the best found",
+        "what gets there is stripped value by value, the authors' pixel by pixel; then no game is as long as the best",
         "moves of a budget below one pixel's channels are single values",
         "a picture without keypoints is one feature whose pixels are all alike; the authors' code gives up",
     ),

@@ -103,8 +103,11 @@ def main() -> None:
     for net_name in given.nets:
         net, x, y, _ = loaded(given.shared, net_name, given.images)
         eps, done = 20 if x.shape[1] == 1 else 24, {}
-        print(f"{NETS[net_name][0]}, {len(x)} pictures, {eps} of {x[0].numel()} values, {given.queries} queries\n"
-              f"  {'':24}broken %         median    mean    more [95 %]          queries seconds", flush=True)  # fmt: skip
+        print(
+            f"{NETS[net_name][0]}, {len(x)} pictures, {eps} of {x[0].numel()} values, {given.queries} queries\n"
+            f"  {'':24}broken %         median    mean    more [95 %]          queries seconds",
+            flush=True,
+        )
         for name in ATTACKS:
             file = given.out / f"{net_name}-{name.replace(' ', '_')}-{given.images}-{given.queries}.json"
             done[name] = kept(file, partial(run, net, x, y, eps, given.queries, name))

@@ -4,8 +4,8 @@ arXiv 1710.07859).
 Player I names a feature, player II one of its pixels, which goes to the far end of its range; both want the goal after
 few moves. A node of the tree is a position; at even depth it is player I's turn. An iteration follows upper confidence
 bounds down, adds a position, plays it to the end by chance, asks about both and tells the nodes on its way. What gets
-there is stripped of each value's change that it does not need, and from then on no game is longer. All pictures take their
-steps together, each with a tree of its own, a row of tensors.
+there is stripped of each value's change that it does not need, and from then on no game is longer. All pictures take
+their steps together, each with a tree of its own, a row of tensors.
 """
 
 from __future__ import annotations
@@ -90,13 +90,8 @@ def play(
         return losses.goal_margin(model[example](at), y[example], target).nan_to_num(nan=-torch.inf)
 
     def start(example: Tensor, _: Tensor) -> State:
-        example = able[example]
         none = torch.zeros(len(example), clean.shape[1], dtype=torch.bool, device=x.device)
-        margin = margins(example, none)
-        least = torch.where(margin > losses.CONFIDENCE_MARGIN, 0.0, torch.inf)
-        return {**_planted(len(example), 2 * (queries + model.look), x.device), "found": none, "clean": margin, "score": margin,
-                "least": least, "track": least[:, None].repeat(1, len(marks)), "asked": torch.ones_like(example),
-                "place": torch.full_like(example, -1), "dropped": none[:, 0]}  # fmt: skip
+        return _begun(none, margins(able[example], none), len(marks), 2 * (queries + model.look))
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example = able[rows["example"]]
@@ -138,13 +133,22 @@ def _longest(least: Tensor, grain: int) -> Tensor:
     return ((least - 1) / grain).floor().clamp(max=1 << 40).long()
 
 
-def _planted(n: int, size: int, device: torch.device) -> State:
-    """n trees of a root, with room for `size` nodes: whose child, by which move, how deep, how often visited, what the
-    rewards come to, and whether nothing is left to play below."""
-    number = torch.zeros(n, size, device=device)
+def _begun(none: Tensor, margin: Tensor, marks: int, size: int) -> State:
+    """Rows of pictures without a change, none (B, V), of this margin (B,), and of trees with room for `size` nodes.
+
+    A node: whose child by which move it is, how deep, how often visited, what its rewards come to, and whether nothing
+    is left to play below. A row: what was found, with how many changes, after how many questions; `_stripping` has
+    the others.
+    """
+    number = margin.new_zeros(len(none), size)
     whole = number.long()
-    return {"parent": whole - 1, "move": whole, "depth": whole.clone(), "visits": number, "total": number.clone(),
-            "closed": number.bool(), "nodes": whole[:, 0] + 1}  # fmt: skip
+    least = torch.where(margin > losses.CONFIDENCE_MARGIN, 0.0, torch.inf)
+    return {
+        "parent": whole - 1, "move": whole, "depth": whole.clone(), "visits": number, "total": number.clone(),
+        "closed": number.bool(), "nodes": whole[:, 0] + 1, "found": none, "clean": margin, "score": margin,
+        "least": least, "track": least[:, None].repeat(1, marks), "asked": whole[:, 0] + 1, "place": whole[:, 0] - 1,
+        "dropped": none[:, 0],
+    }  # fmt: skip
 
 
 def _stripping(rows: State) -> tuple[State, Tensor]:

@@ -57,7 +57,7 @@ def test_the_only_pixel_that_matters_is_found(channels: int) -> None:
     moved = (found.x_adv != x).any(1)
     assert torch.equal(moved.flatten(1).sum(1), torch.ones(4, dtype=torch.int64))
     assert bool(moved[:, 3, 4].all())
-    assert bool((changes(x, found.x_adv) == (1 if channels == 1 else 2)).all())  # 2 of 3 channels lift the mean over 0.6
+    assert bool((changes(x, found.x_adv) == (1 if channels == 1 else 2)).all())  # of 3 channels, 2 are enough
 
 
 class Table(nn.Module):
@@ -79,7 +79,7 @@ class Table(nn.Module):
 def test_a_finite_game_is_played_to_its_optimum(eps: int) -> None:
     n = 40
     answers = (torch.rand(n, 64, generator=torch.Generator().manual_seed(eps)) < 0.06).double()
-    answers[:, 0] = 0
+    answers[:, 0] = answers[-3:] = 0  # the clean picture is right, and in three games every one is
     x = torch.zeros(n, 1, 1, 7)
     x[:, 0, 0, 6] = torch.arange(n) / n
     prior = torch.full((n, 7), 1 / 6).log()
@@ -89,9 +89,8 @@ def test_a_finite_game_is_played_to_its_optimum(eps: int) -> None:
     model = oracle(net, n)
     found = played(net, x, y, eps, model=model, board=board)
     for i in range(n):
-        best = next(
-            (k for k in range(1, eps + 1) for s in combinations(range(6), k) if answers[i, sum(1 << b for b in s)]), None
-        )
+        sets = [s for k in range(1, eps + 1) for s in combinations(range(6), k)]
+        best = next((len(s) for s in sets if answers[i, sum(1 << b for b in s)]), None)
         assert bool(found.broken[i]) == (best is not None)
         assert int(changes(x, found.x_adv)[i]) == best if best else True
     assert {True, False} == set(found.broken.tolist())
@@ -139,7 +138,7 @@ def test_a_reward_is_one_over_the_moves_or_the_share_of_the_way() -> None:
 def test_trees_are_trees() -> None:
     x = torch.zeros(3, 1, 3, 4)
     board, bound, live = even(x, 3), torch.full((3,), 2), torch.tensor([True, True, False])
-    rows = game_tree._planted(3, 1000, torch.device("cpu"))
+    rows = game_tree._begun(x.flatten(1) > 0, torch.full((3,), -1.0), 6, 1000)
     steps, arrived = 150, torch.zeros(3)
     for k in range(steps):
         draw = Rng.of(0, "walk", torch.arange(3)).fold(k)
@@ -237,19 +236,20 @@ def test_a_blob_is_found_where_it_is_as_large_as_it_is(side: int, sigma: float) 
 
 
 @library
-def test_the_attack_goes_where_keypoints_are() -> None:
+def test_chance_goes_where_keypoints_are() -> None:
     row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
-    blob = 0.3 * torch.exp(-((row - 8.3) ** 2 + (column - 19.7) ** 2) / 8)
-    x, y = (0.1 + blob)[None, None].repeat(5, 1, 1, 1), torch.zeros(5, dtype=torch.int64)
-    net = ready(nn.Sequential(nn.Flatten(), nn.Linear(784, 2)))
-    with torch.no_grad():  # blind: nothing gets there, so what comes back is one game drawn by the keypoints
-        net[1].weight.zero_()
-        net[1].bias.copy_(torch.tensor([1.0, 0.0]))
-    model = Oracle.over(net, CARD.needs, streams(5))
-    found = sift_mcts(model, x, y, L0(6), rng=streams(5), queries=4)
-    assert not bool(found.columns["claimed"].any())
-    assert bool(found.columns["l0_at_250"].isnan().all())
-    assert torch.equal(found.x_adv, x)  # no position is better than the clean picture
+    away = ((row - 8.3) ** 2 + (column - 19.7) ** 2).sqrt()
+    x, y = (0.1 + 0.3 * torch.exp(-(away**2) / 8))[None, None].repeat(6, 1, 1, 1), torch.zeros(6, dtype=torch.int64)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 2))
+    with torch.no_grad():  # any four bright pixels or so will do
+        net[1].weight.copy_(torch.tensor([0.0, 1.0])[:, None].expand(2, 784))
+        net[1].bias.copy_(torch.tensor([float(x[0].sum()) + 2.9, 0.0]))
+    model = Oracle.over(ready(net), CARD.needs, streams(6))
+    found = sift_mcts(model, x, y, L0(6), rng=streams(6), queries=250)
+    assert bool(found.columns["claimed"].all())
+    assert torch.equal(found.columns["l0_at_250"], changes(x, found.x_adv).float())
+    assert bool(found.columns["l0_at_500"].isnan().all())
+    assert float(away.expand(6, 1, 28, 28)[found.x_adv != x].mean()) < 8  # 12 from anywhere in the picture
 
 
 def test_without_the_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
