@@ -71,7 +71,7 @@ def sift_mcts(
     board = board_of(x, budget)
     played = play(model, x, y, budget, board, rng=rng, queries=queries, explore=explore, targets=targets)
     track = played.track.masked_fill(played.track.isinf(), torch.nan).float()
-    columns = {At.of("l0_at", mark): track[:, k] for k, mark in enumerate(CHECKPOINTS)}
+    columns: dict[str, Tensor] = {At.of("l0_at", mark): track[:, k] for k, mark in enumerate(CHECKPOINTS)}
     return evasion.Found(played.x_adv, {"claimed": played.broken, **columns})
 
 
@@ -98,7 +98,7 @@ def keypoints(x: Tensor) -> list[Tensor]:
         import cv2
     except ImportError as error:
         raise MissingPackage("opencv-python-headless", "the attack sift_mcts", "'robustsuite[sift]'") from error
-    scale, sift, found = TWICE if max(x.shape[2:]) < SMALL else 1, cv2.SIFT_create(), []
+    scale, sift, found = TWICE if max(x.shape[2:]) < SMALL else 1, cv2.SIFT.create(), []
     for picture in (x.mean(1) * 255).round().to(torch.uint8).cpu().numpy():
         large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
         points = [(*((c + 0.5) / scale - 0.5 for c in p.pt), p.size / scale, p.response) for p in sift.detect(large)]
