@@ -182,6 +182,13 @@ def test_it_asks_no_more_than_the_threat_allows() -> None:
     assert torch.equal(played(net, x, y, 9, model=spent).x_adv, x)
 
 
+@pytest.mark.parametrize("eps", [3, 12])
+def test_how_often_the_host_looks_changes_nothing(eps: int) -> None:
+    net, (x, y) = linear(), centre(7)
+    alike = [played(net, x, y, eps, 40, model=oracle(net, 7, look=look, width=6)).x_adv for look in (1, 4)]
+    assert torch.equal(*alike)
+
+
 def test_a_class_to_reach_is_reached() -> None:
     head, halves = nn.Linear(16, 3), torch.arange(16) < 8
     with torch.no_grad():  # each class but 0 sums up a half of the picture
