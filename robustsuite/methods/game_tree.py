@@ -91,7 +91,8 @@ def play(
 
     def start(example: Tensor, _: Tensor) -> State:
         none = torch.zeros(len(example), clean.shape[1], dtype=torch.bool, device=x.device)
-        return _begun(none, margins(able[example], none), len(marks), 2 * (queries + model.look))
+        margin = margins(able[example], none)
+        return _begun(none, margin, margin > model.confidence_margin, len(marks), 2 * (queries + model.look))
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         example = able[rows["example"]]
@@ -112,9 +113,10 @@ def play(
         row, slot = asking.nonzero(as_tuple=True)
         margin = torch.full(asking.shape, -torch.inf, device=x.device)
         margin[row, slot] = margins(example[row], sets[row, slot])
-        rows = _judged({**rows, "asked": rows["asked"] + asking.sum(1)}, sets, margin, marks)
+        there = margin > model.confidence_margin
+        rows = _judged({**rows, "asked": rows["asked"] + asking.sum(1)}, sets, margin, there, marks)
         if path is not None:
-            _told(rows, path, _reward(sets.sum(2) / grain, margin, rows["clean"], bound))
+            _told(rows, path, _reward(sets.sum(2) / grain, margin, there, rows["clean"], bound))
         won = (rows["place"] < 0) & (_longest(rows["least"], grain) < 1)
         over = (rows["asked"] >= most[example]) | won | rows["closed"][:, 0]
         return rows, torch.zeros_like(over), over
@@ -133,8 +135,8 @@ def _longest(least: Tensor, grain: int) -> Tensor:
     return ((least - 1) / grain).floor().clamp(max=1 << 40).long()
 
 
-def _begun(none: Tensor, margin: Tensor, marks: int, size: int) -> State:
-    """Rows of pictures without a change, none (B, V), of this margin (B,), and of trees with room for `size` nodes.
+def _begun(none: Tensor, margin: Tensor, there: Tensor, marks: int, size: int) -> State:
+    """Rows of pictures without a change, none (B, V), with their margin, and of trees with room for `size` nodes.
 
     A node: whose child by which move it is, how deep, how often visited, what its rewards come to, and whether nothing
     is left to play below. A row: what was found, with how many changes, after how many questions; `_stripping` has
@@ -142,7 +144,7 @@ def _begun(none: Tensor, margin: Tensor, marks: int, size: int) -> State:
     """
     number = margin.new_zeros(len(none), size)
     whole = number.long()
-    least = torch.where(margin > losses.CONFIDENCE_MARGIN, 0.0, torch.inf)
+    least = torch.where(there, 0.0, torch.inf)
     return {
         "parent": whole - 1, "move": whole, "depth": whole.clone(), "visits": number, "total": number.clone(),
         "closed": number.bool(), "nodes": whole[:, 0] + 1, "found": none, "clean": margin, "score": margin,
@@ -232,10 +234,10 @@ def _played_out(position: Tensor, here: Game, bound: Tensor, longest: int, draw:
     return position.scatter(1, order, position.gather(1, order) | (more & best.isfinite()))
 
 
-def _judged(rows: State, sets: Tensor, margin: Tensor, marks: Tensor) -> State:
+def _judged(rows: State, sets: Tensor, margin: Tensor, there: Tensor, marks: Tensor) -> State:
     """Rows with what `sets` (B, 2, V), of these margins (B, 2), came to: the nearest that got there, else the best."""
     each, strips = torch.arange(len(margin), device=margin.device), rows["place"] >= 0
-    length = torch.where(margin > losses.CONFIDENCE_MARGIN, sets.sum(2).to(margin), torch.inf)
+    length = torch.where(there, sets.sum(2).to(margin), torch.inf)
     least, shortest = length.min(1)
     top, highest = margin.max(1)
     nearer = least < rows["least"]
@@ -251,13 +253,12 @@ def _judged(rows: State, sets: Tensor, margin: Tensor, marks: Tensor) -> State:
     }  # fmt: skip
 
 
-def _reward(moves: Tensor, margin: Tensor, clean: Tensor, bound: Tensor) -> Tensor:
+def _reward(moves: Tensor, margin: Tensor, there: Tensor, clean: Tensor, bound: Tensor) -> Tensor:
     """What the new positions are worth (B,): 1 / moves, in units of the longest game's, where the goal is reached; of
     that the share of the way there where it is not. The game's end speaks, unless the position itself gets there."""
     share = (1 + margin / -clean[:, None].clamp(max=-1e-12)).clamp(0, 1)
     worth = share * bound[:, None] / moves.clamp_min(1)
-    itself = (margin[:, 0] > losses.CONFIDENCE_MARGIN) | margin[:, 1].isinf()
-    return torch.where(itself, worth[:, 0], worth[:, 1])
+    return torch.where(there[:, 0] | margin[:, 1].isinf(), worth[:, 0], worth[:, 1])
 
 
 def _told(rows: State, path: Tensor, reward: Tensor) -> None:

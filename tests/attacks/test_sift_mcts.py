@@ -131,14 +131,14 @@ def test_stripping_takes_what_is_not_needed_pass_by_pass() -> None:
 def test_a_reward_is_one_over_the_moves_or_the_share_of_the_way() -> None:
     moves, clean, bound = torch.tensor([[1.0, 4.0]] * 4), torch.full((4,), -2.0), torch.full((4,), 4)
     margin = torch.tensor([[-2.0, 0.5], [-1.0, -1.0], [0.5, -2.0], [-1.0, -torch.inf]])
-    worth = game_tree._reward(moves, margin, clean, bound)
+    worth = game_tree._reward(moves, margin, margin > 0, clean, bound)
     assert worth.tolist() == [1.0, 0.5, 4.0, 2.0]  # at the end; half way; by the position itself; the end is not asked
 
 
 def test_trees_are_trees() -> None:
     x = torch.zeros(3, 1, 3, 4)
     board, bound, live = even(x, 3), torch.full((3,), 2), torch.tensor([True, True, False])
-    rows = game_tree._begun(x.flatten(1) > 0, torch.full((3,), -1.0), 6, 1000)
+    rows = game_tree._begun(x.flatten(1) > 0, torch.full((3,), -1.0), ~torch.ones(3, dtype=torch.bool), 6, 1000)
     steps, arrived = 150, torch.zeros(3)
     for k in range(steps):
         draw = Rng.of(0, "walk", torch.arange(3)).fold(k)
@@ -187,6 +187,16 @@ def test_how_often_the_host_looks_changes_nothing(eps: int) -> None:
     net, (x, y) = linear(), centre(7)
     alike = [played(net, x, y, eps, 40, model=oracle(net, 7, look=look, width=6)).x_adv for look in (1, 4)]
     assert torch.equal(*alike)
+
+
+def test_of_single_draws_none_is_believed() -> None:
+    net, (x, y) = linear(), centre(3)
+    model = oracle(net, 3, confidence_margin=torch.inf)
+    found = played(net, x, y, 9, 60, model=model)
+    assert not bool(found.broken.any())
+    assert bool((changes(x, found.x_adv) <= 9).all())
+    assert bool((net(found.x_adv)[:, 0] < net(x)[:, 0]).all())  # the nearest to the goal comes back
+    assert model.counts.forwards.tolist() == [60] * 3
 
 
 def test_a_class_to_reach_is_reached() -> None:
