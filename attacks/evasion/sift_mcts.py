@@ -24,7 +24,7 @@ from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 
 SMALL, TWICE = 100, 2
-"""A picture with sides below SMALL pixels is enlarged TWICE before keypoints are looked for (the authors' DLV)."""
+"""A picture with sides below SMALL pixels is enlarged TWICE before keypoints are looked for (the authors' two-player code)."""
 
 WIDER = 1.0
 """Pixels added to a keypoint's size (the authors' SafeCV: 15 in a picture that it enlarged 15 times)."""
@@ -50,7 +50,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
     differs=(
         "both players want the goal; a second player who is against the first, or plays by chance, is left out",
         "a random game is asked about at its end, and where the goal is not reached its margin says how near it came; "
-        "the authors' code asks after each move and rewards nothing but success",
+        "the authors' two-player code asks after each move and rewards nothing but success",
         "a node gets children as it is visited and the one of highest bound is followed; the authors' code adds all at "
         "once, draws one in proportion to its bound, and moves the root on when time is up",
         "what gets there is stripped value by value, the authors' pixel by pixel; then no game is as long as the best",
