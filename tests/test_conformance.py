@@ -26,9 +26,10 @@ from robustsuite.serve.oracle import Oracle
 from tests.toys import InputSpace, labelled, linear, present, ready, system
 
 QUICK = {
-    "square": {"steps": 40}, "pgd": {"steps": 10}, "apgd": {"steps": 12}, "fmn": {"steps": 20}, "noise": {"draws": 8},
+    "square": {"steps": 40}, "pgd": {"steps": 10}, "apgd": {"steps": 12}, "fmn": {"steps": 20}, "fab": {"steps": 10},
+    "noise": {"draws": 8},
     "ddn": {"steps": 20}, "alma": {"steps": 60}, "pdpgd": {"steps": 80}, "sigma_zero": {"steps": 30},
-    **{name: {"queries": 400} for name in ("cgba", "cgba_h", "rays", "surfree", "geoda")},
+    **{name: {"queries": 250} for name in ("cgba", "cgba_h", "rays", "surfree", "geoda")},
     "ensemble": {"steps": 8, "n_targets": 2, "queries": 20},
     "quadattack": {"searches": 2, "iterations": 15, "lr": 0.01}, "cw_k": {"iterations": 30, "lr": 0.01},
     "adversarial_distillation_zero": {"iterations": 30, "lr": 0.01},

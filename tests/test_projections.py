@@ -93,6 +93,33 @@ def test_steepest_in_l1_solves_the_linear_programme(seed: int, eps: float) -> No
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.floats(-8, 8))
+def test_onto_a_plane_is_the_least_change_that_a_solver_finds(norm: str, seed: int, gap: float) -> None:
+    x, way = pictures(seed, n=1)
+    way = (way - x).where(torch.arange(6) > 0, 0)  # some entries do not matter
+    x64, w = x.double().numpy().ravel(), way.double().numpy().ravel()
+    ours = projections.onto_plane(x, way, torch.tensor([gap]), norm).double().numpy().ravel()
+    n, room = len(w), np.where(w * gap > 0, 1 - x64, x64)
+    most = np.abs(w) @ room
+    assert ((x64 + ours > -1e-6) & (x64 + ours < 1 + 1e-6)).all()
+    assert w @ ours == pytest.approx(np.sign(gap) * min(abs(gap), most), abs=1e-5)
+    if abs(gap) > 0.99 * most:
+        return
+    if norm == "l2":  # no feasible change is shorter than the dual's value: max_t t gap - min over the box
+        dual = lambda t: -(t * abs(gap) + (lambda d: d @ d / 2 - t * np.abs(w) @ d)(np.minimum(t * np.abs(w), room)))
+        best = -minimize_scalar(dual, bounds=(0, 1e3), method="bounded", options={"xatol": 1e-9}).fun
+        assert ours @ ours / 2 == pytest.approx(best, abs=1e-3)
+        return
+    cost = np.ones(n) if norm == "l1" else np.r_[np.zeros(n), 1]
+    rows = np.abs(w)[None] if norm == "l1" else np.r_[np.abs(w), 0][None]
+    below = {} if norm == "l1" else {"A_ub": np.c_[np.eye(n), -np.ones(n)], "b_ub": np.zeros(n)}
+    bounds = [(0, r) for r in room] + ([] if norm == "l1" else [(0, 1)])
+    optimum = linprog(cost, A_eq=rows, b_eq=[abs(gap)], bounds=bounds, **below)
+    assert np.linalg.norm(ours, 1 if norm == "l1" else np.inf) == pytest.approx(optimum.fun, abs=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_steepest_beats_random_points_of_the_ball(norm: str) -> None:
     x, grad = pictures(11, n=1)
     grad, eps = grad - x, 0.2

@@ -163,6 +163,7 @@ def test_packs_and_merges_keep_it(folder: Path, tmp_path: Path, results: Results
     assert worst_case(read([tmp_path / "merged"]))["foreign"].sum() == worst_case(results)["foreign"].sum()
 
 
+@pytest.mark.slow
 def test_the_same_sweep_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     run(SWEEP, out=tmp_path / "again", first=N, audited=True)
     one, two = (next((f / "artefacts").glob(f"{TRANSFERS}-*")) for f in (folder, tmp_path / "again"))

@@ -185,7 +185,9 @@ def test_a_head_is_told_to_end_only_when_a_worker_has_been_started() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_when_the_head_ends_so_do_its_workers(how: signal.Signals, tmp_path: Path) -> None:
     head = start(tmp_path, "--workers", "2")
     found = awaited(head, 2)

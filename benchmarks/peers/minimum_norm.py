@@ -64,9 +64,10 @@ PAIRS = [
     *(Pair("pdpgd", norm, 500, "pdpgd", {"norm": P[norm]} | ({"proximal_operator": 23} if norm == "l0" else {}))
       for norm in P),
     *(Pair("sigma_zero", "l0", steps, "sigma_zero", {}) for steps in (100, 500)),
+    *(Pair("fab", norm, 100, "fab", {"norm": P[norm], "targeted_restarts": True}) for norm in ("linf", "l2", "l1")),
 ]  # fmt: skip
 """The peer's settings are those of AttackBench (arXiv 2404.19460)."""
-STEPS = {"alma": "num_steps", "pdpgd": "num_steps", "sigma_zero": "num_steps"}
+STEPS = {"alma": "num_steps", "pdpgd": "num_steps", "sigma_zero": "num_steps", "fab": "n_iter"}
 """What the peer calls its steps, where that is not `steps`. It asks at as many points, we at one more."""
 
 

@@ -40,13 +40,14 @@ class Seen(NamedTuple):
 def nearest(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, targets: Tensor | None, steps: int,
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor], begin: Callable[[Tensor], State],
-    move: Callable[[State, Seen], State],
+    move: Callable[[State, Seen], State], aims: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Pictures (N, C, H, W): the nearest break of steps + 1 points from the clean one on, inside the budget or not.
 
     loss (logits, y, targets) -> (B,): what `Seen.ask` is a gradient of. begin: example (B,) -> a method's own rows.
-    move (rows, seen) -> rows with the next `at`, in the box. Where nothing broke, the last point asked about comes
-    back, projected onto the budget. Raises BadValue.
+    move (rows, seen) -> rows with the next `at`, in the box. aims (N, T): a round toward each of these classes, which
+    the loss is handed in place of `targets`; what counts as a break stays. Where nothing broke, the last point asked
+    about comes back, projected onto the budget. Raises BadValue.
     """
     if steps < 1:
         raise BadValue(f"expected steps >= 1, got {steps!r}; write for example steps=100")
@@ -54,21 +55,23 @@ def nearest(
     def start(example: Tensor, _: Tensor) -> State:
         clean, least = x[example], torch.full((len(example),), torch.inf, device=x.device)
         count = torch.zeros(len(example), dtype=torch.int64, device=x.device)
-        return {**begin(example), "at": clean, "found": clean, "least": least, "k": count}
+        return {**begin(example), "at": clean, "found": clean, "least": least, "score": -least, "k": count}
 
     def step(rows: State) -> tuple[State, Tensor, Tensor]:
         clean, label, at, k = x[rows["example"]], y[rows["example"]], rows["at"], rows["k"]
         target = None if targets is None else targets[rows["example"]]
-        ask = model[rows["example"]].gradient(at, lambda z: loss(z, label, target))
+        aim = target if aims is None else aims[rows["example"], rows["round"]][:, None]
+        ask = model[rows["example"]].gradient(at, lambda z: loss(z, label, aim))
         wrong = losses.goal_margin(ask.logits, label, target) > losses.CONFIDENCE_MARGIN
         length = projections.norm((at - clean).flatten(1), budget.norm)
         nearer = wrong & (length < rows["least"])
         least = torch.where(nearer, length, rows["least"])
         found = torch.where(per_row(nearer | least.isinf(), at), at, rows["found"])
         moved = move(rows, Seen(clean, ask, wrong, length, least, k, k.to(torch.float64) / steps))
-        return {**rows, **moved, "found": found, "least": least, "k": k + 1}, torch.zeros_like(wrong), k >= steps
+        kept = {"found": found, "least": least, "score": -least}
+        return {**rows, **moved, **kept, "k": k + 1}, torch.zeros_like(wrong), k >= steps
 
-    rows = search(model, 1, start, step, most=steps + 1, keep=("least",))[0]
+    rows = search(model, 1 if aims is None else aims.shape[1], start, step, most=steps + 1, keep=("least",))[0]
     if not rows:
         return x
     return torch.where(per_row(rows["least"].isinf(), x), budget.project(x, rows["found"]), rows["found"])

@@ -18,10 +18,10 @@ from tests.attacks.linear import Linear, centre, distance, linear, oracle, strea
 from tests.toys import labelled
 from tests.toys import linear as three
 
-NORMS = {"fmn": ("linf", "l2", "l1", "l0"), "ddn": ("l2",), "alma": ("l2", "l1"), "pdpgd": ("linf", "l2", "l1", "l0"),
+NORMS = {"fmn": ("linf", "l2", "l1", "l0"), "fab": ("linf", "l2", "l1"), "ddn": ("l2",), "alma": ("l2", "l1"), "pdpgd": ("linf", "l2", "l1", "l0"),
          "sigma_zero": ("l0",)}  # fmt: skip
 EACH = [(name, norm) for name, norms in NORMS.items() for norm in norms]
-STEPS = {"fmn": 100, "ddn": 100, "alma": 300, "pdpgd": 300, "sigma_zero": 300}
+STEPS = {"fmn": 100, "fab": 30, "ddn": 100, "alma": 300, "pdpgd": 300, "sigma_zero": 300}
 BEYOND = {"alma-l2": 1.05, "alma-l1": 1.2, "pdpgd-linf": 1.05, "pdpgd-l2": 1.05, "pdpgd-l1": 1.05, "pdpgd-l0": 1.6,
           "sigma_zero-l0": 1.6}  # fmt: skip
 """How far an attack may end beyond the closed form; 1.02 for the others. The reference code ends as far out."""

@@ -66,7 +66,7 @@ LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
-    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria",
+    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks and those on gradients that are shared."""
 
