@@ -8,6 +8,28 @@ MNIST's 784, 24 of CIFAR-10's 3072 (8 pixels). A row: how many of the pictures t
 within the budget, with Wilson's interval; the median of the changed values (no break: infinite); their mean over all
 pictures, a picture that holds counted as one value more than the budget; how much more that is than the full search's,
 with its bootstrap interval over pictures; mean queries. What was computed stands under --out and is found again.
+
+Measured, 2000 queries, 60 pictures (ResNet-20: 40): broken, median, mean, how much more than the full search's:
+
+                            mnist_lenet5_adv                 cifar10_resnet4b_adv2
+    sift_mcts               98 %    4   4.63                      67 %   13  14.30
+    no keypoints            98 %    4   5.10  0.47 [-0.15, 1.10]  55 % 16.5  15.75  1.45 [0.58, 2.42]
+    no tree                 88 %    5   7.18  2.55 [1.67, 3.52]   38 %  inf  17.55  3.25 [2.05, 4.57]
+    neither                 97 %    5   5.87  1.23 [0.47, 2.05]   43 %  inf  17.00  2.70 [1.57, 3.95]
+    OnePixel                73 %   20  20.12                      22 %  inf  24.78
+    JSMA (white box)         0 %  inf  21.00                      20 %  inf  23.97
+    sigma_zero (white box)  98 %    7   8.18  3.55 [2.60, 4.52]   90 %    9  10.70 -3.60 [-4.72, -2.57]
+
+    cifar10_resnet20: sift_mcts 100 %, 3, 4.50; no keypoints 98 %, 0.38 [-0.15, 0.93] more; no tree 92 %, 1.23
+    [0.30, 2.35] more; neither 90 %, 1.48 [0.42, 2.77] more; OnePixel 80 %, 24; JSMA 48 %; sigma_zero 100 %, -0.70
+    [-1.25, -0.20].
+
+The paper says that a search guided by keypoints is competitive with white-box attacks by saliency matrices or by
+optimisation. We see: it breaks more than JSMA on all three nets (but the package's goes for one class only), with fewer
+changes than sigma_zero on the LeNet-5 and with more on the CIFAR-10 nets. Most of that is the tree's doing. With it,
+keypoints save a tenth of the changes on ResNet-4B; on the others it may be nothing. Without it they save nothing that
+shows, and on the LeNet-5 they cost 1.3 changes: chance looks at fewer pixels, and nothing that it learns sends it on.
+Outside the network a question takes 0.15 to 0.27 ms of a busy core; the three nets take 0.12, 0.06 and 0.92.
 """
 
 from __future__ import annotations
