@@ -24,7 +24,7 @@ from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 
 SMALL, TWICE = 100, 2
-"""A picture with sides below SMALL pixels is enlarged TWICE before keypoints are looked for (the authors' two-player code)."""
+"""A picture with sides below SMALL pixels is enlarged TWICE before keypoints are looked for, as in the authors' code."""
 
 WIDER = 1.0
 """Pixels added to a keypoint's size (the authors' SafeCV: 15 in a picture that it enlarged 15 times)."""
