@@ -24,7 +24,7 @@ from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 
 SMALL, TWICE = 100, 2
-"""A picture with sides below SMALL pixels is enlarged TWICE before keypoints are looked for, as in the authors' code."""
+"""A picture whose sides are below SMALL pixels is enlarged TWICE before it is searched, as in the authors' code."""
 
 WIDER = 1.0
 """Pixels added to a keypoint's size (the authors' SafeCV: 15 in a picture that it enlarged 15 times)."""
@@ -53,6 +53,7 @@ def _cost(*, queries: int, **_: object) -> Cost:
         "the authors' two-player code asks after each move and rewards nothing but success",
         "a node gets children as it is visited and the one of highest bound is followed; the authors' code adds all at "
         "once, draws one in proportion to its bound, and moves the root on when time is up",
+        "keypoints keep their chances: the tree learns which ones pay, where the authors' SafeCV changes the chances",
         "what gets there is stripped value by value, the authors' pixel by pixel; then no game is as long as the best",
         "moves of a budget below one pixel's channels are single values",
         "a picture without keypoints is one feature whose pixels are all alike; the authors' code gives up",
@@ -114,7 +115,7 @@ def saliency(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """
     pixels = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
     if not len(points):
-        return torch.zeros(len(pixels), dtype=torch.int64), torch.full((len(pixels),), -math.log(len(pixels)))
+        return torch.zeros(len(pixels), dtype=torch.int64), torch.full_like(pixels[:, 0], -math.log(len(pixels)))
     centre, sigma = points[:, [1, 0]], points[:, 2] + WIDER
     parts = [
         (-(part[:, None] - centre).square().sum(2) / (2 * sigma**2) - 2 * sigma.log()).max(1)

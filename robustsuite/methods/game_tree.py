@@ -179,7 +179,7 @@ def _gumbel(draw: Rng, *shape: int) -> Tensor:
 def _walked(
     rows: State, here: Game, bound: Tensor, live: Tensor, explore: float, draw: Rng, look: int
 ) -> tuple[Tensor, Tensor]:
-    """The position (B, V) that each live row's tree gets, with its way there (B, nodes); nothing where it gets none.
+    """The position (B, M) that each live row's tree gets, with its way there (B, nodes); nothing where it gets none.
 
     Written into the rows' own trees: the new nodes, and those below which nothing is left to play. look: after how many
     levels it is asked whether anybody still walks.
@@ -226,9 +226,9 @@ def _walked(
 
 
 def _played_out(position: Tensor, here: Game, bound: Tensor, longest: int, draw: Rng) -> Tensor:
-    """The positions (B, V) with changes that chance adds, until there are `bound` (B,) of them or no value is left."""
-    values = position.shape[1]
-    score = (here.chance[:, :values] + _gumbel(draw, values)).masked_fill(position, -torch.inf)
+    """The positions (B, M) with moves that chance adds, until there are `bound` (B,) of them or none is left."""
+    moves = position.shape[1]
+    score = (here.chance[:, :moves] + _gumbel(draw, moves)).masked_fill(position, -torch.inf)
     best, order = score.topk(longest, 1)
     more = torch.arange(longest, device=bound.device) < (bound - position.sum(1))[:, None]
     return position.scatter(1, order, position.gather(1, order) | (more & best.isfinite()))
