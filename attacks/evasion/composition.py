@@ -2,7 +2,7 @@
 
 Targeted APGD (Croce and Hein, 2020, https://arxiv.org/abs/2003.01690) toward nine classes for a few steps, toward the
 three nearest for more, toward the nearest for the most; what is near then, toward three classes anew. In l1 few steps
-lead nowhere: there it is APGD-CE first, and fewer classes from where that ended. FAB and Square, four fifths of
+lead nowhere: there it is APGD-CE first, and then fewer classes. FAB and Square, four fifths of
 AutoAttack's evaluations, seldom break what this leaves. Here a short FAB (2020, https://arxiv.org/abs/1907.02044) and a
 short Square (2020, https://arxiv.org/abs/1912.00049) try so many of what stands that, could they break a quarter of it,
 they would break one with 95 % probability. If one breaks, gradients mislead here, and the audit goes on to all, at
@@ -33,9 +33,11 @@ from robustsuite.serve.oracle import Oracle
 
 Parts = Sequence[tuple[float, float]]
 HALVED: Parts = ((1.0, 0.08), (1 / 3, 0.16), (0.0, 0.8))
-HALVED_L1: Parts = ((1 / 3, 0.2), (0.0, 0.6))
+HALVED_L1: Parts = ((1 / 3, 0.4), (0.0, 0.6))
+FIRST_L1 = 0.6
 AGAIN: Parts = ((1 / 3, 1.0),)
-"""Of each stage: its share of the targets, at least one, and of the steps. For all, then for the near ones anew."""
+"""Of each stage: its share of the targets, at least one, and of the steps. For all, then for the near ones anew; in l1
+FIRST_L1 of the steps go to APGD-CE before."""
 
 NEAR = -0.15
 """The loss from which on an image is near: measured, whatever AutoAttack breaks and HALVED leaves lies among the first
@@ -45,7 +47,7 @@ SHARE, DOUBT = 0.25, 0.05
 """An audit's first sample misses a weakness of this share of what stands with this probability at the most."""
 
 SHORT, LONG = 20, 2
-"""Square's first audit has this part of its queries; FAB has so many times the steps."""
+"""Square's first audit has this part of its queries; FAB's of all has so many times its steps."""
 
 Audit = Callable[[Oracle, Tensor, Tensor, Tensor | None, Ball, Rng], tuple[Tensor, Tensor]]
 """(model, x, y, targets, budget, rng) -> x_adv, broken (B,) bool."""
@@ -58,9 +60,9 @@ def stages_of(n_targets: int, steps: int, parts: Parts = HALVED) -> Stages:
 
 def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int) -> Cost:
     count, ranking = min(n_targets, classes - 1), min(classes - 1, CANDIDATES) if order == "malt" else 0
-    again, first = stages_of(count, steps, AGAIN), [(1, steps), *stages_of(count, steps, HALVED_L1)]
-    dearest = max(_points(stages_of(count, steps)), _points(first) + 2)  # l1's three radii
-    gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + count) * (LONG * steps + 1)
+    again, first = stages_of(count, steps, AGAIN), [*stages_of(1, steps, ((1, FIRST_L1),)), *stages_of(count, steps, HALVED_L1)]
+    dearest = max(_points(stages_of(count, steps)), _points(first) + 2 * (1 + first[1][0]))  # l1's three radii
+    gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + LONG * count) * (3 * steps // 2 + 1)
     return Cost(forwards=gradients + queries + max(1, queries // SHORT) + 6, backwards=gradients)
 
 
@@ -82,7 +84,7 @@ def _points(stages: Stages) -> int:
         "only if one of the sample breaks, so a verdict may depend on which other examples are asked (never on batch "
         "size or order), and the price is far below what may be asked at the most",
         "a break needs a margin above 1e-5, so that exact ties do not count",
-        "in l1 APGD-CE comes first, then three classes from where it ended; there is no Square audit",
+        "in l1 APGD-CE comes first, then three classes; there is no Square audit",
         "below 4 classes the targeted DLR loss is its numerator, z_t - z_y",
     ),
 )
@@ -101,7 +103,7 @@ def ensemble(
 ) -> Found:
     """APGD toward ever fewer classes, then audits by FAB and Square: AutoAttack's verdict for a twenty-fifth.
 
-    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD toward the nearest class, and half of FAB's; n_targets: wrong classes
+    x (N, C, H, W) in [0, 1], y (N,). steps: of APGD toward the nearest class, and of FAB; n_targets: wrong classes
     tried first, in `order` (logit, or malt, whose ranking costs a gradient a class), or where `targets` (N, 1) names
     the class to reach, starts towards it; queries: Square's at most. Columns: after_apgd_ce (in l1), after_apgd_t,
     after_again, after_fab, after_square (still standing), audited (tried by every audit) and claimed (broken). Raises
@@ -126,7 +128,7 @@ def ensemble(
         return bool(fell.any())
 
     misled, longer = False, _audits(LONG * steps, n_targets, queries, budget)
-    for name, audit in _audits(LONG * steps, 1, max(1, queries // SHORT), budget).items():
+    for name, audit in _audits(steps, 1, max(1, queries // SHORT), budget).items():
         if not misled:
             sample = _sample(standing, rng.fold(f"sample of {name}"))
             rest = standing & ~torch.zeros_like(standing).index_fill(0, sample, True)
@@ -144,22 +146,22 @@ def _ascents(
     order: str,
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:  # fmt: skip
     """Of each ascent its name, the rows (M,) it was about, their pictures (M, C, H, W), and which broke (M,)."""
-    rows, parts, onward = torch.arange(len(x), device=x.device), HALVED, None
+    rows, parts = torch.arange(len(x), device=x.device), HALVED
     if budget.norm == "l1":
-        x_adv, broken = apgd(model, x, y, budget, rng=rng.fold("apgd_ce"), steps=steps, targets=targets)
+        first = max(1, round(FIRST_L1 * steps))
+        x_adv, broken = apgd(model, x, y, budget, rng=rng.fold("apgd_ce"), steps=first, targets=targets)
         yield "apgd_ce", rows, x_adv, broken
         rows, parts = (~broken).nonzero().flatten(), HALVED_L1
-        onward = x_adv[rows]
     target, reach = None if targets is None else targets[rows], targets is not None
     goals = _goals(model[rows], x[rows], y[rows], budget, target, n_targets, order)
     stages, again = stages_of(goals.shape[1], steps, parts), stages_of(goals.shape[1], steps, AGAIN)
 
-    def halved(rows: Tensor, name: str, stages: Stages, goals: Tensor, onward: Tensor | None = None) -> Halved:
+    def halved(rows: Tensor, name: str, stages: Stages, goals: Tensor) -> Halved:
         streams, classes = rng[rows].fold(name), goals[:, : stages[0][0]]
         return halve(model[rows], x[rows], y[rows], budget, rng=streams, stages=stages, objective=_ascended,
-                     goals=classes, reach=reach, onward=onward)  # fmt: skip
+                     goals=classes, reach=reach)  # fmt: skip
 
-    found = halved(rows, "apgd_t", stages, goals, onward)
+    found = halved(rows, "apgd_t", stages, goals)
     yield "apgd_t", rows, found.x_adv, found.broken
     near = (~found.broken & (found.loss > NEAR)).nonzero().flatten()
     anew = halved(rows[near], "again", again, found.goals[near])

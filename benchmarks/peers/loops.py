@@ -29,7 +29,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustsuite.attacks.evasion.apgd import apgd
-from robustsuite.attacks.evasion.cgba import cgba
+from robustsuite.attacks.evasion.decisions.cgba import cgba
 from robustsuite.attacks.evasion.pgd import pgd
 from robustsuite.attacks.evasion.square import square
 from robustsuite.config.threats import L2, Access, Linf

@@ -35,18 +35,17 @@ class Halved(NamedTuple):
 
 def halve(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, *, rng: Rng, stages: Stages, objective: Objective,
-    goals: Tensor, reach: bool = False, onward: Tensor | None = None,
+    goals: Tensor, reach: bool = False,
 ) -> Halved:  # fmt: skip
     """Auto-PGD toward the classes goals (N, T), halved stage by stage; T classes are those of the first stage.
 
-    reach: only the class of the round counts; else any wrong one. onward (N, C, H, W): points in the ball to go on
-    from; else each class starts at random. An unbroken image comes back as its point of the highest margin, and with
-    the loss that its round came to.
+    reach: only the class of the round counts; else any wrong one. An unbroken image comes back as its point of the
+    highest margin, and with the loss that its round came to.
     """
     n, device = len(x), x.device
     stage_of = torch.tensor([s for s, (count, _) in enumerate(stages) for _ in range(count)]).to(device)
     place_of = torch.tensor([place for count, _ in stages for place in range(count)]).to(device)
-    climb = Climb.over(x, budget, [steps for _, steps in stages], [s > 0 or onward is not None for s in range(len(stages))])
+    climb = Climb.over(x, budget, [steps for _, steps in stages], [s > 0 for s in range(len(stages))])
     ahead = torch.arange(goals.shape[1], device=device).repeat(n, 1)  # the classes, the most promising first
     margins = x.new_full((n + 1, goals.shape[1]), -torch.inf)  # what each came to in this stage; a row for nobody's
     points = x.new_zeros(n + 1, goals.shape[1], *x.shape[1:])
@@ -59,7 +58,7 @@ def halve(
         ahead[example] = torch.where(opens, ranked, ahead[example])
         margins[example] = torch.where(opens, -torch.inf, margins[example])
         which = ahead[example, place]
-        fresh = random_start(x[example], budget, rng[example].fold(number)) if onward is None else onward[example]
+        fresh = random_start(x[example], budget, rng[example].fold(number))
         at = torch.where(per_row(stage > 0, fresh), points[example, which], fresh)
         return {**born(x[example], y[example], goals[example, which], at, climb, stage), "class": which}
 

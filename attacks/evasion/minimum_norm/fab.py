@@ -26,8 +26,13 @@ ALPHA, ETA, BETA = 0.1, 1.05, 0.9
 """The largest part of the clean picture in a step, how far past the plane it goes, and how far back after a break."""
 
 
+def _points(steps: int) -> int:
+    """Points whose gradient costs what `steps` cost the authors: two forward passes and a backward one each."""
+    return 3 * steps // 2
+
+
 def _cost(*, steps: int, n_targets: int, classes: int, **_: object) -> Cost:
-    asked = min(n_targets, classes - 1) * (steps + 1)
+    asked = min(n_targets, classes - 1) * (_points(steps) + 1)
     return Cost(forwards=asked + 1, backwards=asked)
 
 
@@ -44,7 +49,8 @@ def _cost(*, steps: int, n_targets: int, classes: int, **_: object) -> Cost:
     differs=(
         "the targeted version of AutoAttack, a start for each of the likeliest wrong classes and none at random; the "
         "first version linearises every class in each step",
-        "a step is a gradient asked for, so that the point after a step back takes one",
+        "each point is asked about once, for answer and gradient, so that the one after a step back takes a turn of its "
+        "own; there are half as many again as steps, which is what the authors' two forward passes a step come to",
     ),
 )
 def fab(
@@ -53,9 +59,9 @@ def fab(
 ) -> Tensor:  # fmt: skip
     """FAB-T toward the n_targets likeliest wrong classes, from the clean picture; the nearest break of them all.
 
-    x (N, C, H, W) in [0, 1], y (N,); targets (N, 1): the class to reach, if one is. Returns the nearest adversarial
-    found even beyond budget.eps; where none was found the last iterate, projected onto the budget. Deterministic.
-    Raises BadValue.
+    x (N, C, H, W) in [0, 1], y (N,); targets (N, 1): the class to reach, if one is; steps: as the paper counts them.
+    Returns the nearest adversarial found even beyond budget.eps; where none was found the last iterate, projected onto
+    the budget. Deterministic. Raises BadValue.
     """
     if n_targets < 1:
         raise BadValue(f"expected n_targets >= 1, got {n_targets!r}; write for example n_targets=9")
@@ -73,7 +79,7 @@ def fab(
         return {"at": projections.chosen(seen.wrong, clean + BETA * away, ahead)}
 
     lead = _lead if targets is None else losses.goal_margin
-    return nearest.nearest(model, x, y, budget, targets, steps, lead, lambda _: {}, move, aims)
+    return nearest.nearest(model, x, y, budget, targets, _points(steps), lead, lambda _: {}, move, aims)
 
 
 def _lead(logits: Tensor, y: Tensor, aim: Tensor | None) -> Tensor:
