@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.registry import Card
+from robustsuite.engine import provenance
 from robustsuite.serve.data import Dataset, InputSpace, Split
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, ready, weights_sha256
@@ -45,3 +47,8 @@ def lifecycle(net: nn.Module, split: Split) -> Lifecycle:
     """A pretrained toy with its test split."""
     data = Dataset("toy", SPACE, ("a", "b", "c"), {"test": split})
     return Lifecycle(Model("toy", net, SPACE, weights_sha256(net)), data)
+
+
+def present(card: Card) -> bool:
+    """Whether the package that a plugin needs is here."""
+    return not card.requires or provenance.installed(card.requires) is not None

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +28,7 @@ from robustsuite.records.cells import read_cell
 from robustsuite.records.flat import flat
 from robustsuite.serve.data import load_data
 from tests.device.pretended import Pretended
+from tests.toys import present
 
 REAL = os.environ.get("ROBUSTSUITE_DEVICE", "")
 """A real device's name: then the battery runs there. Otherwise on the pretended one."""
@@ -113,21 +113,21 @@ def sweeps() -> Iterator[tuple[str, dict[str, Any]]]:
 
     Attacks that meet the same served system share one sweep, so that it is served and probed once.
     """
-    present = [c for c in cards().values() if not c.requires or find_spec(c.requires.replace("-", "_"))]
-    for place in dict.fromkeys(c.place for c in present if c.kind == "attack"):
-        mine = [c for c in present if c.kind == "attack" and c.place == place and c.name not in NEEDS_A_FILE]
+    here = [c for c in cards().values() if present(c)]
+    for place in dict.fromkeys(c.place for c in here if c.kind == "attack"):
+        mine = [c for c in here if c.kind == "attack" and c.place == place and c.name not in NEEDS_A_FILE]
         threats = [(f"{c.name}-{norm}".rstrip("-").replace(":", "."), threat(c, norm)) for c in mine
                    for norm in c.norms or ("",)]  # fmt: skip
         for part in batched([t for t in threats if t[0].split("-")[0] not in LONG], TOGETHER):
             yield f"{place} {part[0][0]} to {part[-1][0]}", {"threats": dict(part)}
         for name, one in (t for t in threats if t[0].split("-")[0] in LONG):
             yield name, {"threats": {name: one}}
-    for card in present:
+    for card in here:
         if card.kind == "defense":
             threats_of = {"leak": LEAK} if card.place == "share" else ASKED
             threats_of |= {"p": POISON} if card.learns or card.place == "harden" else {}
             yield card.name, {"defenses": [[*FIRST.get(card.name, []), given(card)]], "threats": threats_of}
-    yield "shifts", {"shifts": [given(c) for c in present if c.kind == "shift" and c.name != CIFAR]}
+    yield "shifts", {"shifts": [given(c) for c in here if c.kind == "shift" and c.name != CIFAR]}
 
 
 def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
