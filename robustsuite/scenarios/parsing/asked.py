@@ -1,0 +1,105 @@
+"""What is asked of an observer: the yaml keys of the scenario and the threat that they make."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from robustsuite.config.keys import BallSpec
+from robustsuite.config.registry import AttackCard, canonical, card_of, checked_parameters, identity
+from robustsuite.config.threats import Threat
+from robustsuite.config.transforms import Allowed
+from robustsuite.errors import BadValue
+from robustsuite.serve.data import parse_spec
+
+
+SHADOWS = "recipe:cnn_{kernel}_{activation}"
+"""Nets of the observer's own, where it names no others."""
+
+HELD = 5
+"""One in so many of the observer's own examples is kept from what it learns on."""
+
+
+class Maker(NamedTuple):
+    """An evasion attack with its parameters and budget, as pictures are made by."""
+
+    card: AttackCard
+    given: tuple[tuple[str, Any], ...]
+    budget: Allowed
+
+    def __str__(self) -> str:
+        return f"{canonical(self.card, dict(self.given))} in {self.budget}"
+
+
+@dataclass(frozen=True)
+class ParsingThreat(Threat):
+    """The observer: what it finds (`made`, `sees`), and what it learns on (`assumed`; nets of its own).
+
+    shadows: the spec of those, with {kernel} and {activation} in it, pruned by `magnitude_pruning`. draws: nets of each
+    combination; pictures: examples that each is attacked on.
+    """
+
+    made: Maker = field(kw_only=True)
+    assumed: Maker = field(kw_only=True)
+    sees: str = "delta"
+    shadows: str = SHADOWS
+    draws: int = 1
+    pictures: int = 200
+
+
+class Assumed(BaseModel):
+    """What the observer takes the pictures to be made by, where that is not what they are: out of distribution."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    evasion: Any = None
+    budget: dict[str, Any] = {}
+
+
+class ParsingSpec(BallSpec):
+    """evasion: the attack that the pictures are made by, within the budget. sees: what was added, or the picture.
+
+    assumes: another attack or budget that the observer learns from. shadows, draws, pictures: its own nets, how many of
+    each combination, and the examples that each is attacked on.
+    """
+
+    evasion: Any
+    sees: Literal["delta", "picture"] = "delta"
+    assumes: Assumed = Assumed()
+    shadows: str = SHADOWS
+    draws: int = Field(default=1, ge=1)
+    pictures: int = Field(default=200, ge=HELD)
+
+    def threat(self, name: str) -> Threat:
+        """The threat of this name; raises BadValue or UnknownName."""
+        plain = super().threat(name)
+        assert plain.budget is not None
+        maker, budget = _maker(self.evasion, plain.budget), plain.budget
+        if self.assumes.budget:
+            budget = BallSpec(scenario=self.scenario, budget=self.assumes.budget, attacks=["-"]).threat(name).budget
+        assert budget is not None
+        assumed = _maker(self.evasion if self.assumes.evasion is None else self.assumes.evasion, budget)
+        if "{kernel}" not in self.shadows or "{activation}" not in self.shadows:
+            raise BadValue(f"expected {{kernel}} and {{activation}} in the shadows of {name!r}, got {self.shadows!r}")
+        told = {"evasion": canonical(maker.card, dict(maker.given)), "evasion_source": _source(maker)}
+        told |= {"sees": self.sees, "shadows": self.shadows, "draws": self.draws, "pictures": self.pictures}
+        told |= {} if assumed == maker else {"assumes": str(assumed), "assumes_source": _source(assumed)}
+        given = {f.name: getattr(plain, f.name) for f in fields(plain)} | {"terms": tuple(told.items())}
+        return ParsingThreat(**given, made=maker, assumed=assumed, sees=self.sees, shadows=self.shadows,
+                             draws=self.draws, pictures=self.pictures)  # fmt: skip
+
+
+def _maker(entry: object, budget: Allowed) -> Maker:
+    name, given = parse_spec(entry, "evasion attack")
+    card = card_of("attack", name)
+    if card.place != "evasion":
+        raise BadValue(f"expected an evasion attack that pictures are made by, got {name}, which plays {card.place}")
+    return Maker(card, tuple(sorted(checked_parameters(card, given).items())), budget)
+
+
+def _source(maker: Maker) -> str:
+    """16 digits that tell this attack from what it was under another source."""
+    return hashlib.sha256(identity(maker.card, dict(maker.given)).encode()).hexdigest()[:16]
