@@ -17,7 +17,7 @@ from robustsuite.serve.training import Recipe, half_cosine
     paper="Yao et al., 2023, arXiv:2303.07474",
     cost=lambda classes, epochs, lr, width: Cost(epochs, epochs),
     differs=(
-        "what it sees is divided by its standard deviation, so that one learning rate fits every budget",
+        "what it sees is standardised channel by channel, so that one learning rate fits every budget",
         "the authors' code keeps the epoch that is best on the test pictures; here the last one counts",
         "SGD with Nesterov's momentum and batches of 128 for 20 epochs; theirs is without, batches of 512, 100 epochs",
     ),
@@ -34,5 +34,5 @@ def convnet4(seen: Tensor, own: Examples, *, epochs: int = 20, lr: float = 0.05,
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
                    nn.MaxPool2d(2, ceil_mode=True)]  # fmt: skip
     values = width * -(-height // 16) * -(-across // 16)
-    layers += [nn.Flatten(), nn.Linear(values, 128), nn.Linear(128, 9), nn.Unflatten(1, (3, 3))]
+    layers += [nn.Flatten(), nn.Linear(values, 128), nn.Linear(128, 9)]
     return parsing.parsed(nn.Sequential(*layers), Recipe(epochs, half_cosine(lr, epochs)), seen, own)

@@ -17,7 +17,7 @@ from robustsuite.serve.training import Recipe, fitted, half_cosine
     paper="Han et al., 2015, arXiv:1506.02626",
     splits=("train",),
     differs=(
-        "convolutions alone, ranked by size over all of them at once, in one shot; the paper's rounds cut layer by layer",
+        "convolutions alone, ranked over all of them and cut in one shot; the paper cuts layer by layer, in rounds",
     ),
 )
 def magnitude_pruning(

@@ -15,7 +15,6 @@ from robustsuite.config.transforms import Allowed
 from robustsuite.errors import BadValue
 from robustsuite.serve.data import parse_spec
 
-
 SHADOWS = "recipe:cnn_{kernel}_{activation}"
 """Nets of the observer's own, where it names no others."""
 

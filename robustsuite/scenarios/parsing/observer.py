@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,13 +17,13 @@ from robustsuite.config.registry import AttackCard, carded, identity
 from robustsuite.config.threats import Access, Threat, parse_access
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.attributes import COMBINATIONS, attributes_of
+from robustsuite.methods.attributes import COMBINATIONS, Attributes, attributes_of
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.parsing.asked import HELD, Maker, ParsingThreat
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.kept import kept, key_of
-from robustsuite.serve.models import Normalised, Training, weights_sha256
+from robustsuite.serve.models import Training, ready, weights_sha256
 from robustsuite.serve.system import System
 from robustsuite.serve.training import Recipe, fitted, untrained
 
@@ -33,20 +33,18 @@ if TYPE_CHECKING:
 ASKED = 256
 """Pictures that a parser is asked about at once."""
 
-REMEMBERED = 2
-"""Sets of own pictures that a process holds: cells of one system come one after the other."""
-
 
 @dataclass(frozen=True)
 class Examples:
-    """What an observer learns on: x (M, C, H, W) as it sees pictures, values (M, 3): places in KERNELS, and so on.
+    """What an observer learns on.
 
-    learnt: (a network, a recipe) -> it, its weights drawn at the observer's seed and trained on these; kept. Logits are
-    (B, 3 values, 3 attributes), with a cross-entropy for each attribute.
+    pictures: () -> what it sees of its own nets' pictures (M, C, H, W), and what these nets are made of (M, 3), places
+    in KERNELS, ACTIVATIONS and SPARSITIES; made when they are asked for. learnt: (a network, a recipe) -> it, its
+    weights drawn at the observer's seed, trained on these and kept; logits (B, 3 values, 3 attributes), a cross-entropy
+    for each attribute.
     """
 
-    x: Tensor
-    values: Tensor
+    pictures: Callable[[], tuple[Tensor, Tensor]] = field(repr=False)
     learnt: Callable[[nn.Module, Recipe], nn.Module] = field(repr=False)
 
 
@@ -67,26 +65,26 @@ def attack(**facts: Any) -> Callable[[A], A]:
 def parsed(net: nn.Module, recipe: Recipe, seen: Tensor, own: Examples) -> Tensor:
     """What a classifier of three attributes that learns from own examples names (N, 3) of what is seen (N, C, H, W).
 
-    net: logits (B, 3 values, 3 attributes). What it is shown is divided by the standard deviation of the examples.
+    net: logits (B, 9). What it is shown is standardised channel by channel, by the examples' mean and deviation.
     """
-    scale = float(own.x.std())
-    learnt = own.learnt(Normalised(net, [0.0] * seen.shape[1], [scale] * seen.shape[1]), recipe)
+    scaled = nn.BatchNorm2d(seen.shape[1], eps=1e-12, momentum=0.02, affine=False)  # deltas may be far below 1e-5
+    learnt = own.learnt(nn.Sequential(scaled, net, nn.Unflatten(1, (3, 3))), recipe)
     device = next(learnt.parameters()).device
     with torch.no_grad():
         return torch.cat([learnt(x.to(device)).argmax(1).cpu() for x in seen.split(ASKED)])
 
 
-def checked(guesses: Tensor, card: AttackCard) -> Tensor:
-    """The guesses (N, 3) on the CPU; raises BadValue for what are none."""
+def checked(guesses: Tensor, n: int, card: AttackCard) -> Tensor:
+    """The guesses (n, 3) on the CPU; raises BadValue for what are none."""
     found = guesses.detach().cpu()
-    if found.ndim != 2 or found.shape[1] != 3 or found.is_floating_point() or bool(((found < 0) | (found > 2)).any()):
-        raise BadValue(f"expected places 0, 1 or 2 of shape (N, 3) from {card.name}, got {found.dtype} of shape "
+    if found.shape != (n, 3) or found.is_floating_point() or bool(((found < 0) | (found > 2)).any()):
+        raise BadValue(f"expected places 0, 1 or 2 of shape ({n}, 3) from {card.name}, got {found.dtype} of shape "
                        f"{tuple(found.shape)}; mend it")  # fmt: skip
     return found.long()
 
 
 class Made(NamedTuple):
-    """Pictures before and after an attack (N, C, H, W), which (N,) are adversarial (changed, and they broke it), cost."""
+    """Pictures before and after an attack (N, C, H, W), and which (N,) are adversarial: changed, and they broke it."""
 
     x: Tensor
     x_adv: Tensor
@@ -113,58 +111,99 @@ def made(system: System, maker: Maker, split: Split, rng: Rng, width: int, aux: 
 
 
 class Shadows(NamedTuple):
-    """Adversarial pictures of the observer's own nets: what they are made of (M, 3), which (M,) it may not learn on."""
+    """Adversarial pictures of the observer's own nets, and the places (M, 3) of what those are made of."""
 
     pictures: Made
     values: Tensor
-    held: Tensor
 
 
-_SHADOWED: OrderedDict[tuple[object, ...], Shadows] = OrderedDict()
+@dataclass(frozen=True)
+class Owner:
+    """The observer's means: nets of every combination, pictures to learn on and pictures kept from it, how it attacks.
+
+    identity: what all that comes of these depends on.
+    """
+
+    nets: tuple[tuple[Attributes, nn.Module], ...]
+    learning: Split
+    held: Split
+    maker: Maker
+    training: Training
+    space: InputSpace
+    aux: Aux
+    identity: str
 
 
-def shadowed(context: Context, threat: ParsingThreat) -> Shadows:
-    """The observer's own pictures, made once in a process for the cells that share them."""
+_OWNERS: dict[tuple[object, ...], Owner] = {}
+_HELD: dict[str, Shadows] = {}
+_LEARNING: dict[str, Shadows] = {}
+"""What a process has made: cells of one threat share it, of pictures to learn on only the last ones are remembered."""
+
+
+def owner(context: Context, threat: ParsingThreat) -> Owner:
+    """What this threat's observer owns, made once in a process. Raises Unsupported where nets are not as they should.
+
+    The nets are trained, or read from what is kept, at seeds of the observer's own.
+    """
     aux, training, maker = context.aux(), context.own_training(), threat.assumed
-    own = identity(maker.card, dict(maker.given)), maker.budget, threat.shadows, threat.draws, threat.pictures
-    key = (*own, aux.pictures.sha256, training.train.sha256, training.seed, training.device)
-    if key not in _SHADOWED:
-        _SHADOWED[key] = _made_shadows(aux, threat, training, context.served().space, context.width)
-    _SHADOWED.move_to_end(key)
-    while len(_SHADOWED) > REMEMBERED:
-        _SHADOWED.popitem(last=False)
-    return _SHADOWED[key]
+    facts = identity(maker.card, dict(maker.given)), maker.budget, threat.shadows, threat.draws, threat.pictures
+    key = (*facts, aux.pictures.sha256, training.train.sha256, training.seed, training.device)
+    if key not in _OWNERS:
+        space, nets = context.served().space, list[tuple[Attributes, nn.Module]]()
+        for draw, kind in product(range(threat.draws), COMBINATIONS):
+            spec = threat.shadows.format(kernel=kind.kernel, activation=kind.activation)
+            pruned = [{"magnitude_pruning": {"sparsity": kind.sparsity}}] if kind.sparsity else []
+            net = aux.net(spec, *pruned, draw=draw)
+            if not torch.equal((found := attributes_of(net, space.shape)).classes(), kind.classes()):
+                raise Unsupported(f"expected {spec} to have {kind}, got {found}; name other shadows")
+            nets.append((kind, net))
+        split = aux.pictures.first(min(threat.pictures, len(aux.pictures)))
+        place = torch.arange(len(split))
+        parts = split.at(place[place % HELD > 0]), split.at(place[place % HELD == 0])
+        weights = [weights_sha256(net) for _, net in nets]
+        told = json.dumps([*map(str, facts), split.sha256, *weights, training.seed, training.device, __version__])
+        _OWNERS[key] = Owner(tuple(nets), *parts, maker, training, space, aux, told)
+    return _OWNERS[key]
 
 
-def _made_shadows(aux: Aux, threat: ParsingThreat, training: Training, space: InputSpace, width: int) -> Shadows:
-    """Raises Unsupported where the nets are not what they are taken for, or where one of them is never broken."""
-    split, parts = aux.pictures.first(min(threat.pictures, len(aux.pictures))), list[Shadows]()
-    for draw, (i, kind) in product(range(threat.draws), enumerate(COMBINATIONS)):
-        spec = threat.shadows.format(kernel=kind.kernel, activation=kind.activation)
-        pruned = [{"magnitude_pruning": {"sparsity": kind.sparsity}}] if kind.sparsity else []
-        net = aux.net(spec, *pruned, draw=draw)
-        if not torch.equal(attributes_of(net, space.shape).classes(), kind.classes()):
-            raise Unsupported(f"expected {spec} with {kind}, got {attributes_of(net, space.shape)}; name other shadows")
-        rng = Rng.of(training.seed, f"parsing/{draw}/{i}", split.ids).to(training.device)
-        found = made(System(net, space, device=training.device), threat.assumed, split, rng, width, aux)
-        rows = found.adversarial.nonzero().flatten()
-        if not len(rows[rows % HELD > 0]):
-            raise Unsupported(f"expected {threat.assumed} to break the observer's own nets, got none of {len(split)} "
-                              f"pictures with {kind}; widen the budget that it assumes")  # fmt: skip
-        pictures = Made(found.x[rows], found.x_adv[rows], found.adversarial[rows])
-        parts.append(Shadows(pictures, kind.classes().expand(len(rows), 3), rows % HELD == 0))
-    x, x_adv, adversarial = (torch.cat([getattr(part.pictures, name) for part in parts]) for name in Made._fields[:3])
-    values, held = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "held"))
-    return Shadows(Made(x, x_adv, adversarial), values, held)
+def shadowed(own: Owner, width: int, held: bool) -> Shadows:
+    """Its own nets attacked as it assumes, on the pictures to learn on or on those that are kept from it.
+
+    Raises Unsupported where one of the nets is never broken.
+    """
+    known, split = (_HELD, own.held) if held else (_LEARNING, own.learning)
+    if own.identity not in known:
+        parts = list[Shadows]()
+        for i, (kind, net) in enumerate(own.nets):
+            rng = Rng.of(own.training.seed, f"parsing/{i}", split.ids).to(own.training.device)
+            system = System(net, own.space, device=own.training.device)
+            found = made(system, own.maker, split, rng, width, own.aux)
+            rows = found.adversarial.nonzero().flatten()
+            if not len(rows) and not held:
+                raise Unsupported(f"expected {own.maker} to break the observer's own nets, got none of {len(split)} "
+                                  f"pictures with {kind}; widen the budget that it assumes")  # fmt: skip
+            pictures = Made(found.x[rows], found.x_adv[rows], found.adversarial[rows])
+            parts.append(Shadows(pictures, kind.classes().expand(len(rows), 3)))
+        if not held:
+            known.clear()
+        columns = zip(*(part.pictures[:3] for part in parts), strict=True)
+        known[own.identity] = Shadows(Made(*map(torch.cat, columns)), torch.cat([part.values for part in parts]))
+    return known[own.identity]
 
 
-def examples(seen: Tensor, values: Tensor, training: Training, identity: str) -> Examples:
+def examples(own: Owner, sees: str, width: int, identity: str) -> Examples:
     """What an observer may learn on, and how; identity: of what learns."""
-    own = Split.of(seen, values)
+
+    def pictures() -> tuple[Tensor, Tensor]:
+        shadows = shadowed(own, width, held=False)
+        return shadows.pictures.seen(sees), shadows.values
 
     def learnt(net: nn.Module, recipe: Recipe) -> nn.Module:
-        fresh = untrained(net, training.seed)
-        key = key_of([identity, own.sha256, weights_sha256(fresh), str(training.seed), training.device, __version__])
-        return kept(partial(fitted, recipe=recipe), key)(fresh, replace(training, train=own))
+        def fit(net: nn.Module, training: Training) -> nn.Module:
+            return fitted(net, replace(training, train=Split.of(*pictures())), recipe)
 
-    return Examples(seen, values, learnt)
+        fresh = untrained(net, own.training.seed)
+        key = key_of([identity, own.identity, sees, weights_sha256(fresh)])
+        return ready(kept(fit, key)(fresh, own.training), own.training.device)
+
+    return Examples(pictures, learnt)

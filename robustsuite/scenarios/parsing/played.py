@@ -25,7 +25,7 @@ from robustsuite.methods.attributes import (
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario, evasion
 from robustsuite.scenarios.parsing.asked import ParsingSpec, ParsingThreat
-from robustsuite.scenarios.parsing.observer import checked, examples, made, shadowed
+from robustsuite.scenarios.parsing.observer import checked, examples, made, owner, shadowed
 from robustsuite.scenarios.record import Record
 from robustsuite.serve.data import InputSpace
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 def play(context: Context) -> Record:
     """Attack the victim, let the observer learn and guess, and hold its guesses against what the victim is."""
-    threat, system, aux = _asked(context.threat), context.served(), context.aux()
+    threat, system = _asked(context.threat), context.served()
     truth = attributes_of(system.net, system.space.shape)
-    shadows = shadowed(context, threat)
-    found = made(system, threat.made, context.split, context.rng, context.width, aux)
-    own, held = shadows.pictures.seen(threat.sees), shadows.held
-    learns_on = examples(own[~held], shadows.values[~held], context.own_training(), context.identity)
-    guesses = checked(context.attack(torch.cat([found.seen(threat.sees), own[held]]), learns_on), context.card)
-    theirs, others = guesses[: len(found.x)], guesses[len(found.x) :]
-    record = judged(truth, theirs, found.adversarial, others, shadows.values[held])
+    own = owner(context, threat)
+    found = made(system, threat.made, context.split, context.rng, context.width, own.aux)
+    held = shadowed(own, context.width, held=True)
+    learns_on = examples(own, threat.sees, context.width, context.identity)
+    seen = torch.cat([found.seen(threat.sees), held.pictures.seen(threat.sees)])
+    guesses = checked(context.attack(seen, learns_on), len(seen), context.card)
+    record = judged(truth, guesses[: len(found.x)], found.adversarial, guesses[len(found.x) :], held.values)
     return record._replace(forwards=found.forwards, backwards=found.backwards)
 
 
