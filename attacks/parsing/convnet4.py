@@ -19,7 +19,7 @@ from robustsuite.serve.training import Recipe, half_cosine
     differs=(
         "what it sees is standardised channel by channel, so that one learning rate fits every budget",
         "the authors' code keeps the epoch that is best on the test pictures; here the last one counts",
-        "SGD with Nesterov's momentum and batches of 128 for 20 epochs; theirs is without, batches of 512, 100 epochs",
+        "SGD with Nesterov's momentum and batches of 64 for 20 epochs; theirs is without, batches of 512, 100 epochs",
     ),
     **PARSING,
 )
@@ -35,4 +35,4 @@ def convnet4(seen: Tensor, own: Examples, *, epochs: int = 20, lr: float = 0.05,
                    nn.MaxPool2d(2, ceil_mode=True)]  # fmt: skip
     values = width * -(-height // 16) * -(-across // 16)
     layers += [nn.Flatten(), nn.Linear(values, 128), nn.Linear(128, 9)]
-    return parsing.parsed(nn.Sequential(*layers), Recipe(epochs, half_cosine(lr, epochs)), seen, own)
+    return parsing.parsed(nn.Sequential(*layers), Recipe(epochs, half_cosine(lr, epochs), batch=64), seen, own)

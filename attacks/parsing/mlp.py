@@ -27,4 +27,4 @@ def mlp(seen: Tensor, own: Examples, *, epochs: int = 20, lr: float = 0.02) -> T
     """
     layers = [nn.Flatten(), nn.Linear(seen[0].numel(), 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Linear(128, 9))
-    return parsing.parsed(net, Recipe(epochs, half_cosine(lr, epochs)), seen, own)
+    return parsing.parsed(net, Recipe(epochs, half_cosine(lr, epochs), batch=64), seen, own)

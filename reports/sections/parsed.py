@@ -15,7 +15,6 @@ import pandas as pd
 
 from robustsuite.maths import stats
 
-from ..measure.grades import DOUBTED
 from ..measure.scores import flag_names, measured_as
 from ..read.extra import part as reported
 from ..read.runs import Results
@@ -142,4 +141,4 @@ def _shares(row: Mapping[Any, Any]) -> Iterator[Entry]:
             yield Entry("–", -1.0, "no picture counts")
         else:
             k, n = int(row[name]), int(row["n"])
-            yield accuracy(k / n, *stats.clopper_pearson(k, n), struck=row["grade"] in DOUBTED)
+            yield accuracy(k / n, *stats.clopper_pearson(k, n), struck=row["grade"] == "INVALID")

@@ -51,7 +51,7 @@ COMBINATIONS = tuple(Attributes(k, a, s) for k in KERNELS for a in ACTIVATIONS f
 
 
 class _Watched(TorchDispatchMode):
-    """Notes each convolution's weight and each activation, while it is on."""
+    """Notes each convolution's weight, those of 1x1 aside, and each activation, while it is on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Watched(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = str(func._schema.name).removeprefix("aten::").rstrip("_")
-        if name == "convolution":
+        if name == "convolution" and args[1][0, 0].numel() > 1:
             self.weights[args[1].data_ptr()] = args[1]
         elif name in ACTIVATIONS or name in OTHERS:
             self.activations.add(name)
@@ -72,13 +72,13 @@ class _Watched(TorchDispatchMode):
 def attributes_of(net: Callable[[Tensor], Tensor] | nn.Module, shape: tuple[int, int, int]) -> Attributes:
     """What a network computes with, read from one grey picture (C, H, W) that it is asked about, on its own device.
 
-    1x1 convolutions, as shortcuts have them, say nothing of a kernel's size; their weights count for the sparsity.
+    1x1 convolutions, which shortcuts have whatever the kernel's size, are left out, with their weights.
     Raises Unsupported in a sentence for a network of none of the 27 combinations.
     """
     device = next((p.device for p in net.parameters()), "cpu") if isinstance(net, nn.Module) else "cpu"
     with torch.no_grad(), _Watched() as seen:
         net(torch.full((1, *shape), 0.5, device=device))
-    sides = sorted({tuple(w.shape[2:]) for w in seen.weights.values()} - {(1, 1)})
+    sides = sorted({tuple(w.shape[2:]) for w in seen.weights.values()})
     if len(sides) != 1 or sides[0] not in [(k, k) for k in KERNELS]:
         found = ", ".join("x".join(map(str, side)) for side in sides) or "no convolution"
         raise Unsupported(f"expected convolutions of one size, 3x3, 5x5 or 7x7, got {found}; its kernel is of no class")

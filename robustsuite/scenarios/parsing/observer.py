@@ -67,7 +67,7 @@ def parsed(net: nn.Module, recipe: Recipe, seen: Tensor, own: Examples) -> Tenso
 
     net: logits (B, 9). What it is shown is standardised channel by channel, by the examples' mean and deviation.
     """
-    scaled = nn.BatchNorm2d(seen.shape[1], eps=1e-12, momentum=0.02, affine=False)  # deltas may be far below 1e-5
+    scaled = nn.BatchNorm2d(seen.shape[1], eps=1e-12, momentum=None, affine=False)  # variances far below 1e-5
     learnt = own.learnt(nn.Sequential(scaled, net, nn.Unflatten(1, (3, 3))), recipe)
     device = next(learnt.parameters()).device
     with torch.no_grad():
