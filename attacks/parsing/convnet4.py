@@ -23,7 +23,7 @@ from robustsuite.serve.training import Recipe, half_cosine
     ),
     **PARSING,
 )
-def convnet4(seen: Tensor, own: Examples, *, epochs: int = 20, lr: float = 0.05, width: int = 64) -> Tensor:
+def convnet4(seen: Tensor, own: Examples, *, epochs: int = 20, lr: float = 0.1, width: int = 64) -> Tensor:
     """Four convolutions with batch norm and pooling, two layers, a cross-entropy for each attribute.
 
     lr: the first of a half cosine. width: filters of each convolution.

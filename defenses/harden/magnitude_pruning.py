@@ -21,7 +21,7 @@ from robustsuite.serve.training import Recipe, fitted, half_cosine
     ),
 )
 def magnitude_pruning(
-    net: nn.Module, training: Training, *, sparsity: float = 0.5, lr: float = 0.02, epochs: int = 2
+    net: nn.Module, training: Training, *, sparsity: float = 0.5, lr: float = 0.05, epochs: int = 4
 ) -> nn.Module:
     """The share `sparsity` of the convolutions' weights that is nearest to zero set to it, the others trained on.
 
