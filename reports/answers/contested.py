@@ -87,7 +87,7 @@ def _answer(
     else:
         by = "" if lead == "none" else f" with its best defense, {plain(lead)}"
         said = (_told(run, facts, adversary, what, by, systems[lead], rate),)
-        if own is not None and best is not None:
+        if own is not None and best is not None and facts["scenario"] != "parsing":  # there it is another victim
             said += (_defended(facts["scenario"], best, systems[own], systems[best], rate, what),)
     standing = VERDICT if lead else NONE_YET
     figures = figures if lead else cards.NONE
@@ -144,6 +144,9 @@ def _told(
     if scenario == "inversion":
         return (f"{begun(adversary)} of {it} rebuilds its pictures: {reached} of {n} are told from all others "
                 f"({attack}).")  # fmt: skip
+    if scenario == "parsing":
+        return (f"{begun(adversary)} names kernel size, activation and sparsity of {it}, all three, on {reached} of "
+                f"{n} such pictures ({attack}); of a guesser's answers 4 % would be right.")  # fmt: skip
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

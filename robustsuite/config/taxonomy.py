@@ -97,7 +97,7 @@ INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 """Pictures from a shared update. ATLAS has no technique for updates: the nearest inverts a model through its API."""
 
 PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
-"""Facts of an architecture from pictures. NIST's extraction is of architecture or weights; no copy is made here."""
+"""Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
 
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
