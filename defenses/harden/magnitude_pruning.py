@@ -57,4 +57,4 @@ def _masks(net: nn.Module, sparsity: float) -> dict[str, Tensor]:
 def _cut(net: nn.Module, masks: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
-            net.get_submodule(name).weight.mul_(mask)  # type: ignore[operator, union-attr]
+            net.get_submodule(name).weight.mul_(mask)  # type: ignore[operator]

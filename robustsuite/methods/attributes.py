@@ -54,7 +54,7 @@ class _Watched(TorchDispatchMode):
     """Notes each convolution's weight, those of 1x1 aside, and each activation, while it is on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.weights: dict[int, Tensor] = {}
         self.activations: set[str] = set()
 

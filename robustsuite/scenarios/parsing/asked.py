@@ -75,15 +75,12 @@ class ParsingSpec(BallSpec):
     def threat(self, name: str) -> Threat:
         """The threat of this name; raises BadValue or UnknownName."""
         plain = super().threat(name)
-        assert plain.budget is not None
-        maker, budget = _maker(self.evasion, plain.budget), plain.budget
-        if self.assumes.budget:
-            budget = BallSpec(scenario=self.scenario, budget=self.assumes.budget, attacks=["-"]).threat(name).budget
-        assert budget is not None
-        assumed = _maker(self.evasion if self.assumes.evasion is None else self.assumes.evasion, budget)
+        other = BallSpec(scenario=self.scenario, budget=self.assumes.budget or self.budget, attacks=["-"]).threat(name)
+        maker = _maker(self.evasion, plain.budget)
+        assumed = _maker(self.evasion if self.assumes.evasion is None else self.assumes.evasion, other.budget)
         if "{kernel}" not in self.shadows or "{activation}" not in self.shadows:
             raise BadValue(f"expected {{kernel}} and {{activation}} in the shadows of {name!r}, got {self.shadows!r}")
-        told = {"evasion": canonical(maker.card, dict(maker.given)), "evasion_source": _source(maker)}
+        told: dict[str, Any] = {"evasion": canonical(maker.card, dict(maker.given)), "evasion_source": _source(maker)}
         told |= {"sees": self.sees, "shadows": self.shadows, "draws": self.draws, "pictures": self.pictures}
         told |= {} if assumed == maker else {"assumes": str(assumed), "assumes_source": _source(assumed)}
         given = {f.name: getattr(plain, f.name) for f in fields(plain)} | {"terms": tuple(told.items())}
@@ -91,7 +88,8 @@ class ParsingSpec(BallSpec):
                              draws=self.draws, pictures=self.pictures)  # fmt: skip
 
 
-def _maker(entry: object, budget: Allowed) -> Maker:
+def _maker(entry: object, budget: Allowed | None) -> Maker:
+    assert budget is not None
     name, given = parse_spec(entry, "evasion attack")
     card = card_of("attack", name)
     if card.place != "evasion":

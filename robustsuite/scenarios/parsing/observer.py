@@ -89,8 +89,8 @@ class Made(NamedTuple):
     x: Tensor
     x_adv: Tensor
     adversarial: Tensor
-    forwards: float = 0
-    backwards: float = 0
+    forwards: int = 0
+    backwards: int = 0
 
     def seen(self, sees: str) -> Tensor:
         """The pictures as an observer finds them."""
@@ -186,8 +186,8 @@ def shadowed(own: Owner, width: int, held: bool) -> Shadows:
             parts.append(Shadows(pictures, kind.classes().expand(len(rows), 3)))
         if not held:
             known.clear()
-        columns = zip(*(part.pictures[:3] for part in parts), strict=True)
-        known[own.identity] = Shadows(Made(*map(torch.cat, columns)), torch.cat([part.values for part in parts]))
+        x, x_adv, broke = (torch.cat(column) for column in zip(*(part.pictures[:3] for part in parts), strict=True))
+        known[own.identity] = Shadows(Made(x, x_adv, broke), torch.cat([part.values for part in parts]))
     return known[own.identity]
 
 
