@@ -227,6 +227,7 @@ def test_what_is_asked_is_checked_and_tells_cells_apart() -> None:
     assert run_id() == run_id(assumes={"budget": {"linf": 0.5}})
     for wrong, said in [
         ({"evasion": "convnet4"}, "expected an evasion attack"), ({"shadows": "recipe:cnn_3"}, "kernel"),
+        ({"goal": "targeted"}, "no goal"), ({"budget": {"linf": 0.5, "queries": 9}}, "alone as the budget"),
         ({"evasion": {"pgd": {"step": 3}}}, "step"), ({"assumes": {"attack": "pgd"}}, "attack"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=said):
