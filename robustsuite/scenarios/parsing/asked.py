@@ -76,8 +76,8 @@ class ParsingSpec(BallSpec):
         """The threat of this name; raises BadValue or UnknownName."""
         plain = super().threat(name)
         if plain.goal.name != "untargeted" or plain.queries or plain.queries_total:
-            raise BadValue(f"expected a set of pictures alone as the budget of {name!r} and no goal, got more; what the "
-                           f"evasion attack may ask is said by its parameters")  # fmt: skip
+            raise BadValue(f"expected a set of pictures alone as the budget of {name!r} and no goal, got more; what "
+                           f"the evasion attack may ask is said by its parameters")  # fmt: skip
         other = BallSpec(scenario=self.scenario, budget=self.assumes.budget or self.budget, attacks=["-"]).threat(name)
         maker = _maker(self.evasion, plain.budget)
         assumed = _maker(self.evasion if self.assumes.evasion is None else self.assumes.evasion, other.budget)
