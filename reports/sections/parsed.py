@@ -23,6 +23,9 @@ from ..render.text import number, percent
 
 ATTRIBUTES = ("kernel", "activation", "sparsity")
 CHANCE = 1 / 3
+FEW = 3
+"""Victims of a value below which resampling them says nothing."""
+
 WHERE = ("threat", "budget", "dataset", "seed", "attack")
 AT_CHANCE = "observer_at_chance"
 
@@ -70,7 +73,7 @@ def pooled(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _averaged(met: pd.DataFrame, name: str) -> tuple[float, float, float]:
-    """The mean over values of the mean over victims, with its interval over victims; NaN where there is one value."""
+    """The mean over values of the mean over victims, NaN of one value; its interval, NaN of few victims of a value."""
     if met[name].nunique() < 2:
         return np.nan, np.nan, np.nan
     rates, values = (met[f"{name}_right"] / met["n"]).to_numpy(), met[name].to_numpy()
@@ -80,7 +83,8 @@ def _averaged(met: pd.DataFrame, name: str) -> tuple[float, float, float]:
         drawn = [rates[rows][values[rows] == kind] for kind in kinds]
         return float(np.mean([part.mean() for part in drawn])) if all(len(part) for part in drawn) else np.nan
 
-    lo, hi = stats.resampled_interval(balanced, len(rates), 0)
+    few = min(int((values == kind).sum()) for kind in kinds) < FEW
+    lo, hi = (np.nan, np.nan) if few else stats.resampled_interval(balanced, len(rates), 0)
     return balanced(np.arange(len(rates))), lo, hi
 
 
@@ -120,6 +124,8 @@ def _right(row: Mapping[Any, Any]) -> Entry:
     if np.isnan(row["right"]):
         return Entry("–", -1.0, "the victims have one value alone: always saying it would do")
     note = "it names what its own nets are made of as a guesser would" if row["doubted"] else ""
+    if np.isnan(row["lo"]):
+        return Entry(percent(row["right"]), row["right"], note or "too few victims for an interval", row["doubted"])
     return accuracy(row["right"], row["lo"], row["hi"], note=note, struck=row["doubted"])
 
 

@@ -29,7 +29,7 @@ def whole(*victims: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_who_always_says_the_same_is_right_on_a_third_of_three_values() -> None:
-    found = whole(*(examples(value, [1] * 5, [True] * 5) for value in (0, 1, 2)))
+    found = whole(*(examples(value, [1] * 5, [True] * 5) for value in (0, 1, 2) for _ in range(3)))
     assert found["attribute"].tolist() == [*ATTRIBUTES]
     assert found["right"].tolist() == [pytest.approx(1 / 3)] * 3
     assert (found["own"] == 0.75).all()
@@ -42,6 +42,7 @@ def test_values_weigh_alike_however_many_victims_have_them_and_so_do_victims() -
     assert (found["right"] == 0.5).all()
     assert (found["victims"] == 4).all()
     assert (found["pictures"] == 103).all()
+    assert np.isnan(found["lo"]).all(), "one victim of a value has no interval over victims"
 
 
 def test_pictures_that_do_not_count_do_not_and_a_victim_without_any_is_told() -> None:

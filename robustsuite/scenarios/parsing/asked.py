@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,10 @@ SHADOWS = "recipe:cnn_{kernel}_{activation}"
 
 HELD = 5
 """One in so many of the observer's own examples is kept from what it learns on."""
+
+
+OWN = ("sees", "shadows", "draws", "pictures")
+"""What a threat of this scenario says besides its attacks, told where it is not the default."""
 
 
 class Maker(NamedTuple):
@@ -83,9 +88,10 @@ class ParsingSpec(BallSpec):
         assumed = _maker(self.evasion if self.assumes.evasion is None else self.assumes.evasion, other.budget)
         if "{kernel}" not in self.shadows or "{activation}" not in self.shadows:
             raise BadValue(f"expected {{kernel}} and {{activation}} in the shadows of {name!r}, got {self.shadows!r}")
-        told: dict[str, Any] = {"evasion": canonical(maker.card, dict(maker.given)), "evasion_source": _source(maker)}
-        told |= {"sees": self.sees, "shadows": self.shadows, "draws": self.draws, "pictures": self.pictures}
-        told |= {} if assumed == maker else {"assumes": str(assumed), "assumes_source": _source(assumed)}
+        told: dict[str, Any] = {"evasion": canonical(maker.card, dict(maker.given))}
+        told |= {} if assumed == maker else {"assumes": str(assumed)}
+        told |= {key: getattr(self, key) for key in OWN if getattr(self, key) != type(self).model_fields[key].default}
+        told["source"] = _source(maker, assumed)
         given = {f.name: getattr(plain, f.name) for f in fields(plain)} | {"terms": tuple(told.items())}
         return ParsingThreat(**given, made=maker, assumed=assumed, sees=self.sees, shadows=self.shadows,
                              draws=self.draws, pictures=self.pictures)  # fmt: skip
@@ -100,6 +106,7 @@ def _maker(entry: object, budget: Allowed | None) -> Maker:
     return Maker(card, tuple(sorted(checked_parameters(card, given).items())), budget)
 
 
-def _source(maker: Maker) -> str:
-    """16 digits that tell this attack from what it was under another source."""
-    return hashlib.sha256(identity(maker.card, dict(maker.given)).encode()).hexdigest()[:16]
+def _source(*makers: Maker) -> str:
+    """8 digits that tell these attacks from what they were under another source."""
+    told = [identity(maker.card, dict(maker.given)) for maker in makers]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
