@@ -89,6 +89,7 @@ COLUMNS = {
        for name in ("kernel", "activation", "sparsity")},
     **{f"own_{name}": "how often the observer is right on pictures of its own nets that it has not learnt on"
        for name in ("kernel", "activation", "sparsity", "all")},
+    "own_pictures": "how many pictures these are",
     **{f"others_{name}": "how often it names this value of its own nets that have another"
        for name in ("kernel", "activation", "sparsity")},
     "confidence": "the probability that the model states for its answer",

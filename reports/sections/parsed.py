@@ -46,7 +46,8 @@ def victims(run: Results) -> pd.DataFrame:
 
 def _counted(examples: pd.DataFrame) -> dict[str, float]:
     counts = examples[examples["adversarial"].astype(bool)]
-    found: dict[str, float] = {"n": len(counts), "of": len(examples), "all": int(counts["all_ok"].sum())}
+    found: dict[str, float] = {"n": len(counts), "of": len(examples), "all": int(counts["all_ok"].sum()),
+                               "own_pictures": int(examples["own_pictures"].iloc[0])}  # fmt: skip
     for name in ATTRIBUTES:
         found[f"{name}_right"] = int(counts[f"{name}_ok"].sum())
         found |= {said: float(examples[said].iloc[0]) for said in (name, f"own_{name}", f"others_{name}")}
@@ -66,7 +67,8 @@ def pooled(found: pd.DataFrame) -> pd.DataFrame:
             rows.append({
                 **dict(zip(WHERE, facts, strict=True)), "attribute": name, "victims": len(met),
                 "without": len(group) - len(met), "pictures": int(met["n"].sum()), "values": met[name].nunique(),
-                "right": right, "lo": lo, "hi": hi, "own": float(group[f"own_{name}"].iloc[0]), "chance": CHANCE,
+                "right": right, "lo": lo, "hi": hi, "own": float(group[f"own_{name}"].iloc[0]),
+                "own_pictures": int(group["own_pictures"].iloc[0]), "chance": CHANCE,
                 "doubted": AT_CHANCE in ";".join(group["flags"]),
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -109,7 +111,7 @@ def _over_victims(whole: pd.DataFrame) -> Table:
     names, caption = split_constant(whole, WHERE)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attribute"]), _right(row),
-         counted(row["own"], percent(row["own"])), counted(CHANCE, percent(CHANCE)),
+         _on_own(row), counted(CHANCE, percent(CHANCE)),
          counted(row["victims"], number(row["victims"])), counted(row["without"], number(row["without"])),
          counted(row["values"], f"{row['values']} of 3"), counted(row["pictures"], number(row["pictures"])))
         for row in whole.to_dict("records")
@@ -127,6 +129,11 @@ def _right(row: Mapping[Any, Any]) -> Entry:
     if np.isnan(row["lo"]):
         return Entry(percent(row["right"]), row["right"], note or "too few victims for an interval", row["doubted"])
     return accuracy(row["right"], row["lo"], row["hi"], note=note, struck=row["doubted"])
+
+
+def _on_own(row: Mapping[Any, Any]) -> Entry:
+    n = int(row["own_pictures"])
+    return accuracy(row["own"], *stats.clopper_pearson(round(row["own"] * n), n)) if n else Entry("–", -1.0)
 
 
 def _each(found: pd.DataFrame) -> Table:

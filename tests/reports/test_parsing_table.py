@@ -16,7 +16,7 @@ FACTS = dict.fromkeys(WHERE, "one") | {"seed": 0, "flags": ""}
 def examples(value: int, guesses: list[int], counts: list[bool]) -> pd.DataFrame:
     """Pictures of a victim whose attributes all have the same place, with one guess for all three."""
     right = [guess == value for guess in guesses]
-    columns: dict[str, object] = {"adversarial": counts, "all_ok": right}
+    columns: dict[str, object] = {"adversarial": counts, "all_ok": right, "own_pictures": 40}
     for name in ATTRIBUTES:
         columns |= {name: value, f"{name}_guess": guesses, f"{name}_ok": right, f"own_{name}": 0.75,
                     f"others_{name}": 0.25}  # fmt: skip

@@ -53,8 +53,8 @@ def judged(truth: Attributes, guesses: Tensor, adversarial: Tensor, held: Tensor
 
     held, values (M, 3): guesses and truth on pictures of the observer's own nets that it has not learnt on. Columns:
     adversarial, <attribute>_ok, all_ok, <attribute> and <attribute>_guess (places), and, the same in every row,
-    own_<attribute>, own_all (share right among held), others_<attribute> (share of what is of another value and named
-    as the victim's). Flags: nothing_to_parse, observer_at_chance, control_as_good.
+    own_<attribute>, own_all (share right among held), own_pictures (M), others_<attribute> (share of what is of another
+    value and named as the victim's). Flags: nothing_to_parse, observer_at_chance, control_as_good.
     """
     places = truth.classes()
     right, own = guesses == places, held == values
@@ -67,20 +67,21 @@ def judged(truth: Attributes, guesses: Tensor, adversarial: Tensor, held: Tensor
         columns[f"own_{name}"] = _share(own[:, k], len(guesses))
         columns[f"others_{name}"] = _share((held[:, k] == places[k])[other], len(guesses))
     columns["own_all"] = _share(own.all(1), len(guesses))
-    return Record(columns, _flags(columns, len(held)), 0, 0, _note(columns, truth))
+    columns["own_pictures"] = torch.full((len(guesses),), len(held))
+    return Record(columns, _flags(columns), 0, 0, _note(columns, truth))
 
 
 def _share(found: Tensor, rows: int) -> Tensor:
     return torch.full((rows,), float(found.float().mean()) if len(found) else math.nan)
 
 
-def _flags(columns: dict[str, Tensor], held: int) -> list[Flag]:
+def _flags(columns: dict[str, Tensor]) -> list[Flag]:
     """What makes the guesses say nothing."""
     n = int(columns["adversarial"].sum())
     if not n:
         return [Flag("nothing_to_parse", "no picture was changed so that it broke the system: nothing was parsed")]
     mean = sum(float(columns[f"own_{name}"][0]) for name in NAMES) / len(NAMES)
-    slack = 2 * math.sqrt(CHANCE * (1 - CHANCE) / (len(NAMES) * max(1, held)))
+    slack = 2 * math.sqrt(CHANCE * (1 - CHANCE) / (len(NAMES) * max(1, int(columns["own_pictures"][0]))))
     if not mean > CHANCE + slack:
         return [Flag("observer_at_chance", f"the observer names {mean:.1%} of the attributes of its own nets, as a "
                      f"guesser would; it has learnt nothing, and what it says of others is no evidence")]  # fmt: skip
@@ -105,7 +106,7 @@ def _note(columns: dict[str, Tensor], truth: Attributes) -> str:
         of = ", ".join(f"{name} {float(columns[f'others_{name}'][0]):.1%}" for name in NAMES)
         words.append(f"these values are named of other nets' pictures, too: {of}")
     own = ", ".join(f"{name} {float(columns[f'own_{name}'][0]):.1%}" for name in NAMES)
-    return "; ".join([*words, f"right on its own nets: {own}"])
+    return "; ".join([*words, f"right on {int(columns['own_pictures'][0])} of its own nets': {own}"])
 
 
 def _asked(threat: Threat) -> ParsingThreat:
@@ -157,6 +158,7 @@ scenario = Scenario(
         *(column for name in NAMES for column in _place(name)),
         *(Column(name=f"{said}_{name}", dtype="float", unit="share") for said in ("own", "others") for name in NAMES),
         Column(name="own_all", dtype="float", unit="share"),
+        Column(name="own_pictures", dtype="int", unit="pictures"),
     ),
     headline="all_ok_rate", paper="Yao et al., 2023, arXiv:2303.07474", spec=ParsingSpec, decide=decide,
     sections="robustsuite.reports.sections.parsed:part",
