@@ -17,7 +17,7 @@ from robustsuite.serve.training import Recipe, half_cosine
     paper="Yao et al., 2023, arXiv:2303.07474",
     cost=lambda classes, epochs, lr, width: Cost(epochs, epochs),
     differs=(
-        "each picture is standardised channel by channel, so that what is learnt at one radius holds at another",
+        "what it sees is divided by its root mean square, so that what is learnt at one radius holds at another",
         "the authors' code keeps the epoch that is best on the test pictures; here the last one counts",
         "SGD with Nesterov's momentum and batches of 64 for 20 epochs; theirs is without, batches of 512, 100 epochs",
     ),
