@@ -168,6 +168,7 @@ def test_what_a_delta_says_outright_is_parsed_and_the_same_at_the_same_seed(name
     parse, (x, values) = card_of("attack", name).function, told(270, 1)
     guesses = parse(x, own(0), **given)
     assert float((guesses == values).float().mean()) > 0.97
+    assert torch.equal(guesses, parse(x / 4, own(0), **given)), "a radius tells nothing by itself"
     torch.manual_seed(99)
     assert torch.equal(guesses, parse(x, own(0), **given))
     noise = torch.randn(270, 3, 8, 8, generator=torch.Generator().manual_seed(5)) / 255
