@@ -25,7 +25,7 @@ OWN = ("evasion", "certification", "shift")
 """Scenarios that have answers of their own kind."""
 
 KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
-LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB"}
+LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all_ok_rate": "all three named"}
 
 
 def contested(run: Results) -> Iterator[Answer]:
@@ -66,6 +66,7 @@ def _answer(
     sound = [name for name in ordered if not any(c.unranked for c in systems[name])]
     met = [name for name in sound if all(c.cell["status"] != "inert" for c in systems[name])]
     own, best = ("none" if "none" in sound else None), next((name for name in met if name != "none"), None)
+    best = None if facts["scenario"] == "parsing" else best  # there a defended network is another victim
     rate = scoring.kind == "rate"
     say = percent if rate else number
     helped = own is None or best is None or sign * value[best] > sign * value[own]
@@ -87,7 +88,7 @@ def _answer(
     else:
         by = "" if lead == "none" else f" with its best defense, {plain(lead)}"
         said = (_told(run, facts, adversary, what, by, systems[lead], rate),)
-        if own is not None and best is not None and facts["scenario"] != "parsing":  # there it is another victim
+        if own is not None and best is not None:
             said += (_defended(facts["scenario"], best, systems[own], systems[best], rate, what),)
     standing = VERDICT if lead else NONE_YET
     figures = figures if lead else cards.NONE

@@ -27,6 +27,9 @@ FEW = 3
 """Victims of a value below which resampling them says nothing."""
 
 WHERE = ("threat", "budget", "dataset", "seed", "attack")
+SHOWN = ("threat", "dataset", "seed", "attack")
+"""Of these what stands in the page: a threat has one budget, whose words are long here."""
+
 AT_CHANCE = "observer_at_chance"
 
 
@@ -108,7 +111,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
 
 
 def _over_victims(whole: pd.DataFrame) -> Table:
-    names, caption = split_constant(whole, WHERE)
+    names, caption = split_constant(whole, SHOWN)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attribute"]), _right(row),
          _on_own(row), counted(CHANCE, percent(CHANCE)),
@@ -137,7 +140,7 @@ def _on_own(row: Mapping[Any, Any]) -> Entry:
 
 
 def _each(found: pd.DataFrame) -> Table:
-    names, caption = split_constant(found, (*WHERE, "model", "defense"))
+    names, caption = split_constant(found, (*SHOWN, "model", "defense"))
     rows = tuple(
         (*(words(row[name]) for name in names), *_shares(row), counted(row["n"], f"{row['n']} of {row['of']}"),
          Entry(row["sentence"]))
