@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +22,6 @@ SHADOWS = "recipe:cnn_{kernel}_{activation}"
 HELD = 5
 """One in so many of the observer's own examples is kept from what it learns on."""
 
-
 OWN = ("sees", "shadows", "draws", "pictures")
 """What a threat of this scenario says besides its attacks, told where it is not the default."""
 
@@ -38,7 +37,7 @@ class Maker(NamedTuple):
         return f"{canonical(self.card, dict(self.given))} in {self.budget}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParsingThreat(Threat):
     """The observer: what it finds (`made`, `sees`), and what it learns on (`assumed`; nets of its own).
 
@@ -46,12 +45,12 @@ class ParsingThreat(Threat):
     combination; pictures: examples that each is attacked on.
     """
 
-    made: Maker = field(kw_only=True)
-    assumed: Maker = field(kw_only=True)
-    sees: str = "delta"
-    shadows: str = SHADOWS
-    draws: int = 1
-    pictures: int = 200
+    made: Maker
+    assumed: Maker
+    sees: str
+    shadows: str
+    draws: int
+    pictures: int
 
 
 class Assumed(BaseModel):
@@ -90,11 +89,11 @@ class ParsingSpec(BallSpec):
             raise BadValue(f"expected {{kernel}} and {{activation}} in the shadows of {name!r}, got {self.shadows!r}")
         told: dict[str, Any] = {"evasion": canonical(maker.card, dict(maker.given))}
         told |= {} if assumed == maker else {"assumes": str(assumed)}
-        told |= {key: getattr(self, key) for key in OWN if getattr(self, key) != type(self).model_fields[key].default}
+        own = {key: getattr(self, key) for key in OWN}
+        told |= {key: value for key, value in own.items() if value != type(self).model_fields[key].default}
         told["source"] = _source(maker, assumed)
         given = {f.name: getattr(plain, f.name) for f in fields(plain)} | {"terms": tuple(told.items())}
-        return ParsingThreat(**given, made=maker, assumed=assumed, sees=self.sees, shadows=self.shadows,
-                             draws=self.draws, pictures=self.pictures)  # fmt: skip
+        return ParsingThreat(**given, made=maker, assumed=assumed, **own)
 
 
 def _maker(entry: object, budget: Allowed | None) -> Maker:
