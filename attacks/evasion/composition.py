@@ -2,7 +2,7 @@
 
 Targeted APGD (Croce and Hein, 2020, https://arxiv.org/abs/2003.01690) toward nine classes for a few steps, toward the
 three nearest for more, toward the nearest for the most; what is near then, toward three classes anew. In l1 few steps
-lead nowhere: there it is APGD-CE first, and then fewer classes. FAB and Square, four fifths of
+lead nowhere: there it is APGD-CE first, and then fewer classes, at a twentieth. FAB and Square, four fifths of
 AutoAttack's evaluations, seldom break what this leaves. Here a short FAB (2020, https://arxiv.org/abs/1907.02044) and a
 short Square (2020, https://arxiv.org/abs/1912.00049) try so many of what stands that, could they break a quarter of it,
 they would break one with 95 % probability. If one breaks, gradients mislead here, and the audit goes on to all, at

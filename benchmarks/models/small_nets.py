@@ -183,6 +183,16 @@ def scenes_resnet(space: InputSpace) -> nn.Module:
     return CifarResNet(space, 1, widths=(16, 32, 64), stem=2)
 
 
+def attributed(space: InputSpace, kernel: int, activation: type[nn.Module], width: int = 16) -> nn.Sequential:
+    """Three convolutions of one size with batch-norm and one activation, as model parsing tells them apart."""
+    layers: list[nn.Module] = []
+    before = space.channels
+    for out, stride in ((width, 2), (2 * width, 2), (2 * width, 1)):
+        layers += [nn.Conv2d(before, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out), activation()]
+        before = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, space.classes))
+
+
 Architecture = Callable[[InputSpace], nn.Module]
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -204,6 +214,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mobilenetv1_025": partial(mobilenet_v1, width=0.25),
     "mobilenetv1_050": partial(mobilenet_v1, width=0.5),
     "mobilenetv1_100": partial(mobilenet_v1, width=1.0),
+    **{f"cnn_{kernel}_{activation.__name__.lower()}": partial(attributed, kernel=kernel, activation=activation)
+       for kernel in (3, 5, 7) for activation in (nn.ReLU, nn.Tanh, nn.ELU)},
 }
 
 

@@ -25,7 +25,7 @@ OWN = ("evasion", "certification", "shift")
 """Scenarios that have answers of their own kind."""
 
 KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
-LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB"}
+LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all_ok_rate": "all three named"}
 
 
 def contested(run: Results) -> Iterator[Answer]:
@@ -66,6 +66,7 @@ def _answer(
     sound = [name for name in ordered if not any(c.unranked for c in systems[name])]
     met = [name for name in sound if all(c.cell["status"] != "inert" for c in systems[name])]
     own, best = ("none" if "none" in sound else None), next((name for name in met if name != "none"), None)
+    best = None if facts["scenario"] == "parsing" else best  # there a defended network is another victim
     rate = scoring.kind == "rate"
     say = percent if rate else number
     helped = own is None or best is None or sign * value[best] > sign * value[own]
@@ -144,6 +145,9 @@ def _told(
     if scenario == "inversion":
         return (f"{begun(adversary)} of {it} rebuilds its pictures: {reached} of {n} are told from all others "
                 f"({attack}).")  # fmt: skip
+    if scenario == "parsing":
+        return (f"{begun(adversary)} names kernel size, activation and sparsity of {it}, all three, on {reached} of "
+                f"{n} such pictures ({attack}); of a guesser's answers 4 % would be right.")  # fmt: skip
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

@@ -67,6 +67,8 @@ def who(record: CellRecord) -> str:
         return f"whoever poisons {_rate(budget.poison_rate)} of the training data"
     if record.scenario.name == "inversion":
         return "whoever sees one shared update"
+    if record.scenario.name == "parsing":
+        return "whoever finds pictures that break it"
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""

@@ -56,6 +56,7 @@ NIST: Final[Mapping[str, Class]] = {
 
 ATLAS: Final[Mapping[str, str]] = {
     "AML.T0005": "Create Proxy AI Model",
+    "AML.T0014": "Discover AI Model Family",
     "AML.T0015": "Evade AI Model",
     "AML.T0018.000": "Poison AI Model",
     "AML.T0020": "Poison Training Data",
@@ -95,10 +96,13 @@ UNLEARNABLE: Ids = {"nist": ("NISTAML.013", "NISTAML.012"), "atlas": ("AML.T0020
 INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 """Pictures from a shared update. ATLAS has no technique for updates: the nearest inverts a model through its API."""
 
+PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
+"""Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
+
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
 
-OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION) for i in ids["nist"]}
+OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, PARSING) for i in ids["nist"]}
 """The classes that attacks of ours are of."""
 
 

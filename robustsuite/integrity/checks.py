@@ -230,9 +230,12 @@ CHECKS = (
           "of them and 1 image warns", "report", {"vote_contradicted": ("warn", "all")}),
     Check("–", "worth asking", "accuracy on clean pictures that a guesser reaches once in twenty tries (exact "
           f"binomial; of a pretrained model as it is on all pictures of a cell with at least {ENOUGH}, else on the "
-          "probe's), a trigger without a picture to stand on, and reconstructions no nearer to their own originals "
-          "than to others' fail", "probe, scenario",
+          "probe's), a trigger without a picture to stand on, reconstructions no nearer to their own originals than "
+          "to others', adversarial pictures to parse of which there are none, an observer that names what its own "
+          "nets are made of as a guesser would, and one that names the victim's values as often of other nets fail",
+          "probe, scenario",
           {"clean_at_chance": ("fail", "all"), "nothing_to_trigger": ("fail", "all"),
+           "nothing_to_parse": ("fail", "all"), "observer_at_chance": ("fail", "all"),
            "control_as_good": ("fail", "all")}),
 )  # fmt: skip
 """Every check of the battery; an id without flags is kept by construction, where the last column says."""

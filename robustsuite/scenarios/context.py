@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robustsuite.config.registry import AttackCard
+from robustsuite.config.registry import AttackCard, identity
 from robustsuite.config.threats import Access, Threat
 from robustsuite.errors import AccessRefused
 from robustsuite.maths.randomness import Rng
@@ -19,6 +19,7 @@ from robustsuite.scenarios.record import Clean
 from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Reading, Split
 from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Training
 from robustsuite.serve.oracle import TILE
 from robustsuite.serve.stages import Applied
 from robustsuite.serve.subset import restricted
@@ -123,6 +124,16 @@ class Context:
         """The adversary's own pictures and nets. Needs AUX_DATA."""
         self._need(Access.AUX_DATA)
         return self._cycle().adversary()
+
+    def own_training(self) -> Training:
+        """What the adversary trains with, of whatever kind: its seed, and the data's train split. Needs AUX_DATA."""
+        self._need(Access.AUX_DATA)
+        return self._cycle().own_training()
+
+    @property
+    def identity(self) -> str:
+        """What tells the attack with its parameters from any other, as text."""
+        return identity(self.card, self._given | self.common)
 
     def _cycle(self) -> Lifecycle:
         return self._cell.lifecycle

@@ -23,7 +23,8 @@ from robustsuite.serve.data import Split
 class Aux:
     """What an adversary granted AUX_DATA owns: labelled pictures the system was not judged on, and a way to nets.
 
-    net: (a model spec, defenses as in a sweep ...) -> a network of the same input space, trained by the adversary.
+    net: (a model spec, defenses as in a sweep ..., draw=0) -> a network of the same input space, trained by the
+    adversary; each draw is another training.
     """
 
     pictures: Split

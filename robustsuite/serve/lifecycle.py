@@ -99,12 +99,17 @@ class Lifecycle:
         """The adversary's own pictures (the val split where there is one) and nets, trained at a seed of its own."""
         pictures = self.data.splits.get("val", next(iter(self.data.splits.values())))
 
-        def net(spec: str, *defenses: object) -> nn.Module:
+        def net(spec: str, *defenses: object, draw: int = 0) -> nn.Module:
             model = load_model(spec, self.data.space)
             used = tuple(applied(*parse_spec(entry, "defense")) for entry in defenses)
-            return Lifecycle(model, self.data, used, self.seed + ADVERSARY, self.device, self.tell).trained()
+            seed = self.seed + (draw + 1) * ADVERSARY
+            return Lifecycle(model, self.data, used, seed, self.device, self.tell).trained()
 
         return Aux(pictures, net)
+
+    def own_training(self) -> Training:
+        """What the adversary trains with besides nets of a spec: the train split, at its own seed."""
+        return Training(self.data.split("train"), NOTHING, self.seed + ADVERSARY, self.device, self.tell)
 
     def shared(self, trained: bool) -> nn.Module:
         """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""

@@ -84,11 +84,13 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     goal = {"untargeted": "untargeted", "targeted": "targeted", "ordered_topk": {"ordered_topk": 2}}[card.goals[0]]
     budget: dict[str, Any] = {
         "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
-        "inversion": {"batch": 2, "trained": False},
+        "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"},
     }.get(card.place) or {norm: "inf" if card.minimum_norm and norm == "l2" else EPS[norm]}  # fmt: skip
     if card.place == "certification":
         budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
     extra = {"target": 0} if card.place == "poisoning" else {"goal": goal} if card.place == "evasion" else {}
+    if card.place == "parsing":
+        extra = {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60}
     return {"scenario": card.place, "access": access, "budget": budget, "attacks": [given(card)], **extra}
 
 
@@ -138,7 +140,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 def later(title: str) -> bool:
     """Whether this sweep is a heavier check."""
-    return title.split("-")[0] in LATER or title.startswith(("evasion torchattacks.", "inversion"))
+    return title.split("-")[0] in LATER or title.startswith(("evasion torchattacks.", "inversion", "parsing"))
 
 
 def base() -> dict[str, Any]:
