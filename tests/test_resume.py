@@ -145,6 +145,7 @@ def test_a_resumed_run_ends_in_the_same_grades(tmp_path: Path) -> None:
         assert after == before
 
 
+@pytest.mark.slow
 def test_a_scheduler_s_end_is_said_in_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
     running = start(tmp_path, seeds=1)
     while not finished(tmp_path):

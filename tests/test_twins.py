@@ -232,7 +232,7 @@ def test_runs_that_do_not_say_what_was_asked_are_told_by_digits(two: list[Path],
         assert {name} == {f"checkpoint:best #{digest[:6]}" for digest in hashes}
 
 
-@pytest.mark.parametrize("called", [("one", "other"), ("mine", "mine")])
+@pytest.mark.parametrize("called", [("one", "other"), pytest.param(("mine", "mine"), marks=pytest.mark.slow)])
 def test_what_as_says_is_kept_where_it_tells_apart(called: tuple[str, str], tmp_path: Path) -> None:
     specs = [checkpoint(tmp_path / f"run{k}/best.safetensors", i) for i, k in enumerate("AB")]
     runs = [swept(tmp_path / f"out{i}", [{specs[i]: None, "as": name}]) for i, name in enumerate(called)]

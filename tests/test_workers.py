@@ -109,6 +109,7 @@ def _alike(a: Path, b: Path) -> bool:
     return one.columns == two.columns and one.rows == two.rows and rows_differ
 
 
+@pytest.mark.slow
 def test_the_users_error_in_a_worker_is_one_sentence_of_its_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

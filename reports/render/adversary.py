@@ -68,7 +68,9 @@ def who(record: CellRecord) -> str:
     if record.scenario.name == "inversion":
         return "whoever sees one shared update"
     if record.scenario.name == "parsing":
-        return "whoever finds pictures that break it"
+        terms = budget.terms
+        taken = f", and takes them for those of {terms['assumes']}," if "assumes" in terms else ""
+        return f"whoever finds pictures by {terms.get('evasion', 'an attack')} that break it{taken}"
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""

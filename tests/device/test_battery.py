@@ -46,7 +46,7 @@ def test_a_plugin_says_on_the_device_what_it_says_on_the_cpu(
         agree(row, columns, *found[run_id])
 
 
-@pytest.mark.slow
+@pytest.mark.slow if not battery.REAL else pytest.mark.usefixtures()
 def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(weights: Path, tmp_path: Path) -> None:
     defenses = ["none", [{"gaussian_augmentation": {"epochs": 1}}]]
     sweep = {"threats": battery.ASKED, "defenses": defenses}
