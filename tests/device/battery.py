@@ -68,8 +68,8 @@ LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld",
 }  # fmt: skip
-"""Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared, parsing,
-and on a pretended device evasion, where tests/device/waits.py plays each attack of ours."""
+"""Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
+parsing, and on the pretended device evasion, where tests/device/waits.py plays each attack of ours."""
 
 
 def given(card: Card) -> Any:

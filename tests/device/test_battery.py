@@ -46,9 +46,13 @@ def test_a_plugin_says_on_the_device_what_it_says_on_the_cpu(
         agree(row, columns, *found[run_id])
 
 
-@pytest.mark.slow if not battery.REAL else pytest.mark.usefixtures()
-def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(weights: Path, tmp_path: Path) -> None:
-    defenses = ["none", [{"gaussian_augmentation": {"epochs": 1}}]]
+STACKS = ["none", [{"gaussian_augmentation": {"epochs": 1}}]]
+
+
+@pytest.mark.parametrize("defenses", [pytest.param(STACKS, marks=[] if battery.REAL else [pytest.mark.slow], id="two")])
+def test_an_audit_says_on_the_device_what_it_says_on_the_cpu(
+    defenses: list[Any], weights: Path, tmp_path: Path
+) -> None:  # fmt: skip
     sweep = {"threats": battery.ASKED, "defenses": defenses}
     with battery.cache_at(weights / "cpu"):
         expected = battery.played(sweep, "cpu", tmp_path / "cpu", audited=True)
