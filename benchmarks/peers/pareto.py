@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
-from robustsuite.maths.stats import clopper_pearson
-
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-REFERENCE = "autoattack"
+REFERENCE, DPI = "autoattack", 110
 
 
 class Point(NamedTuple):
@@ -68,22 +66,27 @@ def front(found: list[Point]) -> set[str]:
 
 
 def drawn(file: Path, found: list[Point], right: int, title: str) -> None:
-    """Passes an image on a log axis against the share of the right images that stands, with 95 % intervals."""
+    """Passes an image on a log axis against the share of the right images that stands; all play the same images."""
     best = front(found)
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for number, point in enumerate(found):
-        share, (low, high) = point.standing / right, clopper_pearson(point.standing, right)
-        at = [[100 * (share - low)], [100 * (high - share)]]
-        mark = {"color": "tab:blue" if point.attack in best else "tab:grey", "marker": "o", "capsize": 2}
-        axes.errorbar([point.passes], [100 * share], yerr=at, elinewidth=0.5, **mark)
-        axes.annotate(f"{number + 1}", (point.passes, 100 * share), (5, 4), textcoords="offset points")
-    steps = sorted((p.passes, 100 * p.standing / right) for p in found if p.attack in best)
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=DPI)
+    places = [(point.passes, 100 * point.standing / right) for point in found]
+    steps = sorted(place for place, point in zip(places, found, strict=True) if point.attack in best)
     axes.step(*zip(*steps, strict=True), where="post", color="tab:blue", linewidth=0.8)
+    for place, point in zip(places, found, strict=True):
+        axes.plot(*place, "o", color="tab:blue" if point.attack in best else "0.6")
     axes.set(xscale="log", xlabel="forward and backward passes an image", title=title)
     axes.set_ylabel("right images that stand (%), lower is stronger")
+    taken = [tuple(axes.transData.transform(place)) for place in places]
+    for number, place in enumerate(places):  # the nearest place above or below where no mark or number stands
+        x, y = axes.transData.transform(place)
+        lift = next(up for up in (14, -14, 28, -28, 42, -42, 56) if all(
+            abs(x - a) > 16 or abs(y + up - b) > 13 for a, b in taken))  # fmt: skip
+        taken.append((x, y + lift))
+        how = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
+        axes.annotate(f"{number + 1}", place, (0, lift * 72 / DPI), **how)
     names = "\n".join(f"{number + 1} {point.attack}" for number, point in enumerate(found))
-    figure.text(1.01, 0.5, names, va="center", fontsize=8)
-    figure.savefig(file, dpi=110, bbox_inches="tight")
+    figure.text(0.92, 0.5, names, va="center", fontsize=8)
+    figure.savefig(file, dpi=DPI, bbox_inches="tight")
     plt.close(figure)
 
 
