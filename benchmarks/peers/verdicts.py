@@ -56,8 +56,8 @@ NETS = (
     Net("cifar10_vit_pgd_2_3_16", "small_vit", CIFAR, 200, {"linf": "4/255", "l2": "1", "l1": "12"}),
     Net("mnist_lenet5_adv", "lenet5", MNIST, 200, {"linf": "0.3", "l2": "2", "l1": "10"}),
     Net("cifar10_marabou_large", "conv_large", CIFAR, 200, {"linf": "2/255", "l2": "0.25", "l1": "4"}),
-    Net("cifar10_resnet18_std", "resnet18_cifar", CIFAR, 32, {"linf": "1/255", "l2": "0.125", "l1": "2"}),
-    Net("imagenet_mobilenetv1_025", "mobilenetv1_025", IMAGENET, 64, {"linf": "0.5/255", "l2": "0.25", "l1": "8"}),
+    Net("cifar10_resnet18_std", "resnet18_cifar", CIFAR, 32, {"linf": "0.25/255", "l2": "0.125", "l1": "2"}),
+    Net("imagenet_mobilenetv1_025", "mobilenetv1_025", IMAGENET, 64, {"linf": "0.1/255", "l2": "0.25", "l1": "8"}),
 )
 
 
