@@ -68,9 +68,8 @@ def who(record: CellRecord) -> str:
     if record.scenario.name == "inversion":
         return "whoever sees one shared update"
     if record.scenario.name == "parsing":
-        terms = budget.terms
-        taken = f", and takes them for those of {terms['assumes']}," if "assumes" in terms else ""
-        return f"whoever finds pictures by {terms.get('evasion', 'an attack')} that break it{taken}"
+        learnt = f"learns from {budget.terms['assumes']} and " if "assumes" in budget.terms else ""
+        return f"whoever {learnt}finds pictures by {budget.terms.get('evasion', 'an attack')} that break it"
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""

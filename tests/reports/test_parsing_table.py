@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustsuite.records.schema import Budget
 from robustsuite.reports.measure.scores import cell_scores
+from robustsuite.reports.render.adversary import who
 from robustsuite.reports.sections.parsed import ATTRIBUTES, WHERE, _counted, pooled
 from robustsuite.scenarios.parsing.played import scenario
 
@@ -67,3 +69,13 @@ def test_scores_are_of_pictures_that_count() -> None:
     assert next(iter(scores)) == "all_ok_rate"
     none = rows.assign(adversarial=False)
     assert "all_ok_rate" not in {score.metric for score in cell_scores(cell, none)}
+
+
+def test_who_learns_from_another_attack_is_told_so() -> None:
+    def told(**terms: str) -> str:
+        threat = SimpleNamespace(budget=Budget(terms=terms))
+        return who(SimpleNamespace(scenario=SimpleNamespace(name="parsing"), threat=threat))  # type: ignore[arg-type]
+
+    assert told(evasion="fgsm") == "whoever finds pictures by fgsm that break it"
+    learnt = told(evasion="fgsm", assumes="pgd(steps=10) in linf(eps=8/255)")
+    assert learnt == "whoever learns from pgd(steps=10) in linf(eps=8/255) and finds pictures by fgsm that break it"
