@@ -34,10 +34,10 @@ from robustsuite.serve.oracle import Oracle
 Parts = Sequence[tuple[float, float]]
 HALVED: Parts = ((1.0, 0.08), (1 / 3, 0.16), (0.0, 0.8))
 HALVED_L1: Parts = ((1 / 3, 0.4), (0.0, 0.6))
-FIRST_L1 = 0.6
+FIRST_L1: Parts = ((0.0, 0.6),)
 AGAIN: Parts = ((1 / 3, 1.0),)
 """Of each stage: its share of the targets, at least one, and of the steps. For all, then for the near ones anew; in l1
-FIRST_L1 of the steps go to APGD-CE before."""
+FIRST_L1 is APGD-CE before, toward no class."""
 
 NEAR = -0.15
 """The loss from which on an image is near: measured, whatever AutoAttack breaks and HALVED leaves lies among the first
@@ -61,7 +61,7 @@ def stages_of(n_targets: int, steps: int, parts: Parts = HALVED) -> Stages:
 def _cost(*, classes: int, steps: int, n_targets: int, order: str, queries: int) -> Cost:
     count, ranking = min(n_targets, classes - 1), min(classes - 1, CANDIDATES) if order == "malt" else 0
     again = stages_of(count, steps, AGAIN)
-    first = [*stages_of(1, steps, ((1, FIRST_L1),)), *stages_of(count, steps, HALVED_L1)]
+    first = [*stages_of(count, steps, FIRST_L1), *stages_of(count, steps, HALVED_L1)]
     dearest = max(_points(stages_of(count, steps)), _points(first) + 2 * (1 + first[1][0]))  # l1's three radii
     gradients = dearest + _points(again) + 2 * again[0][0] + ranking + (1 + count) * (2 * steps + 2)  # of FAB
     return Cost(forwards=gradients + queries + max(1, queries // SHORT) + 6, backwards=gradients)
@@ -149,7 +149,7 @@ def _ascents(
     """Of each ascent its name, the rows (M,) it was about, their pictures (M, C, H, W), and which broke (M,)."""
     rows, parts = torch.arange(len(x), device=x.device), HALVED
     if budget.norm == "l1":
-        first = max(1, round(FIRST_L1 * steps))
+        ((_, first),) = stages_of(n_targets, steps, FIRST_L1)
         x_adv, broken = apgd(model, x, y, budget, rng=rng.fold("apgd_ce"), steps=first, targets=targets)
         yield "apgd_ce", rows, x_adv, broken
         rows, parts = (~broken).nonzero().flatten(), HALVED_L1

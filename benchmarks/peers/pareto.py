@@ -79,8 +79,9 @@ def drawn(file: Path, found: list[Point], right: int, title: str) -> None:
     taken = [tuple(axes.transData.transform(place)) for place in places]
     for number, place in enumerate(places):  # the nearest place above or below where no mark or number stands
         x, y = axes.transData.transform(place)
-        lift = next(up for up in (14, -14, 28, -28, 42, -42, 56) if all(
-            abs(x - a) > 16 or abs(y + up - b) > 13 for a, b in taken))  # fmt: skip
+        free = (up for up in (14, -14, 28, -28, 42, -42)
+                if all(abs(x - a) > 16 or abs(y + up - b) > 13 for a, b in taken))  # fmt: skip
+        lift = next(free, 56)
         taken.append((x, y + lift))
         how = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
         axes.annotate(f"{number + 1}", place, (0, lift * 72 / DPI), **how)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..sections.parsed import ATTRIBUTES
+
 MEASURES = {
     "robust_accuracy": "answered right, and still right under the attack",
     "clean_accuracy": "answered right without an attack",
@@ -85,13 +87,11 @@ COLUMNS = {
     "control_psnr": "the same ratio against another client's pictures: what a reconstruction of nothing would reach",
     "adversarial": "changed, and it broke the system: what counts when a picture is parsed",
     "all_ok": "kernel size, activation and sparsity all named rightly",
-    **{f"{name}_ok": f"whether the network's {name} was named rightly"
-       for name in ("kernel", "activation", "sparsity")},
+    **{f"{name}_ok": f"whether the network's {name} was named rightly" for name in ATTRIBUTES},
     **{f"own_{name}": "how often the observer is right on pictures of its own nets that it has not learnt on"
-       for name in ("kernel", "activation", "sparsity", "all")},
+       for name in (*ATTRIBUTES, "all")},
     "own_pictures": "how many pictures these are",
-    **{f"others_{name}": "how often it names this value of its own nets that have another"
-       for name in ("kernel", "activation", "sparsity")},
+    **{f"others_{name}": "how often it names this value of its own nets that have another" for name in ATTRIBUTES},
     "confidence": "the probability that the model states for its answer",
     "watched": "the probability that the model gives to the class that is watched",
 }

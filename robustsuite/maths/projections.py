@@ -79,7 +79,7 @@ def steepest(x: Tensor, grad: Tensor, eps: float | Tensor, name: str) -> Tensor:
     order = g.abs().argsort(dim=1, descending=True, stable=True)
     room = torch.where(g > 0, 1 - x.flatten(1), x.flatten(1)) * (g != 0)
     sorted_room = room.gather(1, order).double()
-    spent = (_column(eps, g) - (sorted_room.cumsum(1) - sorted_room)).clamp_min(0).minimum(sorted_room).to(x.dtype)
+    spent = _spent(_column(eps, g), sorted_room).to(x.dtype)
     change = torch.zeros_like(g).scatter_(1, order, spent) * g.sign()
     return (x + change.view_as(x)).clamp(0, 1)
 
@@ -97,7 +97,7 @@ def onto_plane(x: Tensor, way: Tensor, gap: Tensor, name: str) -> Tensor:
     if name == "l1":
         order = steep.argsort(dim=1, descending=True, stable=True)
         gains = (steep * room).gather(1, order)
-        spent = (gap - (gains.cumsum(1) - gains)).clamp_min(0).minimum(gains) / steep.gather(1, order).clamp_min(1e-300)
+        spent = _spent(gap, gains) / steep.gather(1, order).clamp_min(1e-300)
         far = torch.zeros_like(spent).scatter_(1, order, spent)
     else:
         pace = torch.ones_like(steep) if name == "linf" else steep
@@ -110,6 +110,11 @@ def onto_plane(x: Tensor, way: Tensor, gap: Tensor, name: str) -> Tensor:
         t = (gap - before.gather(1, at)) / left.gather(1, at).clamp_min(1e-300)
         far = torch.where(short == flat.shape[1], room, torch.minimum(t * pace, room))
     return (far * toward.sign()).to(x.dtype).view_as(x)
+
+
+def _spent(total: float | Tensor, parts: Tensor) -> Tensor:
+    """How much of each of parts (N, D) is used where `total`, one number or (N, 1), is spent in their order."""
+    return (total - (parts.cumsum(1) - parts)).clamp_min(0).minimum(parts)
 
 
 def _column(eps: float | Tensor, like: Tensor) -> float | Tensor:

@@ -53,7 +53,7 @@ class Walk(NamedTuple):
 
 def nearest(
     model: Oracle, x: Tensor, y: Tensor, budget: Ball, targets: Tensor | None, steps: int, walk: Walk
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Pictures (N, C, H, W): the nearest break of steps + 1 points from the clean one on, inside the budget or not.
 
     Of several rounds that of all of them. Where nothing broke, the last point asked about comes back, projected onto
