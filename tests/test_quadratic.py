@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from robustsuite.methods import quadratic
+from robustsuite.methods.evasion import quadratic
 
 
 def instance(n: int, classes: int, d: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

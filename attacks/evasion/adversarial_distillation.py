@@ -15,7 +15,7 @@ from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadData, BadValue
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import ordered_topk
+from robustsuite.methods.evasion import ordered_topk
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 

@@ -1,6 +1,6 @@
 """Auto-PGD: gradient ascent without a step size to tune (Croce & Hein, 2020, arXiv 2003.01690; l1: 2021, 2103.01208).
 
-The loop is core (robustsuite/methods/apgd.py), since compositions run it as well.
+The loop is core (robustsuite/methods/evasion/apgd.py), since compositions run it as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import apgd as core
+from robustsuite.methods.evasion import apgd as core
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 

@@ -24,9 +24,9 @@ from robustsuite.errors import BadValue
 from robustsuite.maths import losses
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.apgd import CANDIDATES, apgd, ranked_targets
-from robustsuite.methods.halving import Halved, Stages, halve
-from robustsuite.methods.square import square
+from robustsuite.methods.evasion.apgd import CANDIDATES, apgd, ranked_targets
+from robustsuite.methods.evasion.halving import Halved, Stages, halve
+from robustsuite.methods.evasion.square import square
 from robustsuite.scenarios import evasion
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.oracle import Oracle

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite.config.taxonomy import WHITE_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import ordered_topk
+from robustsuite.methods.evasion import ordered_topk
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 

@@ -18,7 +18,7 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
 from robustsuite.maths.projections import per_row, unit
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import Decisions, noise_start, picture_start
+from robustsuite.methods.evasion.decisions import Decisions, noise_start, picture_start
 from robustsuite.scenarios import evasion
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.oracle import Oracle

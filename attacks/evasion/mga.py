@@ -1,7 +1,7 @@
 """MGA: a microbial genetic algorithm over signs, from fair coins or from what breaks a surrogate (Wang, 2021).
 
 "MGAAttack", the authors' code: github.com/kangyangWHU/MGAAttack. The algorithm is core
-(robustsuite/methods/genetic.py), since QuScore breeds with it as well.
+(robustsuite/methods/evasion/genetic.py), since QuScore breeds with it as well.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import BLACK_BOX, TRANSFER, joined
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import surrogates as owned
-from robustsuite.methods.genetic import POPULATION, Bred, Evolution, bernoulli, microbial
+from robustsuite.methods.evasion import surrogates as owned
+from robustsuite.methods.evasion.genetic import POPULATION, Bred, Evolution, bernoulli, microbial
 from robustsuite.scenarios import evasion
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.oracle import Oracle

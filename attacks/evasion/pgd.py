@@ -17,7 +17,7 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.apgd import inside, ranked_targets, surroundings
+from robustsuite.methods.evasion.apgd import inside, ranked_targets, surroundings
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle

@@ -17,8 +17,8 @@ from robustsuite.errors import BadValue
 from robustsuite.maths import losses
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods import attribution
-from robustsuite.methods import surrogates as owned
-from robustsuite.methods.genetic import POPULATION, Evolution, microbial
+from robustsuite.methods.evasion import surrogates as owned
+from robustsuite.methods.evasion.genetic import POPULATION, Evolution, microbial
 from robustsuite.scenarios import evasion
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.oracle import Oracle

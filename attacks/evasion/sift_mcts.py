@@ -2,7 +2,7 @@
 
 SIFT's keypoints are the picture's features; each is a Gaussian over pixels, as wide as it is large and as likely as it
 is strong, and together they say which pixels a person looks at. Two players change pixels by turns, and a Monte-Carlo
-tree search looks for the shortest game that ends in the goal (robustsuite/methods/game_tree.py).
+tree search looks for the shortest game that ends in the goal (robustsuite/methods/evasion/game_tree.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import MissingPackage
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import CHECKPOINTS
-from robustsuite.methods.game_tree import Game, game, play
+from robustsuite.methods.evasion.decisions import CHECKPOINTS
+from robustsuite.methods.evasion.game_tree import Game, game, play
 from robustsuite.records.schema import At
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle

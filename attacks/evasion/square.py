@@ -1,6 +1,6 @@
 """Square: random search with square windows, scores alone (Andriushchenko et al., 2020, arXiv 1912.00049).
 
-The search is core (robustsuite/methods/square.py), since compositions run it as well.
+The search is core (robustsuite/methods/evasion/square.py), since compositions run it as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import square as core
+from robustsuite.methods.evasion import square as core
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 

@@ -33,7 +33,7 @@ from robustsuite.config.goals import Targeted
 from robustsuite.config.threats import L2, Access
 from robustsuite.maths import stats
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
+from robustsuite.methods.evasion.decisions import CHECKPOINTS, Decisions, noise_start, picture_start
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import InputSpace, Split, load_data

@@ -30,7 +30,7 @@ from robustsuite.config.goals import Targeted
 from robustsuite.config.threats import Access, Linf
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.attribution import interpreter_named
-from robustsuite.methods.surrogates import in_tiles
+from robustsuite.methods.evasion.surrogates import in_tiles
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import InputSpace, Split, load_data

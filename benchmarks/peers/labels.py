@@ -51,8 +51,8 @@ from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import L2, Access, Linf
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.boundary import Band
-from robustsuite.methods.decisions import CHECKPOINTS, Decisions, noise_start
+from robustsuite.methods.evasion.boundary import Band
+from robustsuite.methods.evasion.decisions import CHECKPOINTS, Decisions, noise_start
 from robustsuite.serve.oracle import Oracle
 
 OURS = {"rays": (rays, Linf(1)), "surfree": (surfree, L2(math.inf)), "geoda": (geoda, L2(math.inf)),

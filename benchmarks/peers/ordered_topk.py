@@ -26,7 +26,7 @@ from robustsuite.config.goals import OrderedTopK
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import L2, Access, Threat
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import quadratic
+from robustsuite.methods.evasion import quadratic
 from robustsuite.scenarios import evasion
 from robustsuite.serve.data import InputSpace, Split, load_data
 from robustsuite.serve.models import Normalised, load_model, ready

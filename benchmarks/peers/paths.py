@@ -39,7 +39,7 @@ from robustsuite.benchmarks.peers.decision import NETS, drawn_targets, loaded, r
 from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import Access
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import Decisions, noise_start, picture_start
+from robustsuite.methods.evasion.decisions import Decisions, noise_start, picture_start
 from robustsuite.serve.data import Split
 from robustsuite.serve.oracle import Oracle
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from robustsuite.attacks.evasion.quadattack import quadattack
 from robustsuite.config.threats import L2, Access
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import quadratic
+from robustsuite.methods.evasion import quadratic
 from robustsuite.serve.models import ready
 from robustsuite.serve.oracle import TILE, Oracle
 

@@ -54,7 +54,7 @@ from robustsuite.config.registry import card_of
 from robustsuite.config.threats import L0, Access
 from robustsuite.maths import stats
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.game_tree import play
+from robustsuite.methods.evasion.game_tree import play
 from robustsuite.serve.oracle import Oracle
 
 WIDTH = 128

@@ -31,7 +31,7 @@ from robustsuite.benchmarks.peers.decision import NETS, loaded
 from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.config.threats import BALLS, Access
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.square import square
+from robustsuite.methods.evasion.square import square
 from robustsuite.serve.oracle import Oracle
 
 SETTINGS = (("cnn_a", "linf", 8 / 255), ("resnet4b", "l2", 1.0), ("resnet4b", "linf", 4 / 255), ("cnn_a", "l2", 1.0))

@@ -15,7 +15,7 @@ from ..read.runs import Results
 from ..render.adversary import knows, titled
 from ..render.document import Answer, Entry, accuracy
 from ..render.text import number, percent, plain, ranks
-from ..sections.attacked import doubt, no_answer
+from ..sections.evasion.attacked import doubt, no_answer
 from ..sections.generic import groups
 from . import cards
 from .cards import EVASION, FIRST, NONE_YET, THREAT, VERDICT, Row

@@ -75,7 +75,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
 }  # fmt: skip
 SCENARIOS = {
-    "evasion": ("robust_accuracy", "all", "robustsuite.reports.sections.attacked:part"),
+    "evasion": ("robust_accuracy", "all", "robustsuite.reports.sections.evasion.attacked:part"),
     "shift": ("accuracy", "", "robustsuite.reports.sections.shifts:part"),
     "certification": ("certified_accuracy", "any", "robustsuite.reports.sections.certified:part"),
     "poisoning": ("attack_success_rate", "", "robustsuite.reports.sections.poisoning:part"),

@@ -313,7 +313,7 @@ scenario = Scenario(
     ),
     headline="robust_accuracy", paper="Biggio et al., 2013, arXiv:1708.06131; Szegedy et al., 2014, arXiv:1312.6199",
     spec=EvasionSpec, decide=decide, together=together, conclude=conclude, joins="all",
-    sections="robustsuite.reports.sections.attacked:part", asks=True,
+    sections="robustsuite.reports.sections.evasion.attacked:part", asks=True,
 )  # fmt: skip
 
 JUDGED = frozenset({"index", "label", *(column.name for column in scenario.columns)})

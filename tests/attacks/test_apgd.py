@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite.config.threats import parse_ball
 from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths.losses import margin
-from robustsuite.methods.apgd import apgd, ascend, ranked_targets
+from robustsuite.methods.evasion.apgd import apgd, ascend, ranked_targets
 from robustsuite.serve.models import ready
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 

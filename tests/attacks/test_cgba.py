@@ -12,8 +12,8 @@ from robustsuite.config.threats import L2, Access
 from robustsuite.errors import AccessRefused, BadValue
 from robustsuite.maths.frequencies import cosines
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.boundary import Band, Circle
-from robustsuite.methods.decisions import CHECKPOINTS, HAIR, Decisions
+from robustsuite.methods.evasion.boundary import Band, Circle
+from robustsuite.methods.evasion.decisions import CHECKPOINTS, HAIR, Decisions
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split

@@ -10,7 +10,7 @@ from robustsuite.attacks.evasion import foolbox_bridge as bridge
 from robustsuite.config.threats import L2, Access
 from robustsuite.errors import BadValue, MissingPackage, Unsupported
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import Decisions
+from robustsuite.methods.evasion.decisions import Decisions
 from robustsuite.scenarios.evasion import Aux
 from robustsuite.serve.data import Split
 from robustsuite.serve.oracle import Oracle

@@ -13,8 +13,9 @@ from robustsuite.attacks.evasion.mga import mga, mga_transfer
 from robustsuite.attacks.evasion.quscore import agreement, quscore
 from robustsuite.config.threats import Access, Linf
 from robustsuite.errors import BadValue, UnknownName, Unsupported
-from robustsuite.methods import attribution, surrogates
-from robustsuite.methods.genetic import Evolution, bernoulli, decoded, meeting, microbial, offspring
+from robustsuite.methods import attribution
+from robustsuite.methods.evasion import surrogates
+from robustsuite.methods.evasion.genetic import Evolution, bernoulli, decoded, meeting, microbial, offspring
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split

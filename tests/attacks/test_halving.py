@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from robustsuite.config.threats import L1, L2, Access, Ball, Linf
 from robustsuite.maths import losses
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.apgd import ascend
-from robustsuite.methods.halving import Halved, halve
+from robustsuite.methods.evasion.apgd import ascend
+from robustsuite.methods.evasion.halving import Halved, halve
 from robustsuite.serve.models import ready
 from robustsuite.serve.oracle import Oracle
 from tests.attacks.test_composition import linear_net, oracle, pictures, radius

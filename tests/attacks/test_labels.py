@@ -14,7 +14,7 @@ from robustsuite.attacks.evasion.decisions.surfree import Basis, _direction, sur
 from robustsuite.config.threats import BALLS, Access, Ball
 from robustsuite.errors import AccessRefused, BadValue
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import CHECKPOINTS, HAIR
+from robustsuite.methods.evasion.decisions import CHECKPOINTS, HAIR
 from robustsuite.scenarios.evasion import Found
 from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import centre, distance, linear, streams

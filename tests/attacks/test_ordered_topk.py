@@ -20,7 +20,7 @@ from robustsuite.config.threats import L2, Access, Threat
 from robustsuite.engine.sweep import read_sweep
 from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import quadratic
+from robustsuite.methods.evasion import quadratic
 from robustsuite.methods.head import linear_head
 from robustsuite.scenarios import evasion
 from robustsuite.serve.data import InputSpace, Split

@@ -12,8 +12,8 @@ from robustsuite.config.registry import card_of
 from robustsuite.config.threats import L0
 from robustsuite.errors import BadValue, MissingPackage
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import game_tree
-from robustsuite.methods.game_tree import WIDEN, Game, Played, game, play
+from robustsuite.methods.evasion import game_tree
+from robustsuite.methods.evasion.game_tree import WIDEN, Game, Played, game, play
 from robustsuite.serve.models import ready
 from robustsuite.serve.oracle import Oracle
 from tests.attacks.linear import centre, distance, linear, oracle, streams

@@ -8,7 +8,7 @@ import torch
 from robustsuite.attacks.evasion.noise import noise
 from robustsuite.config.threats import Access, parse_ball
 from robustsuite.errors import BadValue
-from robustsuite.methods.square import eta, side, square
+from robustsuite.methods.evasion.square import eta, side, square
 from robustsuite.serve.oracle import Desk
 from tests.attacks.linear import centre, distance, linear, oracle, streams
 

@@ -17,7 +17,7 @@ from robustsuite.errors import BadData, BadValue, UnknownName
 from robustsuite.maths.losses import margin
 from robustsuite.maths.projections import unit
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import surrogates as owned
+from robustsuite.methods.evasion import surrogates as owned
 from robustsuite.methods.snapshots import Snapshots
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Split

@@ -11,7 +11,7 @@ from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.measure.tables import empirical_curves
 from robustsuite.reports.read.runs import read
 from robustsuite.reports.render.draw import HATCH, PAPER
-from robustsuite.reports.sections.attacked import attack_section, no_answer
+from robustsuite.reports.sections.evasion.attacked import attack_section, no_answer
 from robustsuite.reports.sections.figures import curves, heatmaps
 
 E = 8 / 255

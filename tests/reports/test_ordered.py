@@ -8,7 +8,7 @@ import pytest
 from report_store import Store
 
 from robustsuite.reports.read.runs import Results, read
-from robustsuite.reports.sections.ordered import ordered, ordered_section
+from robustsuite.reports.sections.evasion.ordered import ordered, ordered_section
 
 FACTS = {"threat": "top5", "goal": "ordered_topk(k=5)", "budget": "l2(eps=inf)", "n": 6}
 HITS = {  # five images are right when clean; the sixth never counts

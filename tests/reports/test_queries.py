@@ -8,7 +8,7 @@ import pytest
 from report_store import Store
 
 from robustsuite.reports.read.runs import Results, read
-from robustsuite.reports.sections.queries import distances, figures, query_section
+from robustsuite.reports.sections.evasion.queries import distances, figures, query_section
 
 REACHED = {"cgba": (0.9, 0.4), "foolbox:hopskipjump": (2.0, 0.8)}
 

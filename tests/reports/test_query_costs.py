@@ -8,7 +8,7 @@ import pytest
 from report_store import Store
 
 from robustsuite.reports.read.runs import Results, read
-from robustsuite.reports.sections.query_costs import cost_tables, query_costs
+from robustsuite.reports.sections.evasion.query_costs import cost_tables, query_costs
 
 QUERIES = [1, 5, 5, 105, 205, 1000]
 

@@ -9,8 +9,8 @@ from report_store import Store
 
 from robustsuite.reports.measure.scores import scores
 from robustsuite.reports.read.runs import Results, read
-from robustsuite.reports.sections.attacked import part
-from robustsuite.reports.sections.query_curves import figures, query_curve_section, query_curves
+from robustsuite.reports.sections.evasion.attacked import part
+from robustsuite.reports.sections.evasion.query_curves import figures, query_curve_section, query_curves
 
 CLEAN = [False, True, True, True, True]
 ROBUST = [False, False, False, False, True]

@@ -26,7 +26,7 @@ from robustsuite.reports.measure.tables import corruption_errors
 from robustsuite.reports.measure.worst import worst_case
 from robustsuite.reports.publish.overview import overview
 from robustsuite.reports.read.runs import read
-from robustsuite.reports.sections.attacked import worst_section
+from robustsuite.reports.sections.evasion.attacked import worst_section
 
 WHITE = "labels, scores, gradients, weights"
 FAMILY = {"noise": ("noise",), "square": ("score",), "fmn": ("minimum norm",)}

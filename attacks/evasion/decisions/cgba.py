@@ -19,8 +19,8 @@ from robustsuite.config.taxonomy import BLACK_BOX
 from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.boundary import Band, Circle, chord, normal, segment, semicircle
-from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start, picture_start
+from robustsuite.methods.evasion.boundary import Band, Circle, chord, normal, segment, semicircle
+from robustsuite.methods.evasion.decisions import VOTES, Decisions, merged, noise_start, picture_start
 from robustsuite.scenarios import evasion
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.oracle import Oracle

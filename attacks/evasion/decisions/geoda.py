@@ -18,8 +18,8 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import projections
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.boundary import Band, bisect, normal, segment, settle
-from robustsuite.methods.decisions import VOTES, Decisions, merged, noise_start
+from robustsuite.methods.evasion.boundary import Band, bisect, normal, segment, settle
+from robustsuite.methods.evasion.decisions import VOTES, Decisions, merged, noise_start
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 

@@ -18,7 +18,7 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import Decisions, merged
+from robustsuite.methods.evasion.decisions import Decisions, merged
 from robustsuite.scenarios import evasion
 from robustsuite.serve.oracle import Oracle
 

@@ -15,9 +15,9 @@ from robustsuite.errors import BadValue
 from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import nearest
-from robustsuite.methods.apgd import ranked_targets
-from robustsuite.methods.nearest import Seen, Walk
+from robustsuite.methods.evasion import nearest
+from robustsuite.methods.evasion.apgd import ranked_targets
+from robustsuite.methods.evasion.nearest import Seen, Walk
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle

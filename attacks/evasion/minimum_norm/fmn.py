@@ -13,8 +13,8 @@ from robustsuite.config.threats import Access, Ball
 from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import nearest
-from robustsuite.methods.nearest import Seen, Walk, cosine
+from robustsuite.methods.evasion import nearest
+from robustsuite.methods.evasion.nearest import Seen, Walk, cosine
 from robustsuite.scenarios import evasion
 from robustsuite.serve.active import State
 from robustsuite.serve.oracle import Oracle

@@ -24,7 +24,7 @@ from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths import losses, projections
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods import surrogates as owned
+from robustsuite.methods.evasion import surrogates as owned
 from robustsuite.scenarios import evasion
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.oracle import TILE, Oracle

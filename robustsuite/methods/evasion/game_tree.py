@@ -20,7 +20,7 @@ from robustsuite.config.threats import Ball
 from robustsuite.errors import BadValue
 from robustsuite.maths import losses
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import CHECKPOINTS
+from robustsuite.methods.evasion.decisions import CHECKPOINTS
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle
 

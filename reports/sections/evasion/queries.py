@@ -16,12 +16,12 @@ from matplotlib.figure import Figure as Canvas
 
 from robustsuite.maths import stats
 
-from ..measure.scores import measured_as
-from ..read.runs import Results, once
-from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
-from ..render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
-from ..render.text import number, short
-from .figures import drawn
+from ...measure.scores import measured_as
+from ...read.runs import Results, once
+from ...render.document import Entry, Section, Table, accuracy, counted, split_constant, words
+from ...render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
+from ...render.text import number, short
+from ..figures import drawn
 
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed", "defense")
 THRESHOLDS = {

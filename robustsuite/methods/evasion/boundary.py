@@ -18,7 +18,7 @@ from robustsuite.maths import projections
 from robustsuite.maths.frequencies import cosines
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.decisions import Decisions, merged
+from robustsuite.methods.evasion.decisions import Decisions, merged
 
 CHUNK = 32
 """Probes of one example that are drawn at a time: a fixed number, so that sums do not depend on the batch."""

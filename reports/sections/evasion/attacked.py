@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..measure import tables
-from ..measure.grades import alone, label, shown
-from ..measure.worst import GROUP, by_rank, paired, worst_case
-from ..read.extra import part as reported
-from ..read.runs import Results
-from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
-from ..render.draw import Figure
-from ..render.text import number, percent, points, pvalue, ranks
-from . import figures
-from .generic import WHERE, flags_or, groups, slim, titled, why
+from ...measure import tables
+from ...measure.grades import alone, label, shown
+from ...measure.worst import GROUP, by_rank, paired, worst_case
+from ...read.extra import part as reported
+from ...read.runs import Results
+from ...render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from ...render.draw import Figure
+from ...render.text import number, percent, points, pvalue, ranks
+from .. import figures
+from ..generic import WHERE, flags_or, groups, slim, titled, why
 from .ordered import ordered, ordered_section
 from .queries import distances, query_section
 from .query_costs import cost_tables, query_costs

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from robustsuite.maths import stats
 
-from ..measure.scores import measured_as
-from ..read.runs import Results, once
-from ..render.document import Entry, Table, accuracy, counted, split_constant, words
-from ..render.text import number
+from ...measure.scores import measured_as
+from ...read.runs import Results, once
+from ...render.document import Entry, Table, accuracy, counted, split_constant, words
+from ...render.text import number
 
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed")
 NUMBERS = ("n", "broken", "mean", "median", "at_init", "searched_mean", "searched_median", "iou")

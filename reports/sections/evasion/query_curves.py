@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from robustsuite.maths import stats
 
-from ..measure.grades import shown
-from ..read.runs import Results, once, radius_of
-from ..render.document import Entry, Section, Table, accuracy, counted, split_constant, words
-from ..render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
-from ..render.text import number, percent, short
-from .figures import drawn
+from ...measure.grades import shown
+from ...read.runs import Results, once, radius_of
+from ...render.document import Entry, Section, Table, accuracy, counted, split_constant, words
+from ...render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
+from ...render.text import number, percent, short
+from ..figures import drawn
 from .queries import SERIES, WHERE
 from .query_costs import asking
 

@@ -14,10 +14,10 @@ import pandas as pd
 
 from robustsuite.records.schema import CellRecord
 
-from ..measure.scores import measured_as
-from ..read.runs import Results
-from ..render.document import Entry, Section, Table, counted, split_constant, words
-from ..render.text import number, percent
+from ...measure.scores import measured_as
+from ...read.runs import Results
+from ...render.document import Entry, Section, Table, counted, split_constant, words
+from ...render.text import number, percent
 
 WHERE = ("threat", "goal", "budget", "dataset", "model", "defense")
 NORMS = ("l1", "l2", "linf")

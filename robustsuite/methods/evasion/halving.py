@@ -16,7 +16,7 @@ from torch import Tensor
 from robustsuite.config.threats import Ball
 from robustsuite.maths.projections import per_row
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.apgd import Climb, Objective, born, random_start, stepping
+from robustsuite.methods.evasion.apgd import Climb, Objective, born, random_start, stepping
 from robustsuite.serve.active import State, search
 from robustsuite.serve.oracle import Oracle
 
