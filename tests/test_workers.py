@@ -55,7 +55,10 @@ def test_two_workers_end_in_the_same_bytes(alone: Path, tmp_path: Path, monkeypa
     assert run(EVERY, out=out, by=Workers(2)).computed == 0
 
 
-def test_three_shares_merge_into_the_same_bytes(alone: Path, tmp_path: Path) -> None:
+def test_three_shares_merge_into_the_same_bytes(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(alone / "cache"))
     shares = [tmp_path / str(i) for i in (1, 2, 3)]
     for i, folder in enumerate(shares):
         assert run(EVERY, out=folder, shard=f"{i + 1}/3").planned > 0

@@ -7,6 +7,7 @@ and says what it left out.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -255,17 +256,24 @@ def _ordered(
     rows: Iterable[Mapping[str, Any]], sweeps: Sequence[SweepFacts], was: Mapping[str, Mapping[str, str]]
 ) -> pd.DataFrame:
     """The rows in the order in which sweeps list their entries. was: what they call those that have other words now."""
-    columns = (*_TEXT, *_NUMBERS, "flags", "packages", "canaries", "dirty", "record", "record_words", "share")
     known = list(rows)
-    frame = pd.DataFrame({name: pd.Series([row.get(name) for row in known], dtype=object) for name in columns})
-    for name in _TEXT:
-        frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str).astype(object)
-    for name in _NUMBERS:
-        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-    frame["seed"] = frame["seed"].fillna(0).astype("int64")
+    others = ("flags", "packages", "canaries", "dirty", "record", "record_words", "share")
+    columns: dict[str, Any] = {name: pd.Series([_text(row.get(name)) for row in known], dtype=object) for name in _TEXT}
+    columns |= {name: pd.Series([_number(row.get(name)) for row in known], dtype="float64") for name in _NUMBERS}
+    columns |= {name: pd.Series([row.get(name) for row in known], dtype=object) for name in others}
+    columns["seed"] = columns["seed"].fillna(0).astype("int64")
+    frame = pd.DataFrame(columns)
     keys = pd.DataFrame({axis: _rank(frame[axis], _listed(axis, sweeps), was.get(axis, {})) for axis in AXES})
     keys["run_id"] = frame["run_id"]
     return frame.loc[keys.sort_values([*AXES, "run_id"], kind="stable").index].reset_index(drop=True)
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _rank(values: pd.Series, listed: Sequence[str], was: Mapping[str, str]) -> list[tuple[int, Any]]:

@@ -54,6 +54,7 @@ def draw(name: str, caption: str, size: tuple[float, float], paint: Callable[[Ca
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         canvas, svg = _painted(size, paint), io.StringIO()
         png = _png(canvas)
+        canvas.set_layout_engine("none")  # it is laid out: once is enough for both
         canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Figure(name, caption, _for_page(svg.getvalue(), caption), png)
 

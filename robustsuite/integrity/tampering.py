@@ -160,7 +160,8 @@ def _of_nets(whole: nn.Module) -> Iterator[_Table]:
 def _rooms() -> list[tuple[str, ModuleType]]:
     """Our own modules that a judgement goes through, those imported so far."""
     begins = tuple(f"robustsuite.{room}" for room in ROOMS)
-    return [(name, module) for name, module in list(sys.modules.items()) if name.startswith(begins)]
+    own = [(name, module) for name, module in list(sys.modules.items()) if name.startswith("robustsuite.")]
+    return [(name, module) for name, module in own if name.startswith(begins)]
 
 
 def _of_rooms() -> Iterator[_Table]:
