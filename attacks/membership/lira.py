@@ -1,7 +1,7 @@
 """LiRA: how likely are the answers if it was a member, how likely if not? (Carlini et al., 2022, arXiv:2112.03570)
 
-The scaled logit phi = log p_y - log sum over wrong j of p_j of one example is about normal over trainings, with one mean
-and deviation where the example was in and others where it was out. Shadows give both:
+The scaled logit phi = log p_y - log sum over wrong j of p_j of one example is about normal over trainings, with one
+mean and deviation where the example was in and others where it was out. Shadows give both:
 
     online   log N(phi; mu_in, s_in) - log N(phi; mu_out, s_out)
     offline  log P[N(mu_out, s_out) <= phi], of shadows that were not trained on it

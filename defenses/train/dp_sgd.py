@@ -1,8 +1,8 @@
 """DP-SGD: no example moves the weights by more than a clip, and noise hides what it did (Abadi et al., 2016).
 
-A step draws each example with probability q = batch / n, clips each one's gradient to length C, adds N(0, (noise C)^2) to
-their sum and divides by the expected batch. What that spends is accounted for by Renyi's divergence of the sampled
-Gaussian mechanism (Mironov, Talwar, Zhang, 2019), which is exact for batches that are drawn so.
+A step draws each example with probability q = batch / n, clips each one's gradient to length C, adds N(0, (noise C)^2)
+to their sum and divides by the expected batch. What that spends is accounted for by Renyi's divergence of the sampled
+Gaussian mechanism (Mironov, Talwar, Zhang, 2019), which holds for batches that are drawn so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DELTA = 1e-5
 @stages.train(
     paper="Abadi et al., 2016, arXiv:1607.00133",
     differs=(
-        "trains from fresh weights at a rate that falls by a half cosine; the network is the recipe's, its steps are not",
+        "trains from fresh weights, at a rate that falls by a half cosine",
         "epsilon by Renyi's divergence at whole orders up to 128, not by the moments accountant of the paper",
     ),
 )
@@ -84,8 +84,8 @@ def _descended(net: nn.Module, training: Training, recipe: Recipe, noise: float,
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step / each)
             for name, p in params.items():
-                drop = torch.randn(p.shape, generator=hidden, device=device)
-                p.grad = (total[name] + noise * clip * drop) / (rate * len(y))
+                drawn_noise = torch.randn(p.shape, generator=hidden, device=device)
+                p.grad = (total[name] + noise * clip * drawn_noise) / (rate * len(y))
             optimiser.step()
             if not (step + 1) % each:
                 training.tell(f"dp_sgd, epoch {(step + 1) // each}/{recipe.epochs}")

@@ -221,6 +221,6 @@ def _beyond(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any
 
 KINDS: dict[str, Callable[..., Iterator[Score]]] = {
     "rate": _rate, "mean": _mean, "median": _resampled, "quantile": _resampled, "auc": _resampled,
-    "tpr_at": _at_rate, "balanced_accuracy": _balanced, "epsilon": _epsilon, "custom": _resampled, "ece": _calibration, "rms_calibration": _calibration,
-    "beyond": _beyond,
+    "tpr_at": _at_rate, "balanced_accuracy": _balanced, "epsilon": _epsilon, "custom": _resampled,
+    "ece": _calibration, "rms_calibration": _calibration, "beyond": _beyond,
 }  # fmt: skip

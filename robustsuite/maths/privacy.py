@@ -35,7 +35,8 @@ def resolves(n: int, rate: float, alpha: float = 0.05) -> bool:
 
 
 def several_runs(
-    members: ArrayLike, others: ArrayLike, *, delta: float = 0.0, alpha: float = 0.05, thresholds: ArrayLike | None = None
+    members: ArrayLike, others: ArrayLike, *, delta: float = 0.0, alpha: float = 0.05,
+    thresholds: ArrayLike | None = None,
 ) -> float:  # fmt: skip
     """A lower bound of epsilon at level 1 - alpha from scores of independent trainings, with a canary and without it.
 

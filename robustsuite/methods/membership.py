@@ -1,4 +1,4 @@
-"""What membership inference reads from answers: signals of one example, views of a picture, and shadows' answers by side.
+"""What membership inference reads from answers: signals of an example, views of a picture, shadows' answers by side.
 
 Larger always says: rather a member. Everything is computed in float64, from logits shifted by their maximum.
 """

@@ -135,7 +135,7 @@ class Membership:
     def each(self, ids: Tensor) -> Tensor:
         """Which examples each of the adversary's networks is trained on: (models, N) bool."""
         coins = Rng.of(self.seed, "membership/shadows", ids % OTHER_SPLIT).uniform(self.models)
-        return (coins.argsort(1, stable=True).argsort(1) < self.models // 2).T
+        return (coins.argsort(dim=1, stable=True).argsort(dim=1) < self.models // 2).T
 
     def __call__(self, train: Split) -> Split:
         """What it is trained on."""

@@ -97,4 +97,4 @@ def _batch(cycles: Sequence[Lifecycle], recipe: FromScratch) -> list[nn.Module]:
     fresh = nn.ModuleList([recipe.fresh(c.seed) for c in cycles])
     training = replace(first.own_training(), train=pool, seed=first.seed)
     nets = kept(fit, key_of(facts))(fresh, training)
-    return [ready(net, first.device) for net in nets]  # type: ignore[arg-type]
+    return [ready(net, first.device) for net in nets.children()]

@@ -52,8 +52,8 @@ def play(context: Context) -> Record:
         score = context.attack(desk.oracle(), x.clone(), y.clone(), rng=context.rng.fold("attack"), **handed)
     columns = {"score": checked(score, len(split), context.card), "member": member, "other": ~member,
                "clean_ok": clean.ok.cpu(), "queries": desk.counts.billed().cpu()}  # fmt: skip
-    columns |= {} if shadows is None else shadows_right(shadows, x, y)
-    return judged(columns)._replace(forwards=desk.counts.totals()[0], backwards=desk.counts.totals()[1])
+    own = None if shadows is None else shadows_right(shadows, x, y)
+    return judged(columns, own)._replace(forwards=desk.counts.totals()[0], backwards=desk.counts.totals()[1])
 
 
 def checked(score: Tensor, n: int, card: AttackCard) -> Tensor:
@@ -65,20 +65,17 @@ def checked(score: Tensor, n: int, card: AttackCard) -> Tensor:
     return found
 
 
-def shadows_right(shadows: Shadows, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """How often an example's shadows are right (N,): shadow_member of those trained on it, shadow_other of the others'.
-    """
-    right, half = shadows.answers(x).argmax(-1) == y, len(shadows.inside) / 2
-    inside = shadows.inside.to(right.device)
-    return {"shadow_member": (right & inside).sum(0).float().cpu() / half,
-            "shadow_other": (right & ~inside).sum(0).float().cpu() / half}  # fmt: skip
+def shadows_right(shadows: Shadows, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Which shadows (M, N) are right, and which were trained on it."""
+    return (shadows.answers(x).argmax(-1) == y).cpu(), shadows.inside.cpu()
 
 
-def judged(columns: dict[str, Tensor]) -> Record:
-    """Columns with the flags and the note that they lead to.
+def judged(columns: dict[str, Tensor], own: tuple[Tensor, Tensor] | None = None) -> Record:
+    """Columns with the flags and the note that they lead to. own: of `shadows_right`.
 
-    Flags: nothing_to_tell (members or others are missing), shadows_unlike (their accuracy is another than the victim's
-    by more than APART and twice what the number of examples leaves open).
+    Columns besides: shadow_member and shadow_other, the share of an example's shadows that are right, of those trained
+    on it and of the others. Flags: nothing_to_tell (members or others are missing), shadows_unlike (the victim's
+    accuracy is another than theirs by more than APART and twice their spread).
     """
     member = columns["member"]
     inside, outside = int(member.sum()), int((~member).sum())
@@ -88,14 +85,18 @@ def judged(columns: dict[str, Tensor]) -> Record:
     train, test = (float(columns["clean_ok"][side].float().mean()) for side in (member, ~member))
     note.append(f"right on {train:.1%} of members and {test:.1%} of others")
     flags = []
-    if "shadow_member" in columns:
-        own = [float(columns[f"shadow_{side}"].mean()) for side in ("member", "other")]
-        note.append(f"its shadows on {own[0]:.1%} and {own[1]:.1%}")
-        for a, b, n, what in ((train, own[0], inside, "members"), (test, own[1], outside, "others")):
-            slack = max(APART, 2 * (max(b * (1 - b), 1 / n) / n) ** 0.5)
-            if abs(a - b) > slack:
-                flags.append(Flag("shadows_unlike", f"the victim is right on {a:.1%} of {what}, its shadows on {b:.1%}: "
-                                  f"they were trained otherwise, and the attack says less than it could"))  # fmt: skip
+    if own is not None:
+        right, trained_on = own
+        told = []
+        for name, side, mine in (("member", trained_on, train), ("other", ~trained_on, test)):
+            columns[f"shadow_{name}"] = (right & side).sum(0).float() / side.sum(0)
+            each = (right & side).sum(1).double() / side.sum(1)
+            mean, spread = float(each.mean()), float(each.std(correction=0))
+            told.append(f"{mean:.1%}")
+            if abs(mine - mean) > max(APART, 2 * spread):
+                flags.append(Flag("shadows_unlike", f"the victim is right on {mine:.1%} of {name}s, its shadows on "
+                                  f"{mean:.1%} (deviation {spread:.1%}): they were trained otherwise"))  # fmt: skip
+        note.append(f"its shadows on {' and '.join(told)}")
     return Record(columns, flags[:1], 0, 0, "; ".join(note))
 
 
@@ -120,8 +121,8 @@ def decide(cell: Cell) -> Decision | None:
     """Why nobody can be told apart here: the model comes with its weights, and who they were made of is not known."""
     model = cell.lifecycle.model
     if model.pretrained:
-        return Decision("refused", "recipe", f"{model.name} comes trained, on nobody knows which examples; name a model "
-                        f"that brings a recipe, which is trained on members that are drawn")  # fmt: skip
+        return Decision("refused", "recipe", f"{model.name} comes trained, on nobody knows which examples; name a "
+                        f"model that brings a recipe, which is trained on members that are drawn")  # fmt: skip
     if "val" not in cell.lifecycle.data.splits:
         return Decision("refused", "split", f"{cell.lifecycle.data.name} has no val split, which a training selects by")
     return None
@@ -151,5 +152,5 @@ scenario = Scenario(
         Column(name="queries", dtype="int"),
     ),
     headline="membership_auc", paper="Shokri et al., 2017, arXiv:1610.05820", spec=MembershipSpec, subjects=subjects,
-    trained=trained, decide=decide, sections="",
+    trained=trained, decide=decide, sections="robustsuite.reports.sections.membership:part",
 )  # fmt: skip
