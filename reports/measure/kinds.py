@@ -208,6 +208,23 @@ def _epsilon(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, An
         yield Score(scoring.name, bound, bound, NAN, -1, len(score))
 
 
+def _area(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    """As `_resampled`, by counts of each distinct score: nothing is sorted again for a draw."""
+    score, positive = np.asarray(rows[column.name], np.float64), np.asarray(rows[scoring.by], bool)
+    if positive.any() and not positive.all():
+        kinds, place = np.unique(score, return_inverse=True)
+
+        def area(i: Any) -> float:
+            hits = np.bincount(place[i[positive[i]]], minlength=len(kinds))
+            others = np.bincount(place[i[~positive[i]]], minlength=len(kinds))
+            below = np.cumsum(others) - others / 2
+            both = float(hits.sum()) * float(others.sum())
+            return float(hits @ below) / both if both else NAN
+
+        lo, hi = stats.resampled_interval(area, len(score), SEED)
+        yield Score(scoring.name, auc(score, positive), lo, hi, -1, len(score))
+
+
 def _calibration(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
     error, frame = expected_calibration_error if scoring.kind == "ece" else rms_calibration_error, pd.DataFrame(rows)
     yield Score(scoring.name, error(frame[column.name], frame[scoring.by]), NAN, NAN, -1, len(frame))
@@ -220,7 +237,7 @@ def _beyond(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any
 
 
 KINDS: dict[str, Callable[..., Iterator[Score]]] = {
-    "rate": _rate, "mean": _mean, "median": _resampled, "quantile": _resampled, "auc": _resampled,
+    "rate": _rate, "mean": _mean, "median": _resampled, "quantile": _resampled, "auc": _area,
     "tpr_at": _at_rate, "balanced_accuracy": _balanced, "epsilon": _epsilon, "custom": _resampled,
     "ece": _calibration, "rms_calibration": _calibration, "beyond": _beyond,
 }  # fmt: skip

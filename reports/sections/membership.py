@@ -22,7 +22,7 @@ from ..measure.kinds import operating_point
 from ..measure.scores import flag_names, measured_as
 from ..read.extra import part as reported
 from ..read.runs import Results
-from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from ..render.document import Entry, Part, Section, Table, counted, split_constant, words
 from ..render.draw import INK, LEGEND, LINES, MUTED, STYLES, Figure, draw, legend, slug, told_apart, where
 from ..render.text import interval, number, percent, short
 from .figures import drawn
@@ -95,13 +95,11 @@ def _told(found: pd.DataFrame) -> Table:
     names, caption = split_constant(found, WHERE)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]), _area(row),
-         *(_at(row, name, rate) for name, rate in RATES.items()), _share(row, "balanced_accuracy"), _epsilon(row),
-         counted(row["members"], f"{number(row['members'])} + {number(row['others'])}"), Entry(row["flags"]))
+         *(_at(row, name) for name in RATES), _share(row, "balanced_accuracy"), _epsilon(row), Entry(row["flags"]))
         for row in found.to_dict("records")
     )  # fmt: skip
-    at = (f"members found at FPR {100 * rate:g} %" for rate in RATES.values())
-    columns = (*names, "attack", "defense", "AUC", *at, "balanced accuracy", "epsilon, at least", "members + others",
-               "notes")  # fmt: skip
+    at = (f"found at FPR {100 * rate:g} %, and the FPR seen" for rate in RATES.values())
+    columns = (*names, "attack", "defense", "AUC", *at, "balanced accuracy", "epsilon at least", "notes")
     return Table("membership", "Members told from others", caption, columns, rows, csv="membership.csv")
 
 
@@ -113,14 +111,15 @@ def _area(row: Mapping[Any, Any]) -> Entry:
                  struck=row["grade"] == "INVALID")  # fmt: skip
 
 
-def _at(row: Mapping[Any, Any], name: str, rate: float) -> Entry:
+def _at(row: Mapping[Any, Any], name: str) -> Entry:
     """Members found, with the exact interval, and the false positive rate that was seen, with its own."""
     n = int(row["others"])
     if np.isnan(row.get(name, np.nan)):
-        said = f"none of {n} others says no more than a rate of {percent(privacy.highest_rate(0, n, 0.05))}"
-        return Entry("could not be measured", -1.0, said if n else "there are no others")
+        least = _digits(privacy.highest_rate(0, n, 0.05))
+        said = f"none of {n} others says no more than an FPR of {least} %" if n else "there are no others"
+        return Entry("could not be measured", -1.0, said)
     false = int(row[f"{name}_false"])
-    seen = f"FPR {_small(false / n)} ({'–'.join(map(_digits, stats.clopper_pearson(false, n)))})"
+    seen = f"{_digits(false / n)} ({'–'.join(map(_digits, stats.clopper_pearson(false, n)))})"
     text = f"{percent(row[name])} ({interval(row[f'{name}_lo'], row[f'{name}_hi'])}), {seen}"
     return Entry(text, row[name], struck=row["grade"] == "INVALID")
 
@@ -129,14 +128,11 @@ def _digits(rate: float) -> str:
     return f"{100 * rate:.2g}"
 
 
-def _small(rate: float) -> str:
-    return f"{_digits(rate)} %"
-
-
 def _share(row: Mapping[Any, Any], name: str) -> Entry:
     if np.isnan(row.get(name, np.nan)):
         return Entry("–", -1.0)
-    return accuracy(row[name], row[f"{name}_lo"], row[f"{name}_hi"], struck=row["grade"] == "INVALID")
+    text = f"{percent(row[name])} ({interval(row[f'{name}_lo'], row[f'{name}_hi'])})"
+    return Entry(text, row[name], struck=row["grade"] == "INVALID")
 
 
 def _epsilon(row: Mapping[Any, Any]) -> Entry:
@@ -150,18 +146,19 @@ def _networks(found: pd.DataFrame) -> Table:
     names, caption = split_constant(systems, WHERE)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["defense"]), _share(row, "train_accuracy"),
-         _share(row, "test_accuracy"), _gap(row, ""), _shadows(row, "train"), _shadows(row, "test"),
+         _share(row, "test_accuracy"), _gap(row), _shadows(row, "train"), _shadows(row, "test"),
+         counted(row["members"], number(row["members"])), counted(row["others"], number(row["others"])),
          Entry(unlike(row)))
         for row in systems.to_dict("records")
     )  # fmt: skip
     columns = (*names, "defense", "right on members", "right on others", "gap, points", "shadows on theirs",
-               "shadows on others", "notes")  # fmt: skip
+               "shadows on others", "members", "others", "notes")  # fmt: skip
     return Table("membership_networks", "The networks: members are told by the gap", caption, columns, rows,
                  csv="membership.csv")  # fmt: skip
 
 
-def _gap(row: Mapping[Any, Any], whose: str) -> Entry:
-    gap = 100 * (row.get(f"{whose}train_accuracy", np.nan) - row.get(f"{whose}test_accuracy", np.nan))
+def _gap(row: Mapping[Any, Any]) -> Entry:
+    gap = 100 * (row.get("train_accuracy", np.nan) - row.get("test_accuracy", np.nan))
     return Entry("–", -1.0) if np.isnan(gap) else counted(gap, f"{gap:+.1f}")
 
 
@@ -209,7 +206,7 @@ def curve(examples: pd.DataFrame) -> tuple[Any, Any]:
 def _roc(canvas: Canvas, curves: Mapping[str, tuple[Any, Any]]) -> None:
     ax = canvas.add_subplot()
     names = told_apart(list(curves), partial(short, width=LEGEND))
-    lowest = min((float(false[false > 0].min()) for false, _ in curves.values() if len(false)), default=0.1)
+    lowest = min([0.1, *(float(false[false > 0].min()) for false, _ in curves.values() if len(false))])
     ax.plot([lowest, 1], [lowest, 1], color=MUTED, linestyle=":", linewidth=1.2)
     for i, (attack, (false, true)) in enumerate(curves.items()):
         seen = (false > 0) & (true > 0)
