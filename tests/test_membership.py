@@ -1,4 +1,4 @@
-"""Membership inference: whom coins put where, what each score is by hand, and who is told from whom where it is known."""
+"""Membership inference: whom coins put where, what each score is by hand, who is told from whom where it is known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from robustsuite.errors import BadData, BadValue, UnknownName, UsageError
 from robustsuite.integrity.checks import CHECKS
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.batched import _at_once, _in_turn, fitted_together
-from robustsuite.methods.membership import SIGNALS, Shadows, scaled_logit, sides, views
+from robustsuite.methods.membership import SIGNALS, Shadows, sides, views
 from robustsuite.records.cells import read_cell
 from robustsuite.reports.measure.kinds import auc
 from robustsuite.scenarios.membership.played import checked, judged
@@ -144,7 +144,7 @@ class Known(nn.Module):
         return torch.stack([z, torch.zeros_like(z)], 1)
 
 
-def planted(phi: Tensor, theirs: Tensor, inside: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
+def planted(phi: Tensor, theirs: Tensor, inside: Tensor) -> dict[str, Any]:
     """What an attack is handed where the victim's scaled logits are phi (N,) and the shadows' theirs (M, N)."""
     n = phi.shape[0]
     x = torch.zeros(n, 1, 3, 3)
@@ -155,7 +155,7 @@ def planted(phi: Tensor, theirs: Tensor, inside: Tensor) -> tuple[dict[str, Any]
         return torch.stack([Known(one)(pictures) for one in theirs])
 
     shadows = Shadows(inside, answers, Split.of(x, y))
-    return {"model": oracle(Known(phi), n), "x": x, "y": y, "rng": streams(n), "shadows": shadows}, x, y
+    return {"model": oracle(Known(phi), n), "x": x, "y": y, "rng": streams(n), "shadows": shadows}
 
 
 PHI = torch.tensor([2.0, -1.0, 0.5])
@@ -169,9 +169,10 @@ def normal(x: float, values: list[float], deviation: float) -> float:
 
 
 def test_lira_is_the_ratio_of_two_normal_densities_or_one_tail() -> None:
-    handed, *_ = planted(PHI, THEIRS, INSIDE)
+    handed = planted(PHI, THEIRS, INSIDE)
     ins, outs = [[1, 3], [4, 2], [2, 1]], [[-1, 0], [0, -2], [0, -1]]
-    each = [normal(float(PHI[i]), ins[i], float(np.std(ins[i]))) - normal(float(PHI[i]), outs[i], float(np.std(outs[i])))
+    spread = [(float(np.std(ins[i])), float(np.std(outs[i]))) for i in range(3)]
+    each = [normal(float(PHI[i]), ins[i], spread[i][0]) - normal(float(PHI[i]), outs[i], spread[i][1])
             for i in range(3)]  # fmt: skip
     found = lira(**handed, variance="example", query_views=1)
     assert found.tolist() == pytest.approx(each, rel=1e-5)
@@ -183,13 +184,13 @@ def test_lira_is_the_ratio_of_two_normal_densities_or_one_tail() -> None:
 
 
 def test_offline_lira_takes_less_sure_answers_for_others() -> None:
-    low, high = (planted(torch.tensor([phi]), torch.tensor([[0.0], [0.2]]), torch.tensor([[1], [0]]).bool())[0]
+    low, high = (planted(torch.tensor([phi]), torch.tensor([[0.0], [0.2]]), torch.tensor([[1], [0]]).bool())
                  for phi in (-5.0, 5.0))  # fmt: skip
     assert lira(**low, online=False) < lira(**high, online=False)
 
 
 def test_base_and_rmia_are_their_formulas_and_rank_alike() -> None:
-    handed, x, y = planted(PHI, THEIRS, INSIDE)
+    handed = planted(PHI, THEIRS, INSIDE)
     p, theirs = torch.sigmoid(PHI.double()), torch.sigmoid(THEIRS.double())
     plain = p / theirs.mean(0)
     assert torch.allclose(ratio(**handed).exp(), plain)
@@ -206,7 +207,7 @@ def test_base_and_rmia_are_their_formulas_and_rank_alike() -> None:
 def test_rmia_ranks_as_the_plain_ratio_whatever_its_gamma(gamma: float) -> None:
     g = torch.Generator().manual_seed(4)
     inside = torch.stack([torch.ones(200), torch.zeros(200)]).bool()
-    handed, *_ = planted(torch.randn(200, generator=g), torch.randn(2, 200, generator=g), inside)
+    handed = planted(torch.randn(200, generator=g), torch.randn(2, 200, generator=g), inside)
     one, other = ratio(**handed), rmia(**handed, gamma=gamma)
     order = one.argsort()
     assert (other[order].diff() >= 0).all(), "the same order but for ties"
@@ -220,7 +221,7 @@ def test_planted_members_are_told_by_every_attack() -> None:
     inside = torch.stack([torch.rand(200, generator=g) for _ in range(8)]).argsort(0).argsort(0) < 4
     hard = torch.randn(200, generator=g)
     theirs = hard + 2 * inside + 0.3 * torch.randn(8, 200, generator=g)
-    handed, x, y = planted(hard + 2 * member + 0.3 * torch.randn(200, generator=g), theirs, inside)
+    handed = planted(hard + 2 * member + 0.3 * torch.randn(200, generator=g), theirs, inside)
     for attack, given in ((lira, {}), (lira, {"online": False}), (ratio, {}), (ratio, {"online": False}), (rmia, {}),
                           (rmia, {"online": False})):  # fmt: skip
         assert auc(attack(**handed, **given).numpy(), member.numpy()) > 0.85, attack.__name__
@@ -264,7 +265,7 @@ def test_what_is_no_score_is_refused() -> None:
             checked(bad, 2, card)
     with pytest.raises(BadValue, match="each example in half"):
         sides(torch.zeros(4, 3), torch.ones(4, 3).bool())
-    handed, *_ = planted(PHI, THEIRS[:2], torch.tensor([[1, 0, 1], [0, 1, 0]]).bool())
+    handed = planted(PHI, THEIRS[:2], torch.tensor([[1, 0, 1], [0, 1, 0]]).bool())
     with pytest.raises(BadValue, match="two shadows of a side"):
         lira(**handed, variance="example")
     for attack, given in ((lira, {"variance": "each"}), (rmia, {"gamma": 0.0}), (ratio, {"temperature": 0.0})):

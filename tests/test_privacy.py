@@ -84,7 +84,8 @@ def test_several_trainings_prove_as_much_as_counts_can_and_more_thresholds_cost(
 
 
 @pytest.mark.parametrize(("rate", "noise", "steps", "epsilon"), [
-    (0.01, 1.1, 1000, 1.725290818), (0.25, 1.0, 160, 26.447952), (0.1, 2.0, 300, 4.573818884), (1.0, 4.0, 10, 3.627851873),
+    (0.01, 1.1, 1000, 1.725290818), (0.25, 1.0, 160, 26.447952), (0.1, 2.0, 300, 4.573818884),
+    (1.0, 4.0, 10, 3.627851873),
 ])  # fmt: skip
 def test_accounting_is_that_of_opacus(rate: float, noise: float, steps: int, epsilon: float) -> None:
     """Of Opacus 1.6.0, analysis.rdp, over whole orders of 2 to 64 and more."""

@@ -168,17 +168,16 @@ class ShiftFacts(Strict):
 
 
 class Scoring(Strict):
-    """How a column becomes a number. kind: rate, mean, median, quantile (at), auc and tpr_at (by; at: the fpr),
-    balanced_accuracy (by), epsilon (by; at: the share of guesses), ece, rms_calibration (by), beyond (the share at or
-    above each radius; at 0, the share `by`), custom (function).
+    """How a column becomes a number. by: auc's, tpr_at's (at: the fpr), balanced_accuracy's, epsilon's (at: the share of
+    guesses), ece's, rms_calibration's; beyond is the share at or above each radius, at 0 the share `by`.
 
     where: the column that says which examples count; sparse: left out where it is 0; compared: `compare` tests it.
     """
 
     name: str
     kind: Literal[
-        "rate", "mean", "median", "quantile", "auc", "tpr_at", "balanced_accuracy", "epsilon", "ece",
-        "rms_calibration", "beyond", "custom",
+        "rate", "mean", "median", "quantile", "auc", "tpr_at", "balanced_accuracy", "epsilon", "ece", "rms_calibration",
+        "beyond", "custom",
     ] = "rate"
     by: str = ""
     where: str = ""

@@ -50,7 +50,8 @@ def test_a_rate_that_so_few_others_cannot_show_is_no_number() -> None:
     assert many["tpr_at_fpr_0.1_percent"].value == 1  # type: ignore[attr-defined]
     row = {"others": 400, "tpr_at_fpr_0.1_percent": np.nan, "grade": "SOUND"}
     entry = _at(row, "tpr_at_fpr_0.1_percent")
-    assert (entry.text, entry.note) == ("could not be measured", "none of 400 others says no more than an FPR of 0.75 %")
+    assert entry.text == "could not be measured"
+    assert entry.note == "none of 400 others says no more than an FPR of 0.75 %"
 
 
 def test_members_found_have_their_exact_interval_and_the_rate_that_was_seen_stands_beside() -> None:
