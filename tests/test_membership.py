@@ -426,10 +426,13 @@ def test_a_sweep_plays_it_from_coins_to_columns(tmp_path: Path, monkeypatch: pyt
     from robustsuite.engine.store import Store
 
     monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path / "cache"))
-    wanted = [(cell, decision) for cell, decision in plan(sweep_of(sweep(), "a test")) if cell.threat is not None]
+    smoothed = [{"gaussian_augmentation": {"epochs": 1, "augment": False}}, {"randomized_smoothing": {"n": 4}}]
+    asked = sweep_of(sweep(defenses=["none", smoothed]), "a test")  # shadows as one, and one by one behind a defense
+    wanted = [(cell, decision) for cell, decision in plan(asked) if cell.threat is not None]
     execute(list(ordered(wanted)), store := Store(tmp_path / "run"), Progress())
     records = [read_cell(file.parent) for file in store.cells.glob("*/run.json")]
     assert {record.status for record in records} == {"done"}, [r.sentence or r.traceback for r in records]
+    assert len(records) == 4
     by = {record.attack.name: {c.name for c in record.columns} for record in records if record.attack}
     assert {"score", "member", "other", "clean_ok", "queries"} <= by["threshold"]
     assert {"shadow_member", "shadow_other"} <= by["lira"] - by["threshold"]
