@@ -178,12 +178,13 @@ def _resampled(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, 
 
 
 def _at_rate(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
-    """Where there are enough negatives to tell the rate: of too few, none above the threshold says too little."""
+    """NaN where there are too few negatives to tell the rate: that none is above the threshold says too little."""
     score, positive = np.asarray(rows[column.name], np.float64), np.asarray(rows[scoring.by], bool)
-    fpr = scoring.at or 0.0
-    if positive.any() and privacy.resolves(int((~positive).sum()), fpr):
-        hits = score[positive] > operating_point(score, positive, fpr)
-        yield rate(scoring.name, hits)
+    fpr, n = scoring.at or 0.0, int(positive.sum())
+    if n and privacy.resolves(len(positive) - n, fpr):
+        yield rate(scoring.name, score[positive] > operating_point(score, positive, fpr))
+    else:
+        yield Score(scoring.name, NAN, NAN, NAN, -1, n)
 
 
 def _balanced(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TOGETHER = 16
 """Networks that are trained as one, and kept as one: a killed run trains no more than these again."""
 
+REMEMBERED = 4
+"""Sets of pictures whose answers are kept for the next attack."""
+
 
 @dataclass(frozen=True)
 class Owned:
@@ -42,6 +45,8 @@ class Owned:
         """Logits (M, B, K) of pictures (B, C, H, W); a rejection counts as no opinion."""
         key = sha256(as_bytes(x)).hexdigest()
         if key not in self.known:
+            if len(self.known) == REMEMBERED:
+                del self.known[next(iter(self.known))]
             self.known[key] = torch.stack([self._one(k, x) for k in range(len(self.systems))])
         return self.known[key]
 
