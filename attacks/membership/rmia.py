@@ -36,7 +36,10 @@ def rmia(
     model: Oracle, x: Tensor, y: Tensor, *, rng: Rng, shadows: Shadows, online: bool = True, gamma: float = 1.0,
     a: float = 0.3,
 ) -> Tensor:  # fmt: skip
-    """The share of a population that each example's likelihood ratio beats by gamma. Raises BadValue."""
+    """The share of a population that each example's likelihood ratio beats by gamma.
+
+    online: p(x) is of all shadows, else of those not trained on x, with a for what they lack. Raises BadValue.
+    """
     if not (gamma > 0 and 0 <= a <= 1):
         raise BadValue(f"expected gamma > 0 and a in [0, 1], got {gamma!r} and {a!r}; leave them out for 1 and 0.3")
     others = shadows.population.first(min(len(x), len(shadows.population)))
