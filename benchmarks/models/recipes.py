@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-
-import torch
-from torch import nn
+from functools import partial
 
 from robustsuite.benchmarks.models.small_nets import build
 from robustsuite.errors import BadValue
 from robustsuite.integrity.probes import fits
 from robustsuite.serve.data import InputSpace
-from robustsuite.serve.models import Model, Training, loader
-from robustsuite.serve.training import Recipe, fitted, one_cycle
+from robustsuite.serve.models import Model, loader
+from robustsuite.serve.training import FromScratch, Recipe, one_cycle
 
 VERSION = 2
 """Raised whenever the same parameters would train another network, so that no cached one is taken for it."""
@@ -31,14 +29,9 @@ def recipe(name: str, space: InputSpace, *, epochs: int | str = 8, lr: float | s
             f"expected epochs >= 1, lr > 0 and crop >= 0, got {epochs!r}, {lr!r} and {crop!r}; for example 12"
         )
     steps = Recipe(int(cycles), one_cycle(peak, int(cycles)), flip=True, crop=int(shift), label_smoothing=0.0)
+    fit = FromScratch(partial(build, name, space), steps)
     net = build(name, space).eval()
     fits(net, space, f"recipe:{name}")
-
-    def fit(net: nn.Module, training: Training) -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(training.seed)
-            fresh = build(name, space)
-        return fitted(fresh, training, steps)
 
     facts = f"{name}/{space}/{int(cycles)}/{peak}/{int(shift)}/{VERSION}"
     return Model(f"recipe:{name}", net, space, hashlib.sha256(facts.encode()).hexdigest(), fit)

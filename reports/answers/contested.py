@@ -25,7 +25,8 @@ OWN = ("evasion", "certification", "shift")
 """Scenarios that have answers of their own kind."""
 
 KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
-LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all_ok_rate": "all three named"}
+LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all_ok_rate": "all three named",
+          "membership_auc": "AUC"}
 
 
 def contested(run: Results) -> Iterator[Answer]:
@@ -148,12 +149,17 @@ def _told(
     if scenario == "parsing":
         return (f"{begun(adversary)} names kernel size, activation and sparsity of {it}, all three, on {reached} of "
                 f"{n} such pictures ({attack}); of a guesser's answers 4 % would be right.")  # fmt: skip
+    if scenario == "membership":
+        return (f"{begun(adversary)} tells members of the training set of {it} from others by an AUC of {reached}, on "
+                f"{n} examples ({attack}); a guesser's is 0.5.")  # fmt: skip
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 
 def _reached(scenario: str, several: Sequence[Contest], rate: bool, what: str) -> str:
     """The number of a system in a sentence."""
     value = _value(scenario, several)
+    if scenario == "membership":
+        return f"{value:.2f}"
     return share(value) if rate or scenario == "inversion" else f"{number(value)} {what}"
 
 

@@ -92,6 +92,11 @@ COLUMNS = {
        for name in (*ATTRIBUTES, "all")},
     "own_pictures": "how many pictures these are",
     **{f"others_{name}": "how often it names this value of its own nets that have another" for name in ATTRIBUTES},
+    "score": "what the adversary gave it, larger for what it takes for a member of the training set",
+    "member": "whether the network was trained on it",
+    "other": "whether it was not",
+    "shadow_member": "how many of the adversary's own networks that were trained on it are right",
+    "shadow_other": "how many of its networks that were not are right",
     "confidence": "the probability that the model states for its answer",
     "watched": "the probability that the model gives to the class that is watched",
 }

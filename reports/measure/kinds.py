@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robustsuite.errors import BadData
-from robustsuite.maths import stats
+from robustsuite.maths import privacy, stats
 from robustsuite.records.schema import Column, Scoring
 
 from ..read.extra import trusted
@@ -22,6 +22,9 @@ Rows = Mapping[str, Any] | pd.DataFrame
 """A cell's examples: columns by name."""
 
 NAN = float("nan")
+
+DELTA = 1e-5
+"""At which bounds of epsilon are told."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,38 @@ def tpr_at(score: Any, positive: Any, fpr: float) -> float:
     """Share of positives above the threshold that lets at most `fpr` of the negatives through; NaN without either."""
     if positive.all() or not positive.any():
         return NAN
+    return float((score[positive] > operating_point(score, positive, fpr)).mean())
+
+
+def operating_point(score: Any, positive: Any, fpr: float) -> float:
+    """The threshold above which at most `fpr` of the negatives (one at least) lie; equal scores stay together."""
     negatives = np.sort(score[~positive])[::-1]
-    threshold = negatives[min(int(fpr * len(negatives) + 1e-9), len(negatives) - 1)]
-    return float((score[positive] > threshold).mean())
+    return float(negatives[min(int(fpr * len(negatives) + 1e-9), len(negatives) - 1)])
+
+
+def crossed(score: Any, positive: Any) -> Any:
+    """Which of (N,) scores are called positive, each half at the threshold that is best on the other half.
+
+    Halves are every other row: which rows are positive knows nothing of that.
+    """
+    called, half = np.zeros(len(score), dtype=bool), np.arange(len(score)) % 2
+    for mine in (0, 1):
+        other = half != mine
+        called[~other] = score[~other] >= best_threshold(score[other], positive[other])
+    return called
+
+
+def best_threshold(score: Any, positive: Any) -> float:
+    """Where (TPR + TNR) / 2 of (N,) scores is largest, between two scores; infinite where a side is empty."""
+    order = np.argsort(-score, kind="stable")
+    s, hit = score[order], positive[order]
+    if hit.all() or not hit.any():
+        return np.inf
+    gain = np.cumsum(hit) / hit.sum() - np.cumsum(~hit) / (~hit).sum()
+    ends = np.append(s[:-1] != s[1:], True)
+    best = int(np.argmax(np.where(ends, gain, -np.inf)))
+    below = s[best + 1] if best + 1 < len(s) else s[best]
+    return float(s[best]) if not np.isfinite(below) else float((s[best] + below) / 2)
 
 
 def _rate(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
@@ -145,6 +177,55 @@ def _resampled(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, 
         yield Score(scoring.name, value, lo, hi, -1, len(frame))
 
 
+def _at_rate(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    """NaN where there are too few negatives to tell the rate: that none is above the threshold says too little."""
+    score, positive = np.asarray(rows[column.name], np.float64), np.asarray(rows[scoring.by], bool)
+    fpr, n = scoring.at or 0.0, int(positive.sum())
+    if n and privacy.resolves(len(positive) - n, fpr):
+        yield rate(scoring.name, score[positive] > operating_point(score, positive, fpr))
+    else:
+        yield Score(scoring.name, NAN, NAN, NAN, -1, n)
+
+
+def _balanced(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    score, positive = np.asarray(rows[column.name], np.float64), np.asarray(rows[scoring.by], bool)
+    if positive.any() and not positive.all():
+        right = crossed(score, positive) == positive
+
+        def mean(i: Any) -> float:
+            sides = right[i][positive[i]], right[i][~positive[i]]
+            return float(np.mean([side.mean() for side in sides])) if all(map(len, sides)) else NAN
+
+        lo, hi = stats.resampled_interval(mean, len(right), SEED)
+        yield Score(scoring.name, mean(np.arange(len(right))), lo, hi, -1, len(right))
+
+
+def _epsilon(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    """A lower bound with 95 % confidence: nothing is said of how much larger it may be."""
+    score, positive = np.asarray(rows[column.name], np.float64), np.asarray(rows[scoring.by], bool)
+    guesses, right = privacy.right_guesses(score, positive, scoring.at or 0.0)
+    if guesses:
+        bound = privacy.one_run(len(score), guesses, right, delta=DELTA)
+        yield Score(scoring.name, bound, bound, NAN, -1, len(score))
+
+
+def _area(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
+    """As `_resampled`, by counts of each distinct score: nothing is sorted again for a draw."""
+    score, positive = np.asarray(rows[column.name], np.float64), np.asarray(rows[scoring.by], bool)
+    if positive.any() and not positive.all():
+        kinds, place = np.unique(score, return_inverse=True)
+
+        def area(i: Any) -> float:
+            hits = np.bincount(place[i[positive[i]]], minlength=len(kinds))
+            others = np.bincount(place[i[~positive[i]]], minlength=len(kinds))
+            below = np.cumsum(others) - others / 2
+            both = float(hits.sum()) * float(others.sum())
+            return float(hits @ below) / both if both else NAN
+
+        lo, hi = stats.resampled_interval(area, len(score), SEED)
+        yield Score(scoring.name, auc(score, positive), lo, hi, -1, len(score))
+
+
 def _calibration(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any]) -> Iterator[Score]:
     error, frame = expected_calibration_error if scoring.kind == "ece" else rms_calibration_error, pd.DataFrame(rows)
     yield Score(scoring.name, error(frame[column.name], frame[scoring.by]), NAN, NAN, -1, len(frame))
@@ -157,7 +238,7 @@ def _beyond(column: Column, scoring: Scoring, rows: Rows, cell: Mapping[Any, Any
 
 
 KINDS: dict[str, Callable[..., Iterator[Score]]] = {
-    "rate": _rate, "mean": _mean, "median": _resampled, "quantile": _resampled, "auc": _resampled,
-    "tpr_at": _resampled, "custom": _resampled, "ece": _calibration, "rms_calibration": _calibration,
-    "beyond": _beyond,
+    "rate": _rate, "mean": _mean, "median": _resampled, "quantile": _resampled, "auc": _area,
+    "tpr_at": _at_rate, "balanced_accuracy": _balanced, "epsilon": _epsilon, "custom": _resampled,
+    "ece": _calibration, "rms_calibration": _calibration, "beyond": _beyond,
 }  # fmt: skip

@@ -60,6 +60,7 @@ ATLAS: Final[Mapping[str, str]] = {
     "AML.T0015": "Evade AI Model",
     "AML.T0018.000": "Poison AI Model",
     "AML.T0020": "Poison Training Data",
+    "AML.T0024.000": "Infer Training Data Membership",
     "AML.T0024.001": "Invert AI Model",
     "AML.T0040": "AI Model Inference API Access",
     "AML.T0043.000": "White-Box Optimization",
@@ -99,10 +100,14 @@ INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
 """Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
 
+MEMBERSHIP: Ids = {"nist": ("NISTAML.033",), "atlas": ("AML.T0024.000",)}
+"""Who was in the training set, from answers."""
+
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
 
-OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, PARSING) for i in ids["nist"]}
+OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, PARSING, MEMBERSHIP)
+        for i in ids["nist"]}  # fmt: skip
 """The classes that attacks of ours are of."""
 
 

@@ -131,8 +131,9 @@ def _cells(
     for member, unfit in shifted:
         yield replace(bare, **{**member, **_named(bare, member), "subjects": asked(member["subjects"])}), unfit
     for threat, card, given, first, on, called, written in attacks:
-        played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
         about, scenario = of(_first, judged, first), scenario_of(threat.scenario)
+        played = replace(cycle, poison=of(Poisoner, card, given, threat), findings={}) if threat.poison else cycle
+        played = played if scenario.trained is None else of(scenario.trained, played, threat)
         subjects = about if scenario.subjects is None else of(scenario.subjects, about.examples, cycle.data, threat)
         subjects = asked(subjects) if scenario.streams else subjects
         cell = replace(

@@ -168,15 +168,15 @@ class ShiftFacts(Strict):
 
 
 class Scoring(Strict):
-    """How a column becomes a number. kind: rate, mean, median, quantile (at), auc and tpr_at (by; at: the fpr), ece,
-    rms_calibration (by), beyond (the share at or above each radius; at 0, the share `by`), custom (function).
-
-    where: the column that says which examples count; sparse: left out where it is 0; compared: `compare` tests it.
+    """How a column becomes a number. by: who is positive, of beyond what counts at radius 0; at: a quantile, tpr_at's
+    fpr, epsilon's share of guesses; where: which examples count; sparse: left out where it is 0; compared: `compare`
+    tests it.
     """
 
     name: str
     kind: Literal[
-        "rate", "mean", "median", "quantile", "auc", "tpr_at", "ece", "rms_calibration", "beyond", "custom"
+        "rate", "mean", "median", "quantile", "auc", "tpr_at", "ece", "rms_calibration", "beyond", "custom",
+        "balanced_accuracy", "epsilon",
     ] = "rate"
     by: str = ""
     where: str = ""

@@ -22,6 +22,7 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
 - `passes` names the stages of the lifecycle that the adversary meets; a defense at another stage is inert.
 - `subjects` says which examples the cell is about: `data.joined("train", "test")` for several splits under ids that are
   unique over the data set, `Subjects.none()` for none, the judged split where it is not given.
+- `trained` says what becomes of the lifecycle where the protocol itself chooses what is trained on.
 - `decide` is asked for what cannot be played, in a sentence.
 - `play` is handed a `Context`: what the threat's access grants and nothing else; columns (N,) come back.
 - `together` says how many examples are looked at together (1, or a client's batch): a cell is then played in parts of
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from robustsuite.config.threats import Threat
     from robustsuite.scenarios.cell import Cell
     from robustsuite.serve.data import Dataset, Split, Subjects
+    from robustsuite.serve.lifecycle import Lifecycle
 
 ANSWERED = ("data", "train", "harden", "serve")
 """The stages that what answers has been through."""
@@ -79,6 +81,7 @@ class Scenario:
     spec: type[Spec] = Spec
     passes: tuple[str, ...] = ANSWERED
     subjects: Callable[[Split, Dataset, Threat], Subjects] | None = None
+    trained: Callable[[Lifecycle, Threat], Lifecycle] | None = None
     decide: Callable[..., Decision | None] = field(default=lambda cell: None, repr=False)
     together: Callable[[Cell], int] = field(default=lambda cell: len(cell.split), repr=False)
     conclude: Callable[..., Record] = field(default=lambda context, record: record, repr=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustsuite.config.registry import AttackCard, identity
 from robustsuite.config.threats import Access, Threat
@@ -143,6 +143,18 @@ class Context:
         """The training set as the adversary left it. Needs TRAIN_SET."""
         self._need(Access.TRAIN_SET)
         return self._cycle().poisoned
+
+    def members(self) -> Tensor:
+        """Which examples (N,) the served network was trained on. Raises ValueError where no membership is drawn."""
+        drawn = self._cycle().members
+        if drawn is None:
+            raise ValueError("expected a lifecycle with a draw of members, got one without")
+        return drawn.inside(self.subjects.examples.ids)
+
+    def shadows(self, models: int) -> list[Lifecycle]:
+        """Lifecycles of the adversary's own, alike but for the half of the pool and the seed. Needs AUX_DATA."""
+        self._need(Access.AUX_DATA)
+        return [self._cycle().shadow(models, k) for k in range(models)]
 
     def epochs(self) -> list[float]:
         """The val accuracies that a watched training kept."""

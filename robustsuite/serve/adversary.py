@@ -16,7 +16,7 @@ from robustsuite.config.threats import Access, Threat
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
 from robustsuite.records.schema import dumped
-from robustsuite.serve.data import Split
+from robustsuite.serve.data import OTHER_SPLIT, Dataset, Split, Subjects
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,55 @@ class Poisoner:
         if not torch.equal(found.train.y[found.covers], train.y[found.covers]):
             raise BadValue(f"expected covers of {self.card.name} with their own labels, got others; mend it")
         return found
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which examples of a pool a network is trained on, as the lifecycle cuts its train split before anything else.
+
+    pool: so many of the train split, drawn once for every seed; None for all. The victim has each by a fair coin of its
+    own, which an audit of one training rests on. models, model: of the adversary's own networks number `model` of
+    `models`, where each example is in exactly half; these coins are others than the victim's, so that no count tells.
+    """
+
+    pool: int | None
+    seed: int
+    models: int = 0
+    model: int = 0
+
+    def identity(self) -> str:
+        """What tells this half from any other, besides the train split."""
+        return f"membership/{self}"
+
+    def drawn(self, train: Split, n: int | None) -> Tensor:
+        """The positions (n,) of the first n of the pool, in order. Raises BadValue where the split has fewer."""
+        n = len(train) if n is None else n
+        if n > len(train):
+            raise BadValue(f"expected a pool of at most {len(train)} training examples, got {n}; lower it")
+        order = Rng.of(0, "membership/pool", train.ids).uniform(1).flatten().argsort(stable=True)
+        return order[:n].sort().values
+
+    def subjects(self, data: Dataset, n: int | None) -> Subjects:
+        """n of the pool to ask about, all of it for None, under ids that are unique over the data set."""
+        train = data.split("train")
+        split = train.at(self.drawn(train, self.pool if n is None else n))
+        return Subjects(replace(split, ids=split.ids + OTHER_SPLIT), ("train",))
+
+    def inside(self, ids: Tensor) -> Tensor:
+        """Which examples (N,) of these ids it is trained on; of several networks `each` knows."""
+        if self.models:
+            return self.each(ids)[self.model]
+        return Rng.of(self.seed, "membership/victim", ids % OTHER_SPLIT).uniform(1).flatten() < 0.5
+
+    def each(self, ids: Tensor) -> Tensor:
+        """Which examples each of the adversary's networks is trained on: (models, N) bool."""
+        coins = Rng.of(self.seed, "membership/shadows", ids % OTHER_SPLIT).uniform(self.models)
+        return (coins.argsort(dim=1, stable=True).argsort(dim=1) < self.models // 2).T
+
+    def __call__(self, train: Split) -> Split:
+        """What it is trained on."""
+        pool = train.at(self.drawn(train, self.pool))
+        return pool.at(self.inside(pool.ids).nonzero().flatten())
 
 
 def overlay(split: Split, positions: Tensor, pictures: Tensor, y: Tensor) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from robustsuite import __version__
 from robustsuite.config.threats import Access
 from robustsuite.maths.numerics import THREADS
-from robustsuite.serve.adversary import Aux, Poisoned, Poisoner
+from robustsuite.serve.adversary import Aux, Membership, Poisoned, Poisoner
 from robustsuite.serve.data import Dataset, Split, parse_spec
 from robustsuite.serve.kept import file_of, kept, key_of, learnt
 from robustsuite.serve.models import Fit, Model, Reshaping, Training, load_model, ready, weights_sha256
@@ -41,6 +41,7 @@ class Lifecycle:
     device: str = "cpu"
     tell: Callable[[str], None] = field(default=lambda _: None)
     poison: Poisoner | None = None
+    members: Membership | None = None
     findings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def at(self, stage: str) -> list[Applied]:
@@ -111,13 +112,27 @@ class Lifecycle:
         """What the adversary trains with besides nets of a spec: the train split, at its own seed."""
         return Training(self.data.split("train"), NOTHING, self.seed + ADVERSARY, self.device, self.tell)
 
+    def shadow(self, models: int, model: int) -> Lifecycle:
+        """The same in the adversary's hands: number `model` of `models`, each on a half of the pool, at its own seed.
+
+        Raises ValueError where no membership is drawn.
+        """
+        if self.members is None:
+            raise ValueError("expected a lifecycle with a draw of members, got one without")
+        members = replace(self.members, models=models, model=model)
+        return replace(self, members=members, seed=self.seed + (model + 1) * ADVERSARY, findings={})
+
     def shared(self, trained: bool) -> nn.Module:
         """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""
         return self.trained() if trained else ready(untrained(self.model.net, self.seed), self.device)
 
     def served(self) -> System:
         """The system as it answers, with what it hides and its surrogate."""
-        base = net = self.trained()
+        return self.serving(self.trained())
+
+    def serving(self, base: nn.Module) -> System:
+        """The same over a network that has been trained."""
+        net = base
         stand_in: nn.Module | None = base
         hides, rejects = Access.NONE, False
         for i, defense in enumerate(self.at("serve")):
@@ -151,8 +166,8 @@ class Lifecycle:
     def _facts(self) -> list[str]:
         """What every training depends on."""
         facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
-        poison = [self.poison.identity()] if self.poison else []
-        return [*facts, str(self.seed), __version__, *poison, *_arithmetic(self.device)]
+        changed = [change.identity() for change in (self.poison, self.members) if change]
+        return [*facts, str(self.seed), __version__, *changed, *_arithmetic(self.device)]
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
@@ -164,7 +179,7 @@ class Lifecycle:
     def selection(self) -> tuple[Split, Split]:
         """The train and val split as trainings see them; `NOTHING` for one that none of them works on."""
         train, val = (self.data.split(name) if name in self._needed else NOTHING for name in ("train", "val"))
-        return train, val
+        return train if self.members is None or train is NOTHING else self.members(train), val
 
     def _fits(self, keep: Callable[..., Fit] = kept) -> tuple[Fit, list[tuple[str, Fit]]]:
         """The recipe with every train- and harden-stage defense applied, each step kept under what went into it."""

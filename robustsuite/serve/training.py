@@ -75,6 +75,26 @@ def one_cycle(peak: float, epochs: int, warmup: float = 0.25) -> Rate:
     return rate
 
 
+@dataclass(frozen=True)
+class FromScratch:
+    """A model's recipe whose parts can be read, so that many networks of it can be trained at once.
+
+    build: () -> the network, its weights drawn from the global random state.
+    """
+
+    build: Callable[[], nn.Module]
+    steps: Recipe
+
+    def fresh(self, seed: int) -> nn.Module:
+        """The network that this seed starts from."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.build()
+
+    def __call__(self, net: nn.Module, training: Training) -> nn.Module:
+        return fitted(self.fresh(training.seed), training, self.steps)
+
+
 def fitted(
     net: nn.Module,
     training: Training,
@@ -111,9 +131,9 @@ def fitted(
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
                     loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
-                _descend(loss, optimiser, recipe.rate(epoch + done))
+                descend(loss, optimiser, recipe.rate(epoch + done))
                 losses.append(loss.detach())
-            mean = _finite(losses, epoch)
+            mean = finite(losses, epoch)
             net.eval()
             if training.watch:
                 seen.append(accuracy(net, training.val))
@@ -179,7 +199,8 @@ def _shuffled(
         yield i / len(batches), x, y[rows]
 
 
-def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> None:
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """One step down this loss at this rate."""
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
@@ -199,7 +220,8 @@ def _copied(net: nn.Module, device: torch.device) -> nn.Module:
     return net
 
 
-def _finite(losses: list[Tensor], epoch: int) -> float:
+def finite(losses: list[Tensor], epoch: int) -> float:
+    """The mean loss of an epoch; raises BadValue where it is not finite."""
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
         raise BadValue(f"expected a finite training loss, got {loss!r} in epoch {epoch + 1}; lower the learning rate")
