@@ -61,6 +61,7 @@ ATLAS: Final[Mapping[str, str]] = {
     "AML.T0018.000": "Poison AI Model",
     "AML.T0020": "Poison Training Data",
     "AML.T0024.001": "Invert AI Model",
+    "AML.T0024.002": "Extract AI Model",
     "AML.T0040": "AI Model Inference API Access",
     "AML.T0043.000": "White-Box Optimization",
     "AML.T0043.001": "Black-Box Optimization",
@@ -98,6 +99,9 @@ INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 
 PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
 """Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
+
+EXTRACTION: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0024.002", "AML.T0005", "AML.T0040")}
+"""A copy of a model from its answers."""
 
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""

@@ -111,6 +111,10 @@ class Lifecycle:
         """What the adversary trains with besides nets of a spec: the train split, at its own seed."""
         return Training(self.data.split("train"), NOTHING, self.seed + ADVERSARY, self.device, self.tell)
 
+    def control_training(self) -> Training:
+        """What a judge's control trains with: the adversary's pictures, at the adversary's seed."""
+        return Training(self.adversary().pictures, NOTHING, self.seed + ADVERSARY, self.device, self.tell)
+
     def shared(self, trained: bool) -> nn.Module:
         """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""
         return self.trained() if trained else ready(untrained(self.model.net, self.seed), self.device)
