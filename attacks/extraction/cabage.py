@@ -8,8 +8,6 @@ generators take turns: of two small networks on one core, vmap's grouped convolu
 from __future__ import annotations
 
 import copy
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +18,7 @@ from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue
 from robustsuite.maths.projections import levels
 from robustsuite.scenarios import extraction
-from robustsuite.scenarios.extraction import Stolen, Thief, Victim
+from robustsuite.scenarios.extraction import ALL, Stolen, Thief, Victim
 from robustsuite.serve.data import InputSpace
 
 LATENT, CLONES, CUTS, CUT = 256, 2, (0.4, 0.8), 0.3
@@ -88,7 +86,7 @@ class Replay:
 @extraction.attack(
     needs=Access.LABELS,
     paper="Rosenthal et al., 2024, arXiv:2409.10643",
-    cost=lambda classes, **_: Cost(math.inf, 1e4),
+    cost=lambda classes, replays, **_: Cost(ALL, 1 + replays),
     differs=(
         "written from the abstract and DisGUIDE's code: how the paper weighs what it replays, filters and balances was "
         "not to be had; here by the last loss, and as many of each class, those that clones differ on most",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -12,14 +10,13 @@ from robustsuite.config.taxonomy import EXTRACTION
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue
 from robustsuite.scenarios import extraction
-from robustsuite.scenarios.extraction import Stolen, Thief, Victim
-from robustsuite.serve.training import Recipe, half_cosine
+from robustsuite.scenarios.extraction import ALL, EPOCHS, LR, Stolen, Thief, Victim
 
 
 @extraction.attack(
     needs=Access.LABELS | Access.AUX_DATA,
     paper="Papernot et al., 2017, arXiv:1602.02697",
-    cost=lambda classes, seeds, step, epochs, lr: Cost(math.inf, 3 * epochs),
+    cost=lambda classes, seeds, step, epochs, lr: Cost(ALL, 3 * epochs),
     differs=(
         "rounds go on until the queries are spent, the last one cut to what is left; no reservoir is drawn from",
         "scores are learnt from where they are granted; the paper's oracle gives classes",
@@ -27,7 +24,7 @@ from robustsuite.serve.training import Recipe, half_cosine
     **EXTRACTION,
 )
 def jbda(
-    victim: Victim, own: Thief, *, seeds: int = 100, step: float = 0.1, epochs: int = 60, lr: float = 0.05
+    victim: Victim, own: Thief, *, seeds: int = 100, step: float = 0.1, epochs: int = EPOCHS, lr: float = LR
 ) -> Stolen:  # fmt: skip
     """x + step * sign of the slope of the clone's logit at the answered class, for all that was asked, round by round.
 
@@ -36,14 +33,13 @@ def jbda(
     """
     if own.pool is None or seeds < 1:
         raise BadValue(f"expected pictures of one's own and seeds >= 1 for jbda, got {seeds=}; grant aux_data")
-    recipe = Recipe(epochs, half_cosine(lr, epochs), batch=64)
     x = own.pool.images(own.order()[: min(seeds, victim.left())])
     answers = victim.ask(x)
     while left := victim.left():
-        clone = own.learnt(x, answers, recipe)
+        clone = own.learnt(x, answers, epochs, lr)
         more = moved(clone, x[:left], answers[:left], step)
         x, answers = torch.cat([x, more]), torch.cat([answers, victim.ask(more)])
-    return own.curve(x, answers, recipe)
+    return own.curve(x, answers, epochs, lr)
 
 
 def moved(clone: nn.Module, x: Tensor, answers: Tensor, step: float) -> Tensor:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import math
-
 from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import EXTRACTION
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue
 from robustsuite.scenarios import extraction
-from robustsuite.scenarios.extraction import Stolen, Thief, Victim
-from robustsuite.serve.training import Recipe, half_cosine
+from robustsuite.scenarios.extraction import ALL, EPOCHS, LR, Stolen, Thief, Victim
 
 
 @extraction.attack(
     needs=Access.LABELS | Access.AUX_DATA,
     paper="Orekondy et al., 2019, arXiv:1812.02766",
-    cost=lambda classes, epochs, lr: Cost(math.inf, 2 * epochs),
+    cost=lambda classes, epochs, lr: Cost(ALL, 2 * epochs),
     differs=(
         "a half cosine of SGD with Nesterov's momentum of 0.9; the authors': momentum 0.5, the rate cut tenfold after "
         "60 epochs",
-        "the epoch that agrees best with the victim on a tenth of the queries is taken; theirs takes the best on test",
+        "the last epoch counts; theirs keeps the one that is best on the victim's test pictures",
         "the network is drawn anew at each budget of the curve, where the authors' goes on from the last",
         "no picture is asked about twice: with fewer pictures than queries the rest are not asked",
         "the strategy is random; in the authors' repository the adaptive one is not there",
     ),
     **EXTRACTION,
 )
-def knockoff(victim: Victim, own: Thief, *, epochs: int = 60, lr: float = 0.05) -> Stolen:
+def knockoff(victim: Victim, own: Thief, *, epochs: int = EPOCHS, lr: float = LR) -> Stolen:
     """Pictures of the pool in a drawn order, answered once; cross-entropy with scores, or with classes where hard.
 
     lr: the first of a half cosine. Raises BadValue without a pool.
@@ -36,4 +33,4 @@ def knockoff(victim: Victim, own: Thief, *, epochs: int = 60, lr: float = 0.05) 
         raise BadValue("expected pictures of one's own for knockoff, got none; grant aux_data")
     rows = own.order()[: victim.left()]
     x = own.pool.images(rows)
-    return own.curve(x, victim.ask(x), Recipe(epochs, half_cosine(lr, epochs), batch=64))
+    return own.curve(x, victim.ask(x), epochs, lr)

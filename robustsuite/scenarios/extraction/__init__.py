@@ -7,6 +7,6 @@ accuracy, and by how far attacks on it go over to the victim, each beside a *str
 trained on pictures with their own labels, that has asked nothing.
 """
 
-from robustsuite.scenarios.extraction.thief import Attack, Stolen, Thief, Victim, attack
+from robustsuite.scenarios.extraction.thief import ALL, EPOCHS, LR, Attack, Stolen, Thief, Victim, attack
 
-__all__ = ["Attack", "Stolen", "Thief", "Victim", "attack"]
+__all__ = ["ALL", "EPOCHS", "LR", "Attack", "Stolen", "Thief", "Victim", "attack"]

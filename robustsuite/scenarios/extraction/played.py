@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from robustsuite import __version__
 from robustsuite.config.decision import Decision
 from robustsuite.config.threats import Access, Ball, Threat
 from robustsuite.integrity.probes import Flag
@@ -34,7 +36,7 @@ from robustsuite.scenarios.record import Clean, Record, unattacked
 from robustsuite.serve.data import Split
 from robustsuite.serve.judge import Judge
 from robustsuite.serve.kept import kept, key_of
-from robustsuite.serve.models import load_model, ready
+from robustsuite.serve.models import Training, load_model, ready
 from robustsuite.serve.oracle import Desk, answer
 from robustsuite.serve.system import System
 
@@ -59,8 +61,7 @@ def play(context: Context) -> Record:
                 system.device)  # fmt: skip
     stolen = _stolen(context, victim(desk, watcher, system.space.classes), own)
     stolen = checked(stolen, desk.counts.totals()[0], own, context.card)
-    key = key_of([model.identity(), control.train.sha256, str(control.seed), control.device, "stranger"])
-    stranger = ready(kept(model.fit, key)(model.net, control), system.device)
+    stranger = _stranger(own, control, model.identity())
     clean = context.unattacked() or unattacked(system, context.split, context.rng, width=context.width)
     columns = judged(system, stolen, stranger, context.split, clean, threat.ball, context.rng, context.width)
     columns |= _watched(watcher, context.split, clean, desk.counts.totals()[0])
@@ -70,10 +71,22 @@ def play(context: Context) -> Record:
 
 def _stolen(context: Context, asked: Victim, own: Thief) -> object:
     """What the attack brings, while nobody touches what it is judged by."""
+    importlib.import_module("torch._dynamo")  # an optimiser's first step loads it, and it wraps torch.manual_seed
     system, x = context.served(), context.split.images(torch.arange(min(1, len(context.split))))
     ask = lambda: answer(system.net, x.to(system.device), context.rng[: len(x)])  # noqa: E731
     with untampered([system.net], f"the attack {context.card.name}", ask):
         return context.attack(asked, own)
+
+
+def _stranger(own: Thief, control: Training, clone: str) -> nn.Module:
+    """The clone's architecture trained as a clone is, on the control's pictures with their own labels; kept."""
+
+    def fit(net: nn.Module, training: Training) -> nn.Module:
+        x, y = training.train.images(torch.arange(len(training.train))), training.train.y
+        return own.learnt(x, torch.eye(own.space.classes)[y])
+
+    key = key_of([clone, control.train.sha256, str(control.seed), control.device, __version__, "stranger"])
+    return ready(kept(fit, key)(own.fresh(0), control), own.device)
 
 
 class Taken(NamedTuple):

@@ -16,13 +16,16 @@ from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.models import Training, ready
 from robustsuite.serve.oracle import Desk
 from robustsuite.serve.task import TASK
-from robustsuite.serve.training import Recipe, fitted, untrained
+from robustsuite.serve.training import Recipe, fitted, half_cosine, untrained
 
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 """Shares of the queries after which the curve is read."""
 
-HELD = 10
-"""One in so many answered queries is kept from what a clone learns on: its epochs are chosen by them."""
+EPOCHS, LR, BATCH, STEPS = 60, 0.05, 64, 300
+"""How a clone is trained where nothing else is said, and a stranger: epochs, first rate, batch, steps at the least."""
+
+ALL = 1e9
+"""Forwards of a card's cost that stand for all the queries that a threat allows."""
 
 WATCHED = 10_000
 """Queries that a detector is shown, from the first on."""
@@ -115,25 +118,25 @@ class Thief:
         """The positions of the pool in a drawn order, the same at every budget: fewer queries are the first of more."""
         return torch.randperm(len(self.pool or ()), generator=torch.Generator().manual_seed(self.seed))
 
-    def learnt(self, x: Tensor, answers: Tensor, recipe: Recipe, draw: int = 0) -> nn.Module:
+    def learnt(self, x: Tensor, answers: Tensor, epochs: int = EPOCHS, lr: float = LR) -> nn.Module:
         """A clone trained on pictures (M, C, H, W) and answers (M, K) by cross-entropy with the answers as they are.
 
-        Of at least HELD queries one in HELD is kept out, and the epoch that agrees best with the victim there is taken;
-        of no queries it is the fresh network.
+        SGD in batches of BATCH, lr the first of a half cosine, for STEPS steps at the least: few queries are no reason
+        to train less. The last epoch counts: nothing is chosen by anybody's labels. Of no queries it is a fresh network.
         """
-        net = self.fresh(draw)
+        net = self.fresh(0)
         if not len(x):
             return ready(net, self.device)
-        place = torch.arange(len(x))
-        out = place % HELD == HELD - 1
-        learning, held = (_answered_split(x[rows], answers[rows]) for rows in (~out, out))
-        select = agreement if bool(out.any()) else None
-        return fitted(net, Training(learning, held, self.seed, self.device), recipe, select=select)
+        epochs = max(epochs, -(-STEPS // max(1, len(x) // BATCH)))
+        recipe = Recipe(epochs, half_cosine(lr, epochs), batch=BATCH)
+        split = Split.of(x.detach().cpu(), torch.zeros(len(x), dtype=torch.int64))
+        soft = replace(split, y=answers.detach().cpu())
+        return fitted(net, Training(soft, soft, self.seed, self.device), recipe)
 
-    def curve(self, x: Tensor, answers: Tensor, recipe: Recipe) -> Stolen:
+    def curve(self, x: Tensor, answers: Tensor, epochs: int, lr: float) -> Stolen:
         """A clone from the first queries at each mark that was reached, and one from all that were asked."""
         at = sorted({min(mark, len(x)) for mark in self.marks})
-        return Stolen(tuple((n, self.learnt(x[:n], answers[:n], recipe)) for n in at))
+        return Stolen(tuple((n, self.learnt(x[:n], answers[:n], epochs, lr)) for n in at))
 
 
 class Stolen(NamedTuple):
@@ -154,20 +157,6 @@ A = TypeVar("A", bound=Callable[..., Stolen])
 def attack(**facts: Any) -> Callable[[A], A]:
     """Register an extraction. needs: Access.LABELS, with AUX_DATA where it asks about pictures of its own."""
     return carded("attack", "extraction", **facts)
-
-
-def agreement(net: nn.Module, held: Split) -> float:
-    """The share of queries (y: answers (N, K)) on which a network says the class that the victim said."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        same = [(net(x.to(device)).argmax(1).cpu() == y.cpu().argmax(1)).sum() for _, x, y in held.batches(512)]
-    return int(torch.stack(same).sum()) / len(held)
-
-
-def _answered_split(x: Tensor, answers: Tensor) -> Split:
-    """Queries as a split whose targets are answers (N, K)."""
-    labelled = Split.of(x.detach().cpu(), torch.zeros(len(x), dtype=torch.int64))
-    return replace(labelled, y=answers.detach().cpu())
 
 
 def fresh_from(net: nn.Module, seed: int) -> Callable[[int], nn.Module]:
