@@ -234,12 +234,12 @@ CHECKS = (
           "to others', adversarial pictures to parse of which there are none, an observer that names what its own "
           "nets are made of as a guesser would, and one that names the victim's values as often of other nets fail, as "
           "do a system that answers nothing to hold a clone against and a clone that agrees no more often than one "
-          "class does; a stranger that agrees as often as a clone from pictures of the same kind warns",
+          "class does",
           "probe, scenario",
           {"clean_at_chance": ("fail", "all"), "nothing_to_trigger": ("fail", "all"),
            "nothing_to_parse": ("fail", "all"), "observer_at_chance": ("fail", "all"),
            "control_as_good": ("fail", "all"), "nothing_answered": ("fail", "all"),
-           "clone_at_chance": ("fail", "all"), "stranger_as_near": ("warn", "all")}),
+           "clone_at_chance": ("fail", "all")}),
 )  # fmt: skip
 """Every check of the battery; an id without flags is kept by construction, where the last column says."""
 

@@ -66,7 +66,7 @@ def play(context: Context) -> Record:
     columns = judged(system, stolen, stranger, context.split, clean, threat.ball, context.rng, context.width)
     columns |= _watched(watcher, context.split, clean, desk.counts.totals()[0])
     note = _note(columns, own, context)
-    return Record(columns, _flags(columns, pool is not None), *desk.counts.totals(), note)
+    return Record(columns, _flags(columns), *desk.counts.totals(), note)
 
 
 def _stolen(context: Context, asked: Victim, own: Thief) -> object:
@@ -152,8 +152,8 @@ def _watched(watcher: Watcher, split: Split, clean: Clean, asked: int) -> dict[s
     return {name: torch.full((n,), value) for name, value in told.items()} | {"asked": torch.full((n,), asked)}
 
 
-def _flags(columns: dict[str, Tensor], owned: bool) -> list[Flag]:
-    """What makes these numbers say nothing of how well the system keeps itself, or nothing of its answers."""
+def _flags(columns: dict[str, Tensor]) -> list[Flag]:
+    """What makes these numbers say nothing of how well the system keeps itself."""
     of = columns["answered"]
     n, agree = int(of.sum()), int(columns["agree"][of].sum())
     if not n:
@@ -162,10 +162,6 @@ def _flags(columns: dict[str, Tensor], owned: bool) -> list[Flag]:
     if clopper_pearson(agree, n)[0] <= common / n:
         words = f"the clone agrees on {agree / n:.1%}, whoever always says one class on {common / n:.1%}"
         return [Flag("clone_at_chance", f"{words}: nothing was stolen by this attack, which shows nothing of others")]
-    other = int(columns["stranger_agree"][of].sum())
-    if owned and other >= agree:
-        words = f"a stranger, of the same pictures' own labels and no question, agrees on {other / n:.1%}"
-        return [Flag("stranger_as_near", f"{words}, the clone on {agree / n:.1%}: the answers gave nothing away")]
     return []
 
 
@@ -174,6 +170,9 @@ def _note(columns: dict[str, Tensor], own: Thief, context: Context) -> str:
     after = float(columns["prada_after"][0]) if len(columns["prada_after"]) else math.nan
     words = [f"{int(columns['asked'][0]) if len(columns['asked']) else 0} of {own.marks[-1]} queries asked"]
     words += [] if after != after else [f"PRADA raises an alarm after {after:.0f}"]
+    agree, other = (int((columns[name] & columns["answered"]).sum()) for name in ("agree", "stranger_agree"))
+    if other >= agree:
+        words.append("a stranger that asked nothing agrees as often: what is stolen is not more than labels give")
     if own.pool is not None and context.pretrained:
         words.append("whether the system was trained on the thief's pictures is not known: it came trained")
     return "; ".join(words)
