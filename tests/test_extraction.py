@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,11 @@ POOL = Split.of(pictures(1200, 1), torch.zeros(1200, dtype=torch.int64))
 VICTIM = linear(0, 3.0)
 
 
-def theft(asks: int, access: str = "scores", net: nn.Module = VICTIM, pool: Split | None = POOL, width: int = 50) -> Any:
+def theft(asks: int, access: str = "scores", net: nn.Module = VICTIM, width: int = 50) -> Any:
     """(desk, watcher, victim, thief) of a linear clone."""
     desk = Desk(net, parse_access(access), Rng.of(0, "q", torch.arange(asks)), width=width, queries_total=asks)
     watcher = Watcher()
-    own = Thief(fresh_from(linear(5), 7), pool, SPACE, marks(asks), 7)
+    own = Thief(fresh_from(linear(5), 7), POOL, SPACE, marks(asks), 7)
     return desk, watcher, victim(desk, watcher, SPACE.classes), own
 
 
@@ -140,14 +141,14 @@ def test_enough_noise_free_scores_of_a_linear_victim_give_its_weights_away() -> 
 def test_fewer_queries_are_the_first_of_more_and_the_curve_rises() -> None:
     seen = []
     for asks in (100, 400):
-        desk, watcher, asked, own = theft(asks)
+        _, watcher, asked, own = theft(asks)
         card_of("attack", "knockoff").function(asked, own, epochs=1)
         seen.append(watcher.stream()[0])
     assert torch.equal(seen[0], seen[1][:100])
     _, _, asked, own = theft(1000)
     found = [agreement(net, VICTIM) for _, net in card_of("attack", "knockoff").function(asked, own, lr=0.5).clones]
     assert found[0] + 0.05 < found[-1]
-    assert all(b > a - 0.03 for a, b in zip(found, found[1:], strict=False))
+    assert all(b > a - 0.03 for a, b in pairwise(found))
 
 
 def test_of_no_queries_nothing_is_learnt() -> None:
@@ -203,7 +204,8 @@ def test_the_victim_itself_agrees_always_and_what_breaks_it_breaks_it() -> None:
     first = z.argmax(1)
     reach = 0.05 * (w[first][:, None] - w[None]).abs().sum(2)
     gap = z.gather(1, first[:, None]) - z
-    able = ((gap < 0.5 * reach) & (gap > 0)).any(1) & found["both_ok"]  # half of the box's reach: pixels may be at 0 or 1
+    # half of what the ball reaches: a pixel may be near 0 or 1
+    able = ((gap < 0.5 * reach) & (gap > 0)).any(1) & found["both_ok"]
     assert bool(able.any())
     assert bool(found["transferred"][able].all())
     assert not bool(found["transferred"][~found["both_ok"]].any())

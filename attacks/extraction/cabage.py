@@ -8,6 +8,7 @@ generators take turns: of two small networks on one core, vmap's grouped convolu
 from __future__ import annotations
 
 import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -111,7 +112,8 @@ def cabage(
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
         nets = [Generator(own.space, width).to(own.device) for _ in range(generators)]
-    order, memory, done, reached = torch.Generator().manual_seed(own.seed), Replay(own), 0, list[tuple[int, nn.Module]]()
+    order, memory = torch.Generator().manual_seed(own.seed), Replay(own)
+    done, reached = 0, list[tuple[int, nn.Module]]()
     clones = [own.fresh(draw).to(own.device).requires_grad_(True) for draw in range(CLONES)]
     learning = torch.optim.SGD(_weights(clones), lr=lr, momentum=0.9, weight_decay=5e-4)
     drawing = torch.optim.Adam(_weights(nets), lr=lr_generator)
@@ -157,7 +159,7 @@ def hardest(x: Tensor, clones: list[nn.Module], size: int) -> Tensor:
         p = torch.stack([net(x).softmax(1) for net in clones])
     classes, order = p.mean(0).argmax(1), p.std(0).mean(1).argsort(descending=True, stable=True)
     said = classes[order]
-    place = functional.one_hot(said, p.shape[2]).cumsum(0).gather(1, said[:, None]).squeeze(1)  # among those of its class
+    place = functional.one_hot(said, p.shape[2]).cumsum(0).gather(1, said[:, None]).squeeze(1)  # in its class
     return x[order[place.argsort(stable=True)[:size]]]
 
 
@@ -174,8 +176,10 @@ def learn(clones: list[nn.Module], learning: torch.optim.Optimizer, memory: Repl
     losses = []
     for net in clones:
         z = net.train()(x)
-        apart = functional.cross_entropy(z, answers, reduction="none") if hard else (
-            (z - z.mean(1, keepdim=True) - wanted).abs().mean(1)
+        apart = (
+            functional.cross_entropy(z, answers, reduction="none")
+            if hard
+            else ((z - z.mean(1, keepdim=True) - wanted).abs().mean(1))
         )
         losses.append(apart)
     both = torch.stack(losses)

@@ -1,4 +1,4 @@
-"""Jacobian-based augmentation (Papernot et al., 2017): few pictures, doubled by steps towards the clone's boundaries."""
+"""Jacobian-based augmentation (Papernot et al., 2017): few pictures, doubled by steps on the clone."""
 
 from __future__ import annotations
 

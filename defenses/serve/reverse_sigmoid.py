@@ -1,7 +1,7 @@
 """Reverse sigmoid: two pictures far apart are answered alike (Lee et al., 2018, arXiv:1806.00054).
 
-y' = y - beta * (sigmoid(gamma * logit(y)) - 1/2), renormalised: what a network is sure of is answered with less, so that
-one answer stands for two probabilities.
+y' = y - beta * (sigmoid(gamma * logit(y)) - 1/2), renormalised: what a network is sure of is answered with less, so
+that one answer stands for two probabilities.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class ReverseSigmoid(nn.Module):
     paper="Lee et al., 2018, arXiv:1806.00054",
     surrogate=as_without,
     differs=(
-        "beta 0.7 and gamma 0.2; with the 1 and 1 of Orekondy et al.'s code every picture has one answer, as sigmoid undoes "
-        "logit",
+        "beta 0.7 and gamma 0.2; with the 1 and 1 of Orekondy et al.'s code every picture has one answer, as the "
+        "sigmoid undoes the logit",
     ),
 )
 def reverse_sigmoid(net: nn.Module, *, beta: float = 0.7, gamma: float = 0.2) -> nn.Module:
-    """Serve probabilities less a sigmoid of their own log odds, renormalised; where scores are flat, classes may change.
+    """Serve probabilities less a sigmoid of their log odds, renormalised; where scores are flat, classes may change.
 
     Raises BadValue.
     """

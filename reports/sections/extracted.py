@@ -86,9 +86,9 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
         return Part((Section("extraction", "Model extraction"),))
     at = curves(run)
     lead = (
-        "A thief asks a limited number of questions in total and trains a clone on the answers. Agreement is the share of "
-        "test pictures, none of which it asked about, that clone and system answer alike. The stranger has the clone's "
-        "architecture and asked nothing: it learnt the labels of the pictures that a thief may own. Struck through is "
+        "A thief asks a limited number of questions in total and trains a clone on the answers. Agreement is the share "
+        "of test pictures, none of which it asked about, that clone and system answer alike. The stranger has the "
+        "clone's architecture and asked nothing: it learnt the labels of the pictures that a thief may own. Struck through is "
         "what agrees no more often than one class does: this attack stole nothing, which shows nothing of others.",
     )
     section = Section("extraction", "Model extraction", lead, (_table(found), _detector(found)),
@@ -165,7 +165,9 @@ def figures(table: pd.DataFrame, found: pd.DataFrame) -> list[Figure]:
 
     Where nothing is defended, a drawing a system and threat, a line an attack.
     """
-    if not len(table):
+    told = set(table.loc[table["measure"] == "agreement", "run_id"]) if len(table) else set()
+    table = table[table["run_id"].isin(told)] if told else table[:0]  # what answers nothing has nothing to draw
+    if not told:
         return []
     defended = bool((table["defense"] != "none").any())
     line, by = ("defense", ["attack", *WHERE]) if defended else ("attack", [*WHERE])

@@ -98,7 +98,7 @@ INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 """Pictures from a shared update. ATLAS has no technique for updates: the nearest inverts a model through its API."""
 
 PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
-"""Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
+"""Facts of an architecture, from pictures. NIST's extraction is of architecture and weights."""
 
 EXTRACTION: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0024.002", "AML.T0005", "AML.T0040")}
 """A copy of a model from its answers."""
@@ -106,7 +106,8 @@ EXTRACTION: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0024.002", "AML.T00
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
 
-OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, PARSING) for i in ids["nist"]}
+OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, EXTRACTION)
+        for i in ids["nist"]}  # fmt: skip
 """The classes that attacks of ours are of."""
 
 

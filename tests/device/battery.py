@@ -69,7 +69,7 @@ LATER = {
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
-parsing, and on the pretended device evasion, where tests/device/waits.py plays each attack of ours."""
+parsing and extraction, and on the pretended device evasion, where tests/device/waits.py plays each attack of ours."""
 
 
 def given(card: Card) -> Any:
@@ -86,12 +86,15 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     budget: dict[str, Any] = {
         "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
         "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"},
+        "extraction": {"linf": "8/255", "queries_total": 96},
     }.get(card.place) or {norm: "inf" if card.minimum_norm and norm == "l2" else EPS[norm]}  # fmt: skip
     if card.place == "certification":
         budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
     extra = {"target": 0} if card.place == "poisoning" else {"goal": goal} if card.place == "evasion" else {}
     if card.place == "parsing":
         extra = {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60}
+    if card.place == "extraction":
+        extra = {"clone": "recipe:cnn_3_relu"}
     return {"scenario": card.place, "access": access, "budget": budget, "attacks": [given(card)], **extra}
 
 
@@ -141,7 +144,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 def later(title: str) -> bool:
     """Whether this sweep is a heavier check."""
-    heavy = ("evasion torchattacks.", "inversion", "parsing")
+    heavy = ("evasion torchattacks.", "inversion", "parsing", "extraction")
     return title.split("-")[0] in LATER or title.startswith(heavy if REAL else ("evasion", *heavy))
 
 

@@ -145,7 +145,7 @@ def answered(net: nn.Module, x: Tensor, width: int) -> Tensor:
 
 
 def _watched(watcher: Watcher, split: Split, clean: Clean, asked: int) -> dict[str, Tensor]:
-    """What a detector says of the queries and, beside it, of the judged pictures in their order; the same in each row."""
+    """What a detector says of the queries and of the judged pictures in their order; the same in each row."""
     n = len(split)
     thief, benign = watched(*watcher.stream()), watched(split.images(torch.arange(n)), clean.prediction.cpu())
     told = {"prada_after": thief.after, "prada_w": thief.w, "benign_after": benign.after, "benign_w": benign.w}

@@ -72,18 +72,12 @@ def victim(desk: Desk, watcher: Watcher, classes: int) -> Victim:
     oracle, hard, most = desk.oracle(), Access.SCORES not in desk.access, len(desk.rng)
     device = desk.rng.keys.device
 
-    def ask(x: Tensor) -> Tensor:
-        parts = [_answered(part) for part in x.detach().to(device).split(desk.width)]
-        return torch.cat(parts) if parts else torch.zeros(0, classes, device=device)
-
-    def _answered(x: Tensor) -> Tensor:
+    def answered(x: Tensor) -> Tensor:
         asked = desk.counts.totals()[0]
-        # beyond the last stream the desk refuses, before anything is asked
-        rows = torch.arange(asked, asked + len(x), device=device).clamp(max=most - 1)
+        rows = torch.arange(asked, asked + len(x), device=device)
         if hard:
             said = oracle[rows].labels(x)
-            found = torch.eye(classes, device=device)[said.clamp(min=0)]
-            silent = said < 0
+            found, silent = torch.eye(classes, device=device)[said.clamp(min=0)], said < 0
         else:
             logits = oracle[rows](x)
             found, silent = TASK.probabilities(logits), TASK.undefined(logits)
@@ -91,12 +85,12 @@ def victim(desk: Desk, watcher: Watcher, classes: int) -> Victim:
         watcher(x, found)
         return found
 
-    def checked(x: Tensor) -> Tensor:
-        # the whole of what is sent is held to the limit, not only its first part
-        desk.allows(len(x))
-        return ask(x)
+    def ask(x: Tensor) -> Tensor:
+        desk.allows(len(x))  # all of what is sent is held to the limit before its first part is asked
+        parts = [answered(part) for part in x.detach().to(device).split(desk.width) if len(part)]
+        return torch.cat(parts) if parts else torch.zeros(0, classes, device=device)
 
-    return Victim(checked, lambda: most - desk.counts.totals()[0], hard)
+    return Victim(ask, lambda: most - desk.counts.totals()[0], hard)
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ class Thief:
         """A clone trained on pictures (M, C, H, W) and answers (M, K) by cross-entropy with the answers as they are.
 
         SGD in batches of BATCH, lr the first of a half cosine, for STEPS steps at the least: few queries are no reason
-        to train less. The last epoch counts: nothing is chosen by anybody's labels. Of no queries it is a fresh network.
+        to train less. The last epoch counts: nothing is chosen by anybody's labels. Of no queries it is the fresh net.
         """
         net = self.fresh(0)
         if not len(x):
