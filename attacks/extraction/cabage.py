@@ -8,6 +8,7 @@ generators take turns: of two small networks on one core, vmap's grouped convolu
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Generator(nn.Module):
     def __init__(self, space: InputSpace, width: int) -> None:
         super().__init__()
         self.size, self.start = (space.height, space.width), (-(-space.height // 4), -(-space.width // 4))
-        norm = lambda n, affine=True: nn.BatchNorm2d(n, affine=affine, track_running_stats=False)  # noqa: E731
+        norm = partial(nn.BatchNorm2d, track_running_stats=False)
         self.first = nn.Linear(LATENT, 2 * width * self.start[0] * self.start[1])
         self.layers = nn.Sequential(
             norm(2 * width), nn.Upsample(scale_factor=2), nn.Conv2d(2 * width, 2 * width, 3, padding=1),
@@ -111,7 +112,7 @@ def cabage(
         raise BadValue(f"expected these to be 1 or more, and a batch of 2, got {given}; leave them out")
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
-        nets = [Generator(own.space, width).to(own.device) for _ in range(generators)]
+        nets: list[nn.Module] = [Generator(own.space, width).to(own.device) for _ in range(generators)]
     order, memory = torch.Generator().manual_seed(own.seed), Replay(own)
     done, reached = 0, list[tuple[int, nn.Module]]()
     clones = [own.fresh(draw).to(own.device).requires_grad_(True) for draw in range(CLONES)]

@@ -88,8 +88,9 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     lead = (
         "A thief asks a limited number of questions in total and trains a clone on the answers. Agreement is the share "
         "of test pictures, none of which it asked about, that clone and system answer alike. The stranger has the "
-        "clone's architecture and asked nothing: it learnt the labels of the pictures that a thief may own. Struck through is "
-        "what agrees no more often than one class does: this attack stole nothing, which shows nothing of others.",
+        "clone's architecture and asked nothing: it learnt the labels of pictures that a thief may own. Struck through "
+        "is what agrees no more often than one class does: nothing was stolen by that attack, which shows nothing of "
+        "others.",
     )
     section = Section("extraction", "Model extraction", lead, (_table(found), _detector(found)),
                       tuple(figures(at, found)), order=47)  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from robustsuite.config.keys import BallSpec
 from robustsuite.config.threats import Access, Ball, Threat
-from robustsuite.config.transforms import Allowed
+from robustsuite.config.transforms import Allowed, Transformation
 from robustsuite.errors import BadValue
 
 NORMS = ("linf", "l2", "l1")
@@ -43,6 +43,8 @@ class ExtractionSpec(BallSpec):
         if not plain.access & Access.LABELS:
             raise BadValue(f"expected labels or scores in the access of {name!r}, got {plain.access.words()}; a thief "
                            f"learns from answers, add them")  # fmt: skip
+        assert plain.budget is not None
+        assert not isinstance(plain.budget, Transformation)
         given = {f.name: getattr(plain, f.name) for f in fields(plain)} | {"terms": (("clone", self.clone),)}
         return ExtractionThreat(**given, clone=self.clone, asks=plain.queries_total, ball=plain.budget)
 
