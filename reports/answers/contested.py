@@ -150,7 +150,8 @@ def _told(
         return (f"{begun(adversary)} names kernel size, activation and sparsity of {it}, all three, on {reached} of "
                 f"{n} such pictures ({attack}); of a guesser's answers 4 % would be right.")  # fmt: skip
     if scenario == "extraction":
-        return f"{begun(adversary)} has one that answers as {it} does on {reached} of {n} images ({attack})."
+        it += "," if by else ""
+        return f"{begun(adversary)} has one that says what {it} says on {reached} of {n} images ({attack})."
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

@@ -7,7 +7,7 @@ clone, over the pictures that clone and victim both get right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..measure.grades import shown
 from ..measure.scores import measured_as
 from ..read.extra import part as reported
 from ..read.runs import Results
-from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
+from ..render.document import Entry, Part, Section, Table, accuracy, counted, error, split_constant, words
 from ..render.draw import LEGEND, LINES, MUTED, STYLES, Figure, draw, legend, slug, told_apart, where
 from ..render.text import number, percent, points, short
 from .figures import drawn
@@ -68,7 +68,7 @@ def curves(run: Results) -> pd.DataFrame:
                 "queries": int(column.at), "measure": SERIES[column.series], "value": k / n, "lo": lo, "hi": hi,
                 "k": k, "n": n,
             })  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["run_id", "measure", "queries"], kind="stable") if rows else pd.DataFrame()
+    return pd.DataFrame(rows)
 
 
 def _cells(run: Results) -> list[tuple[Mapping[Any, Any], pd.DataFrame]]:
@@ -101,9 +101,10 @@ def _table(found: pd.DataFrame) -> Table:
     names, caption = split_constant(found, SHOWN)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-         counted(row["asked"], number(row["asked"])), _rate(row, "agree", doubted=True),
-         _rate(row, "clone_ok", doubted=True), _ratio(row), _rate(row, "clean_ok"), _rate(row, "transferred"),
-         _rate(row, "stranger_agree"), _rate(row, "stranger_transferred"), _gain(row),
+         counted(row["asked"], number(row["asked"])), _rate(row, "agree", error),
+         _rate(row, "clone_ok", error), _ratio(row), _rate(row, "clean_ok", accuracy),
+         _rate(row, "transferred", error), _rate(row, "stranger_agree", error),
+         _rate(row, "stranger_transferred", error), _gain(row),
          counted(row["n_clean_ok"], number(row["n_clean_ok"])), Entry(row["sentence"]))
         for row in found.to_dict("records")
     )  # fmt: skip
@@ -113,12 +114,12 @@ def _table(found: pd.DataFrame) -> Table:
     return Table("extraction", "What is stolen through answers", caption, columns, rows, csv="extraction.csv")
 
 
-def _rate(row: Mapping[Any, Any], name: str, *, doubted: bool = False) -> Entry:
+def _rate(row: Mapping[Any, Any], name: str, made: Callable[[float, float, float], Entry]) -> Entry:
     k, n = int(row[f"k_{name}"]), int(row[f"n_{name}"])
     if not n:
         return Entry("–", -1.0, "no picture counts")
-    entry = accuracy(k / n, *stats.clopper_pearson(k, n))
-    return shown(entry, "INVALID") if doubted and row["grade"] == "INVALID" else entry
+    entry = made(k / n, *stats.clopper_pearson(k, n))
+    return shown(entry, row["grade"]) if name in ("agree", "clone_ok") and row["grade"] == "INVALID" else entry
 
 
 def _ratio(row: Mapping[Any, Any]) -> Entry:
