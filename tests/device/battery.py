@@ -66,7 +66,8 @@ LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
-    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld",
+    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
+    "score_noise", "reverse_sigmoid",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing and extraction, and on the pretended device evasion, where tests/device/waits.py plays each attack of ours."""
