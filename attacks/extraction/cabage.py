@@ -8,6 +8,7 @@ generators take turns: of two small networks on one core, vmap's grouped convolu
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 
 import torch
@@ -58,7 +59,8 @@ class Voted(nn.Module):
         self.clones = nn.ModuleList(clones)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([net(x).softmax(1) for net in self.clones]).mean(0).log()
+        logs = torch.stack([net(x).log_softmax(1) for net in self.clones])
+        return logs.logsumexp(0) - math.log(len(self.clones))
 
 
 class Replay:
@@ -80,9 +82,12 @@ class Replay:
         return rows
 
     def drawn(self, size: int, order: torch.Generator) -> Tensor:
-        """Positions of `size`, or of all there are, drawn without replacement by how hard they are."""
-        weights = self.hard[: self.held].cpu() + SURE
-        return torch.multinomial(weights, min(size, self.held), generator=order).to(self.hard.device)
+        """Positions of `size`, or of all there are, drawn without replacement by how hard they are.
+
+        The largest u^(1/w) of uniform u, which nothing waits for (Efraimidis & Spirakis, 2006).
+        """
+        u = torch.rand(self.held, generator=order).to(self.hard.device)
+        return (u.log() / (self.hard[: self.held] + SURE)).topk(min(size, self.held)).indices
 
 
 @extraction.attack(

@@ -20,7 +20,7 @@ from robustsuite.scenarios.extraction import ALL, EPOCHS, LR, Stolen, Thief, Vic
         "the last epoch counts; theirs keeps the one that is best on the victim's test pictures",
         "the network is drawn anew at each budget of the curve, where the authors' goes on from the last",
         "no picture is asked about twice: with fewer pictures than queries the rest are not asked",
-        "the strategy is random; in the authors' repository the adaptive one is not there",
+        "the strategy is random; the adaptive adversary of the authors' repository draws at random as well",
     ),
     **EXTRACTION,
 )

@@ -27,8 +27,7 @@ class ReverseSigmoid(nn.Module):
         # logit(p_k) = z_k - log of the sum over the others, where 1 - p would be rounded to 0
         others = z[:, None].masked_fill(torch.eye(classes, dtype=torch.bool, device=z.device), -torch.inf)
         logit = z - others.logsumexp(2)
-        perturbed = p - self.beta * ((self.gamma * logit).sigmoid() - 0.5)
-        perturbed = perturbed.clamp(min=0)
+        perturbed = (p - self.beta * ((self.gamma * logit).sigmoid() - 0.5)).relu()
         return as_logits(perturbed / perturbed.sum(1, keepdim=True), p.argmax(1))
 
 

@@ -16,7 +16,7 @@ def as_logits(p: Tensor, first: Tensor) -> Tensor:
     """Logits (N, K) whose softmax is p (N, K), renormalised; where the largest tie, class first (N,) of them leads."""
     most = p.amax(1, keepdim=True)
     ties = ((p == most).sum(1) > 1) & (p.gather(1, first[:, None]) == most).squeeze(1)
-    return p.clamp(min=LEAST).log().scatter_add(1, first[:, None], LEAD * ties[:, None].to(p))
+    return torch.where(p < LEAST, LEAST, p).log().scatter_add(1, first[:, None], LEAD * ties[:, None].to(p))
 
 
 def onto_simplex(v: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def onto_simplex(v: Tensor) -> Tensor:
     ordered = v.sort(1, descending=True).values
     over = (ordered.cumsum(1) - 1) / torch.arange(1, v.shape[1] + 1, device=v.device, dtype=v.dtype)
     kept = (ordered > over).sum(1, keepdim=True).clamp(min=1)
-    return (v - over.gather(1, kept - 1)).clamp(min=0)
+    return (v - over.gather(1, kept - 1)).relu()
 
 
 def as_without(base: nn.Module, served: nn.Module) -> nn.Module:

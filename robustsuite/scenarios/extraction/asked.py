@@ -23,8 +23,7 @@ class ExtractionThreat(Threat):
 
 
 class ExtractionSpec(BallSpec):
-    """clone: the spec of a model that brings a recipe; of it the architecture is the clone's and
-    the stranger's.
+    """clone: the spec of a model that brings a recipe, whose architecture clone and stranger have.
 
     The budget holds queries_total, and the ball in which attacks on the clone are taken to the victim.
     """

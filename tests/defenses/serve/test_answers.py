@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,6 +54,15 @@ def test_the_first_classes_are_kept_and_of_one_its_class_alone() -> None:
     one = top_k(Fixed())(asked(Z)).softmax(1)
     assert torch.allclose(one, torch.eye(5)[Z.argmax(1)], atol=1e-6)
     assert torch.allclose(top_k(Fixed(), k=5)(asked(Z)).softmax(1), P, atol=1e-6)
+
+
+@pytest.mark.parametrize("defense", [rounding, top_k, score_noise, reverse_sigmoid])
+def test_a_rejection_below_stays_one(defense: Callable[[nn.Module], nn.Module]) -> None:
+    z = Z[:4].clone()
+    z[2] = torch.nan
+    found = defense(Fixed())(asked(z))
+    assert found.isnan().all(1).tolist() == [False, False, True, False]
+    assert bool(found[[0, 1, 3]].isfinite().all())
 
 
 def test_one_class_ties_in_the_rest_and_the_served_class_leads() -> None:
