@@ -110,7 +110,8 @@ def cabage(
     """Two clones learn from what several generators draw to part them; nobody's pictures are used.
 
     candidates: pictures drawn for each that is asked about. replays: steps on old answers for each new batch.
-    diversity: the weight of the classes' entropy. width: filters of the generators. Raises BadValue.
+    diversity: the weight of the classes' entropy. lr: the first of the clones' SGD; lr_generator: of Adam. width:
+    filters of the generators. Raises BadValue.
     """
     if min(generators, candidates, replays, width) < 1 or batch < 2:
         given = f"{generators=}, {candidates=}, {replays=}, {width=}, {batch=}"
