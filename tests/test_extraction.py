@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustsuite.attacks.extraction import cabage as cabage_file
 from robustsuite.attacks.extraction.jbda import moved
 from robustsuite.benchmarks.datasets.digits import digits
+from robustsuite.benchmarks.models.small_nets import build
 from robustsuite.config.registry import card_of
 from robustsuite.config.threats import Access, Linf, parse_access
 from robustsuite.defenses.serve.top_k import top_k
@@ -40,9 +41,10 @@ from robustsuite.scenarios.extraction.thief import (
 )
 from robustsuite.scenarios.record import unattacked
 from robustsuite.serve.data import InputSpace, Split
-from robustsuite.serve.models import ready
+from robustsuite.serve.models import Training, ready
 from robustsuite.serve.oracle import Desk
 from robustsuite.serve.system import System
+from robustsuite.serve.training import Recipe, fitted, half_cosine
 
 SPACE = InputSpace(1, 4, 4, 3)
 
@@ -368,3 +370,24 @@ def test_more_queries_are_another_cell_and_so_is_another_clone() -> None:
     assert scenario.headline == "agreement"
     assert isinstance(theft(3)[2], Victim)
     assert Access.LABELS in card_of("attack", "cabage").needs
+
+
+@pytest.mark.slow
+def test_digits_are_stolen_with_pictures_and_without() -> None:
+    data = digits()
+    train, test = data.split("train"), data.split("test")
+    net = fitted(build("cnn_3_relu", data.space), Training(train, train, 0), Recipe(20, half_cosine(0.1, 20)))
+    x = test.images(torch.arange(500))
+    with torch.no_grad():
+        said = net(x).argmax(1)
+    assert float((said == test.y).float().mean()) > 0.9
+    for name, asks, few, least in (("knockoff", 800, {}, 0.85), ("cabage", 8000, {"width": 16}, 0.25)):
+        desk = Desk(net, parse_access("scores"), Rng.of(0, "q", torch.arange(asks)), queries_total=asks)
+        pool = train.at(torch.arange(800))
+        own = Thief(fresh_from(build("cnn_5_relu", data.space), 7), pool, data.space, marks(asks), 7)
+        clones = card_of("attack", name).function(victim(desk, Watcher(), 10), own, **few).clones
+        with torch.no_grad():
+            agree = [float((clone(x).argmax(1) == said).float().mean()) for _, clone in clones]
+        assert agree[-1] > least
+        assert agree[-1] > agree[0] + 0.1
+        assert desk.counts.totals()[0] == asks
