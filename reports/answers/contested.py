@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from robustsuite.maths import stats
+from robustsuite.records.schema import Budget
 
 from ..measure.grades import DOUBTED
 from ..measure.ranked import Contest, contests, declared, ranges
@@ -37,8 +38,8 @@ def contested(run: Results) -> Iterator[Answer]:
         record = part["record"].iloc[0]
         if record.threat is None:
             continue
-        budget = record.threat.budget
-        adversary = titled(who(record), budget)
+        # a thief changes no picture that is judged: its ball is that of the attacks which are taken from its clone
+        adversary = titled(who(record), Budget() if facts["scenario"] == "extraction" else record.threat.budget)
         adversary = adversary[:1].lower() + adversary[1:]
         head = f"{facts['threat']}: {facts['budget']}" if facts["budget"] else facts["threat"]
         found = list(contests(run, part, ("seed", "defense")))
@@ -152,6 +153,9 @@ def _told(
     if scenario == "membership":
         return (f"{begun(adversary)} tells members of the training set of {it} from others by an AUC of {reached}, on "
                 f"{n} examples ({attack}); a guesser's is 0.5.")  # fmt: skip
+    if scenario == "extraction":
+        it += "," if by else ""
+        return f"{begun(adversary)} has one that says what {it} says on {reached} of {n} images ({attack})."
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

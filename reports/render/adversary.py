@@ -73,6 +73,10 @@ def who(record: CellRecord) -> str:
     if record.scenario.name == "membership":
         owns = " and trains networks alike" if record.threat and "aux_data" in record.threat.access else ""
         return f"whoever {KNOWS[knows(record)]}{owns}"
+    if record.scenario.name == "extraction":
+        own = " about pictures of their own" if "aux_data" in (record.threat.access if record.threat else ()) else ""
+        seen = "scores" if "scores" in (record.threat.access if record.threat else ()) else "answers"
+        return f"whoever asks for {number(budget.queries_total or 0)} {seen}{own} and trains a clone on them"
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""

@@ -62,6 +62,7 @@ ATLAS: Final[Mapping[str, str]] = {
     "AML.T0020": "Poison Training Data",
     "AML.T0024.000": "Infer Training Data Membership",
     "AML.T0024.001": "Invert AI Model",
+    "AML.T0024.002": "Extract AI Model",
     "AML.T0040": "AI Model Inference API Access",
     "AML.T0043.000": "White-Box Optimization",
     "AML.T0043.001": "Black-Box Optimization",
@@ -98,7 +99,10 @@ INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 """Pictures from a shared update. ATLAS has no technique for updates: the nearest inverts a model through its API."""
 
 PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
-"""Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
+"""Facts of an architecture, from pictures. NIST's extraction is of architecture and weights."""
+
+EXTRACTION: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0024.002", "AML.T0005", "AML.T0040")}
+"""A copy of a model from its answers."""
 
 MEMBERSHIP: Ids = {"nist": ("NISTAML.033",), "atlas": ("AML.T0024.000",)}
 """Who was in the training set, from answers."""
@@ -106,7 +110,7 @@ MEMBERSHIP: Ids = {"nist": ("NISTAML.033",), "atlas": ("AML.T0024.000",)}
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
 
-OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, PARSING, MEMBERSHIP)
+OURS = {i for ids in (WHITE_BOX, BLACK_BOX, CLEAN_LABEL_BACKDOOR, UNLEARNABLE, INVERSION, MEMBERSHIP, EXTRACTION)
         for i in ids["nist"]}  # fmt: skip
 """The classes that attacks of ours are of."""
 

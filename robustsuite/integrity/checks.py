@@ -232,13 +232,17 @@ CHECKS = (
           f"binomial; of a pretrained model as it is on all pictures of a cell with at least {ENOUGH}, else on the "
           "probe's), a trigger without a picture to stand on, reconstructions no nearer to their own originals than "
           "to others', adversarial pictures to parse of which there are none, an observer that names what its own "
-          "nets are made of as a guesser would, one that names the victim's values as often of other nets, and members "
-          "of a training set with no others to tell them from fail; shadows whose accuracy is another than their "
-          "victim's, by more than a point and twice their spread, warn", "probe, scenario",
+          "nets are made of as a guesser would, and one that names the victim's values as often of other nets fail",
+          "probe, scenario",
           {"clean_at_chance": ("fail", "all"), "nothing_to_trigger": ("fail", "all"),
            "nothing_to_parse": ("fail", "all"), "observer_at_chance": ("fail", "all"),
-           "control_as_good": ("fail", "all"), "nothing_to_tell": ("fail", "all"),
-           "shadows_unlike": ("warn", "all")}),
+           "control_as_good": ("fail", "all")}),
+    Check("T1", "members and others", "members of a training set with no others to tell them from fail; shadows whose "
+          "accuracy is another than their victim's, by more than a point and twice their spread, warn", "scenario",
+          {"nothing_to_tell": ("fail", "all"), "shadows_unlike": ("warn", "all")}),
+    Check("T2", "clone above chance", "a system that answers nothing to hold a clone against and a clone that agrees no "
+          "more often than one class does fail", "scenario",
+          {"nothing_answered": ("fail", "all"), "clone_at_chance": ("fail", "all")}),
 )  # fmt: skip
 """Every check of the battery; an id without flags is kept by construction, where the last column says."""
 

@@ -130,6 +130,15 @@ class Context:
         self._need(Access.AUX_DATA)
         return self._cycle().own_training()
 
+    def apart(self) -> Training:
+        """What a control of the judge's is trained with: the pictures of an adversary with AUX_DATA, at its seed."""
+        return self._cycle().control_training()
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the model came with its weights, so that nobody here knows what trained them."""
+        return self._cycle().model.pretrained
+
     @property
     def identity(self) -> str:
         """What tells the attack with its parameters from any other, as text."""

@@ -122,6 +122,10 @@ class Lifecycle:
         members = replace(self.members, models=models, model=model)
         return replace(self, members=members, seed=self.seed + (model + 1) * ADVERSARY, findings={})
 
+    def control_training(self) -> Training:
+        """What a judge's control trains with: the adversary's pictures, at the adversary's seed."""
+        return Training(self.adversary().pictures, NOTHING, self.seed + ADVERSARY, self.device, self.tell)
+
     def shared(self, trained: bool) -> nn.Module:
         """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""
         return self.trained() if trained else ready(untrained(self.model.net, self.seed), self.device)

@@ -294,7 +294,11 @@ class Desk:
             if int(asked.max()) > self.queries:
                 words = f"the {self.queries} queries an image of {self.threat}"
                 raise QueriesSpent(f"an attack asked for more than {words}")
-        if self.queries_total is not None and self.counts.totals()[0] + len(rows) > self.queries_total:
+        self.allows(len(rows))
+
+    def allows(self, more: int) -> None:
+        """Raise QueriesSpent where so many questions more would go beyond the limit on all of them together."""
+        if self.queries_total is not None and self.counts.totals()[0] + more > self.queries_total:
             raise QueriesSpent(f"an attack asked for more than the {self.queries_total} queries of {self.threat}")
 
 

@@ -66,10 +66,12 @@ LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
-    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld",
+    "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
+    "score_noise", "reverse_sigmoid",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
-parsing, membership, and on the pretended device evasion, where tests/device/waits.py plays each attack of ours."""
+parsing, membership and extraction, and on the pretended device evasion, where tests/device/waits.py plays each attack of
+ours."""
 
 
 def given(card: Card) -> Any:
@@ -86,6 +88,7 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     budget: dict[str, Any] = {
         "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
         "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"}, "membership": {"queries": 500},
+        "extraction": {"linf": "8/255", "queries_total": 96},
     }.get(card.place) or {norm: "inf" if card.minimum_norm and norm == "l2" else EPS[norm]}  # fmt: skip
     if card.place == "certification":
         budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
@@ -94,6 +97,8 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
         extra = {"pool": 60, "subjects": 20, "shadows": 2}
     if card.place == "parsing":
         extra = {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60}
+    if card.place == "extraction":
+        extra = {"clone": "recipe:cnn_3_relu"}
     return {"scenario": card.place, "access": access, "budget": budget, "attacks": [given(card)], **extra}
 
 
@@ -143,7 +148,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 def later(title: str) -> bool:
     """Whether this sweep is a heavier check."""
-    heavy = ("evasion torchattacks.", "inversion", "parsing", "membership")
+    heavy = ("evasion torchattacks.", "inversion", "parsing", "membership", "extraction")
     return title.split("-")[0] in LATER or title.startswith(heavy if REAL else ("evasion", *heavy))
 
 

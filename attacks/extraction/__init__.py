@@ -1,0 +1,1 @@
+"""Thieves: (a victim to ask, what they have besides) -> clones."""
