@@ -240,8 +240,8 @@ CHECKS = (
     Check("T1", "members and others", "members of a training set with no others to tell them from fail; shadows whose "
           "accuracy is another than their victim's, by more than a point and twice their spread, warn", "scenario",
           {"nothing_to_tell": ("fail", "all"), "shadows_unlike": ("warn", "all")}),
-    Check("T2", "clone above chance", "a system that answers nothing to hold a clone against and a clone that agrees no "
-          "more often than one class does fail", "scenario",
+    Check("T2", "clone above chance", "a system that answers nothing to hold a clone against and a clone that agrees "
+          "no more often than one class does fail", "scenario",
           {"nothing_answered": ("fail", "all"), "clone_at_chance": ("fail", "all")}),
 )  # fmt: skip
 """Every check of the battery; an id without flags is kept by construction, where the last column says."""

@@ -70,8 +70,8 @@ LATER = {
     "score_noise", "reverse_sigmoid",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
-parsing, membership and extraction, and on the pretended device evasion, where tests/device/waits.py plays each attack of
-ours."""
+parsing, membership and extraction, and on the pretended device evasion, where tests/device/waits.py plays each attack
+of ours."""
 
 
 def given(card: Card) -> Any:
