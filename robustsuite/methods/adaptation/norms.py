@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from robustsuite.errors import BadValue, Unsupported
 
-BATCH_Layer = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Layer = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm)
 
 
