@@ -68,7 +68,8 @@ class Sar(nn.Module):
             for p, then in zip(params, before, strict=True):
                 p.copy_(then)
         if loss is not None:
-            self.mean = float(loss) if self.mean is None else 0.9 * self.mean + 0.1 * float(loss)
+            found = float(loss.detach())
+            self.mean = found if self.mean is None else 0.9 * self.mean + 0.1 * found
             self.descent.optimiser.step()
 
     @torch.no_grad()
