@@ -46,7 +46,10 @@ def pictures(n: int = N, seed: int = 0) -> Tensor:
 
 def dataset(n: int = N) -> Dataset:
     """A judged split, and one to learn from."""
-    splits = {"test": Split.of(pictures(n), torch.arange(n) % 4), "train": Split.of(pictures(80, 1), torch.arange(80) % 4)}
+    splits = {
+        "test": Split.of(pictures(n), torch.arange(n) % 4),
+        "train": Split.of(pictures(80, 1), torch.arange(80) % 4),
+    }
     return Dataset("toy", SPACE, tuple("abcd"), splits)
 
 

@@ -18,7 +18,7 @@ from robustsuite.scenarios.adaptation.played import standing
 from robustsuite.scenarios.adaptation.streams import Stages, batches
 from robustsuite.scenarios.context import Context
 from robustsuite.serve.system import Session, System
-from tests.streams import N, SPACE, cell, net, pictures, played
+from tests.streams import SPACE, N, cell, net, pictures, played
 
 METHODS = {"bn_adapt": {}, "tent": {"lr": 0.05}, "cotta": {"views": 2, "lr": 0.05}, "sar": {"lr": 0.5, "limit": 1.0},
            "rotta": {"size": 8, "every": 8, "lr": 0.05}}  # fmt: skip
@@ -96,7 +96,9 @@ def test_each_order_asks_every_picture_once(order: str) -> None:
     assert stages == (10 if order == "gradual" else 2)
     rows = torch.cat([b.positions for b in stream])
     assert torch.equal(rows.sort().values, torch.arange(stages * N))
-    assert torch.equal(torch.cat([b.positions for b in clean]).sort().values, torch.arange(stages * N, (stages + 1) * N))
+    assert torch.equal(
+        torch.cat([b.positions for b in clean]).sort().values, torch.arange(stages * N, (stages + 1) * N)
+    )
     assert [b.anew for b in stream] == [i == 0 or (order == "episodic" and i == 3) for i in range(len(stream))]
     member = one.subjects.member
     assert member is not None
@@ -161,8 +163,8 @@ def test_malicious_pictures_harm_others_through_the_batch_alone(sees: str) -> No
 
 def test_an_attack_that_moves_others_or_leaves_the_ball_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     one = cell("bn_adapt", attack="batch_noise", **INVADED)
-    for moved, said in ((lambda x, own: x + 0.01, "others that moved"),
-                        (lambda x, own: torch.where(own[:, None, None, None], 1 - x, x), "pictures outside")):  # fmt: skip
+    mirrored = lambda x, own: torch.where(own[:, None, None, None], 1 - x, x)  # noqa: E731
+    for moved, said in ((lambda x, own: x + 0.01, "others that moved"), (mirrored, "pictures outside")):
         bad = lambda view, x, y, own, ball, *, rng, moved=moved: moved(x, own)  # noqa: E731
         monkeypatch.setattr(Context, "attack", property(lambda self, bad=bad: bad))
         with pytest.raises(BadValue, match=said):
@@ -206,13 +208,15 @@ def test_a_threat_that_makes_no_sense_is_refused(spec: dict[str, object], said: 
 
 
 def test_a_severity_that_the_set_does_not_have_is_refused() -> None:
-    with pytest.raises(BadValue, match=r"expected variants of imagenet_c at the severities of 't' \(up to 5, continual\)"):
+    with pytest.raises(
+        BadValue, match=r"expected variants of imagenet_c at the severities of 't' \(up to 5, continual\)"
+    ):
         cell(shift={"imagenet_c": {"corruptions": ["fog"], "severities": [1, 2]}})
 
 
 def test_the_same_in_a_plan_with_the_stream_of_its_threat_and_not_of_the_sweep() -> None:
-    base = {"name": "s", "models": ["recipe:lenet5"], "data": [{"scenes": {"test": 8, "train": 8, "val": 8}}], "defenses": ["none", "bn_adapt"],
-            "stream": {"order": "shuffled", "batch": 3}}  # fmt: skip
+    base = {"name": "s", "models": ["recipe:lenet5"], "data": [{"scenes": {"test": 8, "train": 8, "val": 8}}],
+            "defenses": ["none", "bn_adapt"], "stream": {"order": "shuffled", "batch": 3}}  # fmt: skip
     threats = {name: {"scenario": "adaptation", "batch": batch, "shift": {"imagenet_c": {"corruptions": ["fog"]}}}
                for name, batch in (("a", 4), ("b", 8))}  # fmt: skip
     cells = [c for c, _ in plan(sweep_of({**base, "threats": threats}, "t")) if c.threat]

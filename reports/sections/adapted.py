@@ -99,8 +99,8 @@ def by_stage(run: Results, found: pd.DataFrame) -> pd.DataFrame:
         for stage, part in examples[examples["counts"].astype(bool)].groupby("stage"):
             k = int((~part["right"].astype(bool)).sum())
             base = {name: cell[name] for name in (*WHERE, "defense", "attack")}
-            rows.append({**base, "stage": stage, "corruption": part["split"].iloc[0],
-                         "severity": part["severity"].iloc[0], "error": k / len(part), "k": k, "n": len(part)})  # fmt: skip
+            base |= {"stage": stage, "corruption": part["split"].iloc[0], "severity": part["severity"].iloc[0]}
+            rows.append({**base, "error": k / len(part), "k": k, "n": len(part)})
     return pd.DataFrame(rows)
 
 
@@ -164,8 +164,8 @@ def _uploads(row: Mapping[Any, Any]) -> Entry:
 def _invaded(found: pd.DataFrame) -> Table:
     names, caption = split_constant(found, (*WHERE, "budget", "attack"))
     rows = tuple(
-        (*(words(row[name]) for name in names), _called(row["defense"]), counted(row["without"], percent(row["without"])),
-         error(row["error"], row["lo"], row["hi"]), _harm(row), counted(row["malicious"], number(row["malicious"])),
+        (*(words(row[name]) for name in names), _called(row["defense"]),
+         counted(row["without"], percent(row["without"])), error(row["error"], row["lo"], row["hi"]), _harm(row), counted(row["malicious"], number(row["malicious"])),
          counted(row["pictures"], number(row["pictures"])))
         for row in found.to_dict("records")
     )  # fmt: skip

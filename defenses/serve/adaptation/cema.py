@@ -91,7 +91,10 @@ def _weighted(logits: Tensor, limit: float) -> Tensor:
 
 
 @stages.serve(
-    paper="Chen et al., 2024, arXiv:2402.17316", adapts="stream", learns=True, splits=("train",),
+    paper="Chen et al., 2024, arXiv:2402.17316",
+    adapts="stream",
+    learns=True,
+    splits=("train",),
     differs=(
         "the upper entropy stays where it is, as in the official configuration; the paper moves it with the stream",
         "a batch that completes no upload takes no step; the official code then learns from replayed pictures alone",

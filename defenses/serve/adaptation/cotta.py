@@ -1,4 +1,4 @@
-"""CoTTA: taught by a mean of itself over many views, and restored a little at a time (Wang et al., arXiv:2203.13591)."""
+"""CoTTA: taught by a mean of itself over many views, restored now and then (Wang et al., 2022, arXiv:2203.13591)."""
 
 from __future__ import annotations
 

@@ -79,7 +79,11 @@ def unweighed(net: nn.Module, training: Training, *, lr: float, limit: float, di
 
 
 @stages.serve(
-    paper="Niu et al., 2022, arXiv:2204.02610", adapts="stream", learns=True, splits=("train",), shape=unweighed,
+    paper="Niu et al., 2022, arXiv:2204.02610",
+    adapts="stream",
+    learns=True,
+    splits=("train",),
+    shape=unweighed,
     differs=(
         "Adam at 1e-3 as in the code of later comparisons, where the authors' takes SGD",
         "the Fisher information squares the gradient of a batch's mean, as the authors' code does",

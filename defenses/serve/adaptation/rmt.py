@@ -1,4 +1,4 @@
-"""RMT: a robust mean teacher, symmetric, contrastive, and fed with the source (Döbler et al., 2023, arXiv:2211.13081)."""
+"""RMT: a mean teacher, symmetric, contrastive, fed with the source (Döbler et al., 2023, arXiv:2211.13081)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,11 @@ def cold(net: nn.Module, training: Training, *, lr: float, momentum: float, repl
 
 
 @stages.serve(
-    paper="Döbler et al., 2023, arXiv:2211.13081", adapts="stream", learns=True, splits=("train",), shape=cold,
+    paper="Döbler et al., 2023, arXiv:2211.13081",
+    adapts="stream",
+    learns=True,
+    splits=("train",),
+    shape=cold,
     differs=(
         "Adam starts anew after the warm-up, where the official code keeps its moments",
         "replayed pictures are drawn with replacement, the official code goes through the train set in order",

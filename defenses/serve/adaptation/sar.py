@@ -1,4 +1,4 @@
-"""SAR: entropy of the sure pictures, down to where it is flat, back to the source after a collapse (Niu et al., 2023)."""
+"""SAR: entropy of sure pictures, down to where it is flat, and anew after a collapse (Niu et al., 2023)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class Sar(nn.Module):
 
 
 @stages.serve(
-    paper="Niu et al., 2023, openreview g2YraF75Tj", adapts="stream",
+    paper="Niu et al., 2023, openreview g2YraF75Tj",
+    adapts="stream",
     differs=("a batch without a sure picture takes no step, where the official code's loss is the mean of nothing",),
 )
 def sar(

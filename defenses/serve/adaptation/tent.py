@@ -30,7 +30,8 @@ class Tent(nn.Module):
 
 
 @stages.serve(
-    paper="Wang et al., 2021, arXiv:2006.10726", adapts="stream",
+    paper="Wang et al., 2021, arXiv:2006.10726",
+    adapts="stream",
     differs=("the rate is for CIFAR-10 in batches of 200, as in the code of later comparisons",),
 )
 def tent(net: nn.Module, *, lr: float = 1e-3) -> nn.Module:

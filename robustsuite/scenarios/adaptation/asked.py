@@ -78,9 +78,8 @@ class AdaptationSpec(Spec):
         told |= {SHARE: share} if share else {}
         told["source"] = hashlib.sha256(json.dumps(identity(card, given)).encode()).hexdigest()[:8]
         facts = {f.name: getattr(plain, f.name) for f in fields(plain)} | {"terms": tuple(told.items()), "budget": ball}
-        return AdaptationThreat(
-            **facts, **own, shift=(shift, tuple(sorted(given.items()))), order=self.order, batch=self.batch, share=share,
-        )  # fmt: skip
+        facts |= {"order": self.order, "batch": self.batch, "share": share}
+        return AdaptationThreat(**facts, **own, shift=(shift, tuple(sorted(given.items()))))
 
     def _owned(self, name: str) -> tuple[Ball | None, float]:
         """The ball that the adversary moves its pictures in, and its share of each batch; None and 0 of nobody."""
@@ -140,9 +139,9 @@ class View:
 
 
 class Attack(Protocol):
-    """The view, a batch x (B, C, H, W) with labels y (B,), which of it (B,) bool are the adversary's, what these may do.
+    """A batch x (B, C, H, W) with labels y (B,), of which the adversary owns `own` (B,) bool, as the view sees it.
 
-    Returns the batch with those pictures moved, and no other.
+    Returns the batch with those pictures moved within the ball, and no other.
     """
 
     def __call__(self, view: View, x: Tensor, y: Tensor, own: Tensor, ball: Ball | None, *, rng: Rng) -> Tensor: ...

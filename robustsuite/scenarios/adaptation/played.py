@@ -124,8 +124,8 @@ def standing(system: System, session: Session) -> Callable[[Tensor], Tensor]:
     if isinstance(held, Adapting):
         return held.standing
     if system.adapts:
-        raise Unsupported("expected a system that says what it would answer without adapting (`standing`), got one that "
-                          "does not: no adversary can differentiate it")  # fmt: skip
+        raise Unsupported("expected a system that says what it would answer without adapting (`standing`), got one "
+                          "that does not: no adversary can differentiate it")  # fmt: skip
     return held
 
 

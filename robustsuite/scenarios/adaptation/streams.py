@@ -109,7 +109,9 @@ def batches(subjects: Stages, threat: AdaptationThreat, seed: int) -> tuple[list
     if threat.order == "mixed":
         streamed = [shuffled[subjects.member[shuffled] < clean]]
     if threat.order == "correlated":
-        streamed = [_correlated(part, subjects.examples.y, threat.dirichlet, seed, k) for k, part in enumerate(streamed)]
+        streamed = [
+            _correlated(part, subjects.examples.y, threat.dirichlet, seed, k) for k, part in enumerate(streamed)
+        ]
     found = list[Batch]()
     for part in streamed:
         first = not found or threat.order == "episodic"

@@ -94,7 +94,7 @@ def test_it_adapts_in_its_session_and_nowhere_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_that_has_nothing_to_adapt_is_refused_in_a_sentence(name: str) -> None:
-    with pytest.raises(Unsupported, match="expected a network with (batch norm|norm) layers"):
+    with pytest.raises(Unsupported, match=r"expected a network with (batch norm|norm) layers"):
         served(name, ready(nn.Sequential(nn.Flatten(), nn.Linear(768, 4))))
 
 
