@@ -148,6 +148,12 @@ def _told(
     if scenario == "parsing":
         return (f"{begun(adversary)} names kernel size, activation and sparsity of {it}, all three, on {reached} of "
                 f"{n} such pictures ({attack}); of a guesser's answers 4 % would be right.")  # fmt: skip
+    if scenario == "adaptation":
+        order = several[0].source["record"].threat.budget.terms.get("order", "given")
+        stream = f"a stream of corrupted pictures, {order}"
+        if several[0].cell["attack"] == "benign":
+            return f"Asked {stream}, {it} is right on {reached} of {n}."
+        return f"{begun(adversary)} of {stream}, leaves {it} right on {reached} of {n} pictures of others ({attack})."
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

@@ -70,6 +70,9 @@ def who(record: CellRecord) -> str:
     if record.scenario.name == "parsing":
         learnt = f"learns from {budget.terms['assumes']} and " if "assumes" in budget.terms else ""
         return f"whoever {learnt}finds pictures by {budget.terms.get('evasion', 'an attack')} that break it"
+    if record.scenario.name == "adaptation":
+        owned = budget.terms.get("share")
+        return f"whoever owns {_rate(owned)} of each batch" if owned else "a stream that nobody meddles with"
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""

@@ -110,7 +110,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     found = streams(run)
     if not len(found):
         return Part((Section("adaptation", "Test-time adaptation"),))
-    lead = (
+    lead: tuple[str, ...] = (
         "A stream of corrupted pictures is asked batch by batch, and a method that adapts changes with each. Order and "
         "batch size are part of every number. The source is the same network without adapting. Errors are means over "
         "the stages of a stream, with 95 % intervals over pictures: another order is not in them. Clean accuracy is "
@@ -163,12 +163,11 @@ def _uploads(row: Mapping[Any, Any]) -> Entry:
 
 def _invaded(found: pd.DataFrame) -> Table:
     names, caption = split_constant(found, (*WHERE, "budget", "attack"))
-    rows = tuple(
-        (*(words(row[name]) for name in names), _called(row["defense"]),
-         counted(row["without"], percent(row["without"])), error(row["error"], row["lo"], row["hi"]), _harm(row), counted(row["malicious"], number(row["malicious"])),
-         counted(row["pictures"], number(row["pictures"])))
-        for row in found.to_dict("records")
-    )  # fmt: skip
+    rows = tuple((
+        *(words(row[name]) for name in names), _called(row["defense"]),
+        counted(row["without"], percent(row["without"])), error(row["error"], row["lo"], row["hi"]), _harm(row),
+        counted(row["malicious"], number(row["malicious"])), counted(row["pictures"], number(row["pictures"])),
+    ) for row in found.to_dict("records"))  # fmt: skip
     columns = (*names, "method", "error without them", "error with them", "difference, points", "malicious", "others")
     return Table("adaptation_invaded", "What the pictures of others lose to malicious ones in their batch", caption,
                  columns, rows, "adaptation.csv")  # fmt: skip
@@ -197,8 +196,8 @@ def _figures(run: Results, found: pd.DataFrame) -> list[Figure]:
 def _curve(examples: pd.DataFrame) -> NDArray[np.float64]:
     """The error (B,) of each batch on the pictures that count, in order."""
     part = examples[examples["counts"].astype(bool)]
-    wrong: NDArray[np.float64] = (~part["right"].astype(bool)).groupby(part["batch"]).mean().to_numpy(float)
-    return wrong
+    right = part["right"].astype(float).groupby(part["batch"]).mean()
+    return 1 - right.to_numpy(float)
 
 
 def _lines(canvas: Canvas, curves: dict[str, NDArray[np.float64]]) -> None:

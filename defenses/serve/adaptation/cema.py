@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from robustsuite.errors import BadValue
 from robustsuite.methods.adaptation.norms import adaptable, affine
-from robustsuite.methods.adaptation.steps import Descent, diverse, entropy, margin, moved, sgd, sureness
+from robustsuite.methods.adaptation.steps import Descent, diverse, entropy, margin, moved, sgd, step, sureness
 from robustsuite.serve import stages
 from robustsuite.serve.data import InputSpace
 from robustsuite.serve.models import Training, load_model, ready
@@ -29,8 +29,8 @@ class Cema(nn.Module):
         super().__init__()
         self.edge, self.cloud = adaptable(net), adaptable(teacher)
         self.low, self.high, self.different, self.batch, self.kept = low, high, different, batch, kept
-        self.learns = Descent(affine(self.edge), sgd(2.5e-3))
-        self.teaches = Descent(affine(self.cloud), sgd(2.5e-4))
+        self.learns = Descent(self.edge, affine, sgd(2.5e-3))
+        self.teaches = Descent(self.cloud, affine, sgd(2.5e-4))
         self.mean: Tensor | None = None
         self.waiting: list[Tensor] = []
         self.replay: list[Tensor] = []
@@ -62,8 +62,8 @@ class Cema(nn.Module):
         self.replay = [*self.replay, *x.detach()[chosen]][-self.kept :] if self.kept else []
         while len(self.waiting) >= self.batch:
             fresh, self.waiting = torch.stack(self.waiting[: self.batch]), self.waiting[self.batch :]
-            with self.teaches.open():
-                self.teaches.step(_weighted(self.cloud(fresh), margin(self.high, answer.shape[1])))
+            with self.teaches.open() as optimiser:
+                step(optimiser, _weighted(self.cloud(fresh), margin(self.high, answer.shape[1])))
             self.taught(fresh, margin(self.high, answer.shape[1]))
         return answer
 
@@ -76,13 +76,13 @@ class Cema(nn.Module):
         with torch.no_grad():
             target = self.cloud(x)
             sure = sureness(entropy(target), limit)
-        with self.learns.open():
+        with self.learns.open() as optimiser:
             logits = self.edge(x)
             divergence = functional.kl_div(logits.log_softmax(1), target.softmax(1), reduction="none").sum(1)
             named = functional.cross_entropy(logits, target.argmax(1), reduction="none")
             alone, alike, same = WEIGHTS
             rest = (sure * (alike * divergence + same * named)).mean()
-            self.learns.step(alone * _weighted(logits, limit) + rest)
+            step(optimiser, alone * _weighted(logits, limit) + rest)
 
 
 def _weighted(logits: Tensor, limit: float) -> Tensor:
@@ -117,5 +117,5 @@ def cema(
     with torch.no_grad():
         x = training.train.images(torch.arange(1))
         classes = net(x.to(training.device)).shape[1]
-    found = load_model(teacher, InputSpace(*x.shape[1:], classes))
+    found = load_model(teacher, InputSpace(x.shape[1], x.shape[2], x.shape[3], classes))
     return Cema(net, ready(found.net, training.device), low, high, different, batch, kept)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import BadValue
 from robustsuite.methods.adaptation.norms import adaptable
-from robustsuite.methods.adaptation.steps import Descent, adam, cross_entropy, follow
+from robustsuite.methods.adaptation.steps import Descent, adam, cross_entropy, follow, step, whole
 from robustsuite.methods.adaptation.views import viewed
 from robustsuite.serve import stages
 
@@ -24,7 +24,7 @@ class Cotta(nn.Module):
         self.student = adaptable(net)
         self.teacher, self.source = copy.deepcopy(self.student), copy.deepcopy(self.student)
         self.momentum, self.restored, self.confident, self.views = momentum, restored, confident, views
-        self.descent = Descent(self.student.parameters(), adam(lr))
+        self.descent = Descent(self.student, whole, adam(lr))
 
     def standing(self, x: Tensor) -> Tensor:
         """What the teacher would answer to this batch as it is, without other views: logits (N, K), differentiable."""
@@ -46,8 +46,8 @@ class Cotta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         answer = self.taught(x)
-        with self.descent.open():
-            self.descent.step(cross_entropy(self.student(x), answer).mean())
+        with self.descent.open() as optimiser:
+            step(optimiser, cross_entropy(self.student(x), answer).mean())
         follow(self.teacher, self.student, self.momentum)
         self.restore()
         return answer

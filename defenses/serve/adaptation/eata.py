@@ -8,7 +8,17 @@ from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
 from robustsuite.methods.adaptation.norms import adaptable, affine
-from robustsuite.methods.adaptation.steps import Descent, adam, diverse, entropy, margin, moved, sureness
+from robustsuite.methods.adaptation.steps import (
+    Descent,
+    adam,
+    diverse,
+    entropy,
+    gradient,
+    margin,
+    moved,
+    step,
+    sureness,
+)
 from robustsuite.serve import stages
 from robustsuite.serve.models import Training
 
@@ -22,7 +32,7 @@ class Eata(nn.Module):
     def __init__(self, net: nn.Module, lr: float, limit: float, different: float, penalty: float) -> None:
         super().__init__()
         self.net = adaptable(net)
-        self.descent = Descent(affine(self.net), adam(lr))
+        self.descent = Descent(self.net, affine, adam(lr))
         self.limit, self.different, self.penalty = limit, different, penalty
         flat = parameters_to_vector(self.descent.params).detach()
         self.register_buffer("source", flat.clone())
@@ -48,7 +58,7 @@ class Eata(nn.Module):
         return chosen
 
     def forward(self, x: Tensor) -> Tensor:
-        with self.descent.open():
+        with self.descent.open() as optimiser:
             logits: Tensor = self.net(x)
             chosen = self.selected(logits)
             self.chosen = chosen
@@ -56,7 +66,7 @@ class Eata(nn.Module):
                 h = entropy(logits)[chosen]
                 loss = (sureness(h, margin(self.limit, logits.shape[1])) * h).mean()
                 away = parameters_to_vector(self.descent.params) - self.source
-                self.descent.step(loss + self.penalty * (self.fisher * away**2).sum())
+                step(optimiser, loss + self.penalty * (self.fisher * away**2).sum())
         return logits.detach()
 
     def weighed(self, training: Training, samples: int, batch: int) -> Eata:
@@ -64,9 +74,9 @@ class Eata(nn.Module):
         order = torch.randperm(len(training.train), generator=torch.Generator().manual_seed(training.seed))[:samples]
         parts, total = order.split(batch), torch.zeros_like(self.fisher)
         for rows in parts:
-            with self.descent.open():
+            with self.descent.open() as optimiser:
                 logits = self.net(training.train.images(rows).to(total.device))
-                self.descent.gradient(functional.cross_entropy(logits, logits.argmax(1)))
+                gradient(optimiser, functional.cross_entropy(logits, logits.argmax(1)))
                 total += parameters_to_vector([p.grad for p in self.descent.params if p.grad is not None]) ** 2
         self.fisher.copy_(total / len(parts))
         return self

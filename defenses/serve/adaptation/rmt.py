@@ -11,7 +11,7 @@ from torch.nn import functional
 from robustsuite.errors import Unsupported
 from robustsuite.methods.adaptation.heads import contrasted, with_features
 from robustsuite.methods.adaptation.norms import adaptable
-from robustsuite.methods.adaptation.steps import Descent, adam, follow, symmetric_cross_entropy
+from robustsuite.methods.adaptation.steps import Descent, adam, follow, step, symmetric_cross_entropy, whole
 from robustsuite.methods.adaptation.views import viewed
 from robustsuite.serve import stages
 from robustsuite.serve.data import Split
@@ -32,17 +32,13 @@ class Rmt(nn.Module):
         super().__init__()
         self.student = adaptable(net)
         self.teacher = copy.deepcopy(self.student)
-        self.train_split, self.lr, self.momentum, self.replay = source, lr, momentum, replay
-        self.contrast = contrast
+        self.train_split, self.lr, self.momentum = source, lr, momentum
+        self.replay, self.contrast = replay, contrast
         with torch.no_grad():
             sides = with_features(self.student, source.images(torch.arange(2)).to(_device(net)))[1].shape[1]
         self.projector = nn.Sequential(nn.Linear(sides, PROJECTED), nn.ReLU(), nn.Linear(PROJECTED, PROJECTED))
         self.register_buffer("prototypes", torch.zeros(classes, sides))
-        self.afresh()
-
-    def afresh(self) -> None:
-        """An optimiser that has seen no gradient."""
-        self.descent = Descent([*self.student.parameters(), *self.projector.parameters()], adam(self.lr))
+        self.descent = Descent(nn.ModuleList([self.student, self.projector]), whole, adam(lr))
 
     def standing(self, x: Tensor) -> Tensor:
         """What both would answer to this batch, logits (N, K), differentiable."""
@@ -52,7 +48,7 @@ class Rmt(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             target: Tensor = self.teacher(x)
-        with self.descent.open():
+        with self.descent.open() as optimiser:
             logits, features = with_features(self.student, x)
             other, others = with_features(self.student, viewed(x))
             loss = 0.5 * symmetric_cross_entropy(logits, target) + 0.5 * symmetric_cross_entropy(other, target)
@@ -61,7 +57,7 @@ class Rmt(nn.Module):
                 rows = torch.randint(len(self.train_split), (len(x),))
                 seen = self.student(self.train_split.images(rows).to(x.device))
                 loss = loss + self.replay * functional.cross_entropy(seen, self.train_split.y[rows].to(x.device))
-            self.descent.step(loss)
+            step(optimiser, loss)
         follow(self.teacher, self.student, self.momentum)
         return logits.detach() + target
 
@@ -85,17 +81,17 @@ class Rmt(nn.Module):
                 count.index_add_(0, y, torch.ones(len(y), 1, device=device))
         self.prototypes.copy_(total / count.clamp_min(1))
         steps = samples // batch
-        for step in range(steps):
-            start = step * batch % len(split)
+        for done in range(steps):
+            start = done * batch % len(split)
             x = split.images(order[start : start + batch]).to(device)
-            for group in self.descent.optimiser.param_groups:
-                group["lr"] = self.lr * (step + 1) / steps
             with torch.no_grad():
                 target = self.teacher(x)
-            with self.descent.open():
-                self.descent.step(symmetric_cross_entropy(self.student(x), target).mean())
+            with self.descent.open() as optimiser:
+                for group in optimiser.param_groups:
+                    group["lr"] = self.lr * (done + 1) / steps
+                step(optimiser, symmetric_cross_entropy(self.student(x), target).mean())
             follow(self.teacher, self.student, self.momentum)
-        self.afresh()
+        self.descent.afresh()
         return self
 
 

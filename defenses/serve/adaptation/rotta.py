@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustsuite.errors import BadValue
 from robustsuite.methods.adaptation.memory import Item, Memory
 from robustsuite.methods.adaptation.norms import affine, learning, moving_normed
-from robustsuite.methods.adaptation.steps import Descent, adam, cross_entropy, entropy, follow
+from robustsuite.methods.adaptation.steps import Descent, adam, cross_entropy, entropy, follow, step
 from robustsuite.methods.adaptation.views import viewed
 from robustsuite.serve import stages
 
@@ -23,7 +23,7 @@ class Rotta(nn.Module):
         self.student = moving_normed(net, share)
         self.teacher = copy.deepcopy(self.student)
         self.momentum, self.size, self.every = momentum, size, every
-        self.descent = Descent(affine(self.student), adam(lr))
+        self.descent = Descent(self.student, affine, adam(lr))
         self.memory: Memory | None = None
         self.asked = 0
 
@@ -51,9 +51,9 @@ class Rotta(nn.Module):
             learning(net, True)
         with torch.no_grad():
             target = self.teacher(x)
-        with self.descent.open():
+        with self.descent.open() as optimiser:
             weights = (-ages).exp() / (1 + (-ages).exp())
-            self.descent.step((weights * cross_entropy(self.student(viewed(x)), target)).mean())
+            step(optimiser, (weights * cross_entropy(self.student(viewed(x)), target)).mean())
         for net in (self.student, self.teacher):
             learning(net, False)
         follow(self.teacher, self.student, self.momentum)

@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.methods.adaptation.norms import adaptable, affine
-from robustsuite.methods.adaptation.steps import Descent, entropy, margin, sgd
+from robustsuite.methods.adaptation.steps import Descent, entropy, gradient, margin, sgd
 from robustsuite.serve import stages
 
 LATE = ("layer4", "blocks.9", "blocks.10", "blocks.11", "norm.")
 """Layers that stay: the last stage of a ResNet, the last blocks and the last norm of a ViT."""
+
+
+def early(net: nn.Module) -> list[nn.Parameter]:
+    """Scale and shift of every norm layer but the late ones."""
+    return affine(net, LATE)
 
 
 class Sar(nn.Module):
@@ -22,7 +27,7 @@ class Sar(nn.Module):
         super().__init__()
         self.net = adaptable(net)
         self.source = copy.deepcopy(self.net)
-        self.descent = Descent(affine(self.net, LATE), sgd(lr))
+        self.descent = Descent(self.net, early, sgd(lr))
         self.limit, self.radius, self.collapsed = limit, radius, collapsed
         self.mean: float | None = None
         self.chosen = torch.zeros(0, dtype=torch.bool)
@@ -37,20 +42,20 @@ class Sar(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        with self.descent.open():
+        with self.descent.open() as optimiser:
             logits: Tensor = self.net(x)
             limit = margin(self.limit, logits.shape[1])
             h = entropy(logits)
             sure = h.detach() < limit
             self.chosen = sure
             if bool(sure.any()):
-                self.descent.gradient(h[sure].mean())
-                self.sharpened(x, sure, limit)
+                gradient(optimiser, h[sure].mean())
+                self.sharpened(optimiser, x, sure, limit)
         if self.mean is not None and self.mean < self.collapsed:
             self.reset()
         return logits.detach()
 
-    def sharpened(self, x: Tensor, sure: Tensor, limit: float) -> None:
+    def sharpened(self, optimiser: torch.optim.Optimizer, x: Tensor, sure: Tensor, limit: float) -> None:
         """One step by the gradient a radius up the one at hand, on what is sure there, too."""
         params = self.descent.params
         before, grads = [p.detach().clone() for p in params], [p.grad for p in params]
@@ -63,14 +68,14 @@ class Sar(nn.Module):
         still = h.detach() < limit
         loss = h[still].mean() if bool(still.any()) else None
         if loss is not None:
-            self.descent.gradient(loss)
+            gradient(optimiser, loss)
         with torch.no_grad():
             for p, then in zip(params, before, strict=True):
                 p.copy_(then)
         if loss is not None:
             found = float(loss.detach())
             self.mean = found if self.mean is None else 0.9 * self.mean + 0.1 * found
-            self.descent.optimiser.step()
+            optimiser.step()
 
     @torch.no_grad()
     def reset(self) -> None:

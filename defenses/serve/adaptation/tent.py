@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robustsuite.methods.adaptation.norms import adaptable, affine
-from robustsuite.methods.adaptation.steps import Descent, adam, entropy
+from robustsuite.methods.adaptation.steps import Descent, adam, entropy, step
 from robustsuite.serve import stages
 
 
@@ -15,7 +15,7 @@ class Tent(nn.Module):
     def __init__(self, net: nn.Module, lr: float) -> None:
         super().__init__()
         self.net = adaptable(net)
-        self.descent = Descent(affine(self.net), adam(lr))
+        self.descent = Descent(self.net, affine, adam(lr))
 
     def standing(self, x: Tensor) -> Tensor:
         """What it would answer to this batch, logits (N, K), differentiable."""
@@ -23,9 +23,9 @@ class Tent(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        with self.descent.open():
+        with self.descent.open() as optimiser:
             logits: Tensor = self.net(x)
-            self.descent.step(entropy(logits).mean())
+            step(optimiser, entropy(logits).mean())
         return logits.detach()
 
 

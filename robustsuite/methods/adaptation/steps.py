@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -31,50 +31,70 @@ def margin(share: float, classes: int) -> float:
     return share * math.log(classes)
 
 
-class Descent:
-    """An optimiser over parameters that want no gradient but while it is open; copied with the net that they are of."""
+Made = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""An optimiser of these parameters."""
 
-    def __init__(
-        self, params: Iterable[nn.Parameter], made: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    ) -> None:
-        self.params = list(params)
-        self.made = made
-        self.optimiser = made(self.params)
+
+class Descent:
+    """Steps of an optimiser over some of a net's parameters, which want no gradient but while it is open.
+
+    which: of the net. It is asked when the first step is taken: before, a net may be moved to another device, or copied
+    with its descent.
+    """
+
+    def __init__(self, net: nn.Module, which: Callable[[nn.Module], list[nn.Parameter]], made: Made) -> None:
+        self.net, self.which, self.made = net, which, made
+        self.optimiser: torch.optim.Optimizer | None = None
+        which(net)
+
+    @property
+    def params(self) -> list[nn.Parameter]:
+        """What it moves, in the net's order."""
+        return self.which(self.net)
 
     @contextmanager
-    def open(self) -> Iterator[None]:
+    def open(self) -> Iterator[torch.optim.Optimizer]:
         """Within, losses have gradients in the parameters."""
+        params = self.params
+        self.optimiser = optimiser = self.optimiser or self.made(params)
         try:
             with torch.enable_grad():
-                for p in self.params:
+                for p in params:
                     p.requires_grad_(True)
-                yield
+                yield optimiser
         finally:
-            self.optimiser.zero_grad(set_to_none=True)
-            for p in self.params:
+            optimiser.zero_grad(set_to_none=True)
+            for p in params:
                 p.requires_grad_(False)
-
-    def gradient(self, loss: Tensor) -> None:
-        """Leave the loss's gradient with the parameters."""
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-
-    def step(self, loss: Tensor) -> None:
-        """One step down the loss."""
-        self.gradient(loss)
-        self.optimiser.step()
 
     def afresh(self) -> None:
         """Forget what was learnt of earlier gradients."""
-        self.optimiser = self.made(self.params)
+        self.optimiser = None
 
 
-def adam(lr: float) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+def gradient(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Leave the loss's gradient with the parameters."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+
+
+def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss."""
+    gradient(optimiser, loss)
+    optimiser.step()
+
+
+def whole(net: nn.Module) -> list[nn.Parameter]:
+    """Every parameter of a net."""
+    return list(net.parameters())
+
+
+def adam(lr: float) -> Made:
     """Adam at this rate, its other numbers the usual ones."""
     return lambda params: torch.optim.Adam(params, lr=lr)
 
 
-def sgd(lr: float) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+def sgd(lr: float) -> Made:
     """SGD at this rate with a momentum of 0.9."""
     return lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9)
 

@@ -53,7 +53,8 @@ def moved(x: Tensor) -> Tensor:
         wide, _between(-15, 15), [right, down], _between(0.9, 1.1), [0.0, 0.0],
         interpolation=InterpolationMode.BILINEAR,
     )  # fmt: skip
-    return pictures.center_crop(turned, [height, width])
+    cropped: Tensor = pictures.center_crop(turned, [height, width])
+    return cropped
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustsuite.config.keys import Entries, Spec
+from robustsuite.config.keys import Entries, Spec, named
 from robustsuite.config.registry import canonical, card_of, carded, checked_parameters, identity
 from robustsuite.config.sets import NAMES, parse_set
 from robustsuite.config.threats import Access, Ball, Threat, within_box
@@ -73,7 +73,7 @@ class AdaptationSpec(Spec):
         ball, share = self._owned(name)
         plain = Spec(scenario=self.scenario, access=self.access, attacks=["-"]).threat(name)
         told: dict[str, Any] = {"shift": canonical(card, given), "order": self.order, "batch": self.batch}
-        own = {"severity": self.severity, "dirichlet": self.dirichlet, "sees": self.sees}
+        own: dict[str, Any] = {"severity": self.severity, "dirichlet": self.dirichlet, "sees": self.sees}
         told |= {key: value for key, value in own.items() if value != type(self).model_fields[key].default}
         told |= {SHARE: share} if share else {}
         told["source"] = hashlib.sha256(json.dumps(identity(card, given)).encode()).hexdigest()[:8]
@@ -86,7 +86,7 @@ class AdaptationSpec(Spec):
         budget = self.only(name, [*NAMES, SHARE], least=0)
         norms = [key for key in budget if key != SHARE]
         share = budget.get(SHARE, 0.0)
-        alone = [entry for entry in self.attacks if entry == NOBODY]
+        alone = [entry for entry in self.attacks if parse_spec(named(entry)[0], "attack")[0] == NOBODY]
         if not norms and not share:
             if len(alone) < len(self.attacks):
                 raise BadValue(f"expected a set and a share as the budget of {name!r}, got none; write "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.threats import Threat
+from robustsuite.config.transforms import Transformation
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -99,6 +100,7 @@ class Invaded:
         if not few:
             return x
         assert ball is not None
+        assert not isinstance(ball, Transformation)
         rng = self.rng[positions]
         drawn = rng.fold("malicious").uniform(1).flatten().argsort()[:few]
         own = torch.zeros(len(positions), dtype=torch.bool, device=x.device)
@@ -106,7 +108,7 @@ class Invaded:
         self.own[positions[drawn.cpu()]] = True
         stands = self.snapshot if self.threat.sees == "snapshot" else standing(self.context.served(), session)
         view = View(stands, card.needs)
-        moved = self.context.attack(view, x.clone(), y, own, ball, rng=rng.fold("attack")).detach()
+        moved: Tensor = self.context.attack(view, x.clone(), y, own, ball, rng=rng.fold("attack")).detach()
         self.count = self.count[0] + view.count[0], self.count[1] + view.count[1]
         if moved.shape != x.shape or not torch.equal(moved[~own], x[~own]):
             raise BadValue(f"expected {card.name} to move its own pictures alone, got others that moved; mend it")

@@ -127,7 +127,7 @@ def _correlated(positions: Tensor, y: Tensor, dirichlet: float, seed: int, stage
     if not dirichlet:
         return positions[y[positions].argsort(stable=True)]
     classes = int(y.max()) + 1
-    generator = torch.Generator().manual_seed(Rng.of(seed, "dirichlet", torch.tensor([stage])).keys.item() & STAGE - 1)
+    generator = torch.Generator().manual_seed(int(Rng.of(seed, "dirichlet", torch.tensor([stage])).keys[0]) % STAGE)
     gamma = torch._standard_gamma(torch.full((classes, classes), float(dirichlet)), generator=generator)
     shares = (gamma / gamma.sum(1, keepdim=True).clamp_min(1e-30)).cumsum(1)
     slots = list[list[Tensor]]([] for _ in range(classes))
