@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.registry import card_of, cards
 from robustsuite.config.threats import Access
 from robustsuite.engine.plan import decide, plan
 from robustsuite.engine.runner import play
@@ -17,6 +20,7 @@ from robustsuite.scenarios.adaptation.asked import AdaptationSpec, View
 from robustsuite.scenarios.adaptation.played import standing
 from robustsuite.scenarios.adaptation.streams import Stages, batches
 from robustsuite.scenarios.context import Context
+from robustsuite.serve.data import ShiftSet, Split, Variant
 from robustsuite.serve.system import Session, System
 from tests.streams import SPACE, N, cell, net, pictures, played
 
@@ -223,3 +227,29 @@ def test_the_same_in_a_plan_with_the_stream_of_its_threat_and_not_of_the_sweep()
     assert len({c.run_id for c in cells}) == 4
     streams = [c.subjects.stream and c.subjects.stream.batch for c in cells]
     assert sorted(map(str, streams)) == ["4", "8", "None", "None"], "the source does not depend on it"
+
+
+def test_a_set_of_other_pictures_is_refused_and_one_of_more_is_cut_to_the_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made(extra: int, offset: int) -> Callable[..., ShiftSet]:
+        """The judged pictures under ids moved by `offset`, with so many more before them."""
+
+        def shift(clean: Split, data: object, *, seed: int, **_: object) -> ShiftSet:
+            x = torch.cat([torch.zeros(extra, 3, 16, 16), clean.images(torch.arange(len(clean)))])
+            ids = torch.cat([torch.arange(1000, 1000 + extra), clean.ids + offset])
+            return ShiftSet(
+                "s", {Variant("same", 5): Split.of(x, torch.cat([torch.zeros(extra).long(), clean.y]), ids)}
+            )
+
+        return shift
+
+    card = card_of("shift", "imagenet_c")
+    monkeypatch.setitem(cards(), ("shift", "imagenet_c"), replace(card, function=made(5, 0)))
+    one = cell("none", shift="imagenet_c")
+    rows = torch.arange(N)
+    assert torch.equal(one.split.images(rows), one.split.images(rows + N)), "the stream is the clean pictures here"
+    assert torch.equal(one.split.y[:N], one.split.y[N:])
+    monkeypatch.setitem(cards(), ("shift", "imagenet_c"), replace(card, function=made(5, 1)))
+    with pytest.raises(BadValue, match="expected a shift set made from the judged pictures, got imagenet_c"):
+        cell("none", shift="imagenet_c")

@@ -150,10 +150,11 @@ def _told(
                 f"{n} such pictures ({attack}); of a guesser's answers 4 % would be right.")  # fmt: skip
     if scenario == "adaptation":
         order = several[0].source["record"].threat.budget.terms.get("order", "given")
-        stream = f"a stream of corrupted pictures, {order}"
+        stream = f"in the stream of corruptions ({order})"
         if several[0].cell["attack"] == "benign":
-            return f"Asked {stream}, {it} is right on {reached} of {n}."
-        return f"{begun(adversary)} of {stream}, leaves {it} right on {reached} of {n} pictures of others ({attack})."
+            return f"{begun(reached)} of {n} pictures {stream} are answered right by {it}."
+        return (f"{begun(adversary)}, leaves {reached} of {n} others' pictures {stream} answered right by {it} "
+                f"({attack}).")  # fmt: skip
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

@@ -39,11 +39,10 @@ def stages(judged: Split, data: Dataset, threat: AdaptationThreat) -> Stages:
     name, given = threat.shift
     found: ShiftSet = card_of("shift", name).function(judged, data, seed=NOISE, **dict(given))
     variants = tuple(_visited(list(found.variants), threat))
-    parts = [found.variants[v] for v in variants]
-    for part in parts:
-        if not torch.equal(part.ids, judged.ids):
-            raise BadValue(f"expected a shift set made from the judged pictures, got {name}, which has pictures of its "
-                           f"own; the clean ones after it would be others")  # fmt: skip
+    parts = [_of_judged(found.variants[v], judged) for v in variants]
+    if not found.paired or any(not len(part) for part in parts):
+        raise BadValue(f"expected a shift set made from the judged pictures, got {name}, which has pictures of its "
+                       f"own; the clean ones after it would be others")  # fmt: skip
     if found.reading.head is not None:
         raise BadValue(f"expected a shift set about all classes, got {name}, which is about some; a head cannot be cut")
     return Stages(
@@ -52,6 +51,13 @@ def stages(judged: Split, data: Dataset, threat: AdaptationThreat) -> Stages:
         # of no use for the order, which is the threat's; it says that the system's answers depend on it
         Stream(order="shuffled", batch=threat.batch), (*variants, CLEAN),
     )  # fmt: skip
+
+
+def _of_judged(part: Split, judged: Split) -> Split:
+    """Of a variant the judged pictures, in their order; an empty one where it lacks some."""
+    place = {example: i for i, example in enumerate(part.ids.tolist())}
+    rows = [place.get(example, -1) for example in judged.ids.tolist()]
+    return part.at(torch.tensor([] if -1 in rows else rows))
 
 
 def _visited(variants: list[Variant], threat: AdaptationThreat) -> list[Variant]:
