@@ -197,7 +197,8 @@ def _curve(examples: pd.DataFrame) -> NDArray[np.float64]:
     """The error (B,) of each batch on the pictures that count, in order."""
     part = examples[examples["counts"].astype(bool)]
     right = part["right"].astype(float).groupby(part["batch"]).mean()
-    return 1 - right.to_numpy(float)
+    wrong: NDArray[np.float64] = np.subtract(1.0, right.to_numpy(np.float64), dtype=np.float64)
+    return wrong
 
 
 def _lines(canvas: Canvas, curves: dict[str, NDArray[np.float64]]) -> None:
