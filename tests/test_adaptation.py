@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from robustsuite.config.registry import card_of, cards
 from robustsuite.config.threats import Access
 from robustsuite.engine.plan import decide, plan
 from robustsuite.engine.runner import play
-from robustsuite.engine.sweep import sweep_of
+from robustsuite.engine.sweep import parse_sweep, sweep_of
 from robustsuite.errors import AccessRefused, BadValue, Unsupported
-from robustsuite.scenarios.adaptation.asked import AdaptationSpec, View
+from robustsuite.scenarios.adaptation.asked import ORDERS, AdaptationSpec, View
 from robustsuite.scenarios.adaptation.played import standing
 from robustsuite.scenarios.adaptation.streams import Stages, batches
 from robustsuite.scenarios.context import Context
@@ -253,3 +254,10 @@ def test_a_set_of_other_pictures_is_refused_and_one_of_more_is_cut_to_the_judged
     monkeypatch.setitem(cards(), ("shift", "imagenet_c"), replace(card, function=made(5, 1)))
     with pytest.raises(BadValue, match="expected a shift set made from the judged pictures, got imagenet_c"):
         cell("none", shift="imagenet_c")
+
+
+def test_the_sweep_of_the_documentation_reads() -> None:
+    sweep = parse_sweep((files("robustsuite.benchmarks.sweeps") / "adaptation.yaml").read_text("utf-8"), "the sweep")
+    threats = {name: spec.threat(name) for name, spec in sweep.threats.items()}
+    assert {t.order for t in threats.values()} == set(ORDERS)  # type: ignore[attr-defined]
+    assert threats["a fifth of each batch, live"].share == 0.2  # type: ignore[attr-defined]
