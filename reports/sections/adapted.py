@@ -118,7 +118,8 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
         "picture.",
     )
     quiet, loud = found[found["attack"] == NOBODY], found[found["attack"] != NOBODY]
-    tables = [_methods(quiet)] if len(quiet) else []
+    tables = [_across(quiet)] if quiet["threat"].nunique() > 1 else []
+    tables += [_methods(quiet)] if len(quiet) else []
     if len(loud):
         lead += ("Where an adversary owns a share of each batch, the pictures of the others count: their error beside "
                  "the same stream with its pictures as they came. A small difference says that this attack does "
@@ -133,8 +134,24 @@ def _called(defense: object) -> Entry:
     return Entry("source", "") if defense == SOURCE else words(defense)
 
 
+def _across(found: pd.DataFrame) -> Table:
+    """A method a row, a stream a column: errors; by the first stream, lowest first."""
+    names, caption = split_constant(found, ("model", "dataset", "seed"))
+    threats = list(dict.fromkeys(found["threat"]))
+    rows = []
+    for _, part in found.groupby(["model", "dataset", "seed", "defense"], sort=False):
+        met = {row["threat"]: row for row in part.to_dict("records")}
+        entries = [error(met[t]["error"], met[t]["lo"], met[t]["hi"]) if t in met else Entry("–", np.inf, "not played")
+                   for t in threats]  # fmt: skip
+        one = part.iloc[0]
+        rows.append((*(words(one[name]) for name in names), _called(one["defense"]), *entries))
+    rows.sort(key=lambda row: row[len(names) + 1].key)
+    columns = (*names, "method", *threats)
+    return Table("adaptation_streams", "Errors by method and stream", caption, columns, tuple(rows), "adaptation.csv")
+
+
 def _methods(found: pd.DataFrame) -> Table:
-    """A method a row, a stream a group of rows: errors, and clean accuracy before and after."""
+    """A method and stream a row: its error, and clean accuracy before and after."""
     names, caption = split_constant(found, (*WHERE, "batch"))
     several = found["uploads"].notna().any()
     rows = []

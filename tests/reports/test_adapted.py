@@ -108,6 +108,22 @@ def test_the_section_has_methods_streams_uploads_and_what_others_lost() -> None:
     assert stages["corruption"].tolist() == ["fog", "contrast"] * 3
 
 
+def test_several_streams_stand_side_by_side() -> None:
+    cells = {
+        f"{threat}{defense}": (
+            {"defense": defense, "attack": "benign", "threat": threat},
+            examples({0: wrong, 1: wrong}),
+        )
+        for threat, defense, wrong in (("one", "none", 8), ("one", "tent", 2), ("two", "none", 5))
+    }
+    (section,) = part(run(**cells), pd.DataFrame()).sections
+    table = section.tables[0]
+    assert table.columns == ("method", "one", "two")
+    assert [[entry.text.split(" (")[0] for entry in row] for row in table.rows] == [
+        ["tent", "20.0 %", "–"], ["source", "80.0 %", "50.0 %"],
+    ]  # fmt: skip
+
+
 def test_scores_are_of_the_pictures_that_count_and_what_is_not_there_has_none() -> None:
     cell = {"record": SimpleNamespace(columns=scenario.columns)}
     scores = {s.metric: s for s in cell_scores(cell, examples({0: 4, 1: 2}))}
