@@ -261,3 +261,20 @@ def test_the_sweep_of_the_documentation_reads() -> None:
     threats = {name: spec.threat(name) for name, spec in sweep.threats.items()}
     assert {t.order for t in threats.values()} == set(ORDERS)  # type: ignore[attr-defined]
     assert threats["a fifth of each batch, live"].share == 0.2  # type: ignore[attr-defined]
+
+
+def test_who_asks_for_nothing_holds_nothing_of_the_system_and_needs_none_that_says_how_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = cell("bn_adapt", attack="batch_noise", **INVADED)
+    views: list[View] = []
+
+    def keeping(view: View, x: Tensor, y: Tensor, own: Tensor, ball: object, *, rng: object) -> Tensor:
+        views.append(view)
+        return x
+
+    monkeypatch.setattr(Context, "attack", property(lambda self: keeping))
+    play(one, one.lifecycle.served())
+    assert views
+    with pytest.raises(AccessRefused):
+        views[0].stands(pictures(8))

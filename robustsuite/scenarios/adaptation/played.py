@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from robustsuite.config.threats import Threat
+from robustsuite.config.threats import Access, Threat
 from robustsuite.config.transforms import Transformation
-from robustsuite.errors import BadValue, Unsupported
+from robustsuite.errors import AccessRefused, BadValue, Unsupported
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.adaptation.asked import AdaptationSpec, AdaptationThreat, View
@@ -92,7 +92,7 @@ class Invaded:
     def __init__(self, context: Context, threat: AdaptationThreat, rng: Rng) -> None:
         self.context, self.threat, self.rng, self.count = context, threat, rng, (0, 0)
         self.own = torch.zeros(len(context.split), dtype=torch.bool)
-        self.snapshot = standing(context.served(), context.session())
+        self.before = context.session()
 
     def __call__(self, session: Session, x: Tensor, y: Tensor, positions: Tensor) -> Tensor:
         """The batch with its own pictures as the attack moves them. Raises BadValue for what it may not do."""
@@ -106,8 +106,7 @@ class Invaded:
         own = torch.zeros(len(positions), dtype=torch.bool, device=x.device)
         own[drawn] = True
         self.own[positions[drawn.cpu()]] = True
-        stands = self.snapshot if self.threat.sees == "snapshot" else standing(self.context.served(), session)
-        view = View(stands, card.needs)
+        view = self.view(self.before if self.threat.sees == "snapshot" else session)
         moved: Tensor = self.context.attack(view, x.clone(), y, own, ball, rng=rng.fold("attack")).detach()
         self.count = self.count[0] + view.count[0], self.count[1] + view.count[1]
         if moved.shape != x.shape or not torch.equal(moved[~own], x[~own]):
@@ -115,6 +114,16 @@ class Invaded:
         if not bool(ball.allows(x[own], moved[own]).all()):
             raise BadValue(f"expected {card.name} to keep to {ball}, got pictures outside; mend it")
         return moved
+
+    def view(self, session: Session) -> View:
+        """What the attack sees of a session: nothing of it where its card asks for nothing."""
+        needs = self.context.card.needs
+        asks = bool(needs & (Access.SCORES | Access.GRADIENTS))
+        return View(standing(self.context.served(), session) if asks else _unseen, needs)
+
+
+def _unseen(x: Tensor) -> Tensor:
+    raise AccessRefused("expected an attack that asks for nothing, got one that asks; name it in its needs")
 
 
 def standing(system: System, session: Session) -> Callable[[Tensor], Tensor]:
