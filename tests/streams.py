@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from robustsuite.config.registry import card_of
 from robustsuite.engine.runner import play
-from robustsuite.records.schema import Stream
 from robustsuite.scenarios.adaptation.asked import AdaptationSpec
 from robustsuite.scenarios.adaptation.played import subjects
 from robustsuite.scenarios.cell import Cell
@@ -77,7 +76,3 @@ def played(*args: Any, **how: Any) -> Record:
     """The record of such a cell."""
     one = cell(*args, **how)
     return play(one, one.lifecycle.served())
-
-
-DECLARED = Stream(order="shuffled", batch=8)
-"""What the subjects of these cells say of their order."""
