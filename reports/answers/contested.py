@@ -156,6 +156,13 @@ def _told(
     if scenario == "extraction":
         it += "," if by else ""
         return f"{begun(adversary)} has one that says what {it} says on {reached} of {n} images ({attack})."
+    if scenario == "adaptation":
+        order = several[0].source["record"].threat.budget.terms.get("order", "given")
+        stream = f"in the stream of corruptions ({order})"
+        if several[0].cell["attack"] == "benign":
+            return f"{begun(reached)} of {n} pictures {stream} are answered right by {it}."
+        return (f"{begun(adversary)}, leaves {reached} of {n} others' pictures {stream} answered right by {it} "
+                f"({attack}).")  # fmt: skip
     return f"{begun(scenario)}, {adversary}: {reached} against {it}, on {n} examples ({attack})."
 
 

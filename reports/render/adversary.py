@@ -77,6 +77,9 @@ def who(record: CellRecord) -> str:
         own = " about pictures of their own" if "aux_data" in (record.threat.access if record.threat else ()) else ""
         seen = "scores" if "scores" in (record.threat.access if record.threat else ()) else "answers"
         return f"whoever asks for {number(budget.queries_total or 0)} {seen}{own} and trains a clone on them"
+    if record.scenario.name == "adaptation":
+        owned = budget.terms.get("share")
+        return f"whoever owns {_rate(owned)} of each batch" if owned else "a stream that nobody meddles with"
     if record.scenario.name != "evasion":
         return f"the adversary of {record.threat.name if record.threat else record.scenario.name}"
     own = " and has a network of their own" if budget.terms.get("surrogate") else ""

@@ -125,6 +125,8 @@ def _cells(
     adapts = any(d.card.adapts for d in cycle.defenses)
 
     def asked(subjects: Subjects) -> Subjects:
+        if subjects.stream is not None:  # in an order of the scenario's own
+            return subjects if adapts else of(_unstreamed, subjects)
         return of(_streamed, subjects, sweep.stream, cycle.seed) if adapts else subjects
 
     yield replace(bare, subjects=asked(judged), shift="clean"), Decision()
@@ -174,6 +176,11 @@ def _streamed(subjects: Subjects, stream: Stream, seed: int) -> Subjects:
         member = None if subjects.member is None else subjects.member[order]
         subjects = replace(subjects, examples=examples.at(order), member=member)
     return replace(subjects, stream=stream)
+
+
+def _unstreamed(subjects: Subjects) -> Subjects:
+    """The same for a system that does not adapt: no order or batch is part of it."""
+    return replace(subjects, stream=None)
 
 
 def _under_shift(

@@ -21,7 +21,8 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
   common keys is in `context.threat.terms`.
 - `passes` names the stages of the lifecycle that the adversary meets; a defense at another stage is inert.
 - `subjects` says which examples the cell is about: `data.joined("train", "test")` for several splits under ids that are
-  unique over the data set, `Subjects.none()` for none, the judged split where it is not given.
+  unique over the data set, `Subjects.none()` for none, the judged split where it is not given. Subjects with a `stream`
+  are asked in an order of the scenario's own, and a sweep's does not touch them.
 - `trained` says what becomes of the lifecycle where the protocol itself chooses what is trained on.
 - `decide` is asked for what cannot be played, in a sentence.
 - `play` is handed a `Context`: what the threat's access grants and nothing else; columns (N,) come back.

@@ -185,6 +185,11 @@ class Context:
         return LEARNT(self._cycle(), self._cell.split)
 
     @property
+    def seed(self) -> int:
+        """The run's seed: for draws that cells of several attacks share, where `rng` is this attack's own."""
+        return self._cycle().seed
+
+    @property
     def device(self) -> str:
         """Where to compute."""
         return self._cycle().device

@@ -73,3 +73,21 @@ class Ensemble(Protocol):
     def predictors(self, x: Tensor) -> Tensor:
         """Logits of every predictor, (B, N, K)."""
         ...
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A network that changes with what it is asked, and can say what it would answer without changing."""
+
+    def standing(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of this batch as it stands now, differentiable in the pictures."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A network that tells of each picture it was last asked about what no answer shows."""
+
+    def of_last(self) -> dict[str, Tensor]:
+        """Facts (N,) by name, in the order in which the pictures stood."""
+        ...

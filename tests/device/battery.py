@@ -50,6 +50,8 @@ OWN = {
     "imagenet_c": {"corruptions": "all"},
     "mga_transfer": {"surrogates": RECIPE}, "quscore": {"surrogates": RECIPE}, "randomized_smoothing": {"n": 8},
     "transfer": {"surrogates": RECIPE, "transforms": ["ni", "di", "ti", "si", "admix", "vt"]}, "csgld": {"samples": 1},
+    "cema": {"teacher": RECIPE, "batch": 4, "low": 0.0, "high": 1.0, "different": 2.0}, "cotta": {"views": 2},
+    "eata": {"samples": 16, "batch": 8}, "rmt": {"samples": 16, "batch": 8}, "rotta": {"size": 8, "every": 4},
 }  # fmt: skip
 """What single plugins need besides."""
 
@@ -67,11 +69,11 @@ LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
-    "score_noise", "reverse_sigmoid",
+    "score_noise", "reverse_sigmoid", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
-parsing, membership and extraction, and on the pretended device evasion, where tests/device/waits.py plays each attack
-of ours."""
+parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
+each attack of ours."""
 
 
 def given(card: Card) -> Any:
@@ -89,7 +91,8 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
         "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
         "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"}, "membership": {"queries": 500},
         "extraction": {"linf": "8/255", "queries_total": 96},
-    }.get(card.place) or {norm: "inf" if card.minimum_norm and norm == "l2" else EPS[norm]}  # fmt: skip
+        "adaptation": {norm: EPS[norm], "share": 0.5} if norm else {},
+    }.get(card.place, {norm: "inf" if card.minimum_norm and norm == "l2" else EPS.get(norm)})  # fmt: skip
     if card.place == "certification":
         budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
     extra = {"target": 0} if card.place == "poisoning" else {"goal": goal} if card.place == "evasion" else {}
@@ -99,6 +102,8 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
         extra = {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60}
     if card.place == "extraction":
         extra = {"clone": "recipe:cnn_3_relu"}
+    if card.place == "adaptation":
+        extra = {"batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}}
     return {"scenario": card.place, "access": access, "budget": budget, "attacks": [given(card)], **extra}
 
 
@@ -113,6 +118,7 @@ POISON = {"scenario": "poisoning", "access": "train_set", "budget": {"poison_rat
           "attacks": ["badnets"]}  # fmt: skip
 LEAK = {"scenario": "inversion", "access": ["weights", "update"], "budget": {"batch": 2, "trained": False},
         "attacks": [{"inverting_gradients": {"iterations": 3}}]}  # fmt: skip
+STREAM = {"scenario": "adaptation", "batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}}
 FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}],
          "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}]}  # fmt: skip
 """The stage before, for defenses that are published with one."""
@@ -135,7 +141,8 @@ def sweeps() -> Iterator[tuple[str, dict[str, Any]]]:
     for card in here:
         if card.kind == "defense":
             threats_of = {"leak": LEAK} if card.place == "share" else ASKED
-            threats_of |= {"p": POISON} if card.learns or card.place == "harden" else {}
+            threats_of = {"stream": STREAM} if card.adapts else threats_of
+            threats_of |= {"p": POISON} if (card.learns and not card.adapts) or card.place == "harden" else {}
             yield card.name, {"defenses": [[*FIRST.get(card.name, []), given(card)]], "threats": threats_of}
     yield "shifts", {"shifts": [given(c) for c in here if c.kind == "shift" and c.name != CIFAR]}
 
@@ -148,7 +155,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 def later(title: str) -> bool:
     """Whether this sweep is a heavier check."""
-    heavy = ("evasion torchattacks.", "inversion", "parsing", "membership", "extraction")
+    heavy = ("evasion torchattacks.", "inversion", "parsing", "membership", "extraction", "adaptation")
     return title.split("-")[0] in LATER or title.startswith(heavy if REAL else ("evasion", *heavy))
 
 

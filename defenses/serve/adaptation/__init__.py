@@ -1,0 +1,1 @@
+"""Networks that adapt to what they are asked: test-time adaptation over a stream of batches."""
