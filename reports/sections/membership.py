@@ -26,6 +26,7 @@ from ..render.document import Entry, Part, Section, Table, counted, split_consta
 from ..render.draw import INK, LEGEND, LINES, MUTED, STYLES, Figure, draw, legend, slug, told_apart, where
 from ..render.text import interval, number, percent, short
 from .figures import drawn
+from .generic import slim
 
 WHERE = ("threat", "budget", "dataset", "model", "seed")
 RATES = {"tpr_at_fpr_1_percent": 0.01, "tpr_at_fpr_0.1_percent": 0.001}
@@ -41,9 +42,9 @@ LEAD = (
     "Each example of a pool was in the training set by a coin. A guesser's area under the curve (AUC) is 0.5, and it "
     "finds as many members as it calls others members. At a false positive rate (FPR) the threshold is the lowest that "
     "lets no more others through; beside it stands the rate that was seen, with its interval: none of n others says no "
-    "more than a rate of 3 / n. Epsilon is proven at 95 % by calling the twentieth with the largest scores members and "
-    "the one with the smallest others, at delta 1e-5. All of these are what these attacks reach: less is no proof of "
-    "privacy.",
+    "more than a rate of 3 / n. Epsilon is proven at 95 %, in each row by itself, by calling the twentieth with the "
+    "largest scores members and the one with the smallest others, at delta 1e-5. All of these are what these attacks "
+    "reach: less is no proof of privacy.",
 )
 
 
@@ -100,7 +101,7 @@ def _told(found: pd.DataFrame) -> Table:
     )  # fmt: skip
     at = (f"found at FPR {100 * rate:g} %, and the FPR seen" for rate in RATES.values())
     columns = (*names, "attack", "defense", "AUC", *at, "balanced accuracy", "epsilon at least", "notes")
-    return Table("membership", "Members told from others", caption, columns, rows, csv="membership.csv")
+    return slim(Table("membership", "Members told from others", caption, columns, rows, csv="membership.csv"))
 
 
 def _area(row: Mapping[Any, Any]) -> Entry:
@@ -119,7 +120,7 @@ def _at(row: Mapping[Any, Any], name: str) -> Entry:
         said = f"none of {n} others says no more than an FPR of {least} %" if n else "there are no others"
         return Entry("could not be measured", -1.0, said)
     false = int(row[f"{name}_false"])
-    seen = f"{_digits(false / n)} ({'–'.join(map(_digits, stats.clopper_pearson(false, n)))})"
+    seen = f"{_digits(false / n)} % ({'–'.join(map(_digits, stats.clopper_pearson(false, n)))})"
     text = f"{percent(row[name])} ({interval(row[f'{name}_lo'], row[f'{name}_hi'])}), {seen}"
     return Entry(text, row[name], struck=row["grade"] == "INVALID")
 
@@ -153,8 +154,8 @@ def _networks(found: pd.DataFrame) -> Table:
     )  # fmt: skip
     columns = (*names, "defense", "right on members", "right on others", "gap, points", "shadows on theirs",
                "shadows on others", "members", "others", "notes")  # fmt: skip
-    return Table("membership_networks", "The networks: members are told by the gap", caption, columns, rows,
-                 csv="membership.csv")  # fmt: skip
+    title = "The networks: members are told by the gap"
+    return slim(Table("membership_networks", title, caption, columns, rows, csv="membership.csv"))
 
 
 def _gap(row: Mapping[Any, Any]) -> Entry:

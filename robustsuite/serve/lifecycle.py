@@ -171,7 +171,7 @@ class Lifecycle:
         """What every training depends on."""
         facts = [self.model.identity(), *self.trained_on(), *(d.identity() for d in self.at("data"))]
         changed = [change.identity() for change in (self.poison, self.members) if change]
-        return [*facts, str(self.seed), __version__, *changed, *_arithmetic(self.device)]
+        return [*facts, str(self.seed), __version__, *changed, *arithmetic(self.device)]
 
     def _training(self, train: Split | None = None) -> Training:
         """What training and selection may see; the data set's own train split where none is given."""
@@ -219,7 +219,7 @@ def _stand_in(defense: Applied, through: nn.Module | None, net: nn.Module, serve
     return found
 
 
-def _arithmetic(device: str) -> list[str]:
+def arithmetic(device: str) -> list[str]:
     """What moves the bits of a training besides: other hardware, or another number of threads than one."""
     kind = device.partition(":")[0]
     return [kind] if kind != "cpu" else [f"{THREADS} threads"] if THREADS != 1 else []

@@ -65,7 +65,7 @@ def test_members_found_have_their_exact_interval_and_the_rate_that_was_seen_stan
     assert counted["tpr_at_fpr_1_percent_false"] == 10
     row = {**counted, "tpr_at_fpr_1_percent": found.value, "tpr_at_fpr_1_percent_lo": found.lo,  # type: ignore[attr-defined]
            "tpr_at_fpr_1_percent_hi": found.hi, "grade": "SOUND"}  # type: ignore[attr-defined]  # fmt: skip
-    assert _at(row, "tpr_at_fpr_1_percent").text.endswith(", 1 (0.48–1.8)")
+    assert _at(row, "tpr_at_fpr_1_percent").text.endswith(", 1 % (0.48–1.8)")
 
 
 def test_the_threshold_of_balanced_accuracy_is_of_other_examples() -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from robustsuite import __version__
 from robustsuite.maths.numerics import as_bytes
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.batched import fitted_together
 from robustsuite.methods.membership import Shadows
 from robustsuite.serve.adversary import Membership
 from robustsuite.serve.kept import kept, key_of
-from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.lifecycle import Lifecycle, arithmetic
 from robustsuite.serve.models import Training, ready
 from robustsuite.serve.oracle import answer
 from robustsuite.serve.system import System
@@ -92,7 +93,8 @@ def _batch(cycles: Sequence[Lifecycle], recipe: FromScratch) -> list[nn.Module]:
     assert draw is not None
     pool = train.at(draw.drawn(train, draw.pool))
     rows = [c.members.inside(pool.ids).nonzero().flatten() for c in cycles if c.members is not None]
-    facts = [first.model.identity(), pool.sha256, str([(c.seed, c.members) for c in cycles]), first.device]
+    facts = [first.model.identity(), pool.sha256, str([(c.seed, c.members) for c in cycles]),
+             __version__, *arithmetic(first.device)]  # fmt: skip
 
     def fit(nets: nn.Module, training: Training) -> nn.Module:
         assert isinstance(nets, nn.ModuleList)
