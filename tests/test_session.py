@@ -14,6 +14,7 @@ from robustsuite.config.threats import Access, Linf, Threat
 from robustsuite.engine.execute import execute
 from robustsuite.engine.plan import decide
 from robustsuite.engine.store import Store
+from robustsuite.errors import UsageError
 from robustsuite.integrity import checks
 from robustsuite.records.schema import Stream
 from robustsuite.scenarios.cell import Cell
@@ -119,3 +120,5 @@ def test_a_sweep_declares_its_stream(order: str) -> None:
 
     base = {"name": "s", "models": ["a"], "data": ["digits"]}
     assert sweep_of({**base, "stream": {"order": order, "batch": 7}}, "t").stream == Stream(order=order, batch=7)
+    with pytest.raises(UsageError, match="expected the order listed or shuffled, got 'threat'"):
+        sweep_of({**base, "stream": {"order": "threat", "batch": 7}}, "t")

@@ -16,6 +16,9 @@ from ..read.runs import Results
 
 OUTSIDE = "outside of what this suite measures"
 
+ORDERS = {"listed": "listed", "shuffled": "shuffled", "threat": "in the order of its threat"}
+"""How a system that adapts was asked."""
+
 
 @dataclass(frozen=True)
 class Duty:
@@ -94,7 +97,8 @@ def _feedback(run: Results) -> Duty:
     for system in coverage.systems(run):
         stream = adapts.get(system)
         said = ("no cell of it was played as a stream" if stream is None else
-                f"it adapts while it is asked, and was, {stream.order}, in batches of {stream.batch}")  # fmt: skip
+                f"it adapts while it is asked, and was, {ORDERS[stream.order]}, in batches of "
+                f"{stream.batch}")  # fmt: skip
         why = f"{said}; feedback is {OUTSIDE}"
         covered.append(coverage.Covered("feedback loops", system, coverage.UNTESTED, (), why))
     lead = ("Of systems that go on learning, biased outputs are kept from coming back as inputs.",)

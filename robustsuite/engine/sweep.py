@@ -45,6 +45,13 @@ def _threats(threats: dict[str, Any]) -> dict[str, Any]:
     return threats
 
 
+def _of_sweep(stream: Stream) -> Stream:
+    """A stream in an order that a sweep can declare: a threat's is its own."""
+    if stream.order == "threat":
+        raise ValueError("the order listed or shuffled, got 'threat',")
+    return stream
+
+
 class Sweep(BaseModel):
     """Models x data x defenses x (threats' attacks + shifts) x seeds. `as` beside an entry is what tables call it.
 
@@ -65,7 +72,7 @@ class Sweep(BaseModel):
     defenses: Entries = Field(default=["none"], min_length=1)
     threats: Annotated[dict[str, SerializeAsAny[Spec]], AfterValidator(_threats)] = {}
     hosts: list[str] = []
-    stream: Stream = Stream(order="listed", batch=64)
+    stream: Annotated[Stream, AfterValidator(_of_sweep)] = Stream(order="listed", batch=64)
 
 
 def default_sweep() -> str:

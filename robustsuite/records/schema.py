@@ -141,9 +141,9 @@ class ModelFacts(Strict):
 
 
 class Stream(Strict):
-    """The order and batches in which a system that adapts was asked."""
+    """The order and batches in which a system that adapts was asked; threat: in an order of the threat's own."""
 
-    order: Literal["listed", "shuffled"]
+    order: Literal["listed", "shuffled", "threat"]
     batch: int = Field(ge=1)
 
 

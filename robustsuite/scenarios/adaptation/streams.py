@@ -48,8 +48,7 @@ def stages(judged: Split, data: Dataset, threat: AdaptationThreat) -> Stages:
     return Stages(
         _chained([*parts, judged]), tuple(v.corruption for v in (*variants, CLEAN)),
         torch.arange(len(parts) + 1).repeat_interleave(len(judged)),
-        # of no use for the order, which is the threat's; it says that the system's answers depend on it
-        Stream(order="shuffled", batch=threat.batch), (*variants, CLEAN),
+        Stream(order="threat", batch=threat.batch), (*variants, CLEAN),
     )  # fmt: skip
 
 
