@@ -108,6 +108,7 @@ SWEEP: dict[str, Any] = {
                  "attacks": [{"inverting_gradients": {"first": 4}}]},
         "parsed": {"scenario": "parsing", "access": "aux_data", "budget": {"linf": "8/255"}, "evasion": "fgsm",
                    "assumes": {"evasion": {"pgd": {"steps": 3}}}, "attacks": ["convnet4"]},
+        "scanned": {"scenario": "scan", "access": ["white_box", "aux_data"], "attacks": ["mm_bd", "neural_cleanse"]},
     },
 }  # fmt: skip
 
@@ -117,7 +118,7 @@ def test_ids_and_words_of_planned_cells_are_those_of_their_records(monkeypatch: 
     monkeypatch.setitem(registry.cards(), ("defense", "reestimate"), adapting)
     cells = plan(sweep_of(SWEEP, "the test"))
     played = {cell.threat.scenario if cell.threat else "shift" for cell, _ in cells}
-    assert played == {"evasion", "certification", "poisoning", "unlearnable", "inversion", "parsing", "shift"}
+    assert played == {"evasion", "certification", "poisoning", "unlearnable", "inversion", "parsing", "scan", "shift"}
     assert {"run", "refused", "inert", "unmeasured"} == {decision.status for _, decision in cells}
     assert any(cell.subjects.stream for cell, _ in cells)
     assert any(cell.reading.head is not None and cell.threat for cell, _ in cells)

@@ -99,6 +99,9 @@ INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 PARSING: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0014",)}
 """Facts of an architecture, from pictures. NIST's extraction is of architecture and weights; no copy is made here."""
 
+SCAN: Ids = {"nist": ("NISTAML.023", "NISTAML.021"), "atlas": ("AML.M0008",)}
+"""A scanner looks for backdoors and is no attack: the classes are those whose traces it looks for."""
+
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
 

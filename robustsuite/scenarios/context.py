@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robustsuite.config.registry import AttackCard, identity
+from robustsuite.config.registry import AttackCard, Cost, identity
 from robustsuite.config.threats import Access, Threat
 from robustsuite.errors import AccessRefused
 from robustsuite.maths.randomness import Rng
@@ -129,6 +129,16 @@ class Context:
         """What the adversary trains with, of whatever kind: its seed, and the data's train split. Needs AUX_DATA."""
         self._need(Access.AUX_DATA)
         return self._cycle().own_training()
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._cycle().seed
+
+    @property
+    def cost(self) -> Cost:
+        """What the cell takes, at the most."""
+        return self._cell.cost()
 
     @property
     def identity(self) -> str:

@@ -83,10 +83,12 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     """The threat that grants the attack what it needs and no more."""
     access = [str(kind.name).lower() for kind in card.needs]
     goal = {"untargeted": "untargeted", "targeted": "targeted", "ordered_topk": {"ordered_topk": 2}}[card.goals[0]]
-    budget: dict[str, Any] = {
+    own: dict[str, dict[str, Any]] = {
         "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
-        "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"},
-    }.get(card.place) or {norm: "inf" if card.minimum_norm and norm == "l2" else EPS[norm]}  # fmt: skip
+        "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"}, "scan": {},
+    }  # fmt: skip
+    ball = own.get(card.place, {norm: "inf" if card.minimum_norm and norm == "l2" else EPS.get(norm, 0)})
+    budget = dict(ball)
     if card.place == "certification":
         budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
     extra = {"target": 0} if card.place == "poisoning" else {"goal": goal} if card.place == "evasion" else {}
