@@ -18,10 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from robustsuite.config.registry import AttackCard, card_of, identity
+from robustsuite.methods.backdoors.calibrated import Calibration, summary
 from robustsuite.scenarios.scan import zoo
+from robustsuite.scenarios.scan.fit import Row, fit
+from robustsuite.scenarios.scan.likes import kind_of, worked
 from robustsuite.scenarios.scan.suspect import Suspect, scanned
 from robustsuite.serve.adversary import Aux
 from robustsuite.serve.data import Dataset, load_data
@@ -29,21 +33,27 @@ from robustsuite.serve.data import Dataset, load_data
 DATA = {"scenes": {"side": 16, "train": 8000, "val": 500, "test": 1000}}
 RECIPES = {"tiny_conv": (0.02, 10), "tiny_res": (0.01, 10), "tiny_deep": (0.02, 8)}
 CLEAN = {"tiny_conv": 24, "tiny_res": 24, "tiny_deep": 16}
-EACH = {"tiny_conv": 3, "tiny_res": 3, "tiny_deep": 2}
+EACH = {"tiny_conv": 3, "tiny_res": 4, "tiny_deep": 2}
 """Clean networks of each architecture, and trojaned ones of each attack."""
 
 ATTACKS: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
-    "badnets": ((0.02, 0.05, 0.1), {}), "blended": ((0.1, 0.15, 0.2), {"opacity": 0.3}),
-    "trojan": ((0.02, 0.05, 0.1), {}), "sig": ((0.09, 0.08, 0.07), {"amplitude": 0.2}),
-    "label_consistent": ((0.09, 0.07, 0.05), {"steps": 10}), "wanet": ((0.15, 0.2, 0.1), {"s": 4.0, "cover": 0.25}),
-    "bpp": ((0.15, 0.2, 0.1), {"levels": 3, "cover": 0.25}), "ftrojan": ((0.1, 0.15, 0.05), {"magnitude": 0.4}),
-    "adaptive_blend": ((0.1, 0.15, 0.05), {"opacity": 0.3, "test_opacity": 0.4, "cover": 0.5}),
-    "adaptive_patch": ((0.1, 0.15, 0.05), {"cover": 0.5}), "tact": ((0.05, 0.06, 0.07), {"cover": 0.5}),
-    "input_aware": ((0.15, 0.2, 0.1), {}),
+    "badnets": ((0.01, 0.02, 0.05), {}), "blended": ((0.03, 0.05, 0.08), {"opacity": 0.3}),
+    "trojan": ((0.01, 0.02, 0.05), {}), "sig": ((0.04, 0.06, 0.07), {"amplitude": 0.2}),
+    "label_consistent": ((0.03, 0.05, 0.07), {"steps": 10}), "wanet": ((0.06, 0.08, 0.1), {"s": 6.0, "cover": 0.25}),
+    "bpp": ((0.04, 0.06, 0.08), {"levels": 2, "cover": 0.25}), "ftrojan": ((0.03, 0.05, 0.08), {"magnitude": 0.4}),
+    "adaptive_blend": ((0.03, 0.04, 0.05), {"opacity": 0.3, "test_opacity": 0.4, "cover": 0.5}),
+    "adaptive_patch": ((0.02, 0.03, 0.05), {"cover": 0.5}), "tact": ((0.05, 0.07, 0.06), {"cover": 0.25}),
+    "input_aware": ((0.05, 0.1, 0.15), {}),
 }  # fmt: skip
 """Rates, and parameters where the usual ones are for larger pictures and networks."""
 
 AT_ONCE = 8
+TRIED = 4
+"""Clean networks that a recovered trigger is tried on."""
+
+KEPT_OUT, KEPT_OUT_ARCH = ("trojan", "sig", "ftrojan"), "tiny_deep"
+"""Attacks and an architecture that nothing is fitted on: a patch, a wave under true labels, a frequency."""
+
 SCANNERS = ("neural_cleanse", "mm_bd", "head_weights", "exposure", "decoupling")
 
 
@@ -52,7 +62,8 @@ def members(arch: str) -> tuple[list[zoo.Member], list[zoo.Member]]:
     first = 1000 * (1 + list(CLEAN).index(arch))
     clean = [zoo.Member(arch, first + i, RECIPES[arch]) for i in range(CLEAN[arch])]
     trojaned = [
-        zoo.Member(arch, first + 500 + 20 * k + i, RECIPES[arch], name, given, rates[i], (3 * k + 5 * i + 2) % 10)
+        zoo.Member(arch, first + 500 + 20 * k + i, RECIPES[arch], name, given, rates[i % len(rates)],
+                   (3 * k + 5 * i + 2) % 10)
         for i in range(EACH[arch]) for k, (name, (rates, given)) in enumerate(ATTACKS.items())
     ]  # fmt: skip
     return clean, [m for m in trojaned if m.attack != "tact" or m.target != 1]
@@ -87,7 +98,9 @@ def scan(data: Dataset, folder: Path, until: float) -> None:
     """Put every kept network to every scanner; one json a network."""
     cards = [card_of("attack", name) for name in SCANNERS]
     for arch in CLEAN:
-        for member in (m for group in members(arch) for m in group):
+        clean, trojaned = members(arch)
+        others = [found.net for m in clean[:TRIED] if (found := zoo.read(folder, m, data))]
+        for member in (*clean, *trojaned):
             found = zoo.read(folder, member, data)
             if found is None or (member.attack and found.asr < zoo.ASR) or time.monotonic() > until:
                 continue
@@ -95,17 +108,39 @@ def scan(data: Dataset, folder: Path, until: float) -> None:
             known = json.loads(file.read_text()) if file.exists() else {}
             for card in cards:
                 if known.get(card.name, {}).get("identity") != identity(card, {}):
-                    known[card.name] = _one(card, found.net, data)
+                    known[card.name] = _one(card, found.net, others, data)
                     aside = file.with_suffix(".tmp")
                     aside.write_text(json.dumps(known, sort_keys=True))
                     os.replace(aside, file)
+        print(f"{arch}: scanned", flush=True)
 
 
-def _one(card: AttackCard, net: nn.Module, data: Dataset) -> dict[str, Any]:
+def _one(card: AttackCard, net: nn.Module, others: list[nn.Module], data: Dataset) -> dict[str, Any]:
     suspect = Suspect.of(net, data.space, data.split("val"))
     found = scanned(suspect, card.function, card, 0)
+    works, elsewhere = worked(found, suspect, others)
     return {"identity": identity(card, {}), "suspicion": found.suspicion, "scores": found.scores.tolist(),
-            "figures": dict(found.figures)}  # fmt: skip
+            "figures": dict(found.figures), "works": works, "works_on_clean": elsewhere}  # fmt: skip
+
+
+def calibrated(data: Dataset, folder: Path) -> Calibration:
+    """What is fitted on the networks that are there, and what it says of those that were kept from the fit."""
+    rows, dropped = list[Row](), dict[str, tuple[int, int, int]]()
+    for arch in CLEAN:
+        clean, trojaned = members(arch)
+        known = {m: found for m in (*clean, *trojaned) if (found := zoo.read(folder, m, data))}
+        median = float(np.median([known[m].accuracy for m in clean if m in known]))
+        for member in known:
+            kept = known[member]
+            weak = bool(member.attack) and kept.asr < zoo.ASR
+            worse = bool(member.attack) and not weak and kept.accuracy < median - zoo.ACCURACY
+            if member.attack:
+                n, failed, fell = dropped.get(member.attack, (0, 0, 0))
+                dropped[member.attack] = n + 1, failed + weak, fell + worse
+            if not weak and not worse and (file := folder / f"{member.name}.json").exists():
+                rows.append(Row(member, kind_of(kept.net), json.loads(file.read_text())))
+    return fit(rows, data.split("val").sha256, {name: identity(card_of("attack", name), {}) for name in SCANNERS},
+               KEPT_OUT, KEPT_OUT_ARCH, dropped)  # fmt: skip
 
 
 def main() -> None:
@@ -119,6 +154,17 @@ def main() -> None:
     data, _ = load_data(DATA)
     bred(data, asked.out, until)
     scan(data, asked.out, until)
+    if time.monotonic() > until:
+        print("the time is up; the same command goes on where this one ended")
+        return
+    found = calibrated(data, asked.out)
+    (asked.out / "calibration.json").write_text(json.dumps(found.model_dump(mode="json"), sort_keys=True) + "\n")
+    for group in ("seen", "kept_out", "arch"):
+        print(group, summary(found.judged, group))
+    for attack in KEPT_OUT:
+        print(attack, summary(found.judged, "kept_out", attack))
+    print("left out, of attempts: the trigger failed, accuracy fell", found.dropped)
+    print(dict(zip(found.scanners, found.weights, strict=True)), found.slope, found.intercept)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from robustsuite.scenarios.scan import Finding, Suspect
 
 @scan.attack(
     needs=Access.GRADIENTS,
-    paper="Wang et al., 2024, MM-BD: Post-Training Detection of Backdoor Attacks, IEEE S&P, arXiv:2205.06900",
+    paper="Wang et al., 2024, MM-BD: Post-training Detection of Backdoor Attacks, IEEE S&P, arXiv:2205.06900",
     cost=lambda classes, steps, inits, step: Cost(steps * inits * classes, steps * inits * classes),
     learns=True,
     differs=(
-        "steps along the gradient's sign, of falling size, in place of SGD at a fixed rate: they need no scale of logits",
+        "steps along the gradient's sign, of falling size, in place of SGD at one rate: they need no scale of logits",
         "margins stand over their median, and the p-value is corrected by playing the procedure on gamma draws",
     ),
     **SCAN,
@@ -31,7 +31,8 @@ from robustsuite.scenarios.scan import Finding, Suspect
 def mm_bd(suspect: Suspect, *, rng: Rng, steps: int = 60, inits: int = 10, step: float = 0.1) -> Finding:
     """The largest margin of each class over all others that any picture of [0, 1] reaches, from `inits` random ones.
 
-    step: the first one's length in each pixel; it falls to 0. The class's score is the log of its margin over the median one.
+    step: the first one's length in each pixel; it falls to 0. A class's score is the log of its margin over the
+    median one.
     """
     classes, targets = suspect.space.classes, torch.arange(suspect.space.classes, device=suspect.device)
     x = rng.uniform(inits, *suspect.space.shape).flatten(0, 1)

@@ -1,8 +1,9 @@
-"""From scanners' scalars to a probability: where each stands among clean networks, joined by fitted weights.
+"""From scanners' scores to a probability: how far each class stands out beside clean networks, by fitted weights.
 
-A scalar becomes how surprising it is among the same scanner's on clean networks of the same kind, as a standard normal
-deviation (the t distribution of one more draw). Deviations are joined by a logistic regression that was fitted on a zoo.
-Imports no torch: reports read it.
+A score becomes how surprising it is among the same scanner's scores of the same class on clean networks of the same
+kind, as a standard normal deviation (the t distribution of one more draw): some classes of a task are reached by small
+triggers in every clean network. Deviations of a class are joined by a logistic regression that was fitted on a zoo, the
+largest joined one of a network by a second into a probability. Imports no torch: reports read it.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ MOST = 5.0
 
 
 class Kind(Strict):
-    """Clean networks of one architecture: what it is called, and each scanner's scalars of them."""
+    """Clean networks of one architecture: what it is called; by scanner, each one's scalar, and its classes' scores."""
 
     arch: str
-    references: dict[str, tuple[float, ...]]
+    suspicions: dict[str, tuple[float, ...]]
+    scores: dict[str, tuple[tuple[float, ...], ...]]
 
 
 class Judged(Strict):
-    """One network that was kept from the fit that judged it. attack: '' for a clean one; group: seen, kept_out, arch."""
+    """A network kept from the fit that judged it. attack: '' for a clean one; group: seen, kept_out or arch.
+
+    deviations: by scanner, its scalar's.
+    """
 
     arch: str
     attack: str = ""
@@ -49,18 +54,20 @@ class Judged(Strict):
     probability: float
     hit: bool = False
     anomaly_index: float = 0.0
+    deviations: dict[str, float] = Field(default={})
 
 
 class Calibration(Strict):
     """What was fitted on a zoo. pictures: the hash of the clean pictures; scanners: by name, what each was.
 
-    weights, intercept: of the deviations in the order of scanners. judged: by cross-fitting. dropped: by attack, of how
-    many how many were left out since their trigger failed, or their accuracy fell.
+    weights: of a class's deviations in the order of scanners; slope, intercept: of the largest class. judged: by
+    cross-fitting. dropped: by attack, of how many how many were left out since the trigger failed, or accuracy fell.
     """
 
     pictures: str
     scanners: dict[str, str]
     weights: tuple[float, ...]
+    slope: float
     intercept: float
     kinds: dict[str, Kind]
     kept_out: tuple[str, ...] = ()
@@ -68,11 +75,15 @@ class Calibration(Strict):
     judged: tuple[Judged, ...] = ()
     dropped: dict[str, tuple[int, int, int]] = Field(default={})
 
-    def probability(self, deviations: Mapping[str, float]) -> float:
-        """That a network with these deviations is trojaned, at even odds before; NaN where one is missing."""
-        given = [deviations.get(name, math.nan) for name in self.scanners]
-        logit = self.intercept + math.fsum(w * z for w, z in zip(self.weights, given, strict=True))
-        return 1 / (1 + math.exp(-logit)) if math.isfinite(logit) else math.nan
+    def probability(self, deviations: Mapping[str, Sequence[float]]) -> tuple[float, int]:
+        """That a network is trojaned, at even odds before, and to which class; deviations: by scanner, each class's.
+
+        NaN and -1 where a scanner is missing or could not measure.
+        """
+        if any(name not in deviations or not np.isfinite(deviations[name]).all() for name in self.scanners):
+            return math.nan, -1
+        classes = np.stack([deviations[name] for name in self.scanners], -1) @ np.array(self.weights)
+        return 1 / (1 + math.exp(-(self.intercept + self.slope * float(classes.max())))), int(classes.argmax())
 
     @property
     def digest(self) -> int:
@@ -88,20 +99,24 @@ def shipped() -> Calibration | None:
     return Calibration.model_validate_json(file.read_text(), strict=False) if file.is_file() else None
 
 
-def deviation(value: float, references: Sequence[float]) -> float:
-    """How surprising a scalar is as one more draw of the references', in standard normal deviations; NaN of a few."""
-    known = np.asarray(references, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    if len(known) < FEW or not math.isfinite(value):
-        return math.nan
-    spread = max(float(known.std(ddof=1)), 1e-9) * math.sqrt(1 + 1 / len(known))
-    t = (value - float(known.mean())) / spread
-    beyond = distributions.t.sf(abs(t), len(known) - 1)
-    return float(np.clip(math.copysign(distributions.norm.isf(max(beyond, 1e-12)), t), -MOST, MOST))
+def deviations(scores: Any, references: Any) -> Floats:
+    """How surprising scores (K,) are as one more draw beside the references' (n, K), in standard normal deviations.
+
+    NaN of fewer than FEW references, of scores that could not be measured, and beside such.
+    """
+    value, known = np.asarray(scores, dtype=np.float64), np.asarray(references, dtype=np.float64)
+    n = len(known)
+    if n < FEW:
+        return np.full(value.shape, math.nan)
+    spread = np.maximum(known.std(0, ddof=1), 1e-9) * math.sqrt(1 + 1 / n)
+    t = (value - known.mean(0)) / spread
+    beyond = np.maximum(distributions.t.sf(np.abs(t), n - 1), 1e-12)
+    found: Floats = np.clip(np.copysign(distributions.norm.isf(beyond), t), -MOST, MOST)
+    return found
 
 
 def rank(value: float, references: Sequence[float]) -> float:
-    """The p-value of a scalar among clean networks': how many of them and itself are at least as large; NaN of a few."""
+    """The p-value of a scalar among clean networks': the share, itself included, that is as large; NaN of a few."""
     known = np.asarray(references, dtype=np.float64)
     known = known[np.isfinite(known)]
     if len(known) < FEW or not math.isfinite(value):
@@ -109,10 +124,18 @@ def rank(value: float, references: Sequence[float]) -> float:
     return (1 + int((known >= value).sum())) / (len(known) + 1)
 
 
-def fitted(deviations: Floats, trojaned: NDArray[np.bool_]) -> tuple[tuple[float, ...], float]:
-    """Weights (D,) and intercept of a logistic regression on deviations (N, D), both classes of equal weight, l2."""
-    found = LogisticRegression(C=0.5, class_weight="balanced", max_iter=1000).fit(deviations, trojaned)
-    return tuple(map(float, found.coef_[0])), float(found.intercept_[0])
+def fitted(classes: Floats, targets: NDArray[np.int64]) -> tuple[tuple[float, ...], float, float]:
+    """Weights (D,), slope and intercept of networks' deviations (N, K, D); targets (N,): the trojaned ones', else -1.
+
+    Two logistic regressions with an l2 penalty, positives and negatives of equal weight: which class of all networks is
+    a target, and which network has one, by its largest joined class.
+    """
+    hit = (np.arange(classes.shape[1]) == targets[:, None]).ravel()
+    joined = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
+    weights = joined.fit(classes.reshape(-1, classes.shape[2]), hit).coef_[0]
+    largest = (classes @ weights).max(1)
+    whole = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000).fit(largest[:, None], targets >= 0)
+    return tuple(map(float, weights)), float(whole.coef_[0, 0]), float(whole.intercept_[0])
 
 
 def auroc(probability: Floats, trojaned: NDArray[np.bool_]) -> float:

@@ -19,10 +19,10 @@ SCALED = 1.4826
 
 
 def reversed_triggers(
-    net: nn.Module, clean: Split, classes: int, *, steps: int, batch: int, seed: int, device: str, success: float = 0.99,
-    restarts: int = 1,
+    net: nn.Module, clean: Split, classes: int, *, steps: int, batch: int, seed: int, device: str,
+    success: float = 0.99, restarts: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Masks (K, 1, H, W) and patterns (K, C, H, W) in [0, 1] of least area that reach each class from clean pictures.
+    """Masks (K, 1, H, W), patterns (K, C, H, W) in [0, 1] of least area that reach each class from clean pictures.
 
     Adam (0.1; 0.5, 0.9) on cross-entropy + price * |mask|_1, the price of each class and restart moving by itself; of
     all steps that reached the class on `success` of a batch, of all restarts, the smallest mask is kept. A class that

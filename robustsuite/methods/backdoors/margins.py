@@ -26,7 +26,7 @@ SHAPES = np.geomspace(0.3, 3000.0, 25)
 def gamma_fit(values: Floats) -> tuple[Floats, Floats]:
     """Shape and scale (...,) of the likeliest gamma for each row of positive values (..., n), without a shift.
 
-    Minka's generalised Newton steps for log k - digamma(k) = log mean - mean log (2002, Estimating a gamma distribution).
+    Minka's Newton steps for log k - digamma(k) = log mean - mean log (2002, Estimating a gamma distribution).
     """
     mean = values.mean(-1)
     s = np.maximum(np.log(mean) - np.log(values).mean(-1), 1e-9)
@@ -38,7 +38,7 @@ def gamma_fit(values: Floats) -> tuple[Floats, Floats]:
 
 
 def uncorrected(margins: Floats) -> Floats:
-    """The published p-value (...,) of the largest of K positive margins (..., K): 1 - F(largest)^K, F fitted to the rest."""
+    """The published p-value (...,) of the largest of K positive margins (..., K): 1 - F^K, F fitted to the others."""
     ranked = np.sort(margins, -1)
     k, scale = gamma_fit(ranked[..., :-1])
     above = special.gammaincc(k, ranked[..., -1] / scale)

@@ -32,10 +32,11 @@ SEEDS = 7_000
 
 
 class Likes(NamedTuple):
-    """What a scanner says of clean networks like the suspect, and which these are."""
+    """What a scanner says of n clean networks like the suspect: scalars (n,), scores (n, K); which these are."""
 
-    scalars: tuple[float, ...]
-    words: str
+    scalars: tuple[float, ...] = ()
+    scores: tuple[tuple[float, ...], ...] = ()
+    words: str = ""
 
 
 def kind_of(net: nn.Module) -> str:
@@ -61,9 +62,10 @@ def clean_nets(context: Context, count: int) -> tuple[nn.Module, ...]:
     found = []
     for i in range(count):
         fresh = untrained(suspect, training.seed + SEEDS + i).requires_grad_(True)
-        own = Training(training.train, training.val, training.seed + SEEDS + i, training.device, training.tell)
+        own = Training(training.train, training.val, training.seed + SEEDS + i, training.device)
         key = key_of(["scan", weights_sha256(fresh), training.train.sha256, str(recipe.epochs), str(RATE),
                       str(own.seed), training.device, __version__])  # fmt: skip
+        training.tell(f"clean network {i + 1} of {count}")
         found.append(ready(kept(fit, key)(fresh, own), training.device))
     pictures = context.aux().pictures
     x, y = pictures.images(torch.arange(min(TRIED, len(pictures)))), pictures.y[:TRIED]
@@ -76,7 +78,7 @@ def clean_nets(context: Context, count: int) -> tuple[nn.Module, ...]:
 
 
 def worked(found: Finding, suspect: Suspect, others: Sequence[nn.Module]) -> tuple[float, float]:
-    """How often the recovered trigger leads to its class on pictures of other classes: on the suspect, on clean networks.
+    """How often the recovered trigger leads to its class on others' pictures: on the suspect, on clean networks.
 
     NaN where there is no trigger, no picture or no clean network.
     """

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.decision import Decision
-from robustsuite.config.registry import identity
 from robustsuite.config.threats import Access
 from robustsuite.integrity.checks import Flag
-from robustsuite.methods.backdoors.calibrated import deviation, rank, shipped
+from robustsuite.methods.backdoors.calibrated import deviations, rank, shipped
 from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -38,9 +37,10 @@ def play(context: Context) -> Record:
     found = scanned(suspect, context.attack, card, context.seed)
     own = clean_nets(context, threat.zoo) if isinstance(threat, ScanThreat) and threat.zoo else ()
     if own:
-        scalars = [scanned(Suspect.of(net, system.space, pictures, context.device), context.attack, card,
-                           context.seed).suspicion for net in own]  # fmt: skip
-        likes = Likes(tuple(scalars), f"{len(own)} clean networks trained for it")
+        each = [scanned(Suspect.of(net, system.space, pictures, context.device), context.attack, card, context.seed)
+                for net in own]  # fmt: skip
+        likes = Likes(tuple(one.suspicion for one in each), tuple(tuple(one.scores.tolist()) for one in each),
+                      f"{len(own)} clean networks trained for it")  # fmt: skip
     else:
         likes = _of_the_zoo(suspect, card.name, context.identity)
     triggered = worked(found, suspect, own)
@@ -53,32 +53,39 @@ def _of_the_zoo(suspect: Suspect, scanner: str, identity: str) -> Likes:
     """What the shipped calibration knows of networks like this one; of none where it has none."""
     known = shipped()
     if known is None or suspect.pictures is None:
-        return Likes((), "without clean pictures its task is not known" if known else "there is no calibration")
+        return Likes(words="without clean pictures its task is not known" if known else "there is no calibration")
     if suspect.pictures.sha256 != known.pictures:
-        return Likes((), "its task is not the zoo's")
+        return Likes(words="its task is not the zoo's")
     kind = known.kinds.get(kind_of(suspect.net))
     if kind is None:
-        return Likes((), "the zoo has no network of its architecture")
+        return Likes(words="the zoo has no network of its architecture")
     if known.scanners.get(scanner) != identity:
-        return Likes((), "the zoo was scanned with other parameters")
-    return Likes(kind.references[scanner], f"{len(kind.references[scanner])} clean networks of the zoo, {kind.arch}")
+        return Likes(words="the zoo was scanned with other parameters")
+    scalars = kind.suspicions[scanner]
+    return Likes(scalars, kind.scores[scanner], f"{len(scalars)} clean networks of the zoo, {kind.arch}")
 
 
 def judged(found: Finding, likes: Likes, triggered: tuple[float, float]) -> Record:
-    """A row a class. likes: what the suspicion is ranked among; triggered: how often the trigger works on it, on others.
+    """A row a class. likes: what the suspicion is ranked among; triggered: how often the trigger
+    works on it, on others.
 
-    Columns: score and most (the class that is named), and, the same in every row, suspicion, p_rank, deviation,
-    references (how many), works, works_on_clean, calibration (of the joining, 0 where nothing like it is known), and the
-    scanner's own figures. Flags: not_scanned, not_calibrated.
+    Columns: score, class_deviation and most (the class that is named), and, the same in every row, suspicion, p_rank,
+    deviation, references (how many), works, works_on_clean, calibration (of the joining, 0 where nothing like it is
+    known), and the scanner's own figures. Flags: not_scanned, not_calibrated.
     """
     k = len(found.scores)
-    p, z = rank(found.suspicion, likes.scalars), deviation(found.suspicion, likes.scalars)
+    p, z = rank(found.suspicion, likes.scalars), float(deviations(found.suspicion, likes.scalars))
+    classes = torch.from_numpy(deviations(found.scores.numpy(), likes.scores))
     known = shipped()
     numbers = {
         "suspicion": found.suspicion, "p_rank": p, "deviation": z, "works": triggered[0],
         "works_on_clean": triggered[1], **found.figures,
     }  # fmt: skip
-    columns: dict[str, Tensor] = {"score": found.scores, "most": torch.arange(k) == found.target}
+    columns: dict[str, Tensor] = {
+        "score": found.scores,
+        "class_deviation": classes,
+        "most": torch.arange(k) == found.target,
+    }
     columns |= {name: torch.full((k,), float(value), dtype=torch.float64) for name, value in numbers.items()}
     columns["references"] = torch.full((k,), len(likes.scalars))
     columns["calibration"] = torch.full((k,), known.digest if known and math.isfinite(z) else 0)
@@ -149,6 +156,7 @@ scenario = Scenario(
         )),
         _same("suspicion", better="less"),
         Column(name="score", dtype="float", better="less"),
+        Column(name="class_deviation", dtype="float", unit="standard deviations", better="less"),
         Column(name="most"),
         _same("p_rank", "p-value"),
         _same("works", "share"),

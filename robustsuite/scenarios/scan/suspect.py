@@ -45,9 +45,9 @@ class Suspect:
 class Finding(NamedTuple):
     """What a scanner makes of a network.
 
-    scores (K,): how suspicious each class is as a backdoor's target, larger is more; suspicion: the same of the network,
-    NaN where it could not be measured, and `why`. stamp: pictures (N, C, H, W) -> the same with the recovered trigger
-    of the most suspicious class. figures: other numbers of the network, by name.
+    scores (K,): how suspicious each class is as a backdoor's target, larger is more; suspicion: the same of the
+    network, NaN where it could not be measured, and `why`. stamp: pictures (N, C, H, W) -> the same with the
+    recovered trigger of the most suspicious class. figures: other numbers of the network, by name.
     """
 
     scores: Tensor
@@ -78,7 +78,7 @@ def attack(**facts: Any) -> Callable[[A], A]:
 
 
 def scanned(suspect: Suspect, function: Callable[..., Finding], card: AttackCard, seed: int) -> Finding:
-    """What a scanner (its parameters bound) finds, the same for the same network and seed; raises BadValue for no finding."""
+    """What a scanner (its parameters bound) finds, the same for the same network and seed; raises BadValue for none."""
     classes = suspect.space.classes
     rng = Rng.of(seed, f"scan/{card.name}", torch.arange(classes)).to(suspect.device)
     found = function(suspect, rng=rng)

@@ -1,4 +1,4 @@
-"""A zoo of small networks, clean and trojaned, that scanners are calibrated on: a file a network, so that it is resumed.
+"""A zoo of small networks, clean and trojaned, that scanners are calibrated on: a file each, so that it is resumed.
 
 Every network is a `Member`: what it is made from, and nothing else, says how it comes out.
 """
