@@ -33,7 +33,7 @@ from robustsuite.serve.data import Dataset, load_data
 DATA = {"scenes": {"side": 16, "train": 8000, "val": 500, "test": 1000}}
 RECIPES = {"tiny_conv": (0.02, 10), "tiny_res": (0.01, 10), "tiny_deep": (0.02, 8)}
 CLEAN = {"tiny_conv": 24, "tiny_res": 24, "tiny_deep": 16}
-EACH = {"tiny_conv": 3, "tiny_res": 4, "tiny_deep": 2}
+EACH = {"tiny_conv": 3, "tiny_res": 3, "tiny_deep": 2}
 """Clean networks of each architecture, and trojaned ones of each attack."""
 
 ATTACKS: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
@@ -54,6 +54,7 @@ TRIED = 4
 KEPT_OUT, KEPT_OUT_ARCH = ("trojan", "sig", "ftrojan"), "tiny_deep"
 """Attacks and an architecture that nothing is fitted on: a patch, a wave under true labels, a frequency."""
 
+Dropped = dict[str, tuple[int, int, int]]
 SCANNERS = ("neural_cleanse", "mm_bd", "head_weights", "exposure", "decoupling")
 
 
@@ -94,25 +95,37 @@ def _aux(data: Dataset, folder: Path, clean: list[zoo.Member]) -> Aux:
     return Aux(data.split("val"), net)
 
 
+def counted(data: Dataset, folder: Path, arch: str, dropped: Dropped) -> list[zoo.Kept]:
+    """The networks of an architecture that count; of each attack, how many were tried, failed and cost accuracy."""
+    clean, trojaned = ([found for m in group if (found := zoo.read(folder, m, data))] for group in members(arch))
+    median = float(np.median([found.accuracy for found in clean]))
+    for found in trojaned:
+        weak = found.asr < zoo.ASR
+        worse = not weak and found.accuracy < median - zoo.ACCURACY
+        n, failed, fell = dropped.get(found.member.attack, (0, 0, 0))
+        dropped[found.member.attack] = n + 1, failed + weak, fell + worse
+        clean += [] if weak or worse else [found]
+    return clean
+
+
 def scan(data: Dataset, folder: Path, until: float) -> None:
-    """Put every kept network to every scanner; one json a network."""
+    """Put every network that counts to every scanner; one json a network."""
     cards = [card_of("attack", name) for name in SCANNERS]
     for arch in CLEAN:
-        clean, trojaned = members(arch)
-        others = [found.net for m in clean[:TRIED] if (found := zoo.read(folder, m, data))]
-        for member in (*clean, *trojaned):
-            found = zoo.read(folder, member, data)
-            if found is None or (member.attack and found.asr < zoo.ASR) or time.monotonic() > until:
-                continue
-            file = folder / f"{member.name}.json"
+        networks = counted(data, folder, arch, {})
+        for found in networks:
+            others = [other.net for other in networks[: TRIED + 1] if other is not found][:TRIED]
+            file = folder / f"{found.member.name}.json"
             known = json.loads(file.read_text()) if file.exists() else {}
             for card in cards:
+                if time.monotonic() > until:
+                    return
                 if known.get(card.name, {}).get("identity") != identity(card, {}):
                     known[card.name] = _one(card, found.net, others, data)
                     aside = file.with_suffix(".tmp")
                     aside.write_text(json.dumps(known, sort_keys=True))
                     os.replace(aside, file)
-        print(f"{arch}: scanned", flush=True)
+        print(f"{arch}: {len(networks)} scanned", flush=True)
 
 
 def _one(card: AttackCard, net: nn.Module, others: list[nn.Module], data: Dataset) -> dict[str, Any]:
@@ -125,22 +138,13 @@ def _one(card: AttackCard, net: nn.Module, others: list[nn.Module], data: Datase
 
 def calibrated(data: Dataset, folder: Path) -> Calibration:
     """What is fitted on the networks that are there, and what it says of those that were kept from the fit."""
-    rows, dropped = list[Row](), dict[str, tuple[int, int, int]]()
-    for arch in CLEAN:
-        clean, trojaned = members(arch)
-        known = {m: found for m in (*clean, *trojaned) if (found := zoo.read(folder, m, data))}
-        median = float(np.median([known[m].accuracy for m in clean if m in known]))
-        for member in known:
-            kept = known[member]
-            weak = bool(member.attack) and kept.asr < zoo.ASR
-            worse = bool(member.attack) and not weak and kept.accuracy < median - zoo.ACCURACY
-            if member.attack:
-                n, failed, fell = dropped.get(member.attack, (0, 0, 0))
-                dropped[member.attack] = n + 1, failed + weak, fell + worse
-            if not weak and not worse and (file := folder / f"{member.name}.json").exists():
-                rows.append(Row(member, kind_of(kept.net), json.loads(file.read_text())))
-    return fit(rows, data.split("val").sha256, {name: identity(card_of("attack", name), {}) for name in SCANNERS},
-               KEPT_OUT, KEPT_OUT_ARCH, dropped)  # fmt: skip
+    dropped: Dropped = {}
+    rows = [
+        Row(found.member, kind_of(found.net), json.loads((folder / f"{found.member.name}.json").read_text()))
+        for arch in CLEAN for found in counted(data, folder, arch, dropped)
+    ]  # fmt: skip
+    scanners = {name: identity(card_of("attack", name), {}) for name in SCANNERS}
+    return fit(rows, data.split("val").sha256, scanners, KEPT_OUT, KEPT_OUT_ARCH, dropped)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Scans for backdoors: known answers of the scanners, what their scalars are worth by chance, and what is never said."""
+"""Scans for backdoors: known answers of the scanners, what scalars are worth by chance, and what is never said."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_stacked_networks_learn_each_its_own(tmp_path: Path) -> None:
     assert kind_of(both[0]) == kind_of(net) != kind_of(build("tiny_res", space))
 
 
-def test_a_zoo_is_kept_and_found_again_by_what_it_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zoo_is_found_again_by_what_it_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "PICTURES", 100)
     split, space = pictures(150), InputSpace(3, 8, 8, 5)
     data = Dataset("d", space, tuple("abcde"), {"train": split, "val": split, "test": split})
@@ -342,7 +342,7 @@ def test_the_same_scan_twice_is_the_same_bytes(tmp_path: Path, monkeypatch: pyte
         done = api.run(scanning(spec, "", 0, "3x16x16x10", 0), out=tmp_path / name, device="cpu")
         rows, sentences = told(done.folder)
         report = done.report()
-        written.append([(report / file).read_bytes() for file in ("scores.csv", "scans.csv", "report.md")])
+        written.append([(report / file).read_bytes() for file in ("scans.csv", "flags.csv", "report.md")])
         assert [row[0] for row in rows[1:]] == ["head_weights", "mm_bd"]
         assert "is not known" in sentences[0]
     assert written[0] == written[1]
@@ -353,8 +353,8 @@ def test_a_threat_of_a_scan_has_no_budget_and_its_stamp_stays_a_picture() -> Non
     from robustsuite.errors import UsageError
 
     with pytest.raises(UsageError, match="expected no budget in the scan 's'"):
-        sweep_of({"name": "n", "models": ["recipe:tiny_res"], "data": ["digits"],
-                  "threats": {"s": {"scenario": "scan", "budget": {"linf": 1}, "attacks": ["mm_bd"]}}}, "a test")  # fmt: skip
+        sweep_of({"name": "n", "models": ["recipe:tiny_res"], "data": ["digits"], "threats": {
+            "s": {"scenario": "scan", "budget": {"linf": 1}, "attacks": ["mm_bd"]}}}, "a test")  # fmt: skip
     x = torch.rand(2, 3, 8, 8)
     assert torch.equal(stamped(x, torch.zeros(1, 8, 8), torch.rand(3, 8, 8)), x)
     assert Rng.of(0, "scan/mm_bd", torch.arange(5)).uniform(2).shape == (5, 2)

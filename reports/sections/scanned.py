@@ -18,6 +18,7 @@ from robustsuite.errors import BadData
 from robustsuite.maths import stats
 from robustsuite.methods.backdoors.calibrated import Calibration, shipped, summary
 
+from ..measure.classes import named
 from ..measure.scores import measured_as
 from ..read.extra import part as reported
 from ..read.runs import Results
@@ -67,6 +68,11 @@ def scans(run: Results) -> dict[tuple[Any, ...], dict[str, Scan]]:
     return found
 
 
+def called(run: Results, scan: Scan) -> str:
+    """The most suspicious class by its name, '–' for none."""
+    return named(run, scan.cell["dataset"])(scan.target) if scan.target >= 0 else "–"
+
+
 def joined(scanners: Mapping[str, Scan]) -> tuple[float, int, str]:
     """The probability that the network is trojaned, to which class; NaN, -1 and why where there is none."""
     known = shipped()
@@ -90,9 +96,10 @@ def probabilities(run: Results) -> pd.DataFrame:
     rows = []
     for key, scanners in scans(run).items():
         p, target, why = joined(scanners)
-        rows.append({**dict(zip(WHERE, key, strict=True)), "probability": p, "class": target, "why": why,
-                     "scanners": len(scanners)})  # fmt: skip
-    return pd.DataFrame(rows, columns=[*WHERE, "probability", "class", "why", "scanners"])
+        where = dict(zip(WHERE, key, strict=True))
+        name = named(run, where["dataset"])(target) if target >= 0 else ""
+        rows.append(where | {"probability": p, "class": target, "name": name, "why": why, "scanners": len(scanners)})
+    return pd.DataFrame(rows, columns=[*WHERE, "probability", "class", "name", "why", "scanners"])
 
 
 @reported
@@ -112,7 +119,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
         "a probability at even odds before, where such networks are known. A trigger that works on clean networks too "
         "is a natural one.",
     )
-    tables = (_networks(table), _scanners(found), *((_performance(known),) if used and known else ()))
+    tables = (_networks(table), _scanners(run, found), *((_performance(known),) if used and known else ()))
     figures = (_curves(known),) if used and known and known.judged else ()
     galleries = tuple(_galleries(run, found))
     section = Section("scan", "Scans for backdoors", lead, tables, figures, order=47, galleries=galleries)
@@ -123,7 +130,7 @@ def _networks(table: pd.DataFrame) -> Table:
     names, caption = split_constant(table, WHERE)
     names = names or ["model"]
     rows = tuple(
-        (*(words(row[name]) for name in names), _probability(row), words(row["class"] if row["class"] >= 0 else "–"),
+        (*(words(row[name]) for name in names), _probability(row), words(row["name"] or "–"),
          counted(row["scanners"], number(row["scanners"])), Entry(row["why"]))
         for row in table.to_dict("records")
     )  # fmt: skip
@@ -137,13 +144,13 @@ def _probability(row: Mapping[Any, Any]) -> Entry:
     return counted(row["probability"], percent(row["probability"]))
 
 
-def _scanners(found: Mapping[tuple[Any, ...], Mapping[str, Scan]]) -> Table:
+def _scanners(run: Results, found: Mapping[tuple[Any, ...], Mapping[str, Scan]]) -> Table:
     flat = pd.DataFrame([dict(zip(WHERE, key, strict=True)) for key in found])
     names, caption = split_constant(flat, WHERE)
     places = [WHERE.index(name) for name in names]
     rows = tuple(
         (*(words(key[i]) for i in places), words(attack), _plain(scan.number("suspicion")),
-         words(scan.target if scan.target >= 0 else "–"), _plain(scan.number("p_rank")),
+         words(called(run, scan)), _plain(scan.number("p_rank")),
          _plain(scan.number("deviation")), counted(scan.number("references"), number(scan.number("references"))),
          _share(scan.number("works")), _share(scan.number("works_on_clean")), Entry(_verdict(scan)))
         for key, scanners in found.items() for attack, scan in scanners.items()
@@ -245,12 +252,12 @@ def _galleries(run: Results, found: Mapping[tuple[Any, ...], Mapping[str, Scan]]
 def _shots(run: Results, attack: str, scan: Scan) -> Iterator[Shot]:
     try:
         for kept in run.pictures(scan.cell["run_id"]):
-            for target, clean, stamped in zip(*kept, strict=True):
+            for _, clean, stamped in zip(*kept, strict=True):
                 difference, times = magnified(clean, stamped)
                 shown = size_of(clean, SIDE)
                 yield Shot(
                     png(clean, SIDE), png(stamped, SIDE), png(sampled(difference, SIDE)), times, shown,
-                    enlarged=max(shown) > max(clean.shape[1:]), words=f"{attack}: class {int(target)}",
+                    enlarged=max(shown) > max(clean.shape[1:]), words=f"{attack}: {called(run, scan)}",
                     facts=(f"works on {percent(scan.number('works'))} of clean pictures",)
                     if np.isfinite(scan.number("works")) else (),
                 )  # fmt: skip
@@ -279,4 +286,4 @@ def sentence(row: Mapping[Any, Any]) -> str:
     if np.isnan(row["probability"]):
         return f"Whether {row['model']} carries a backdoor is not known: {row['why']}."
     said = f"{row['model']} carries a backdoor with a probability of {percent(row['probability'])}, at even odds before"
-    return f"{said}; it would lead to class {row['class']}." if row["probability"] > ALARM else f"{said}."
+    return f"{said}; it would lead to {row['name']}." if row["probability"] > ALARM else f"{said}."

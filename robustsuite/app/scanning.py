@@ -50,13 +50,13 @@ def _pictureless(space: str) -> Dataset:
 def told(folder: Path) -> tuple[list[tuple[str, ...]], list[str]]:
     """A header and a row a scanner, and what they come to, a sentence a network."""
     from robustsuite.reports.read.runs import read
-    from robustsuite.reports.sections.scanned import probabilities, scans, sentence
+    from robustsuite.reports.sections.scanned import called, probabilities, scans, sentence
 
     run, rows = read([folder]), [HEADER]
     for scanners in scans(run).values():
         for name, scan in scanners.items():
             numbers = [_short(scan.number(column)) for column in ("suspicion", "p_rank", "works", "works_on_clean")]
-            target = str(scan.target) if scan.target >= 0 else "–"
+            target = called(run, scan)
             why = "" if np.isfinite(scan.number("suspicion")) else str(scan.cell["sentence"])
             rows.append((name, numbers[0], target, *numbers[1:], why))
     for cell in run.cells.to_dict("records"):
