@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustsuite.app.scanning import scanning, told
+from robustsuite.app.vetting import scanning, told
 from robustsuite.benchmarks.models.small_nets import build
 from robustsuite.config.registry import AttackCard, card_of, cards
 from robustsuite.errors import BadValue, Unsupported

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from robustsuite.errors import BadData
 from robustsuite.maths import stats
-from robustsuite.methods.backdoors.calibrated import Calibration, shipped, summary
+from robustsuite.methods.backdoors.calibrated import NATURAL, Calibration, shipped, summary
 
 from ..measure.classes import named
 from ..measure.scores import measured_as
@@ -24,13 +24,10 @@ from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Answer, Entry, Gallery, Part, Section, Shot, Table, counted, split_constant, words
 from ..render.draw import INK, LINES, MUTED, Figure, draw, legend, raster, slug
-from ..render.pictures import magnified, png, sampled, size_of
+from ..render.pictures import magnified, painted, png, sampled, size_of
 from ..render.text import number, percent
 
 WHERE = ("threat", "dataset", "model", "defense", "seed")
-NATURAL = 0.5
-"""A trigger that works on clean networks on more than this share of what it does on the suspect is a natural one."""
-
 ALARM = 0.5
 """The probability from which on a network is called suspicious."""
 
@@ -266,8 +263,6 @@ def _shots(run: Results, attack: str, scan: Scan) -> Iterator[Shot]:
 
 
 def _row(shots: tuple[Shot, ...]) -> bytes:
-    from ..examples.gallery import _paint as painted
-
     return raster((1.1 + 1.35 * len(shots), 4.6), partial(painted, shots=shots))
 
 

@@ -30,6 +30,9 @@ Floats = NDArray[np.float64]
 FEW = 8
 """Clean networks below which nothing is said of how surprising a scalar is."""
 
+NATURAL = 0.5
+"""A trigger that works on clean networks on more than this share of what it does on the suspect is a natural one."""
+
 MOST = 5.0
 """Deviations beyond which none counts as larger: so few networks say nothing of such tails."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.threats import Access
 from robustsuite.integrity.checks import Flag
-from robustsuite.methods.backdoors.calibrated import deviations, rank, shipped
+from robustsuite.methods.backdoors.calibrated import NATURAL, deviations, rank, shipped
 from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -24,9 +24,6 @@ from robustsuite.serve.data import Dataset, Split, Subjects
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
     from robustsuite.scenarios.context import Context
-
-NATURAL = 0.5
-"""A trigger that works on clean networks on more than this share of what it does on the suspect is a natural one."""
 
 
 def play(context: Context) -> Record:
