@@ -84,7 +84,7 @@ def joined(scanners: Mapping[str, Scan]) -> tuple[float, int, str]:
         return np.nan, -1, "not calibrated for this kind of network"
     if any(int(scan.number("calibration")) != known.digest for scan in own):
         return np.nan, -1, "calibrated by another version of the suite"
-    p, target = known.probability({scan.cell["attack"]: scan.rows["class_deviation"].to_numpy() for scan in own})
+    p, target = known.probability({scan.cell["attack"]: scan.rows["class_deviation"].tolist() for scan in own})
     return p, target, "" if np.isfinite(p) else "not calibrated for this kind of network"
 
 
@@ -179,7 +179,7 @@ def _share(value: float) -> Entry:
 
 def _performance(known: Calibration) -> Table:
     """How the calibration does on networks that it was not fitted on."""
-    asked = [(words, group, None) for group, words in GROUPS.items()]
+    asked: list[tuple[str, str, str | None]] = [(words, group, None) for group, words in GROUPS.items()]
     asked += [(f"{name}, not fitted on", "kept_out", name) for name in known.kept_out]
     rows = tuple(
         (Entry(said), counted(f["trojaned"], number(f["trojaned"])), counted(f["clean"], number(f["clean"])),

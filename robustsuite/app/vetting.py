@@ -1,4 +1,4 @@
-"""The sweeps that a security engineer would choose for one model: vetted by how sure the answer has to be, or scanned."""
+"""The sweeps that a security engineer would choose for one model: to vet it, or to scan it for a backdoor."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def told(folder: Path) -> tuple[list[tuple[str, ...]], list[str]]:
     from robustsuite.reports.read.runs import read
     from robustsuite.reports.sections.scanned import called, probabilities, scans, sentence
 
-    run, rows = read([folder]), [HEADER]
+    run, rows = read([folder]), list[tuple[str, ...]]([HEADER])
     for scanners in scans(run).values():
         for name, scan in scanners.items():
             numbers = [_short(scan.number(column)) for column in ("suspicion", "p_rank", "works", "works_on_clean")]

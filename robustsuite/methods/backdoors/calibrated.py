@@ -48,7 +48,7 @@ class Kind(Strict):
 class Judged(Strict):
     """A network kept from the fit that judged it. attack: '' for a clean one; group: seen, kept_out or arch.
 
-    deviations: by scanner, its scalar's.
+    deviations: by scanner, its scalar's. below: its accuracy, below the median of clean ones.
     """
 
     arch: str
@@ -57,6 +57,7 @@ class Judged(Strict):
     probability: float
     hit: bool = False
     anomaly_index: float = 0.0
+    below: float = 0.0
     deviations: dict[str, float] = Field(default={})
 
 

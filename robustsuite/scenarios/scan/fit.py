@@ -16,11 +16,14 @@ FOLDS = 4
 
 
 class Row(NamedTuple):
-    """A network, the kind of its architecture, and what each scanner found: suspicion, scores, figures."""
+    """A network, the kind of its architecture, what each scanner found: suspicion, scores, figures, and its accuracy
+    below the clean ones' median.
+    """
 
     member: Member
     kind: str
     found: Mapping[str, Any]
+    below: float = 0.0
 
 
 def fit(
@@ -42,11 +45,11 @@ def fit(
         made = _calibration(learnt, pictures, scanners, kept_out, kept_out_arch)
         for row in (row for row, f in zip(whole, fold, strict=True) if f == k):
             member, known = row.member, made.kinds[row.kind]
-            p, named = made.probability({name: _deviations(row, known, name) for name in names})
+            p, named = made.probability({name: _deviations(row, known, name).tolist() for name in names})
             group = "arch" if member.arch == kept_out_arch else "kept_out" if member.attack in kept_out else "seen"
             judged.append(Judged(
                 arch=member.arch, attack=member.attack, group=group, probability=p,
-                hit=bool(member.attack) and named == member.target,
+                hit=bool(member.attack) and named == member.target, below=rounded(row.below),
                 anomaly_index=row.found["neural_cleanse"]["figures"]["anomaly_index"],
                 deviations={n: float(deviations(row.found[n]["suspicion"], known.suspicions[n])) for n in names},
             ))  # fmt: skip

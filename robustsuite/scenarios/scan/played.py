@@ -63,8 +63,7 @@ def _of_the_zoo(suspect: Suspect, scanner: str, identity: str) -> Likes:
 
 
 def judged(found: Finding, likes: Likes, triggered: tuple[float, float]) -> Record:
-    """A row a class. likes: what the suspicion is ranked among; triggered: how often the trigger
-    works on it, on others.
+    """A row a class. likes: what the suspicion is ranked among; triggered: how often the trigger works, on clean nets.
 
     Columns: score, class_deviation and most (the class that is named), and, the same in every row, suspicion, p_rank,
     deviation, references (how many), works, works_on_clean, calibration (of the joining, 0 where nothing like it is
@@ -78,11 +77,8 @@ def judged(found: Finding, likes: Likes, triggered: tuple[float, float]) -> Reco
         "suspicion": found.suspicion, "p_rank": p, "deviation": z, "works": triggered[0],
         "works_on_clean": triggered[1], **found.figures,
     }  # fmt: skip
-    columns: dict[str, Tensor] = {
-        "score": found.scores,
-        "class_deviation": classes,
-        "most": torch.arange(k) == found.target,
-    }
+    most = torch.arange(k) == found.target
+    columns: dict[str, Tensor] = {"score": found.scores, "class_deviation": classes, "most": most}
     columns |= {name: torch.full((k,), float(value), dtype=torch.float64) for name, value in numbers.items()}
     columns["references"] = torch.full((k,), len(likes.scalars))
     columns["calibration"] = torch.full((k,), known.digest if known and math.isfinite(z) else 0)
@@ -93,9 +89,8 @@ def _flags(found: Finding, z: float, likes: Likes) -> list[Flag]:
     if not math.isfinite(found.suspicion):
         return [Flag("not_scanned", f"nothing was measured: {found.why or 'the scanner says no number'}")]
     if not math.isfinite(z):
-        return [
-            Flag("not_calibrated", f"no clean network like it is known ({likes.words}): a scalar alone is no evidence")
-        ]
+        words = f"no clean network like it is known ({likes.words}): a scalar alone is no evidence"
+        return [Flag("not_calibrated", words)]
     return []
 
 
