@@ -33,7 +33,7 @@ from robustsuite.serve.data import Dataset, load_data
 DATA = {"scenes": {"side": 16, "train": 8000, "val": 500, "test": 1000}}
 RECIPES = {"tiny_conv": (0.02, 10), "tiny_res": (0.01, 10), "tiny_deep": (0.02, 8)}
 CLEAN = {"tiny_conv": 24, "tiny_res": 24, "tiny_deep": 16}
-EACH = {"tiny_conv": 3, "tiny_res": 3, "tiny_deep": 2}
+EACH = {"tiny_conv": 4, "tiny_res": 4, "tiny_deep": 2}
 """Clean networks of each architecture, and trojaned ones of each attack."""
 
 ATTACKS: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
@@ -170,8 +170,11 @@ def main() -> None:
         print(group, summary(found.judged, group))
     for attack in KEPT_OUT:
         print(attack, summary(found.judged, "kept_out", attack))
+    for arch in CLEAN:
+        for group in ("seen", "kept_out"):
+            print(arch, group, summary(found.judged, group, arch=arch))
     print("left out, of attempts: the trigger failed, accuracy fell", found.dropped)
-    print(dict(zip(found.scanners, found.weights, strict=True)), found.slope, found.intercept)
+    print(found.joined)
 
 
 if __name__ == "__main__":

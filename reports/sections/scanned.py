@@ -84,8 +84,12 @@ def joined(scanners: Mapping[str, Scan]) -> tuple[float, int, str]:
         return np.nan, -1, "not calibrated for this kind of network"
     if any(int(scan.number("calibration")) != known.digest for scan in own):
         return np.nan, -1, "calibrated by another version of the suite"
-    p, target = known.probability({scan.cell["attack"]: scan.rows["class_deviation"].tolist() for scan in own})
-    return p, target, "" if np.isfinite(p) else "not calibrated for this kind of network"
+    kind = known.kind(int(own[0].number("kind")))
+    if kind in known.silent:
+        return np.nan, -1, "on networks of its kind these scanners told no more than chance"
+    p = known.probability({scan.cell["attack"]: scan.number("deviation") for scan in own}, kind)
+    target = known.target({scan.cell["attack"]: scan.rows["class_deviation"].tolist() for scan in own}, kind)
+    return p, target, "" if kind else "joined by weights that were fitted on other architectures"
 
 
 def probabilities(run: Results) -> pd.DataFrame:

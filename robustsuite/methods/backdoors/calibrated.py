@@ -1,9 +1,8 @@
-"""From scanners' scores to a probability: how far each class stands out beside clean networks, by fitted weights.
+"""From scanners' scalars to a probability: how far each stands out beside clean networks, joined by fitted weights.
 
-A score becomes how surprising it is among the same scanner's scores of the same class on clean networks of the same
-kind, as a standard normal deviation (the t distribution of one more draw): some classes of a task are reached by small
-triggers in every clean network. Deviations of a class are joined by a logistic regression that was fitted on a zoo, the
-largest joined one of a network by a second into a probability. Imports no torch: reports read it.
+A scalar becomes how surprising it is among the same scanner's of clean networks of the same kind, as a standard normal
+deviation (the t distribution of one more draw). Deviations are joined by a logistic regression that was fitted on a
+zoo: on networks of that kind, or, for a kind that is not in the zoo, on all of them. Imports no torch: reports read it.
 """
 
 from __future__ import annotations
@@ -64,36 +63,52 @@ class Judged(Strict):
 class Calibration(Strict):
     """What was fitted on a zoo. pictures: the hash of the clean pictures; scanners: by name, what each was.
 
-    weights: of a class's deviations in the order of scanners; slope, intercept: of the largest class. judged: by
-    cross-fitting. dropped: by attack, of how many how many were left out since the trigger failed, or accuracy fell.
+    joined: by kind, and under '' for any other, the weights of the deviations in the order of scanners and, last, the
+    intercept. silent: kinds on which that does no better than chance. judged: by cross-fitting. dropped: by attack, how
+    many were tried, and of these left out since the trigger failed, or since accuracy fell.
     """
 
     pictures: str
     scanners: dict[str, str]
-    weights: tuple[float, ...]
-    slope: float
-    intercept: float
+    joined: dict[str, tuple[float, ...]]
     kinds: dict[str, Kind]
+    silent: tuple[str, ...] = ()
     kept_out: tuple[str, ...] = ()
     kept_out_arch: str = ""
     judged: tuple[Judged, ...] = ()
     dropped: dict[str, tuple[int, int, int]] = Field(default={})
 
-    def probability(self, deviations: Mapping[str, Sequence[float]]) -> tuple[float, int]:
-        """That a network is trojaned, at even odds before, and to which class; deviations: by scanner, each class's.
+    def probability(self, deviations: Mapping[str, float], kind: str = "") -> float:
+        """That a network is trojaned, at even odds before; deviations: by scanner, its scalar's; kind: '' for another.
 
-        NaN and -1 where a scanner is missing or could not measure.
+        NaN where a scanner is missing or could not measure.
         """
-        if any(name not in deviations or not np.isfinite(deviations[name]).all() for name in self.scanners):
-            return math.nan, -1
-        classes = np.stack([deviations[name] for name in self.scanners], -1) @ np.array(self.weights)
-        return 1 / (1 + math.exp(-(self.intercept + self.slope * float(classes.max())))), int(classes.argmax())
+        *weights, intercept = self.joined.get(kind, self.joined[""])
+        given = [deviations.get(name, math.nan) for name in self.scanners]
+        logit = intercept + math.fsum(w * z for w, z in zip(weights, given, strict=True))
+        return 1 / (1 + math.exp(-logit)) if math.isfinite(logit) else math.nan
+
+    def target(self, classes: Mapping[str, Sequence[float]], kind: str = "") -> int:
+        """The class that a backdoor would lead to, by each scanner's deviations of classes (K,); -1 where one lacks."""
+        if any(name not in classes or not np.isfinite(classes[name]).all() for name in self.scanners):
+            return -1
+        weights = np.maximum(self.joined.get(kind, self.joined[""])[:-1], 0.0)
+        return int((np.stack([classes[name] for name in self.scanners], -1) @ weights).argmax())
+
+    def kind(self, number: int) -> str:
+        """The kind of this number, '' for another."""
+        return next((kind for kind in self.kinds if kind_number(kind) == number), "")
 
     @property
     def digest(self) -> int:
         """31 bits that tell this calibration from another."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) >> 1
+
+
+def kind_number(kind: str) -> int:
+    """A kind as a number that a column can hold; 0 for none."""
+    return int(kind[:7], 16) if kind else 0
 
 
 @cache
@@ -128,18 +143,10 @@ def rank(value: float, references: Sequence[float]) -> float:
     return (1 + int((known >= value).sum())) / (len(known) + 1)
 
 
-def fitted(classes: Floats, targets: NDArray[np.int64]) -> tuple[tuple[float, ...], float, float]:
-    """Weights (D,), slope and intercept of networks' deviations (N, K, D); targets (N,): the trojaned ones', else -1.
-
-    Two logistic regressions with an l2 penalty, positives and negatives of equal weight: which class of all networks is
-    a target, and which network has one, by its largest joined class.
-    """
-    hit = (np.arange(classes.shape[1]) == targets[:, None]).ravel()
-    joined = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
-    weights = joined.fit(classes.reshape(-1, classes.shape[2]), hit).coef_[0]
-    largest = (classes @ weights).max(1)
-    whole = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000).fit(largest[:, None], targets >= 0)
-    return tuple(map(float, weights)), float(whole.coef_[0, 0]), float(whole.intercept_[0])
+def fitted(deviations: Floats, trojaned: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Weights and intercept (D + 1,) of a logistic regression on deviations (N, D), with l2, classes weighing alike."""
+    found = LogisticRegression(C=0.3, class_weight="balanced", max_iter=1000).fit(deviations, trojaned)
+    return (*map(float, found.coef_[0]), float(found.intercept_[0]))
 
 
 def auroc(probability: Floats, trojaned: NDArray[np.bool_]) -> float:
@@ -176,8 +183,9 @@ def cross_entropy(probability: Floats, trojaned: NDArray[np.bool_]) -> float:
     return float(-0.5 * (np.log(p[trojaned]).mean() + np.log(p[~trojaned]).mean()))
 
 
-def summary(judged: Sequence[Judged], group: str, attack: str | None = None) -> dict[str, Any]:
-    """The figures of a group beside the clean networks of its architectures; attack: of that one alone."""
+def summary(judged: Sequence[Judged], group: str, attack: str | None = None, arch: str | None = None) -> dict[str, Any]:
+    """The figures of a group beside the clean networks of its architectures; attack, arch: of that one alone."""
+    judged = [j for j in judged if arch in (None, j.arch)]
     bad = [j for j in judged if j.group == group and j.attack and attack in (None, j.attack)]
     clean = [j for j in judged if not j.attack and (j.group == "arch") == (group == "arch")]
     p = np.array([j.probability for j in (*clean, *bad)])

@@ -8,8 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustsuite.methods.backdoors.calibrated import Calibration, Floats, Judged, Kind, deviations, fitted
+from robustsuite.methods.backdoors.calibrated import Calibration, Judged, Kind, deviations, fitted, summary
 from robustsuite.scenarios.scan.zoo import Member
+
+CHANCE = 0.5
+"""AUROC that says nothing: a kind whose interval holds it is silent, and no probability is given for it."""
+
+TROJANED = 5
+"""Trojaned networks of a kind from which on it has weights of its own."""
 
 FOLDS = 4
 """Parts of the networks, each judged by what was fitted on the others."""
@@ -26,6 +32,16 @@ class Row(NamedTuple):
     below: float = 0.0
 
 
+class Asked(NamedTuple):
+    """What is the same for every fold. silent: architectures whose networks no others are judged by."""
+
+    pictures: str
+    scanners: dict[str, str]
+    kept_out: tuple[str, ...]
+    kept_out_arch: str
+    silent: tuple[str, ...] = ()
+
+
 def fit(
     rows: Sequence[Row], pictures: str, scanners: dict[str, str], kept_out: Sequence[str], kept_out_arch: str,
     dropped: dict[str, tuple[int, int, int]],
@@ -38,23 +54,33 @@ def fit(
     """
     names = list(scanners)
     whole = [row for row in rows if all(np.isfinite(_scores(row, name)).all() for name in names)]
-    fold = _folds(whole)
-    judged = list[Judged]()
+    plain = Asked(pictures, scanners, tuple(kept_out), kept_out_arch)
+    first = _judged(whole, plain)
+    archs = {row.member.arch for row in whole if row.member.arch != kept_out_arch}
+    silent = tuple(sorted(arch for arch in archs if not summary(first, "seen", arch=arch).get("lo", 0.0) > CHANCE))
+    asked = plain if len(silent) == len(archs) else plain._replace(silent=silent)
+    made, judged = _calibration(whole, asked), _judged(whole, asked)
+    said = tuple(kind for kind, known in made.kinds.items() if known.arch in silent)
+    return made.model_copy(update={"judged": tuple(judged), "dropped": dropped, "silent": said})
+
+
+def _judged(rows: Sequence[Row], asked: Asked) -> list[Judged]:
+    """Every network by what was fitted on the other folds."""
+    fold, names, judged = _folds(rows), list(asked.scanners), list[Judged]()
     for k in range(FOLDS):
-        learnt = [row for row, f in zip(whole, fold, strict=True) if f != k]
-        made = _calibration(learnt, pictures, scanners, kept_out, kept_out_arch)
-        for row in (row for row, f in zip(whole, fold, strict=True) if f == k):
+        made = _calibration([row for row, f in zip(rows, fold, strict=True) if f != k], asked)
+        for row in (row for row, f in zip(rows, fold, strict=True) if f == k):
             member, known = row.member, made.kinds[row.kind]
-            p, named = made.probability({name: _deviations(row, known, name).tolist() for name in names})
-            group = "arch" if member.arch == kept_out_arch else "kept_out" if member.attack in kept_out else "seen"
+            z = dict(zip(names, _deviations(row, known, names), strict=True))
+            classes = {n: deviations(_scores(row, n), known.scores[n]).tolist() for n in names}
+            out = member.attack in asked.kept_out
+            group = "arch" if member.arch == asked.kept_out_arch else "kept_out" if out else "seen"
             judged.append(Judged(
-                arch=member.arch, attack=member.attack, group=group, probability=p,
-                hit=bool(member.attack) and named == member.target, below=rounded(row.below),
-                anomaly_index=row.found["neural_cleanse"]["figures"]["anomaly_index"],
-                deviations={n: float(deviations(row.found[n]["suspicion"], known.suspicions[n])) for n in names},
+                arch=member.arch, attack=member.attack, group=group, probability=made.probability(z, row.kind),
+                hit=bool(member.attack) and made.target(classes, row.kind) == member.target, below=rounded(row.below),
+                anomaly_index=row.found["neural_cleanse"]["figures"]["anomaly_index"], deviations=z,
             ))  # fmt: skip
-    made = _calibration(whole, pictures, scanners, kept_out, kept_out_arch)
-    return made.model_copy(update={"judged": tuple(judged), "dropped": dropped})
+    return judged
 
 
 def _scores(row: Row, name: str) -> list[float]:
@@ -72,11 +98,9 @@ def _folds(rows: Sequence[Row]) -> list[int]:
     return found
 
 
-def _calibration(
-    rows: Sequence[Row], pictures: str, scanners: dict[str, str], kept_out: Sequence[str], kept_out_arch: str
-) -> Calibration:
-    """What these networks alone say; a clean one's deviations are among the others."""
-    names, kinds = list(scanners), dict[str, Kind]()
+def _calibration(rows: Sequence[Row], asked: Asked) -> Calibration:
+    """What these networks alone say; a clean one's deviations are beside the others."""
+    names, kinds = list(asked.scanners), dict[str, Kind]()
     for kind in dict.fromkeys(row.kind for row in rows):
         clean = [row for row in rows if row.kind == kind and not row.member.attack]
         kinds[kind] = Kind(
@@ -84,14 +108,17 @@ def _calibration(
             suspicions={n: tuple(rounded(row.found[n]["suspicion"]) for row in clean) for n in names},
             scores={n: tuple(tuple(map(rounded, _scores(row, n))) for row in clean) for n in names},
         )
-    own = [row for row in rows if row.member.arch != kept_out_arch and row.member.attack not in kept_out]
+    own = [r for r in rows if r.member.arch != asked.kept_out_arch and r.member.attack not in asked.kept_out]
     place = {id(row): i for kind in kinds for i, row in
              enumerate(row for row in rows if row.kind == kind and not row.member.attack)}  # fmt: skip
-    z = np.array([[_deviations(row, kinds[row.kind], n, place.get(id(row))) for n in names] for row in own])
-    weights, slope, intercept = fitted(z.transpose(0, 2, 1), np.array([row.member.target for row in own]))
+    z = np.array([_deviations(row, kinds[row.kind], names, place.get(id(row))) for row in own])
+    bad, of = np.array([bool(row.member.attack) for row in own]), np.array([row.kind for row in own])
+    told = np.array([row.member.arch not in asked.silent for row in own])
+    joined = {"": fitted(z[told], bad[told])}
+    joined |= {kind: fitted(z[of == kind], bad[of == kind]) for kind in kinds if (bad & (of == kind)).sum() >= TROJANED}
     return Calibration(
-        pictures=pictures, scanners=scanners, weights=weights, slope=slope, intercept=intercept, kinds=kinds,
-        kept_out=tuple(kept_out), kept_out_arch=kept_out_arch,
+        pictures=asked.pictures, scanners=asked.scanners, joined=joined, kinds=kinds, kept_out=asked.kept_out,
+        kept_out_arch=asked.kept_out_arch,
     )  # fmt: skip
 
 
@@ -100,7 +127,7 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _deviations(row: Row, kind: Kind, name: str, without: int | None = None) -> Floats:
-    """Of each class (K,) beside the clean networks of a kind, without the one at this place."""
-    known = [scores for i, scores in enumerate(kind.scores[name]) if i != without]
-    return deviations(_scores(row, name), known)
+def _deviations(row: Row, kind: Kind, names: Sequence[str], without: int | None = None) -> list[float]:
+    """Of each scanner's scalar beside the clean networks of a kind, without the one at this place."""
+    known = ([v for i, v in enumerate(kind.suspicions[name]) if i != without] for name in names)
+    return [float(deviations(row.found[n]["suspicion"], values)) for n, values in zip(names, known, strict=True)]

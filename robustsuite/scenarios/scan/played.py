@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.threats import Access
 from robustsuite.integrity.checks import Flag
-from robustsuite.methods.backdoors.calibrated import NATURAL, deviations, rank, shipped
+from robustsuite.methods.backdoors.calibrated import NATURAL, deviations, kind_number, rank, shipped
 from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -41,7 +41,7 @@ def play(context: Context) -> Record:
     else:
         likes = _of_the_zoo(suspect, card.name, context.identity)
     triggered = worked(found, suspect, own)
-    record = judged(found, likes, triggered)
+    record = judged(found, likes, triggered, kind_of(suspect.net))
     shown = _shown(context, suspect, found)
     return record._replace(forwards=int(context.cost.forwards), backwards=int(context.cost.backwards), kept=shown)
 
@@ -62,12 +62,12 @@ def _of_the_zoo(suspect: Suspect, scanner: str, identity: str) -> Likes:
     return Likes(scalars, kind.scores[scanner], f"{len(scalars)} clean networks of the zoo, {kind.arch}")
 
 
-def judged(found: Finding, likes: Likes, triggered: tuple[float, float]) -> Record:
+def judged(found: Finding, likes: Likes, triggered: tuple[float, float], kind: str = "") -> Record:
     """A row a class. likes: what the suspicion is ranked among; triggered: how often the trigger works, on clean nets.
 
     Columns: score, class_deviation and most (the class that is named), and, the same in every row, suspicion, p_rank,
-    deviation, references (how many), works, works_on_clean, calibration (of the joining, 0 where nothing like it is
-    known), and the scanner's own figures. Flags: not_scanned, not_calibrated.
+    deviation, references (how many), works, works_on_clean, calibration and kind (of the joining, 0 where nothing
+    like it is known), and the scanner's own figures. Flags: not_scanned, not_calibrated.
     """
     k = len(found.scores)
     p, z = rank(found.suspicion, likes.scalars), float(deviations(found.suspicion, likes.scalars))
@@ -82,6 +82,7 @@ def judged(found: Finding, likes: Likes, triggered: tuple[float, float]) -> Reco
     columns |= {name: torch.full((k,), float(value), dtype=torch.float64) for name, value in numbers.items()}
     columns["references"] = torch.full((k,), len(likes.scalars))
     columns["calibration"] = torch.full((k,), known.digest if known and math.isfinite(z) else 0)
+    columns["kind"] = torch.full((k,), kind_number(kind) if known and math.isfinite(z) else 0)
     return Record(columns, _flags(found, z, likes), 0, 0, _note(found, p, likes, triggered))
 
 
@@ -155,6 +156,7 @@ scenario = Scenario(
         _same("works_on_clean", "share"),
         Column(name="references", dtype="int", unit="networks"),
         Column(name="calibration", dtype="int"),
+        Column(name="kind", dtype="int"),
     ),
     headline="suspicion_deviation", paper="Wang et al., 2019, Neural Cleanse; Wang et al., 2024, arXiv:2205.06900",
     spec=ScanSpec, decide=decide, subjects=subjects, sections="robustsuite.reports.sections.scanned:part",
