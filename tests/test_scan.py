@@ -20,7 +20,7 @@ from robustsuite.errors import BadValue, Unsupported
 from robustsuite.integrity.checks import CHECKS
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors import calibrated
-from robustsuite.methods.backdoors.calibrated import Calibration, Judged, deviations, rank, summary
+from robustsuite.methods.backdoors.calibrated import Calibration, Judged, deviations, kind_number, rank, summary
 from robustsuite.methods.backdoors.features import head_of
 from robustsuite.methods.backdoors.inversion import deviations_below, stamped
 from robustsuite.methods.backdoors.margins import corrected, gamma_fit, uncorrected
@@ -38,6 +38,7 @@ from robustsuite.serve.training import Recipe, accuracy, one_cycle, untrained
 SPACE = InputSpace(3, 8, 8, 5)
 TARGET = 2
 SCANNERS = [c for c in cards().values() if isinstance(c, AttackCard) and c.place == "scan"]
+KIND = "0123456789abcdef"
 QUICK = {"neural_cleanse": {"steps": 20}, "mm_bd": {"steps": 8, "inits": 3}, "exposure": {"steps": 8},
          "decoupling": {"steps": 4}}  # fmt: skip
 
@@ -189,7 +190,7 @@ def zoo_of(scores: np.ndarray, targets: np.ndarray) -> list[Row]:
         parts = {name: {"scores": one[:, j].tolist(), "suspicion": float(one[:, j].max()), "figures": {}}
                  for j, name in enumerate(("neural_cleanse", "mm_bd"))}  # fmt: skip
         parts["neural_cleanse"]["figures"] = {"anomaly_index": 1.0}
-        rows.append(Row(member, "kind", parts))
+        rows.append(Row(member, KIND, parts))
     return rows
 
 
@@ -209,7 +210,10 @@ def test_a_calibration_tells_networks_that_differ_and_of_shuffled_labels_none() 
     assert known["lo"] < known["auroc"] < known["hi"]
     assert known["cross_entropy"] < 0.5
     assert known["hit"] > 0.75 * known["trojaned"]
-    assert 0.35 <= summary(calibration(3.0, shuffled=True).judged, "seen")["auroc"] <= 0.65
+    shuffled = calibration(3.0, shuffled=True)
+    assert 0.35 <= summary(shuffled.judged, "seen")["auroc"] <= 0.65
+    assert shuffled.silent == (KIND,), "no probability is given where nothing is told"
+    assert not calibration(3.0).silent
     assert calibration(3.0) == calibration(3.0)
     restored = Calibration.model_validate_json(json.dumps(calibration(3.0).model_dump(mode="json")), strict=False)
     assert restored.digest == calibration(3.0).digest != calibration(2.0).digest
@@ -229,14 +233,16 @@ def test_deviations_and_ranks_are_those_of_one_more_draw() -> None:
 
 def test_a_probability_needs_every_scanner() -> None:
     known = calibration(3.0)
-    full = {"neural_cleanse": [0.0] * 9 + [5.0], "mm_bd": [0.0] * 9 + [5.0]}
-    assert known.probability(full)[0] > 0.9
-    assert known.probability(full)[1] == 9
-    assert known.probability({name: [0.0] * 10 for name in full})[0] < 0.5
-    for lacking in ({"mm_bd": full["mm_bd"]}, full | {"mm_bd": [math.nan] * 10}):
-        p, target = known.probability(lacking)
-        assert math.isnan(p)
-        assert target == -1
+    assert known.probability({"neural_cleanse": 4.0, "mm_bd": 4.0}, KIND) > 0.9
+    assert known.probability({"neural_cleanse": 4.0, "mm_bd": 4.0}) > 0.9, "of another kind, by what all kinds say"
+    assert known.probability({"neural_cleanse": 0.0, "mm_bd": 0.0}) < 0.5
+    assert math.isnan(known.probability({"mm_bd": 4.0}))
+    assert math.isnan(known.probability({"mm_bd": 4.0, "neural_cleanse": math.nan}))
+    classes = {"neural_cleanse": [0.0] * 9 + [5.0], "mm_bd": [0.0] * 9 + [5.0]}
+    assert known.target(classes) == 9
+    assert known.target({"mm_bd": classes["mm_bd"]}) == -1
+    assert known.kind(kind_number(KIND)) == KIND
+    assert known.kind(3) == ""
 
 
 def test_where_nothing_like_it_is_known_the_number_stands_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +254,7 @@ def test_where_nothing_like_it_is_known_the_number_stands_alone_and_says_so(monk
     for module in ("robustsuite.scenarios.scan.played", "robustsuite.reports.sections.scanned"):
         monkeypatch.setattr(f"{module}.shipped", lambda: known)
     likes = Likes(tuple(np.linspace(0, 1, 20)), tuple((x, x / 2, 1 - x) for x in np.linspace(0, 1, 20)), "twenty")
-    beside = judged(finding, likes, (1.0, math.nan))
+    beside = judged(finding, likes, (1.0, math.nan), KIND)
     assert not beside.flags
     assert float(beside.columns["p_rank"][0]) == pytest.approx(1 / 21)
     assert beside.columns["most"].tolist() == [False, True, False]
@@ -263,6 +269,12 @@ def test_where_nothing_like_it_is_known_the_number_stands_alone_and_says_so(monk
     assert joined(cells(neural_cleanse=beside))[2] == "not scanned by mm_bd"
     assert joined(cells(neural_cleanse=beside, mm_bd=alone))[2] == "not calibrated for this kind of network"
     assert joined(cells(neural_cleanse=beside, mm_bd=beside))[1:] == (1, "")
+    known = known.model_copy(update={"silent": (KIND,)})
+    monkeypatch.setattr("robustsuite.scenarios.scan.played.shipped", lambda: known)
+    beside = judged(finding, likes, (1.0, math.nan), KIND)
+    p, target, why = joined(cells(neural_cleanse=beside, mm_bd=beside))
+    assert math.isnan(p)
+    assert (target, why) == (-1, "on networks of its kind these scanners told no more than chance")
     monkeypatch.setattr("robustsuite.reports.sections.scanned.shipped", lambda: calibration(2.0))
     assert "another version" in joined(cells(neural_cleanse=beside, mm_bd=beside))[2]
     assert {"not_scanned", "not_calibrated"} <= {name for check in CHECKS for name in check.flags}
@@ -348,13 +360,15 @@ def test_the_same_scan_twice_is_the_same_bytes(tmp_path: Path, monkeypatch: pyte
     assert written[0] == written[1]
 
 
-def test_a_threat_of_a_scan_has_no_budget_and_its_stamp_stays_a_picture() -> None:
+def test_a_threat_of_a_scan_has_no_budget_and_a_zoo_that_says_something() -> None:
     from robustsuite.engine.sweep import sweep_of
     from robustsuite.errors import UsageError
 
-    with pytest.raises(UsageError, match="expected no budget in the scan 's'"):
-        sweep_of({"name": "n", "models": ["recipe:tiny_res"], "data": ["digits"], "threats": {
-            "s": {"scenario": "scan", "budget": {"linf": 1}, "attacks": ["mm_bd"]}}}, "a test")  # fmt: skip
+    for wrong, said in (({"budget": {"linf": 1}}, "expected no budget in the scan 's'"),
+                        ({"zoo": 4}, "expected a zoo of 8 clean networks or more in 's', got 4")):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            sweep_of({"name": "n", "models": ["recipe:tiny_res"], "data": ["digits"],
+                      "threats": {"s": {"scenario": "scan", "attacks": ["mm_bd"], **wrong}}}, "a test")  # fmt: skip
     x = torch.rand(2, 3, 8, 8)
     assert torch.equal(stamped(x, torch.zeros(1, 8, 8), torch.rand(3, 8, 8)), x)
     assert Rng.of(0, "scan/mm_bd", torch.arange(5)).uniform(2).shape == (5, 2)

@@ -34,7 +34,7 @@ ALARM = 0.5
 SIDE = 112
 """Pixels of the longer side of a picture as a page shows it."""
 
-GROUPS = {"seen": "attacks that were fitted on", "kept_out": "attacks that were not", "arch": "another architecture"}
+GROUPS = {"seen": "attacks fitted on", "kept_out": "attacks not fitted on", "arch": "architecture not fitted on"}
 
 
 class Scan(NamedTuple):
@@ -183,19 +183,30 @@ def _share(value: float) -> Entry:
 
 def _performance(known: Calibration) -> Table:
     """How the calibration does on networks that it was not fitted on."""
-    asked: list[tuple[str, str, str | None]] = [(words, group, None) for group, words in GROUPS.items()]
-    asked += [(f"{name}, not fitted on", "kept_out", name) for name in known.kept_out]
+    archs = [kind.arch for kind in known.kinds.values() if kind.arch != known.kept_out_arch]
+    asked: list[tuple[str, str, str | None, str | None]] = [
+        (f"{arch}, {GROUPS[group]}" + (": no probability is given" if arch in silent(known) else ""), group, None, arch)
+        for arch in archs for group in ("seen", "kept_out")
+    ]  # fmt: skip
+    asked += [(f"{arch}, {name}, not fitted on", "kept_out", name, arch) for arch in archs if arch not in silent(known)
+              for name in known.kept_out]  # fmt: skip
+    asked += [(f"{known.kept_out_arch}, {GROUPS['arch']}", "arch", None, None)]
     rows = tuple(
         (Entry(said), counted(f["trojaned"], number(f["trojaned"])), counted(f["clean"], number(f["clean"])),
          counted(f["auroc"], f"{f['auroc']:.3f} ({f['lo']:.2f}–{f['hi']:.2f})"),
          counted(f["cross_entropy"], f"{f['cross_entropy']:.3f}"), _share(f["tpr_1"]), _share(f["tpr_5"]),
          _rate(f["hit"], f["trojaned"]), _rate(f["alarms"], f["clean"]), _rate(f["anomaly_2"], f["clean"]))
-        for said, group, attack in asked if "auroc" in (f := summary(known.judged, group, attack))
+        for said, group, attack, arch in asked if "auroc" in (f := summary(known.judged, group, attack, arch))
     )  # fmt: skip
     columns = ("networks of the zoo", "trojaned", "clean", "AUROC", "cross-entropy", "caught at 1 % alarms",
                "at 5 %", "target named", "false alarms", "anomaly index > 2")  # fmt: skip
-    caption = "the calibration's own zoo, each network judged by a fit that it had no part in"
+    caption = "the calibration's zoo, each network judged by a fit that it had no part in; false alarms: above one half"
     return Table("scan_calibration", "How far the probability can be believed", caption, columns, rows)
+
+
+def silent(known: Calibration) -> set[str]:
+    """Architectures on which the scanners tell no more than chance."""
+    return {known.kinds[kind].arch for kind in known.silent}
 
 
 def _rate(k: int, n: int) -> Entry:
@@ -211,19 +222,20 @@ def _curves(known: Calibration) -> Figure:
 
 def _paint(canvas: Canvas, known: Calibration) -> None:
     left, right = canvas.subplots(1, 2)
+    judged = [j for j in known.judged if j.arch not in silent(known)]
     for colour, (group, said) in zip(LINES, GROUPS.items(), strict=False):
-        here = [j for j in known.judged if (j.group == "arch") == (group == "arch")]
+        here = [j for j in judged if (j.group == "arch") == (group == "arch")]
         clean = np.sort([j.probability for j in here if not j.attack])
         bad = np.array([j.probability for j in here if j.attack and j.group == group])
-        if not len(clean) or not len(bad):
-            continue
-        cuts = np.r_[np.inf, clean[::-1], -np.inf]
-        left.plot([(clean >= c).mean() for c in cuts], [(bad >= c).mean() for c in cuts], color=colour, label=said)
+        if len(clean) and len(bad):
+            cuts = np.r_[np.inf, clean[::-1], -np.inf]
+            shares = ([(values >= c).mean() for c in cuts] for values in (clean, bad))
+            left.plot(*shares, color=colour, label=said)
     left.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
     left.set_xlabel("share of clean networks above", color=INK)
     left.set_ylabel("share of trojaned networks above", color=INK)
-    p = np.array([j.probability for j in known.judged if j.group != "arch"])
-    truth = np.array([bool(j.attack) for j in known.judged if j.group != "arch"])
+    p = np.array([j.probability for j in judged if j.group != "arch"])
+    truth = np.array([bool(j.attack) for j in judged if j.group != "arch"])
     for lo in np.arange(0, 1, 0.2):
         inside = (p >= lo) & ((p < lo + 0.2) | (lo > 0.75))
         if inside.any():
