@@ -212,8 +212,8 @@ def test_a_calibration_tells_networks_that_differ_and_of_shuffled_labels_none() 
     assert known["hit"] > 0.75 * known["trojaned"]
     shuffled = calibration(3.0, shuffled=True)
     assert 0.35 <= summary(shuffled.judged, "seen")["auroc"] <= 0.65
-    assert shuffled.silent == (KIND,), "no probability is given where nothing is told"
-    assert not calibration(3.0).silent
+    assert shuffled.silent == (KIND, ""), "no probability is given where nothing is told"
+    assert calibration(3.0).silent == ("",), "nor of an architecture that none was tried on"
     assert calibration(3.0) == calibration(3.0)
     restored = Calibration.model_validate_json(json.dumps(calibration(3.0).model_dump(mode="json")), strict=False)
     assert restored.digest == calibration(3.0).digest != calibration(2.0).digest
@@ -271,6 +271,8 @@ def test_where_nothing_like_it_is_known_the_number_stands_alone_and_says_so(monk
     assert joined(cells(neural_cleanse=beside, mm_bd=beside))[1:] == (1, "")
     known = known.model_copy(update={"silent": (KIND,)})
     monkeypatch.setattr("robustsuite.scenarios.scan.played.shipped", lambda: known)
+    other = judged(finding, likes, (1.0, math.nan), "f" * 16)
+    assert "ranks alone" in joined(cells(neural_cleanse=other, mm_bd=other))[2]
     beside = judged(finding, likes, (1.0, math.nan), KIND)
     p, target, why = joined(cells(neural_cleanse=beside, mm_bd=beside))
     assert math.isnan(p)

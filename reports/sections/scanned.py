@@ -28,6 +28,10 @@ from ..render.pictures import magnified, painted, png, sampled, size_of
 from ..render.text import number, percent
 
 WHERE = ("threat", "dataset", "model", "defense", "seed")
+SILENT = "on networks of its kind these scanners told no more than chance"
+ELSEWHERE = "ranks alone: what was fitted on some architectures told no more than chance of another"
+"""Why there is no probability."""
+
 ALARM = 0.5
 """The probability from which on a network is called suspicious."""
 
@@ -85,8 +89,8 @@ def joined(scanners: Mapping[str, Scan]) -> tuple[float, int, str]:
     if any(int(scan.number("calibration")) != known.digest for scan in own):
         return np.nan, -1, "calibrated by another version of the suite"
     kind = known.kind(int(own[0].number("kind")))
-    if kind in known.silent:
-        return np.nan, -1, "on networks of its kind these scanners told no more than chance"
+    if (key := known.key(kind)) in known.silent:
+        return np.nan, -1, SILENT if key else ELSEWHERE
     p = known.probability({scan.cell["attack"]: scan.number("deviation") for scan in own}, kind)
     target = known.target({scan.cell["attack"]: scan.rows["class_deviation"].tolist() for scan in own}, kind)
     return p, target, "" if kind else "joined by weights that were fitted on other architectures"
@@ -206,7 +210,7 @@ def _performance(known: Calibration) -> Table:
 
 def silent(known: Calibration) -> set[str]:
     """Architectures on which the scanners tell no more than chance."""
-    return {known.kinds[kind].arch for kind in known.silent}
+    return {known.kinds[kind].arch for kind in known.silent if kind}
 
 
 def _rate(k: int, n: int) -> Entry:

@@ -64,7 +64,7 @@ class Calibration(Strict):
     """What was fitted on a zoo. pictures: the hash of the clean pictures; scanners: by name, what each was.
 
     joined: by kind, and under '' for any other, the weights of the deviations in the order of scanners and, last, the
-    intercept. silent: kinds on which that does no better than chance. judged: by cross-fitting. dropped: by attack, how
+    intercept. silent: of these keys those on which that does no better than chance. judged: by cross-fitting. dropped: by attack, how
     many were tried, and of these left out since the trigger failed, or since accuracy fell.
     """
 
@@ -83,7 +83,7 @@ class Calibration(Strict):
 
         NaN where a scanner is missing or could not measure.
         """
-        *weights, intercept = self.joined.get(kind, self.joined[""])
+        *weights, intercept = self.joined[self.key(kind)]
         given = [deviations.get(name, math.nan) for name in self.scanners]
         logit = intercept + math.fsum(w * z for w, z in zip(weights, given, strict=True))
         return 1 / (1 + math.exp(-logit)) if math.isfinite(logit) else math.nan
@@ -92,8 +92,12 @@ class Calibration(Strict):
         """The class that a backdoor would lead to, by each scanner's deviations of classes (K,); -1 where one lacks."""
         if any(name not in classes or not np.isfinite(classes[name]).all() for name in self.scanners):
             return -1
-        weights = np.maximum(self.joined.get(kind, self.joined[""])[:-1], 0.0)
+        weights = np.maximum(self.joined[self.key(kind)][:-1], 0.0)
         return int((np.stack([classes[name] for name in self.scanners], -1) @ weights).argmax())
+
+    def key(self, kind: str) -> str:
+        """Which weights a kind is judged by: its own, or those under ''."""
+        return kind if kind in self.joined else ""
 
     def kind(self, number: int) -> str:
         """The kind of this number, '' for another."""

@@ -49,7 +49,7 @@ def fit(
     """The calibration of these networks, with every one of them judged by a fit that it had no part in.
 
     scanners: identity by name. Nothing is fitted on attacks and the architecture that are kept out; clean networks of
-    that architecture are what others of it are ranked among. A fold has every FOLDS-th network of each architecture,
+    that architecture are what others of it are ranked among, and it says whether weights carry over to another. A fold has every FOLDS-th network of each architecture,
     clean and trojaned apart.
     """
     names = list(scanners)
@@ -61,6 +61,7 @@ def fit(
     asked = plain if len(silent) == len(archs) else plain._replace(silent=silent)
     made, judged = _calibration(whole, asked), _judged(whole, asked)
     said = tuple(kind for kind, known in made.kinds.items() if known.arch in silent)
+    said += ("",) if not summary(judged, "arch").get("lo", 0.0) > CHANCE else ()
     return made.model_copy(update={"judged": tuple(judged), "dropped": dropped, "silent": said})
 
 
