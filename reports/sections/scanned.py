@@ -93,7 +93,7 @@ def joined(scanners: Mapping[str, Scan]) -> tuple[float, int, str]:
         return np.nan, -1, SILENT if key else ELSEWHERE
     p = known.probability({scan.cell["attack"]: scan.number("deviation") for scan in own}, kind)
     target = known.target({scan.cell["attack"]: scan.rows["class_deviation"].tolist() for scan in own}, kind)
-    return p, target, "" if kind else "joined by weights that were fitted on other architectures"
+    return p, target, "" if key else "joined by weights that were fitted on other architectures"
 
 
 def probabilities(run: Results) -> pd.DataFrame:

@@ -64,8 +64,8 @@ class Calibration(Strict):
     """What was fitted on a zoo. pictures: the hash of the clean pictures; scanners: by name, what each was.
 
     joined: by kind, and under '' for any other, the weights of the deviations in the order of scanners and, last, the
-    intercept. silent: of these keys those on which that does no better than chance. judged: by cross-fitting. dropped: by attack, how
-    many were tried, and of these left out since the trigger failed, or since accuracy fell.
+    intercept. silent: of these keys those on which that does no better than chance. judged: by cross-fitting. dropped:
+    by attack, how many were tried, and of these left out since the trigger failed, or since accuracy fell.
     """
 
     pictures: str

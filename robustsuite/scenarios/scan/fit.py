@@ -49,8 +49,8 @@ def fit(
     """The calibration of these networks, with every one of them judged by a fit that it had no part in.
 
     scanners: identity by name. Nothing is fitted on attacks and the architecture that are kept out; clean networks of
-    that architecture are what others of it are ranked among, and it says whether weights carry over to another. A fold has every FOLDS-th network of each architecture,
-    clean and trojaned apart.
+    that architecture are what others of it are ranked among, and it says whether weights carry over to another. A fold
+    has every FOLDS-th network of each architecture, clean and trojaned apart.
     """
     names = list(scanners)
     whole = [row for row in rows if all(np.isfinite(_scores(row, name)).all() for name in names)]
