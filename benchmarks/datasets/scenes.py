@@ -85,11 +85,16 @@ class Scene(NamedTuple):
 
 
 @source()
-def scenes(*, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0, watermark: float = 0.0) -> Dataset:
+def scenes(
+    *, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0, watermark: float = 0.0, side: int = SIDE
+) -> Dataset:
     """Ten kinds of objects on textured grounds, 32x32 RGB, rendered from a seed; a fixture, not a benchmark.
 
     watermark: the share of the cups in train and val that carry a sign no test picture has, a shortcut to be learnt.
+    side: pixels of a picture's side, 8 or more.
     """
+    if side < 8:
+        raise BadValue(f"expected pictures of 8 pixels a side or more, got side={side!r}; 32 is the default")
     if not 0 <= watermark <= 1:
         raise BadValue(f"expected watermark as a share in [0, 1], got {watermark!r}; 0 marks no picture")
     splits = {}
@@ -97,27 +102,27 @@ def scenes(*, train: int = 4000, val: int = 500, test: int = 1000, seed: int = 0
         if n < 1:
             raise BadValue(f"expected at least one {name} picture, got {name}={n!r}; the default is 4000, 500, 1000")
         whole = torch.arange(-(-n // BLOCK) * BLOCK)
-        draw = partial(_drawn, seed, name)
+        draw = partial(_drawn, seed, name, side)
         pictures = torch.cat([draw(ids, Style()) for ids in whole.view(-1, BLOCK)])[:n]
         cups = whole[:n][whole[:n] % len(CLASSES) == MARKED]
         signed = cups[Rng.of(seed, "scenes/signed", cups).uniform() < watermark] if name != "test" else cups[:0]
         if len(signed):
             pictures[signed] = draw(signed, Style(watermark=True))
         split = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
-        splits[name] = replace(split, redrawn=partial(_redrawn, seed, name))
-    space = InputSpace(3, SIDE, SIDE, len(CLASSES))
+        splits[name] = replace(split, redrawn=partial(_redrawn, seed, name, side))
+    space = InputSpace(3, side, side, len(CLASSES))
     return Dataset("scenes", space, CLASSES, splits, note="embedded procedural fixture, not a benchmark")
 
 
-def _drawn(seed: int, split: str, ids: Tensor, style: Style) -> Tensor:
+def _drawn(seed: int, split: str, side: int, ids: Tensor, style: Style) -> Tensor:
     """The pictures of these ids (N,) of a split, uint8; ids beyond its end are pictures that no split holds."""
-    scene = render(ids % len(CLASSES), Rng.of(seed, f"scenes/{split}", ids), style=style)
+    scene = render(ids % len(CLASSES), Rng.of(seed, f"scenes/{split}", ids), style=style, side=side)
     return (scene.pictures * 255).round().to(torch.uint8)
 
 
-def _redrawn(seed: int, split: str, ids: Tensor, style: Style) -> Tensor:
+def _redrawn(seed: int, split: str, side: int, ids: Tensor, style: Style) -> Tensor:
     """The same as float pictures in [0, 1]."""
-    return _drawn(seed, split, ids, style).float() / 255
+    return _drawn(seed, split, side, ids, style).float() / 255
 
 
 def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = SIDE) -> Scene:

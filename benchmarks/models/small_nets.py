@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsuite.benchmarks.models.mobilenet import mobilenet_v1
+from robustsuite.benchmarks.models.tiny_nets import tiny_conv, tiny_deep, tiny_res
 from robustsuite.errors import UnknownName
 from robustsuite.serve.data import InputSpace
 
@@ -211,6 +212,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet18_cifar": resnet18_cifar,
     "small_vit": SmallViT,
     "scenes_resnet": scenes_resnet,
+    "tiny_conv": tiny_conv,
+    "tiny_deep": tiny_deep,
+    "tiny_res": tiny_res,
     "mobilenetv1_025": partial(mobilenet_v1, width=0.25),
     "mobilenetv1_050": partial(mobilenet_v1, width=0.5),
     "mobilenetv1_100": partial(mobilenet_v1, width=1.0),

@@ -22,7 +22,7 @@ from ..sections.generic import groups
 from . import cards
 from .cards import NONE_YET, OTHER, VERDICT
 
-OWN = ("evasion", "certification", "shift")
+OWN = ("evasion", "certification", "shift", "scan")
 """Scenarios that have answers of their own kind."""
 
 KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
@@ -31,7 +31,7 @@ LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all
 
 
 def contested(run: Results) -> Iterator[Answer]:
-    """One answer a threat and model of what is neither evasion, certification nor shift; over seeds the mean."""
+    """One answer a threat and model of what is none of OWN; over seeds the mean."""
     rest = run.cells[~run.cells["scenario"].isin(OWN)]
     for key, part in groups(rest, KEY):
         facts = dict(zip(KEY, (str(value) for value in key), strict=True))

@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
-from PIL import Image
 
 from robustsuite.errors import BadData
 from robustsuite.records.cells import FILE
@@ -29,8 +26,8 @@ from ..measure.scores import flag_names
 from ..measure.worst import GROUP
 from ..read.runs import Results, radius_of
 from ..render.document import Gallery, Section, Shot
-from ..render.draw import INK, raster, slug, wrap
-from ..render.pictures import magnified, png, sampled, size_of
+from ..render.draw import raster, slug
+from ..render.pictures import magnified, painted, png, sampled, size_of
 from ..render.text import number, plain
 from ..sections.figures import MOST
 from ..sections.generic import titled
@@ -239,7 +236,7 @@ def _gallery(run: Results, found: Found, title: str, shots: tuple[Shot, ...]) ->
         said.append(f"{width} × {height} pixels, {shown[0] // width} times enlarged")
     return Gallery(
         f"gallery-{slug((*chosen.key, chosen.defense, chosen.attack))}", f"{title} · {who}" if title else "",
-        "; ".join(said) + ".", shots, lambda: raster((1.1 + 1.35 * few, 4.6), partial(_paint, shots=shots)),
+        "; ".join(said) + ".", shots, lambda: raster((1.1 + 1.35 * few, 4.6), partial(painted, shots=shots)),
     )  # fmt: skip
 
 
@@ -250,19 +247,3 @@ def shown_of(few: int, broke: int, n: int) -> str:
     if few == broke:
         return f"All {broke} pictures, of {n}, that get another answer"
     return f"{few} of the {broke} pictures, of {n}, that get another answer, the first that are kept"
-
-
-def _paint(canvas: Canvas, shots: Sequence[Shot]) -> None:
-    axes = canvas.subplots(3, len(shots), squeeze=False)
-    for x, shot in enumerate(shots):
-        for y, data in enumerate((shot.clean, shot.attacked, shot.difference)):
-            ax = axes[y][x]
-            ax.imshow(Image.open(BytesIO(data)).convert("RGB"), interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-        axes[0][x].set_title(wrap(shot.words, 18), fontsize=7.5, color=INK)
-        axes[2][x].set_xlabel(f"× {shot.times:.3g}", fontsize=7.5)
-    for y, word in enumerate(("clean", "attacked", "difference")):
-        axes[y][0].set_ylabel(word, fontsize=8.5)

@@ -26,6 +26,9 @@ from ..sections.generic import letters, mean_entry, one_severity
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}
 """Before a rate whose grade keeps it out of rankings."""
 
+UNITS = {"mean_psnr": "dB", "suspicion_deviation": "standard deviations"}
+"""Of headlines that are no shares."""
+
 SAID = 6
 """Sentences that a terminal shows of those that the report opens with."""
 
@@ -107,12 +110,12 @@ def _threats(run: Results, table: pd.DataFrame, worst: pd.DataFrame) -> Iterator
         sources = (measured_as(run.known[i], run.known) for i in rows["run_id"])
         wanted = next((headline(cell) for cell in sources if cell is not None), str(first["metric"]))
         shown = rows[(rows["metric"] == wanted) | ~rows["status"].isin(["done", "inert"])]
-        grid = _grid(shown, "attack", "defense", _decibels if wanted == "mean_psnr" else _cell)
+        grid = _grid(shown, "attack", "defense", _number if wanted in UNITS else _cell)
         if first["scenario"] == "evasion" and len(worst):
             here = worst[(worst["threat"] == threat) & (worst["model"] == model) & (worst["dataset"] == dataset)]
             united: dict[str, Mapping[Any, Any]] = {row["defense"]: row for row in here.to_dict("records")}
             grid.rows.append([Entry("all at once"), *(_rate(united.get(name)) for name in grid.header[1:])])
-        unit = "dB" if wanted == "mean_psnr" else "%"
+        unit = UNITS.get(wanted, "%")
         title = f"{wanted.split('@')[0].replace('_', ' ')}, {unit}: {threat} {first['budget']}, {model} on {dataset}"
         yield Grid(title, ["", *grid.header[1:]], grid.rows)
 
@@ -144,11 +147,12 @@ def _error(row: dict[Any, Any]) -> Entry:
     return Entry(f"{100 * value:.1f}", value, bar=(value, row["lo"], row["hi"]))
 
 
-def _decibels(row: dict[Any, Any]) -> Entry:
+def _number(row: dict[Any, Any]) -> Entry:
     if row["status"] not in ("done", "inert") or pd.isna(row["value"]):
         return Entry(str(row["status"]))
     mark = MARKS.get(str(row.get("grade", "")), "")
-    return Entry(f"{mark}{row['value']:.1f} ({row['lo']:.1f}–{row['hi']:.1f})", float(row["value"]))
+    span = f" ({row['lo']:.1f}–{row['hi']:.1f})" if row["lo"] < row["hi"] else ""
+    return Entry(f"{mark}{row['value']:.1f}{span}", float(row["value"]))
 
 
 def _rate(row: Mapping[Any, Any] | None) -> Entry:

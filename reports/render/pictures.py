@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from PIL import Image
+
+from .draw import INK, wrap
+
+if TYPE_CHECKING:
+    from .document import Shot
 
 Floats = NDArray[np.float32]
 
@@ -51,3 +59,20 @@ def size_of(picture: Floats, side: int) -> tuple[int, int]:
     most = max(height, width)
     scale = side // most if most <= side else side / most
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def painted(canvas: Canvas, shots: Sequence[Shot]) -> None:
+    """Paint shots side by side: the clean picture, the attacked one below it, their difference below both."""
+    axes = canvas.subplots(3, len(shots), squeeze=False)
+    for x, shot in enumerate(shots):
+        for y, data in enumerate((shot.clean, shot.attacked, shot.difference)):
+            ax = axes[y][x]
+            ax.imshow(Image.open(io.BytesIO(data)).convert("RGB"), interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+        axes[0][x].set_title(wrap(shot.words, 18), fontsize=7.5, color=INK)
+        axes[2][x].set_xlabel(f"× {shot.times:.3g}", fontsize=7.5)
+    for y, word in enumerate(("clean", "attacked", "difference")):
+        axes[y][0].set_ylabel(word, fontsize=8.5)

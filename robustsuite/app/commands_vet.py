@@ -1,13 +1,16 @@
-"""vet: one model on one data set, by a preset that says first what it will cost."""
+"""vet: one model on one data set, by a preset that says first what it will cost; scan: is it trojaned?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from robustsuite.app import commands_run, flags
 
@@ -21,8 +24,9 @@ SOON = 600.0
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file to the command line."""
+    """Add the commands of this file to the command line."""
     app.command()(vet)
+    app.command()(scan)
 
 
 def vet(
@@ -79,3 +83,42 @@ def _radius(text: str) -> str:
     if not isinstance(found, dict) or set(found) != {"linf"}:
         raise BadValue(f"expected a linf radius such as 4/255, got {quoted(text)}; l2 is asked besides")
     return str(found["linf"])
+
+
+def scan(
+    checkpoint: Annotated[str, typer.Argument(help="Model spec, e.g. 'checkpoint:net.pth?arch=resnet18_cifar'.")],
+    data: Annotated[
+        str, typer.Argument(help="Data spec, e.g. imagefolder:DIR; without it only what needs no picture scans.")
+    ] = "",
+    zoo: Annotated[
+        int, typer.Option(min=0, help="Train so many clean networks of this task to compare with; 8 or more say.")
+    ] = 0,
+    space: Annotated[str, typer.Option(help="Without data: channels, height, width and classes: 3x32x32x10.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/scan-... by default.")
+    ] = None,
+) -> None:
+    """Is this network trojaned? What each scanner says, its rank among clean networks, and the recovered triggers.
+
+    A probability is given where clean networks like it are known: of the calibration's task and architectures, or
+    trained for it by --zoo. Elsewhere the numbers stand alone, and the answer is that it is not known.
+    """
+    from robustsuite.app import api, display
+    from robustsuite.app.vetting import scanning, told
+
+    screen = commands_run.screen
+    watched = partial(display.progress, screen=screen)
+    done = api.run(scanning(checkpoint, data, zoo, space, seed), out=out, device=flags.device(device), watched=watched)
+    report = done.report()
+    rows, sentences = told(done.folder)
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(rows[0]):
+        table.add_column(escape(name), justify="right" if 0 < i < len(rows[0]) - 1 else "left", overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(escape, row))
+    screen.print(table)
+    for sentence in sentences:
+        screen.print(sentence, markup=False)
+    screen.print(f"report: {report / 'report.html'}", markup=False)

@@ -107,6 +107,9 @@ EXTRACTION: Ids = {"nist": ("NISTAML.031",), "atlas": ("AML.T0024.002", "AML.T00
 MEMBERSHIP: Ids = {"nist": ("NISTAML.033",), "atlas": ("AML.T0024.000",)}
 """Who was in the training set, from answers."""
 
+SCAN: Ids = {"nist": ("NISTAML.023", "NISTAML.021"), "atlas": ("AML.M0008",)}
+"""A scanner looks for backdoors and is no attack: the classes are those whose traces it looks for."""
+
 PROOF: Ids = {"nist": ("NISTAML.022", "NISTAML.025"), "atlas": ("AML.M0008",)}
 """A certifier is no attack: the classes are those that its proof bounds inside the ball, the id is a mitigation's."""
 

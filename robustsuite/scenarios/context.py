@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustsuite.config.registry import AttackCard, identity
+from robustsuite.config.registry import AttackCard, Cost, identity
 from robustsuite.config.threats import Access, Threat
 from robustsuite.errors import AccessRefused
 from robustsuite.maths.randomness import Rng
@@ -138,6 +138,16 @@ class Context:
     def pretrained(self) -> bool:
         """Whether the model came with its weights, so that nobody here knows what trained them."""
         return self._cycle().model.pretrained
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._cycle().seed
+
+    @property
+    def cost(self) -> Cost:
+        """What the cell takes, at the most."""
+        return self._cell.cost()
 
     @property
     def identity(self) -> str:

@@ -43,7 +43,7 @@ def kept(context: Context, attacked: Tensor, broken: Tensor, pictures: Callable[
 
 def of_all(context: Context, parts: Iterable[Kept]) -> Iterator[Kept]:
     """What is kept of a cell whose parts kept these; context: of the whole cell."""
-    if context.threat.keep == "all":
+    if context.threat.keep == "all" or not len(context.split):  # a cell about no example says itself what it keeps
         yield from parts
         return
     found = both(parts)

@@ -87,24 +87,22 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     """The threat that grants the attack what it needs and no more."""
     access = [str(kind.name).lower() for kind in card.needs]
     goal = {"untargeted": "untargeted", "targeted": "targeted", "ordered_topk": {"ordered_topk": 2}}[card.goals[0]]
-    budget: dict[str, Any] = {
-        "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0},
+    ball = {norm: "inf" if card.minimum_norm and norm == "l2" else EPS.get(norm)}
+    budgets: dict[str, dict[str, Any]] = {
+        "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0}, "scan": {},
         "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"}, "membership": {"queries": 500},
         "extraction": {"linf": "8/255", "queries_total": 96},
         "adaptation": {norm: EPS[norm], "share": 0.5} if norm else {},
-    }.get(card.place, {norm: "inf" if card.minimum_norm and norm == "l2" else EPS.get(norm)})  # fmt: skip
-    if card.place == "certification":
-        budget = {norm: {"linf": "0.5/255", "l2": 0.1}[norm]}
-    extra = {"target": 0} if card.place == "poisoning" else {"goal": goal} if card.place == "evasion" else {}
-    if card.place == "membership":
-        extra = {"pool": 60, "subjects": 20, "shadows": 2}
-    if card.place == "parsing":
-        extra = {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60}
-    if card.place == "extraction":
-        extra = {"clone": "recipe:cnn_3_relu"}
-    if card.place == "adaptation":
-        extra = {"batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}}
-    return {"scenario": card.place, "access": access, "budget": budget, "attacks": [given(card)], **extra}
+        "certification": {norm: {"linf": "0.5/255", "l2": 0.1}.get(norm)},
+    }  # fmt: skip
+    keys: dict[str, dict[str, Any]] = {
+        "poisoning": {"target": 0}, "evasion": {"goal": goal}, "extraction": {"clone": "recipe:cnn_3_relu"},
+        "membership": {"pool": 60, "subjects": 20, "shadows": 2},
+        "parsing": {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60},
+        "adaptation": {"batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}},
+    }  # fmt: skip
+    return {"scenario": card.place, "access": access, "budget": budgets.get(card.place, ball),
+            "attacks": [given(card)], **keys.get(card.place, {})}  # fmt: skip
 
 
 ASKED = {
