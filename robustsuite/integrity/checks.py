@@ -243,8 +243,8 @@ CHECKS = (
     Check("T2", "clone above chance", "a system that answers nothing to hold a clone against and a clone that agrees "
           "no more often than one class does fail", "scenario",
           {"nothing_answered": ("fail", "all"), "clone_at_chance": ("fail", "all")}),
-    Check("T3", "scan beside clean networks", "a scanner that measures nothing fails; one whose number stands beside no "
-          "clean network's warns", "scenario", {"not_scanned": ("fail", "all"), "not_calibrated": ("warn", "all")}),
+    Check("T3", "scan beside clean networks", "a scanner that measures nothing fails; one whose number stands beside "
+          "no clean network's warns", "scenario", {"not_scanned": ("fail", "all"), "not_calibrated": ("warn", "all")}),
 )  # fmt: skip
 """Every check of the battery; an id without flags is kept by construction, where the last column says."""
 

@@ -140,11 +140,6 @@ class Context:
         return self._cycle().model.pretrained
 
     @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self._cycle().seed
-
-    @property
     def cost(self) -> Cost:
         """What the cell takes, at the most."""
         return self._cell.cost()
