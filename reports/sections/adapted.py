@@ -218,14 +218,20 @@ def _curve(examples: pd.DataFrame) -> NDArray[np.float64]:
     return wrong
 
 
+def _line(i: int) -> tuple[str, str]:
+    """The colour and style of the i-th line: no two of the first 32 are alike."""
+    return LINES[i % len(LINES)], STYLES[(i + i // len(LINES)) % len(STYLES)]
+
+
 def _lines(canvas: Canvas, curves: dict[str, NDArray[np.float64]]) -> None:
     ax = canvas.add_subplot()
     for i, (name, values) in enumerate(curves.items()):
         shown = values
         if len(values) >= 3 * SMOOTH:
             shown = pd.Series(values).rolling(SMOOTH, min_periods=1).mean().to_numpy()
-        ax.plot(np.arange(1, len(shown) + 1), 100 * shown, linestyle=STYLES[i % 4], color=LINES[i % len(LINES)],
-                linewidth=1.5, marker="o" if len(shown) < 8 else "", markersize=3.5, label=name)  # fmt: skip
+        colour, style = _line(i)
+        ax.plot(np.arange(1, len(shown) + 1), 100 * shown, linestyle=style, color=colour, linewidth=1.5,
+                marker="o" if len(shown) < 8 else "", markersize=3.5, label=name)  # fmt: skip
     ax.set_ylim(0, 102)
     ax.grid(axis="y")
     ax.set_axisbelow(True)

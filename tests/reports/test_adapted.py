@@ -12,7 +12,7 @@ import pytest
 from robustsuite.records.schema import Budget
 from robustsuite.reports.measure.scores import cell_scores
 from robustsuite.reports.render.adversary import who
-from robustsuite.reports.sections.adapted import STAGE, _counted, _curve, by_stage, part, streams
+from robustsuite.reports.sections.adapted import STAGE, _counted, _curve, _line, by_stage, part, streams
 from robustsuite.scenarios.adaptation.played import scenario
 
 N = 10
@@ -85,6 +85,10 @@ def test_harm_is_counted_on_the_pictures_of_others_alone() -> None:
 
 def test_curves_are_the_errors_of_batches_in_order() -> None:
     assert _curve(examples({0: 4, 1: 2})).tolist() == pytest.approx([0.8, 0.0, 0.4, 0.0])
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    assert len({_line(i) for i in range(32)}) == 32
 
 
 def test_the_section_has_methods_streams_uploads_and_what_others_lost() -> None:
