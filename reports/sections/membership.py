@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from robustsuite.maths import privacy, stats
@@ -24,16 +25,22 @@ from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, counted, split_constant, words
 from ..render.draw import INK, LEGEND, LINES, MUTED, STYLES, Figure, draw, legend, slug, told_apart, where
-from ..render.text import interval, number, percent, short
+from ..render.text import interval, number, percent, plain, short
 from .figures import drawn
 from .generic import slim
 
 WHERE = ("threat", "budget", "dataset", "model", "seed")
+SHOWN = ("threat", "dataset", "model", "seed")
+"""Of these what stands in the page: a threat has one budget."""
+
 RATES = {"tpr_at_fpr_1_percent": 0.01, "tpr_at_fpr_0.1_percent": 0.001}
 """The false positive rates at which members are counted, by the score's name."""
 
 APART = 0.01
 """Accuracy by which shadows may differ from their victim before a row says so."""
+
+PANELS = 12
+"""Defenses in one figure."""
 
 POINTS = 120
 """Of a curve, evenly over the logarithm of the false positive rate."""
@@ -93,7 +100,7 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
 
 
 def _told(found: pd.DataFrame) -> Table:
-    names, caption = split_constant(found, WHERE)
+    names, caption = split_constant(found, SHOWN)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]), _area(row),
          *(_at(row, name) for name in RATES), _share(row, "balanced_accuracy"), _epsilon(row), Entry(row["flags"]))
@@ -144,7 +151,7 @@ def _epsilon(row: Mapping[Any, Any]) -> Entry:
 def _networks(found: pd.DataFrame) -> Table:
     """One row a system and threat: its accuracy on both sides, and its shadows'."""
     systems = found.groupby([*WHERE, "defense"], sort=False, dropna=False).first().reset_index()
-    names, caption = split_constant(systems, WHERE)
+    names, caption = split_constant(systems, SHOWN)
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["defense"]), _share(row, "train_accuracy"),
          _share(row, "test_accuracy"), _gap(row), _shadows(row, "train"), _shadows(row, "test"),
@@ -179,14 +186,21 @@ def unlike(row: Mapping[Any, Any]) -> str:
 
 
 def _figures(run: Results, found: pd.DataFrame) -> list[Figure]:
-    """One a system and threat: every attack's curve on logarithmic axes."""
-    by = ("threat", "budget", "dataset", "model", "defense", "seed")
+    """One a threat and model: a panel each defense, every attack's curve on logarithmic axes."""
     figures = []
-    for key, rows, left in drawn([(key, rows) for key, rows in found.groupby(list(by), sort=False, dropna=False)]):
-        sources = {str(row["attack"]): measured_as(run.known[row["run_id"]], run.known) for _, row in rows.iterrows()}
-        curves = {attack: curve(run.examples(cell["run_id"])) for attack, cell in sources.items() if cell is not None}
-        caption = f"Members found against others called members, logarithmic (dotted: a guesser), {where(key)}{left}"
-        figures.append(draw(f"roc-{slug(key)}", caption, (7.2, 4.4), partial(_roc, curves=curves)))
+    for key, rows, left in drawn([(key, rows) for key, rows in found.groupby(list(WHERE), sort=False, dropna=False)]):
+        panels: dict[str, dict[str, Any]] = {}
+        for row in rows.to_dict("records"):
+            cell = measured_as(run.known[row["run_id"]], run.known)
+            if cell is not None:
+                panels.setdefault(row["defense"], {})[row["attack"]] = curve(run.examples(cell["run_id"]))
+        more = f"; of {len(panels)} defenses the first {PANELS}" if len(panels) > PANELS else ""
+        shown = dict(list(panels.items())[:PANELS])
+        caption = "Members found against others called members, logarithmic (dotted: a guesser), "
+        caption += f"{where(key)}{left}{more}"
+        wide = min(2, len(shown))
+        size = (7.2 if wide == 1 else 10.0, 0.8 + 3.6 * -(-len(shown) // wide))
+        figures.append(draw(f"roc-{slug(key)}", caption, size, partial(_roc, panels=shown, wide=wide)))
     return figures
 
 
@@ -204,15 +218,29 @@ def curve(examples: pd.DataFrame) -> tuple[Any, Any]:
     return np.append(false, len(others)) / len(others), np.append(above, len(found)) / len(found)
 
 
-def _roc(canvas: Canvas, curves: Mapping[str, tuple[Any, Any]]) -> None:
-    ax = canvas.add_subplot()
-    names = told_apart(list(curves), partial(short, width=LEGEND))
-    lowest = min([0.1, *(float(false[false > 0].min()) for false, _ in curves.values() if len(false))])
-    ax.plot([lowest, 1], [lowest, 1], color=MUTED, linestyle=":", linewidth=1.2)
-    for i, (attack, (false, true)) in enumerate(curves.items()):
-        seen = (false > 0) & (true > 0)
-        ax.plot(false[seen], true[seen], color=LINES[i % len(LINES)], linestyle=STYLES[i % 4], linewidth=1.6,
-                label=names[attack])  # fmt: skip
+def _roc(canvas: Canvas, panels: Mapping[str, Mapping[str, tuple[Any, Any]]], wide: int) -> None:
+    names = told_apart(list(dict.fromkeys(a for one in panels.values() for a in one)), partial(short, width=LEGEND))
+    rates = [false[false > 0].min() for one in panels.values() for false, _ in one.values() if len(false)]
+    lowest = float(min([0.1, *rates]))
+    axes = canvas.subplots(-(-len(panels) // wide), wide, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax, (defense, curves) in zip(axes, panels.items(), strict=False):
+        ax.plot([lowest, 1], [lowest, 1], color=MUTED, linestyle=":", linewidth=1.2)
+        for i, attack in enumerate(names):
+            false, true = curves.get(attack, (np.zeros(0), np.zeros(0)))
+            seen = (false > 0) & (true > 0)
+            ax.plot(false[seen], true[seen], color=LINES[i % len(LINES)], linestyle=STYLES[i % 4], linewidth=1.6,
+                    label=names[attack] if ax is axes[0] else None)  # fmt: skip
+        ax.set_title(plain(short(defense, LEGEND)) if len(panels) > 1 else "")
+        _logarithmic(ax, lowest)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    canvas.supxlabel("others called members", fontsize=9, color=MUTED)
+    canvas.supylabel("members found", fontsize=9, color=MUTED)
+    legend(canvas)
+
+
+def _logarithmic(ax: Axes, lowest: float) -> None:
+    """Both axes from the lowest rate to 1, in per cent."""
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(lowest, 1)
@@ -223,6 +251,3 @@ def _roc(canvas: Canvas, curves: Mapping[str, tuple[Any, Any]]) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axis.set_minor_formatter(lambda value, _: "")
-    ax.set_xlabel("others called members")
-    ax.set_ylabel("members found")
-    legend(canvas)

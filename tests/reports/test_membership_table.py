@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,8 @@ from robustsuite.records.schema import Budget
 from robustsuite.reports.measure.kinds import best_threshold, operating_point, tpr_at
 from robustsuite.reports.measure.scores import cell_scores
 from robustsuite.reports.render.adversary import who
-from robustsuite.reports.sections.membership import _at, _counted, curve, unlike
+from robustsuite.reports.render.draw import draw
+from robustsuite.reports.sections.membership import _at, _counted, _roc, curve, unlike
 from robustsuite.scenarios.membership.played import scenario
 
 
@@ -93,6 +95,15 @@ def test_a_curve_ends_at_one_and_rises() -> None:
     assert (np.diff(true) >= 0).all()
     assert (false[-1], true[-1]) == (1, 1)
     assert len(false) <= 121
+
+
+def test_curves_of_several_defenses_are_drawn_the_same_twice() -> None:
+    member = np.arange(400) % 2 == 0
+    curves = {"lira": curve(rows(np.arange(400.0) + 300 * member, member)), "ratio": curve(rows(np.zeros(400), member))}
+    panels = {"none": curves, "dp_sgd": {"lira": curves["lira"]}, "jpeg": {}}
+    one, other = (draw("roc", "curves", (8.0, 5.0), partial(_roc, panels=panels, wide=2)) for _ in range(2))
+    assert one == other
+    assert all(word in one.svg for word in ("undefended", "dp_sgd", "lira", "ratio"))
 
 
 @pytest.mark.parametrize(("shadow", "said"), [
