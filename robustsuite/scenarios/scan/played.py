@@ -33,15 +33,13 @@ def play(context: Context) -> Record:
     suspect = Suspect.of(system.net, system.space, pictures, context.device)
     found = scanned(suspect, context.attack, card, context.seed)
     own = clean_nets(context, threat.zoo) if isinstance(threat, ScanThreat) and threat.zoo else ()
-    if own:
+    likes, kind = _of_the_zoo(suspect, card.name, context.identity), kind_of(suspect.net)
+    if own and not likes.scalars:  # what the calibration's weights are of comes first
         each = [scanned(Suspect.of(net, system.space, pictures, context.device), context.attack, card, context.seed)
                 for net in own]  # fmt: skip
-        likes = Likes(tuple(one.suspicion for one in each), tuple(tuple(one.scores.tolist()) for one in each),
-                      f"{len(own)} clean networks trained for it")  # fmt: skip
-    else:
-        likes = _of_the_zoo(suspect, card.name, context.identity)
-    triggered = worked(found, suspect, own)
-    record = judged(found, likes, triggered, kind_of(suspect.net))
+        likes, kind = Likes(tuple(one.suspicion for one in each), tuple(tuple(one.scores.tolist()) for one in each),
+                            f"{len(own)} clean networks trained for it"), ""  # fmt: skip
+    record = judged(found, likes, worked(found, suspect, own), kind)
     shown = _shown(context, suspect, found)
     return record._replace(forwards=int(context.cost.forwards), backwards=int(context.cost.backwards), kept=shown)
 
