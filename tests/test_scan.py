@@ -333,6 +333,13 @@ def test_a_zoo_is_found_again_by_what_it_was_made_from(tmp_path: Path, monkeypat
     assert zoo.read(tmp_path, other, data) is None
 
 
+def test_a_trigger_that_hardly_works_is_no_natural_one() -> None:
+    assert calibrated.natural(0.9, 0.5)
+    assert not calibrated.natural(0.9, 0.4)
+    assert not calibrated.natural(0.1, 0.1)
+    assert not calibrated.natural(0.9, math.nan)
+
+
 def test_a_command_asks_what_it_can_ask() -> None:
     def attacks(*given: object) -> set[str]:
         sweep = scanning(*given)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.threats import Access
 from robustsuite.integrity.checks import Flag
-from robustsuite.methods.backdoors.calibrated import NATURAL, deviations, kind_number, rank, shipped
+from robustsuite.methods.backdoors.calibrated import WORKS, deviations, kind_number, natural, rank, shipped
 from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -102,9 +102,9 @@ def _note(found: Finding, p: float, likes: Likes, triggered: tuple[float, float]
                  else f"not calibrated for this kind of network: {likes.words}")  # fmt: skip
     if math.isfinite(triggered[0]):
         words.append(f"the trigger that was found works on {triggered[0]:.0%} of clean pictures")
-    if math.isfinite(triggered[1]):
-        natural = triggered[1] > NATURAL * triggered[0]
-        words.append(f"on {triggered[1]:.0%} of them for clean networks: {'a natural one' if natural else 'its own'}")
+    if math.isfinite(triggered[1]) and triggered[0] >= WORKS:
+        own = "a natural one" if natural(*triggered) else "its own"
+        words.append(f"on {triggered[1]:.0%} of them for clean networks: {own}")
     return "; ".join(words)
 
 
