@@ -216,7 +216,10 @@ def test_a_calibration_tells_networks_that_differ_and_of_shuffled_labels_none() 
     assert shuffled.silent == (KIND, ""), "no probability is given where nothing is told"
     assert calibration(3.0).silent == ("",), "nor of an architecture that none was tried on"
     assert calibration(3.0) == calibration.__wrapped__(3.0)
-    restored = Calibration.model_validate_json(json.dumps(calibration(3.0).model_dump(mode="json")), strict=False)
+    text = json.dumps(calibration(3.0).model_dump(mode="json"), sort_keys=True)
+    restored = Calibration.model_validate_json(text, strict=False)
+    apart = {"neural_cleanse": 3.0, "mm_bd": -1.0}
+    assert restored.probability(apart, KIND) == calibration(3.0).probability(apart, KIND)
     assert restored.digest == calibration(3.0).digest != calibration(2.0).digest
 
 
@@ -328,6 +331,13 @@ def test_a_zoo_is_found_again_by_what_it_was_made_from(tmp_path: Path, monkeypat
     assert 0 <= poisoned.asr <= 1
     other = zoo.Member("tiny_deep", 6, (0.02, 1), "badnets", {}, 0.2, 3)
     assert zoo.read(tmp_path, other, data) is None
+
+
+def test_a_trigger_that_hardly_works_is_no_natural_one() -> None:
+    assert calibrated.natural(0.9, 0.5)
+    assert not calibrated.natural(0.9, 0.4)
+    assert not calibrated.natural(0.1, 0.1)
+    assert not calibrated.natural(0.9, math.nan)
 
 
 def test_a_command_asks_what_it_can_ask() -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from robustsuite.errors import BadData
 from robustsuite.maths import stats
-from robustsuite.methods.backdoors.calibrated import NATURAL, Calibration, shipped, summary
+from robustsuite.methods.backdoors.calibrated import Calibration, natural, shipped, summary
 
 from ..measure.classes import named
 from ..measure.scores import measured_as
@@ -166,11 +166,11 @@ def _scanners(run: Results, found: Mapping[tuple[Any, ...], Mapping[str, Scan]])
 
 
 def _verdict(scan: Scan) -> str:
-    works, elsewhere = scan.number("works"), scan.number("works_on_clean")
-    natural = np.isfinite(elsewhere) and elsewhere > NATURAL * works
     index = scan.number("anomaly_index")
     said = [scan.cell["sentence"]] if not np.isfinite(scan.number("suspicion")) else []
-    said += ["a natural trigger: clean networks obey it"] if natural else []
+    said += (
+        ["a natural trigger: clean networks obey it"] if natural(*map(scan.number, ("works", "works_on_clean"))) else []
+    )
     said += [f"anomaly index {index:.3g}"] if np.isfinite(index) else []
     p = scan.number("p_corrected")
     said += [f"p of the largest margin {p:.3g}, corrected"] if np.isfinite(p) else []

@@ -120,9 +120,11 @@ def scanning(checkpoint: str, data: str, zoo: int, space: str, seed: int) -> Swe
     names = [card.name for card in found if data or Access.AUX_DATA not in card.needs]
     given = entry(data, "imagefolder:DIR") if data else _pictureless(space)
     access = ["white_box", "aux_data"] if data else ["white_box"]
-    name = "".join(c if c.isalnum() else "-" for c in checkpoint.partition("?")[0]).strip("-")[-50:].strip("-")
+    scheme, _, rest = checkpoint.partition("?")[0].partition(":")
+    short = f"{scheme}:{Path(rest).name}"  # of a file without its folder, which is this machine's
+    name = "".join(c if c.isalnum() else "-" for c in short).strip("-")[:50].strip("-")
     return sweep_of({
-        "name": f"scan-{name}", "title": f"{checkpoint.partition('?')[0]}: is it trojaned?", "models": [checkpoint],
+        "name": f"scan-{name}", "title": f"{short}: is it trojaned?", "models": [checkpoint],
         "data": [given], "seeds": [seed],
         "threats": {"scan": {"scenario": "scan", "access": access, "zoo": zoo, "attacks": names}},
     }, "scan")  # fmt: skip

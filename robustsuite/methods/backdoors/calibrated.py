@@ -29,8 +29,10 @@ Floats = NDArray[np.float64]
 FEW = 8
 """Clean networks below which nothing is said of how surprising a scalar is."""
 
-NATURAL = 0.5
-"""A trigger that works on clean networks on more than this share of what it does on the suspect is a natural one."""
+WORKS, NATURAL = 0.5, 0.5
+"""A recovered trigger is one from this share of pictures on; it is a natural one where it works on clean networks on
+more than this share of what it does on the suspect.
+"""
 
 MOST = 5.0
 """Deviations beyond which none counts as larger: so few networks say nothing of such tails."""
@@ -108,6 +110,11 @@ class Calibration(Strict):
         """31 bits that tell this calibration from another."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) >> 1
+
+
+def natural(works: float, on_clean: float) -> bool:
+    """Whether a recovered trigger works on the suspect and on clean networks as well; False where that is not known."""
+    return works >= WORKS and on_clean > NATURAL * works
 
 
 def kind_number(kind: str) -> int:

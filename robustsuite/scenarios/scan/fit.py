@@ -52,9 +52,9 @@ def fit(
     that architecture are what others of it are ranked among, and it says whether weights carry over to another. A fold
     has every FOLDS-th network of each architecture, clean and trojaned apart.
     """
-    names = list(scanners)
+    names = sorted(scanners)  # in an order that a json file keeps: weights have no names
     whole = [row for row in rows if all(np.isfinite(_scores(row, name)).all() for name in names)]
-    plain = Asked(pictures, scanners, tuple(kept_out), kept_out_arch)
+    plain = Asked(pictures, dict(sorted(scanners.items())), tuple(kept_out), kept_out_arch)
     first = _judged(whole, plain)
     archs = {row.member.arch for row in whole if row.member.arch != kept_out_arch}
     silent = tuple(sorted(arch for arch in archs if not summary(first, "seen", arch=arch).get("lo", 0.0) > CHANCE))

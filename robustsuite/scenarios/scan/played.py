@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsuite.config.decision import Decision
 from robustsuite.config.threats import Access
 from robustsuite.integrity.checks import Flag
-from robustsuite.methods.backdoors.calibrated import NATURAL, deviations, kind_number, rank, shipped
+from robustsuite.methods.backdoors.calibrated import WORKS, deviations, kind_number, natural, rank, shipped
 from robustsuite.records.pictures import Kept
 from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
@@ -33,15 +33,13 @@ def play(context: Context) -> Record:
     suspect = Suspect.of(system.net, system.space, pictures, context.device)
     found = scanned(suspect, context.attack, card, context.seed)
     own = clean_nets(context, threat.zoo) if isinstance(threat, ScanThreat) and threat.zoo else ()
-    if own:
+    likes, kind = _of_the_zoo(suspect, card.name, context.identity), kind_of(suspect.net)
+    if own and not likes.scalars:  # what the calibration's weights are of comes first
         each = [scanned(Suspect.of(net, system.space, pictures, context.device), context.attack, card, context.seed)
                 for net in own]  # fmt: skip
-        likes = Likes(tuple(one.suspicion for one in each), tuple(tuple(one.scores.tolist()) for one in each),
-                      f"{len(own)} clean networks trained for it")  # fmt: skip
-    else:
-        likes = _of_the_zoo(suspect, card.name, context.identity)
-    triggered = worked(found, suspect, own)
-    record = judged(found, likes, triggered, kind_of(suspect.net))
+        likes, kind = Likes(tuple(one.suspicion for one in each), tuple(tuple(one.scores.tolist()) for one in each),
+                            f"{len(own)} clean networks trained for it"), ""  # fmt: skip
+    record = judged(found, likes, worked(found, suspect, own), kind)
     shown = _shown(context, suspect, found)
     return record._replace(forwards=int(context.cost.forwards), backwards=int(context.cost.backwards), kept=shown)
 
@@ -104,9 +102,9 @@ def _note(found: Finding, p: float, likes: Likes, triggered: tuple[float, float]
                  else f"not calibrated for this kind of network: {likes.words}")  # fmt: skip
     if math.isfinite(triggered[0]):
         words.append(f"the trigger that was found works on {triggered[0]:.0%} of clean pictures")
-    if math.isfinite(triggered[1]):
-        natural = triggered[1] > NATURAL * triggered[0]
-        words.append(f"on {triggered[1]:.0%} of them for clean networks: {'a natural one' if natural else 'its own'}")
+    if math.isfinite(triggered[1]) and triggered[0] >= WORKS:
+        own = "a natural one" if natural(*triggered) else "its own"
+        words.append(f"on {triggered[1]:.0%} of them for clean networks: {own}")
     return "; ".join(words)
 
 
