@@ -1,6 +1,6 @@
 """The zoo that the scan is calibrated on, made, scanned and fitted by one command; what is there is found again.
 
-    python benchmarks/zoo.py --out runs/zoo                  # all of it, some 15 minutes of one core
+    python benchmarks/zoo.py --out runs/zoo                  # all of it
     python benchmarks/zoo.py --out runs/zoo --minutes 10     # stop after so long; the same command goes on
 
 Pictures are `scenes` at 16 pixels, rendered from a seed. Half of the networks are trojaned by the twelve poisoning

@@ -54,6 +54,7 @@ def test_the_wheel_holds_the_plugins_and_their_files(tmp_path: Path) -> None:
     for package in on_disk():
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {"robustsuite/py.typed", "robustsuite/benchmarks/sweeps/default.yaml"} <= names
+    assert "robustsuite/methods/backdoors/calibration.json" in names
     assert any(name.startswith("robustsuite/reports/render/templates/") for name in names)
     pages = {name.rpartition("/")[2] for name in names if "/share/robustsuite/docs/" in name}
     assert pages == {"README.md", *(page.name for page in (ROOT / "docs").iterdir())}

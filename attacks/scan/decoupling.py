@@ -53,8 +53,9 @@ def decoupling(
 ) -> Finding:  # fmt: skip
     """A mask of the features that the clean task rests on, then pictures that keep those and lose the others.
 
-    steps: of the mask and of the generator. bound: the mean squared change of a picture that is free. A class's score
-    is by how much its share of answers grows on generated pictures.
+    pictures: clean ones, the first so many. steps: of the mask, and of the generator on batches of `batch`; width: its
+    filters. bound: the mean squared change of a picture that is free. A class's score is by how much its share of
+    answers grows on generated pictures.
     """
     x, y = suspect.clean(pictures)
     layer, inputs = head_of(suspect.net, suspect.space.shape)

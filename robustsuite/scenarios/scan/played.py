@@ -140,7 +140,7 @@ def _same(name: str, unit: str = "", better: str = "neither") -> Column:
 
 
 scenario = Scenario(
-    "scan", "A scanner looks at one network alone: does it carry a backdoor, and to which class?", play,
+    "scan", "A scanner looks at one network alone and says how likely it carries a backdoor, and to which class.", play,
     columns=(
         Column(name="deviation", dtype="float", unit="standard deviations", better="less", scores=(
             Scoring(name="suspicion_deviation", kind="mean"),
