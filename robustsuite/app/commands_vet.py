@@ -102,8 +102,8 @@ def scan(
 ) -> None:
     """Is this network trojaned? What each scanner says, its rank among clean networks, and the recovered triggers.
 
-    A probability is given where clean networks like it are known: of the calibration's task and architectures, or
-    trained for it by --zoo. Elsewhere the numbers stand alone, and the answer is that it is not known.
+    A probability is given where the calibration has networks like it. Elsewhere the answer is that it is not known;
+    --zoo then trains clean networks of this task, for ranks and to tell natural triggers. Exit code 3 where one failed.
     """
     from robustsuite.app import api, display
     from robustsuite.app.vetting import scanning, told
@@ -122,3 +122,5 @@ def scan(
     for sentence in sentences:
         screen.print(sentence, markup=False)
     screen.print(f"report: {report / 'report.html'}", markup=False)
+    if any(row[1] == "failed" for row in rows):
+        raise typer.Exit(3)
