@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -25,7 +26,8 @@ from robustsuite.methods.backdoors.features import head_of
 from robustsuite.methods.backdoors.inversion import deviations_below, stamped
 from robustsuite.methods.backdoors.margins import corrected, gamma_fit, uncorrected
 from robustsuite.methods.backdoors.stacked import trained
-from robustsuite.reports.sections.scanned import Scan, joined
+from robustsuite.reports.render.text import percent
+from robustsuite.reports.sections.scanned import WHERE, Scan, _answers, joined
 from robustsuite.scenarios.scan import zoo
 from robustsuite.scenarios.scan.fit import Row, fit
 from robustsuite.scenarios.scan.likes import Likes, kind_of, worked
@@ -265,7 +267,6 @@ def test_where_nothing_like_it_is_known_the_number_stands_alone_and_says_so(monk
     assert int(beside.columns["calibration"][0]) == known.digest
 
     def cells(**records: object) -> dict[str, Scan]:
-        import pandas as pd
 
         return {name: Scan({"attack": name}, pd.DataFrame({k: v.numpy() for k, v in record.columns.items()}))  # type: ignore[attr-defined]
                 for name, record in records.items()}  # fmt: skip
@@ -388,3 +389,18 @@ def test_a_threat_of_a_scan_has_no_budget_and_a_zoo_that_says_something() -> Non
     assert torch.equal(stamped(x, torch.zeros(1, 8, 8), torch.rand(3, 8, 8)), x)
     assert Rng.of(0, "scan/mm_bd", torch.arange(5)).uniform(2).shape == (5, 2)
     assert Judged(arch="a", group="seen", probability=0.5).deviations == {}
+
+
+def test_a_model_has_one_answer_whatever_defends_it() -> None:
+    facts = (("none", 0.9, 2, "two", ""), ("jpeg", 0.2, 1, "one", ""), ("rift", np.nan, -1, "", "w"),
+             ("rounding", np.nan, -1, "", "w"))  # fmt: skip
+    rows = [("scan", "d", "net", defense, 0, *rest, 5) for defense, *rest in facts]
+    table = pd.DataFrame(rows, columns=[*WHERE, "probability", "class", "name", "why", "scanners"])
+    (answer,) = _answers(table)
+    assert answer.numbers[0][:2] == ("largest probability of a backdoor", percent(0.9))
+    assert [bar[1] for bar in answer.bars] == ["none", "jpeg"]
+    assert answer.said[0].startswith("net carries a backdoor")
+    assert answer.said[1].startswith("net with jpeg carries")
+    assert answer.said[2:] == ("Whether any of these 2 systems carries a backdoor is not known: w.",)
+    twice = pd.concat([table, table.assign(threat="its own zoo")])
+    assert len({each.title for each in _answers(twice)}) == 2

@@ -287,13 +287,25 @@ def _row(shots: tuple[Shot, ...]) -> bytes:
 
 
 def _answers(table: pd.DataFrame) -> Iterator[Answer]:
-    """What each threat's networks come to."""
-    for row in table.to_dict("records"):
-        known = not np.isnan(row["probability"])
-        p = percent(row["probability"]) if known else "–"
-        said = (sentence(row),)
-        figure = ("probability of a backdoor", p, "" if known else row["why"], "")
-        yield Answer("Scan for backdoors", f"{row['model']} · {row['dataset']}", (figure,), (), said, said=said)
+    """What each threat's networks come to: one answer a model, its defenses in it."""
+    several = [name for name in ("threat", "seed") if table[name].nunique() > 1]
+    for where, rows in table.groupby(["dataset", "model", "threat", "seed"], sort=False):
+        known = rows[rows["probability"].notna()].sort_values("probability", ascending=False, kind="stable")
+        said = [sentence(row | {"model": _system(row)}) for row in known.to_dict("records")]
+        for why, silent in rows[rows["probability"].isna()].groupby("why", sort=False):
+            systems = [_system(row) for row in silent.to_dict("records")]
+            what = systems[0] if len(systems) == 1 else f"any of these {len(systems)} systems"
+            said.append(f"Whether {what} carries a backdoor is not known: {why}.")
+        bars = [("", row["defense"], _probability(row)) for row in known.to_dict("records")]
+        p = percent(known["probability"].iloc[0]) if len(known) else "–"
+        label = "largest probability of a backdoor" if len(known) > 1 else "probability of a backdoor"
+        told = [f"seed {where[3]}" if name == "seed" else str(where[2]) for name in several]
+        yield Answer(": ".join(["Scan for backdoors", *told]), f"{where[1]} · {where[0]}", ((label, p, "", ""),),
+                     tuple(bars) if len(bars) > 1 else (), tuple(said), said=tuple(said))  # fmt: skip
+
+
+def _system(row: Mapping[Any, Any]) -> str:
+    return row["model"] if row["defense"] in ("", "none") else f"{row['model']} with {row['defense']}"
 
 
 def sentence(row: Mapping[Any, Any]) -> str:
