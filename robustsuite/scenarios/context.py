@@ -83,6 +83,10 @@ class Context:
         """The system as it answers; limits and counts are the oracle's that is put before it."""
         return self._cut[0]
 
+    def network(self) -> nn.Module:
+        """The network that is served, before the stage that serves it: what a checkpoint holds."""
+        return self._cycle().trained()
+
     def session(self) -> Session:
         """A system that adapts, in a copy of its own, with nothing asked of it yet."""
         return Session.of(self.served())

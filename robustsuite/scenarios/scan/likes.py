@@ -53,7 +53,7 @@ def clean_nets(context: Context, count: int) -> tuple[nn.Module, ...]:
 
     Needs AUX_DATA. Raises Unsupported where they do not learn the task.
     """
-    training, suspect = context.own_training(), context.served().net
+    training, suspect = context.own_training(), context.network()
     recipe = Recipe(EPOCHS, one_cycle(RATE, EPOCHS), batch=50, optimiser="adamw", flip=True)
 
     def fit(net: nn.Module, training: Training) -> nn.Module:

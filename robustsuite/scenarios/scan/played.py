@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 
 def play(context: Context) -> Record:
-    """Scan the served network, and those that it is compared with."""
-    threat, system, card = context.threat, context.served(), context.card
+    """Scan the network, without what serves it, and those that it is compared with."""
+    threat, space, card = context.threat, context.served().space, context.card
     pictures = context.aux().pictures if Access.AUX_DATA in threat.access else None
-    suspect = Suspect.of(system.net, system.space, pictures, context.device)
+    suspect = Suspect.of(context.network(), space, pictures, context.device)
     found = scanned(suspect, context.attack, card, context.seed)
     own = clean_nets(context, threat.zoo) if isinstance(threat, ScanThreat) and threat.zoo else ()
     likes, kind = _of_the_zoo(suspect, card.name, context.identity), kind_of(suspect.net)
     if own and not likes.scalars:  # what the calibration's weights are of comes first
-        each = [scanned(Suspect.of(net, system.space, pictures, context.device), context.attack, card, context.seed)
+        each = [scanned(Suspect.of(net, space, pictures, context.device), context.attack, card, context.seed)
                 for net in own]  # fmt: skip
         likes, kind = Likes(tuple(one.suspicion for one in each), tuple(tuple(one.scores.tolist()) for one in each),
                             f"{len(own)} clean networks trained for it"), ""  # fmt: skip
@@ -158,4 +158,5 @@ scenario = Scenario(
     ),
     headline="suspicion_deviation", paper="Wang et al., 2019, Neural Cleanse; Wang et al., 2024, arXiv:2205.06900",
     spec=ScanSpec, decide=decide, subjects=subjects, sections="robustsuite.reports.sections.scanned:part",
+    passes=("data", "train", "harden"),
 )  # fmt: skip
