@@ -22,10 +22,10 @@ demo: .venv/done  ## the main job, offline: attacks x defenses x shifts on the e
 	$(BIN)/robustsuite run --out runs/demo
 
 test: .venv/done  ## the tests, under ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/done  ## the heavier checks too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 gpu: .venv/done  ## on a machine with a GPU: its conformance, agreement with the CPU and speed beside the peers, in runs/gpu
 	$(BIN)/python benchmarks/gpu.py --device cuda --out runs/gpu

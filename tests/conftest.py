@@ -17,17 +17,3 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"no real data at {folder}; set ROBUSTSUITE_SHARED")
     return folder
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what is made once a file, or once for all, go to one worker: two would make it twice."""
-    for item in items:
-        made = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-        shared_ = sorted(n for n, defs in made.items() if defs[-1].scope in ("module", "session") and n not in THEIRS)
-        if shared_:
-            item.add_marker(pytest.mark.xdist_group(f"{shared_[0]} of {made[shared_[0]][-1].baseid}"))
-
-
-THEIRS = {"shared", "tmp_path_factory", "worker_id", "testrun_uid", "pytestconfig", "record_testsuite_property"}
-"""Fixtures of a wider scope that cost nothing."""
