@@ -249,6 +249,7 @@ def _packed(folder: Path, _: int) -> int:
     return sum(pack(folder) for _ in range(40))
 
 
+@pytest.mark.slow
 def test_packers_and_writers_in_one_folder_lose_nothing(tmp_path: Path) -> None:
     Store(tmp_path)
     with ProcessPoolExecutor(4, get_context("spawn")) as pool:

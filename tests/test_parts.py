@@ -43,10 +43,13 @@ def records(folder: Path) -> dict[str, CellRecord]:
     return {f.parent.name: read_cell(f.parent) for f in (folder / "cells").glob("*/run.json")}
 
 
-SWEEPS = [(EVERY, {"done", "inert", "refused"}), (SHIFTED, {"done"})]
+SWEEPS = [
+    pytest.param(EVERY, {"done", "inert", "refused"}, id="digits"),
+    pytest.param(SHIFTED, {"done"}, id="shift", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize(("sweep", "ends"), SWEEPS, ids=["digits", "shift"])
+@pytest.mark.parametrize(("sweep", "ends"), SWEEPS)
 def test_every_scenario_in_parts_is_the_same_bytes(
     sweep: dict[str, Any], ends: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,7 @@ LATER = {
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
-each attack of ours."""
+each attack of ours, and poisoning."""
 
 
 def given(card: Card) -> Any:
@@ -154,7 +154,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 def later(title: str) -> bool:
     """Whether this sweep is a heavier check."""
     heavy = ("evasion torchattacks.", "inversion", "parsing", "membership", "extraction", "adaptation")
-    return title.split("-")[0] in LATER or title.startswith(heavy if REAL else ("evasion", *heavy))
+    return title.split("-")[0] in LATER or title.startswith(heavy if REAL else ("evasion", "poisoning", *heavy))
 
 
 def base() -> dict[str, Any]:
