@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 
-from .text import plain, short
+from .text import number, plain, short
 
 INK, MUTED, RULE, PAPER = "#1c2733", "#5b6776", "#cbd3db", "#fcfcfa"
 # The page swaps these four for its own variables, so one drawing serves the light and the dark theme.
@@ -105,6 +105,19 @@ def radius_axes(ax: Axes, norm: str, ylabel: str, top: float) -> None:
         ticks = np.arange(0, top * 255 + 1e-9, step)
         ax.set_xticks(ticks / 255, [f"{t:g}" for t in ticks])
     ax.set_xlabel("linf radius, 1/255" if norm == "linf" else f"{norm} radius")
+    ax.set_ylabel(ylabel)
+
+
+def query_axes(ax: Axes, ticks: Sequence[float], xlabel: str, ylabel: str) -> None:
+    """Axes of percent against queries, logarithmic, with these ticks alone."""
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [number(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_ylim(0, 102)
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, which="both")
+    ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
 
 

@@ -22,7 +22,7 @@ from ..measure.scores import measured_as
 from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, accuracy, counted, error, split_constant, words
-from ..render.draw import LEGEND, LINES, MUTED, STYLES, Figure, draw, legend, slug, told_apart, where
+from ..render.draw import LEGEND, LINES, MUTED, STYLES, Figure, draw, legend, query_axes, slug, told_apart, where
 from ..render.text import number, percent, points, short
 from .figures import drawn
 
@@ -195,17 +195,8 @@ def _panels(canvas: Canvas, rows: pd.DataFrame, line: str, names: dict[str, str]
             ax.plot(part["queries"], 100 * part["value"], marker="o", markersize=3, color=colour, linewidth=1.6,
                     linestyle=STYLES[i % 4], label=label)  # fmt: skip
             ax.fill_between(part["queries"], 100 * part["lo"], 100 * part["hi"], color=colour, alpha=0.1, linewidth=0)
-        ax.set_xscale("log")
         ticks = sorted(set(rows["queries"]))
-        ticks = ticks[:: max(1, -(-len(ticks) // 6))]
-        ax.set_xticks(ticks, [number(tick) for tick in ticks])
-        ax.set_xticks([], minor=True)
-        ax.set_ylim(0, 102)
-        ax.grid(axis="y")
-        ax.set_axisbelow(True)
-        ax.tick_params(length=0, which="both")
-        ax.set_xlabel("queries")
-        ax.set_ylabel(f"{measure}, %")
+        query_axes(ax, ticks[:: max(1, -(-len(ticks) // 6))], "queries", f"{measure}, %")
     if not np.isnan(stranger):
         axes[0].axhline(100 * stranger, color=MUTED, linewidth=1, linestyle=":", label="stranger, no queries")
     legend(canvas)

@@ -295,7 +295,7 @@ def _answers(table: pd.DataFrame) -> Iterator[Answer]:
         for why, silent in rows[rows["probability"].isna()].groupby("why", sort=False):
             systems = [_system(row) for row in silent.to_dict("records")]
             what = systems[0] if len(systems) == 1 else f"any of these {len(systems)} systems"
-            said.append(f"Whether {what} carries a backdoor is not known: {why}.")
+            said.append(sentence({"model": what, "probability": np.nan, "why": why}))
         bars = [("", row["defense"], _probability(row)) for row in known.to_dict("records")]
         p = percent(known["probability"].iloc[0]) if len(known) else "–"
         label = "largest probability of a backdoor" if len(known) > 1 else "probability of a backdoor"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,27 @@ RESHAPES = (
     "MkldnnAdaptiveAvgPool2D", "AdaptiveAvgPool2D",
 )  # fmt: skip
 """Operations after the linear one that leave it linear: other shapes, and averages over places."""
+
+
+class Called(NamedTuple):
+    """A linear layer in a forward: what it was handed, and what it gave."""
+
+    layer: nn.Linear
+    entering: Tensor
+    leaving: Tensor
+
+
+def linear_calls(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Called]]:
+    """The net's answer to x (N, C, H, W), and its linear layers in the order of their calls; differentiable."""
+    called: list[Called] = []
+    handles = [m.register_forward_hook(lambda m, args, out: called.append(Called(m, args[0], out)))
+               for m in net.modules() if isinstance(m, nn.Linear)]  # fmt: skip
+    try:
+        answer: Tensor = net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return answer, called
 
 
 def linear_head(net: nn.Module, picture: Tensor, rng: Rng) -> Tensor:

@@ -23,7 +23,7 @@ from robustsuite.maths import stats
 from ...measure.grades import shown
 from ...read.runs import Results, once, radius_of
 from ...render.document import Entry, Section, Table, accuracy, counted, split_constant, words
-from ...render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, slug, told_apart, where
+from ...render.draw import LEGEND, LINES, STYLES, Figure, draw, legend, query_axes, slug, told_apart, where
 from ...render.text import number, percent, short
 from ..figures import drawn
 from .queries import SERIES, WHERE
@@ -162,14 +162,6 @@ def _lines(canvas: Canvas, part: pd.DataFrame, names: dict[str, str]) -> None:
                 linewidth=1.8, label=names[str(attack)])  # fmt: skip
         ax.fill_between(rows["queries"], 100 * rows["lo"], 100 * rows["hi"], step="post", color=colour, alpha=0.13,
                         linewidth=0)  # fmt: skip
-    ax.set_xscale("log")
     ticks = [mark for mark in (1, 10, *MARKS) if part["queries"].min() <= mark <= part["queries"].max()]
-    ax.set_xticks(ticks, [number(mark) for mark in ticks])
-    ax.set_xticks([], minor=True)
-    ax.set_ylim(0, 102)
-    ax.grid(axis="y")
-    ax.set_axisbelow(True)
-    ax.tick_params(length=0, which="both")
-    ax.set_xlabel("queries an image")
-    ax.set_ylabel("robust accuracy, %")
+    query_axes(ax, ticks, "queries an image", "robust accuracy, %")
     legend(canvas)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
+from robustsuite.methods.head import linear_calls
 
 
 def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -13,17 +14,10 @@ def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises Unsupported for a net without one.
     """
-    seen: list[Tensor] = []
-    handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for m in net.modules()
-               if isinstance(m, nn.Linear)]  # fmt: skip
-    try:
-        logits: Tensor = net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not seen or seen[-1].ndim != 2:
+    logits, called = linear_calls(net, x)
+    if not called or called[-1].entering.ndim != 2:
         raise Unsupported("expected a network whose last layer is linear, got another: it has no features to compare")
-    return logits, seen[-1]
+    return logits, called[-1].entering
 
 
 def contrasted(parts: Tensor, temperature: float) -> Tensor:
