@@ -74,6 +74,14 @@ def test_the_command_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_plugins_are_listed_without_what_takes_seconds_to_load() -> None:
+    slow = ("torchvision", "torch._dynamo", "auto_LiRPA", "foolbox", "matplotlib")
+    code = f"import sys; from robustsuite.config.registry import names; names('attack'); names('defense'); " \
+           f"sys.exit(', '.join(m for m in {slow!r} if m in sys.modules) or 0)"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 SWEEP = """
 name: bare
 models: ["python:tests.nets:linear"]

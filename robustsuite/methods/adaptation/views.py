@@ -1,15 +1,14 @@
 """Another view of a batch, as CoTTA, RoTTA and RMT see it: colours, a small turn, blur, a mirror and noise.
 
 One draw for the whole batch, from torch's global state, which a session seeds for each question. Ranges are those of
-the methods' code (KATANA, Ndirango et al., 2021, arXiv:2109.08191, in its strong form).
+the methods' code (KATANA, Ndirango et al., 2021, arXiv:2109.08191, in its strong form). torchvision takes two seconds
+to load: whoever lists the plugins does not wait for it.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as pictures
 
 from robustsuite.maths.warping import within
 
@@ -26,6 +25,8 @@ def recoloured(x: Tensor) -> Tensor:
 
     Of pictures without three channels brightness, contrast and gamma alone.
     """
+    from torchvision.transforms.v2 import functional as pictures
+
     changes = [
         lambda x: pictures.adjust_brightness(x, _between(0.6, 1.4)),
         lambda x: pictures.adjust_contrast(x, _between(0.7, 1.3)),
@@ -46,6 +47,9 @@ def moved(x: Tensor) -> Tensor:
 
     Beyond their border stands the border.
     """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as pictures
+
     height, width = x.shape[2:]
     wide = pictures.pad(x, [width // 2, height // 2], padding_mode="edge")
     down, right = (round(_between(-side / 16, side / 16)) for side in wide.shape[2:])
@@ -60,6 +64,8 @@ def moved(x: Tensor) -> Tensor:
 @torch.no_grad()
 def viewed(x: Tensor) -> Tensor:
     """Another view of each picture (N, C, H, W) in [0, 1]."""
+    from torchvision.transforms.v2 import functional as pictures
+
     x = moved(recoloured(x))
     x = pictures.gaussian_blur(x, [5, 5], [_between(0.001, 0.5)])
     if float(torch.rand(())) < 0.5:
