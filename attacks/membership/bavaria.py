@@ -89,9 +89,14 @@ def prior(values: Tensor) -> Prior:
     logs = variances[variances > 0].log()
     beyond = float(logs.var()) - float(polygamma(1, degrees / 2)) if len(logs) > 1 else 0.0
     nu = 2 * _trigamma_inverse(beyond) if beyond > polygamma(1, MOST / 2) else MOST
-    s2 = math.exp(float(logs.mean()) - digamma(degrees / 2) + math.log(degrees / 2) + digamma(nu / 2) - math.log(nu / 2))
+    bias = _log_bias(degrees) - _log_bias(nu)
     wider = float(middle(n * (means - mu).square() / variances.clamp_min(1e-300))) / fdtri(1, degrees, 0.5)
-    return Prior(mu, n / (wider - 1) if wider > 1 + n / MOST else MOST, nu, s2)
+    return Prior(mu, n / (wider - 1) if wider > 1 + n / MOST else MOST, nu, math.exp(float(logs.mean()) - bias))
+
+
+def _log_bias(degrees: float) -> float:
+    """The mean logarithm of a chi-square over its degrees of freedom."""
+    return float(digamma(degrees / 2)) - math.log(degrees / 2)
 
 
 def _trigamma_inverse(value: float) -> float:
