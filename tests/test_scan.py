@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from robustsuite.app.vetting import scanning, told
@@ -248,6 +249,17 @@ def test_a_calibration_tells_networks_that_differ_and_of_shuffled_labels_none() 
     apart = {"neural_cleanse": 3.0, "mm_bd": -1.0}
     assert restored.probability(apart, KIND) == calibration(3.0).probability(apart, KIND)
     assert restored.digest == calibration(3.0).digest != calibration(2.0).digest
+
+
+def test_weights_are_a_logistic_regressions_and_never_negative() -> None:
+    draws = np.random.default_rng(6)
+    bad = np.arange(60) < 20
+    z = draws.standard_normal((60, 3)) + 1.2 * bad[:, None]
+    known = LogisticRegression(C=calibrated.PENALTY, class_weight="balanced", tol=1e-8).fit(z, bad)
+    assert calibrated.fitted(z, bad) == pytest.approx((*known.coef_[0], *known.intercept_), rel=1e-3)
+    against = calibrated.fitted(z * [1, 1, -1], bad)
+    assert against[2] == 0.0
+    assert against[:2] + against[3:] == pytest.approx(calibrated.fitted(z[:, :2], bad), rel=1e-3)
 
 
 def test_deviations_and_ranks_are_those_of_one_more_draw() -> None:
