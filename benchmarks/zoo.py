@@ -55,7 +55,7 @@ KEPT_OUT, KEPT_OUT_ARCH = ("trojan", "sig", "ftrojan"), "tiny_deep"
 """Attacks and an architecture that nothing is fitted on: a patch, a wave under true labels, a frequency."""
 
 Dropped = dict[str, tuple[int, int, int]]
-SCANNERS = ("neural_cleanse", "mm_bd", "head_weights", "exposure", "decoupling")
+SCANNERS = ("neural_cleanse", "mm_bd", "blend_margin", "patch_margin", "head_weights", "exposure", "decoupling")
 
 
 def members(arch: str) -> tuple[list[zoo.Member], list[zoo.Member]]:

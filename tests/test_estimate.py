@@ -83,6 +83,18 @@ def test_trainings_are_tried_on_a_few_pictures_and_leave_nothing(
     assert list(estimate.trainings(cells).values()) == [2.0, 3.0]
 
 
+def test_what_an_adversary_trains_for_itself_has_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    scores = {"scenario": "membership", "access": ["scores", "aux_data"], "shadows": 6,
+              "attacks": ["threshold", "lira", "ratio"]}  # fmt: skip
+    scan = {"scenario": "scan", "access": ["white_box", "aux_data"], "zoo": 8, "attacks": ["mm_bd", "head_weights"]}
+    sweep = {"name": "x", "models": ["recipe:cnn_2c2f?epochs=2"], "data": [{"digits": None}],
+             "threats": {"scores": scores, "scan": scan}}  # fmt: skip
+    monkeypatch.setattr(estimate, "_tried", lambda *_: 3.0)
+    victims, own = 2, 6 + 8  # the victim on a half by coins, and on all pictures
+    assert list(estimate.trainings(list(ordered(plan(sweep_of(sweep, "x"))))).values()) == [3.0] * (victims + own)
+
+
 def test_a_machine_gets_workers_where_there_is_work_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, store = cells_of(1), Store(tmp_path)
     monkeypatch.setattr(estimate.joblib, "cpu_count", lambda: 8)

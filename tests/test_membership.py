@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
+from robustsuite.attacks.membership.bavaria import Prior, bavaria, log_density, log_tail, prior
 from robustsuite.attacks.membership.label_augmentation import label_augmentation
 from robustsuite.attacks.membership.label_boundary import label_boundary
 from robustsuite.attacks.membership.lira import lira
@@ -189,6 +191,47 @@ def test_offline_lira_takes_less_sure_answers_for_others() -> None:
     assert lira(**low, online=False) < lira(**high, online=False)
 
 
+def test_bavaria_is_students_t_and_its_prior_is_found_again() -> None:
+    draws = np.random.default_rng(5)
+    variance = 6 * 0.5 / draws.chisquare(6, 40_000)
+    mean = 1.5 + np.sqrt(variance / 0.25) * draws.standard_normal(40_000)
+    values = torch.from_numpy(mean + np.sqrt(variance) * draws.standard_normal((8, 40_000)))
+    found = prior(values)
+    assert found == pytest.approx(Prior(1.5, 0.25, 6, 0.5), rel=0.25, abs=0.05)
+    one = prior(torch.from_numpy(draws.standard_normal((8, 4000))))
+    assert one.nu > 100, "one variance for all"
+    phi, few = torch.tensor([0.7], dtype=torch.float64), torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    known = Prior(mu=0.0, kappa=1.0, nu=3.0, s2=2.0)  # of two draws: nu' 5, mu' 1, s2' (6 + 0.5 + 1.5) / 5
+    other = scipy.stats.t(5, loc=1.0, scale=math.sqrt(1.6 * 4 / 3))
+    assert float(log_density(phi, few, known)) == pytest.approx(other.logpdf(0.7))
+    assert float(log_tail(phi, few, known)) == pytest.approx(other.logcdf(0.7))
+    flat = Prior(mu=0.0, kappa=0.0, nu=1e9, s2=4.0)  # LiRA's shared deviation, but for the mean's own error
+    normal_ = scipy.stats.norm(1.5, 2 * math.sqrt(1.5))
+    assert float(log_density(phi, few, flat)) == pytest.approx(normal_.logpdf(0.7), rel=1e-4)
+
+
+def test_bavaria_tells_more_than_either_of_liras_deviations_where_variances_differ_and_shadows_are_few() -> None:
+    draws = torch.Generator().manual_seed(2)
+    hard = torch.randn(4000, generator=draws)
+    own = 0.3 / torch.rand(4000, generator=draws).clamp_min(0.02)
+    member = torch.rand(4000, generator=draws) < 0.5
+    inside = torch.stack([torch.rand(4000, generator=draws) for _ in range(8)]).argsort(0).argsort(0) < 4
+    victim = hard + 1.5 * member + own * torch.randn(4000, generator=draws)
+    theirs = hard + 1.5 * inside + own * torch.randn(8, 4000, generator=draws)
+    values = sides(theirs.double(), inside)
+    scored = log_density(victim.double(), values[0], prior(values[0])) - log_density(victim.double(), values[1],
+                                                                                     prior(values[1]))  # fmt: skip
+
+    def ratio_(deviation: tuple[Tensor, Tensor]) -> Tensor:
+        z = [(victim - side.median(0).values) / d for side, d in zip(values, deviation, strict=True)]
+        return (z[1].square() - z[0].square()) / 2 + deviation[1].log() - deviation[0].log()
+
+    each = ratio_((values[0].std(0, correction=0), values[1].std(0, correction=0)))
+    shared = ratio_((values[0].std(), values[1].std()))
+    areas = [auc(score.numpy(), member.numpy()) for score in (scored, each, shared)]
+    assert areas[0] > max(areas[1:]) + 0.01, areas
+
+
 def test_base_and_rmia_are_their_formulas_and_rank_alike() -> None:
     handed = planted(PHI, THEIRS, INSIDE)
     p, theirs = torch.sigmoid(PHI.double()), torch.sigmoid(THEIRS.double())
@@ -223,7 +266,7 @@ def test_planted_members_are_told_by_every_attack() -> None:
     theirs = hard + 2 * inside + 0.3 * torch.randn(8, 200, generator=g)
     handed = planted(hard + 2 * member + 0.3 * torch.randn(200, generator=g), theirs, inside)
     for attack, given in ((lira, {}), (lira, {"online": False}), (ratio, {}), (ratio, {"online": False}), (rmia, {}),
-                          (rmia, {"online": False})):  # fmt: skip
+                          (rmia, {"online": False}), (bavaria, {}), (bavaria, {"online": False})):  # fmt: skip
         assert auc(attack(**handed, **given).numpy(), member.numpy()) > 0.85, attack.__name__
     alone = {key: value for key, value in handed.items() if key != "shadows"}
     found = {name: auc(threshold(**alone, signal=name).numpy(), member.numpy()) for name in SIGNALS}

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from robustsuite.app.vetting import scanning, told
@@ -42,7 +43,7 @@ TARGET = 2
 SCANNERS = [c for c in cards().values() if isinstance(c, AttackCard) and c.place == "scan"]
 KIND = "0123456789abcdef"
 QUICK = {"neural_cleanse": {"steps": 20}, "mm_bd": {"steps": 8, "inits": 3}, "exposure": {"steps": 8},
-         "decoupling": {"steps": 4}}  # fmt: skip
+         "decoupling": {"steps": 4}, "blend_margin": {"steps": 4}, "patch_margin": {"steps": 2}}  # fmt: skip
 
 
 class Planted(nn.Module):
@@ -105,6 +106,31 @@ def test_a_trigger_that_clean_networks_obey_is_told_as_a_natural_one() -> None:
     note = judged(finding, Likes(), (1.0, 0.9)).note
     assert "a natural one" in note
     assert "its own" in judged(finding, Likes(), (1.0, 0.1)).note
+
+
+def test_a_blended_pattern_reaches_the_margin_that_algebra_gives() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    x = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+    y = torch.arange(60) % 2
+    finding = found("blend_margin", ready(net), InputSpace(3, 4, 4, 2), Split.of(x, y), opacity=0.2, steps=200)
+    weight, bias = (p.detach().double() for p in (net[1].weight[1] - net[1].weight[0], net[1].bias[1] - net[1].bias[0]))
+    own, seen = x[30:].flatten(1).double() @ weight + bias, y[30:]
+    margins = torch.stack([
+        (0.8 * (sign * own - sign * bias) + sign * bias)[seen != k].mean() + 0.2 * (sign * weight).clamp_min(0).sum()
+        for k, sign in ((0, -1), (1, 1))
+    ])  # fmt: skip
+    wished = (margins - margins.quantile(0.5)) / own.abs().mean()
+    assert torch.allclose(finding.scores, wished, atol=0.01 * float(margins.abs().max() / own.abs().mean()))
+
+
+def test_a_patch_finds_the_planted_pixel() -> None:
+    finding = found("patch_margin", Planted())
+    assert finding.target == TARGET
+    assert finding.scores[TARGET] > 5 * finding.scores.sort().values[-2]
+    assert finding.stamp is not None
+    moved = (finding.stamp(torch.full((1, 3, 8, 8), 0.2)) - 0.2).abs().amax(1)[0]
+    assert moved[7, 6] > 0
+    assert int((moved > 0).sum()) <= 4
 
 
 def test_margins_of_a_planted_class_are_the_largest() -> None:
@@ -223,6 +249,17 @@ def test_a_calibration_tells_networks_that_differ_and_of_shuffled_labels_none() 
     apart = {"neural_cleanse": 3.0, "mm_bd": -1.0}
     assert restored.probability(apart, KIND) == calibration(3.0).probability(apart, KIND)
     assert restored.digest == calibration(3.0).digest != calibration(2.0).digest
+
+
+def test_weights_are_a_logistic_regressions_and_never_negative() -> None:
+    draws = np.random.default_rng(6)
+    bad = np.arange(60) < 20
+    z = draws.standard_normal((60, 3)) + 1.2 * bad[:, None]
+    known = LogisticRegression(C=calibrated.PENALTY, class_weight="balanced", tol=1e-8).fit(z, bad)
+    assert calibrated.fitted(z, bad) == pytest.approx((*known.coef_[0], *known.intercept_), rel=1e-3)
+    against = calibrated.fitted(z * [1, 1, -1], bad)
+    assert against[2] == 0.0
+    assert against[:2] + against[3:] == pytest.approx(calibrated.fitted(z[:, :2], bad), rel=1e-3)
 
 
 def test_deviations_and_ranks_are_those_of_one_more_draw() -> None:

@@ -24,6 +24,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from robustsuite.attacks.membership.bavaria import bavaria
 from robustsuite.attacks.membership.lira import lira
 from robustsuite.attacks.membership.ratio import ratio
 from robustsuite.attacks.membership.rmia import rmia
@@ -96,7 +97,8 @@ def ours(answers: dict[str, Tensor], shadows: int, victim: int) -> dict[str, Ten
         return attack(model, x[:n], y[:n], rng=rng, shadows=own, **given)
 
     found = {"rmia offline": told(rmia, online=False), "ratio offline": told(ratio, online=False),
-             "rmia online": told(rmia), "ratio online": told(ratio)}  # fmt: skip
+             "rmia online": told(rmia), "ratio online": told(ratio), "bavaria online": told(bavaria, query_views=1),
+             "bavaria offline": told(bavaria, query_views=1, online=False)}  # fmt: skip
     for variance in ("example", "fixed"):
         found[f"lira online, {variance}"] = told(lira, variance=variance, query_views=1)
         found[f"lira offline, {variance}"] = told(lira, variance=variance, query_views=1, online=False)

@@ -113,7 +113,7 @@ def _seconds(cell: Cell, speeds: dict[str, Speed]) -> float:
 
 @threads()
 def trainings(cells: list[Planned]) -> dict[str, float]:
-    """Seconds by the key of each network that must be trained, once whatever number of attacks meets it.
+    """Seconds by the key of each network that must be trained, an adversary's own too, once whatever number of attacks.
 
     The recipe is run on TRIAL pictures and its time scaled; what a defense learns after it is served counts as 0.
     """
@@ -133,6 +133,17 @@ def trainings(cells: list[Planned]) -> dict[str, float]:
                 seconds[key] = max(0.0, tried[name] - before)
             before = tried[name]
         seconds |= {key: 0.0 for key in missing if key not in seconds}
+    return seconds | _owned(cells)
+
+
+def _owned(cells: list[Planned]) -> dict[str, float]:
+    """Seconds of the networks that adversaries train for themselves, once for each threat and system."""
+    seconds: dict[str, float] = {}
+    for cell, decision in cells:
+        name = f"{cell.threat.name if cell.threat else ''}/{id(cell.lifecycle)}"
+        if decision.status == "run" and f"{name}/0" not in seconds and (found := cell.scenario.owns(cell)):
+            fit, count = found
+            seconds |= dict.fromkeys((f"{name}/{k}" for k in range(count)), _tried(fit, cell.lifecycle))
     return seconds
 
 

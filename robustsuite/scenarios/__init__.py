@@ -24,6 +24,8 @@ calls. Everything else follows: `robustsuite list scenarios`, yaml, plan, resume
   unique over the data set, `Subjects.none()` for none, the judged split where it is not given. Subjects with a `stream`
   are asked in an order of the scenario's own, and a sweep's does not touch them.
 - `trained` says what becomes of the lifecycle where the protocol itself chooses what is trained on.
+- `owns` says how an adversary trains networks for itself, and how many (training, count), None where it trains none;
+  `--dry-run` prices them, once for all cells of a threat and a system.
 - `decide` is asked for what cannot be played, in a sentence.
 - `play` is handed a `Context`: what the threat's access grants and nothing else; columns (N,) come back.
 - `together` says how many examples are looked at together (1, or a client's batch): a cell is then played in parts of
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
     from robustsuite.serve.data import Dataset, Split, Subjects
     from robustsuite.serve.lifecycle import Lifecycle
+    from robustsuite.serve.models import Fit
 
 ANSWERED = ("data", "train", "harden", "serve")
 """The stages that what answers has been through."""
@@ -67,7 +70,7 @@ ANSWERED = ("data", "train", "harden", "serve")
 class Scenario:
     """One protocol as a plugin; the module's docstring says what each part is for.
 
-    play and conclude take a `context.Context`, decide and together a `cell.Cell`; both stand above this file.
+    play and conclude take a `context.Context`, owns, decide and together a `cell.Cell`; both stand above this file.
     asks: its attacks put questions to the served system, so that what hides answers or gradients bears on them.
     streams: a system that adapts to what it is asked can be played, in the order of the subjects.
     bare: an attack's forwards, in its cost, are of the network behind the serve stage.
@@ -83,6 +86,7 @@ class Scenario:
     passes: tuple[str, ...] = ANSWERED
     subjects: Callable[[Split, Dataset, Threat], Subjects] | None = None
     trained: Callable[[Lifecycle, Threat], Lifecycle] | None = None
+    owns: Callable[[Cell], tuple[Fit, int] | None] = field(default=lambda cell: None, repr=False)
     decide: Callable[..., Decision | None] = field(default=lambda cell: None, repr=False)
     together: Callable[[Cell], int] = field(default=lambda cell: len(cell.split), repr=False)
     conclude: Callable[..., Record] = field(default=lambda context, record: record, repr=False)

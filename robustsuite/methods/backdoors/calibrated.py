@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy import stats as distributions
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from robustsuite.records.schema import Strict
@@ -33,6 +34,9 @@ WORKS, NATURAL = 0.5, 0.5
 """A recovered trigger is one from this share of pictures on; it is a natural one where it works on clean networks on
 more than this share of what it does on the suspect.
 """
+
+PENALTY = 0.3
+"""The inverse of the regression's l2 penalty, in networks."""
 
 MOST = 5.0
 """Deviations beyond which none counts as larger: so few networks say nothing of such tails."""
@@ -155,9 +159,23 @@ def rank(value: float, references: Sequence[float]) -> float:
 
 
 def fitted(deviations: Floats, trojaned: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Weights and intercept (D + 1,) of a logistic regression on deviations (N, D), with l2, classes weighing alike."""
-    found = LogisticRegression(C=0.3, class_weight="balanced", max_iter=1000).fit(deviations, trojaned)
-    return (*map(float, found.coef_[0]), float(found.intercept_[0]))
+    """Weights and intercept (D + 1,) of a logistic regression on deviations (N, D), with l2, classes weighing alike.
+
+    No weight is negative: a network that stands out more is never the less suspicious for it.
+    """
+    n, sign = len(trojaned), np.where(trojaned, 1.0, -1.0)
+    each = n / 2 / np.where(trojaned, trojaned.sum(), n - trojaned.sum())
+    z = np.column_stack([deviations, np.ones(n)])
+    price = np.append(np.full(deviations.shape[1], 1 / PENALTY), 0.0)
+
+    def loss(w: Floats) -> tuple[float, Floats]:
+        margins = sign * (z @ w)
+        slope: Floats = -each * sign * expit(-margins)
+        return float((each * np.logaddexp(0, -margins)).sum() + (price * w * w).sum() / 2), z.T @ slope + price * w
+
+    bounds = [(0.0, None)] * deviations.shape[1] + [(None, None)]
+    found = minimize(loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
+    return tuple(map(float, found.x))
 
 
 def auroc(probability: Floats, trojaned: NDArray[np.bool_]) -> float:

@@ -1,9 +1,12 @@
-"""Triggers sought from a network alone: the smallest mask and pattern that send clean pictures to each class.
+"""Triggers sought from a network alone: the smallest mask and pattern that send clean pictures to each class (Wang et
+al., 2019, Neural Cleanse, IEEE S&P, section IV), and the largest margin that patterns of one size reach.
 
-(Wang et al., 2019, Neural Cleanse, IEEE S&P, section IV.) All classes and restarts are one batch.
+All classes and restarts are one batch.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +63,45 @@ def reversed_triggers(
             up, down = torch.where(up >= PATIENCE, 0, up), torch.where(down >= PATIENCE, 0, down)
     which = best.view(restarts, classes).argmin(0) * classes + torch.arange(classes, device=device)
     return kept[0][which], kept[1][which]
+
+
+def driven(
+    net: nn.Module, clean: Tensor, y: Tensor, stamp: Callable[[Tensor, Tensor], Tensor], patterns: Tensor, *,
+    steps: int, batch: int, seed: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Margins (T, K) of each class over all others that patterns (T, K, C, H, W) reach, T tries a class; the patterns.
+
+    stamp: pictures (N, C, H, W) and patterns (T, K, 1, C, H, W) -> (T, K, N, C, H, W). Adam (0.5; 0.5, 0.9) on the
+    softplus of minus the margin over the others' log-sum-exp, on the first half of the clean pictures and labels y;
+    the margin is the mean over the other half, the class's own pictures left out, in units of the network's mean
+    margin on pictures as they are. NaN for a class that all these pictures are of.
+    """
+    tries, classes = patterns.shape[:2]
+    raw = torch.logit(patterns.clamp(0.02, 0.98)).requires_grad_()
+    optimiser = torch.optim.Adam([raw], lr=0.5, betas=(0.5, 0.9))
+    order, half = torch.Generator().manual_seed(seed), max(1, len(clean) // 2)
+    wanted = torch.arange(classes, device=clean.device).repeat(tries)[:, None]
+
+    def margins(x: Tensor, smooth: bool) -> Tensor:
+        """(T K, N), of these pictures under the patterns."""
+        logits = net(stamp(x, raw.sigmoid()[:, :, None]).flatten(0, 2)).view(tries * classes, len(x), classes)
+        index = wanted[:, None].expand(-1, len(x), 1)
+        others = logits.scatter(2, index, -torch.inf)
+        return logits.gather(2, index)[..., 0] - (others.logsumexp(2) if smooth else others.amax(2))
+
+    for _ in range(steps):
+        x = clean[torch.randint(half, (batch,), generator=order).to(clean.device)]
+        with torch.enable_grad():
+            loss = functional.softplus(-margins(x, smooth=True)).mean(1).sum()
+            optimiser.zero_grad()
+            loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        x, y = clean[half:], y[half:]
+        top = net(x).topk(2, 1).values
+        reached = margins(x, smooth=False).masked_fill(wanted == y, torch.nan).nanmean(1)
+        reached = reached / (top[:, 0] - top[:, 1]).mean().clamp_min(1e-12)
+    return reached.view(tries, classes).double(), raw.detach().sigmoid()
 
 
 def stamped(x: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:

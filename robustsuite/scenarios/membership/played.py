@@ -29,6 +29,7 @@ from robustsuite.serve.oracle import Desk, answer
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
     from robustsuite.scenarios.context import Context
+    from robustsuite.serve.models import Fit
 
 APART = 0.01
 """Accuracy by which shadows may differ from the victim before a reader is told."""
@@ -117,6 +118,14 @@ def trained(cycle: Lifecycle, threat: Threat) -> Lifecycle:
     return replace(cycle, members=Membership(_asked(threat).pool, cycle.seed), findings={})
 
 
+def owns(cell: Cell) -> tuple[Fit, int] | None:
+    """The shadows, each trained as the victim is."""
+    recipes = cell.lifecycle.recipes()
+    if cell.attack is None or not cell.attack.needs & Access.AUX_DATA or not recipes:
+        return None
+    return recipes[-1][1], _asked(cell.threat).shadows
+
+
 def decide(cell: Cell) -> Decision | None:
     """Why nobody can be told apart here: the model comes with its weights, and who they were made of is not known."""
     model = cell.lifecycle.model
@@ -152,5 +161,5 @@ scenario = Scenario(
         Column(name="queries", dtype="int"),
     ),
     headline="membership_auc", paper="Shokri et al., 2017, arXiv:1610.05820", spec=MembershipSpec, subjects=subjects,
-    trained=trained, decide=decide, sections="robustsuite.reports.sections.membership:part",
+    trained=trained, decide=decide, owns=owns, sections="robustsuite.reports.sections.membership:part",
 )  # fmt: skip

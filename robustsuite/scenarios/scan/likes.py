@@ -48,25 +48,25 @@ def kind_of(net: nn.Module) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def learnt(net: nn.Module, training: Training) -> nn.Module:
+    """A fresh network, taught a user's own task."""
+    return fitted(net, training, Recipe(EPOCHS, one_cycle(RATE, EPOCHS), batch=50, optimiser="adamw", flip=True))
+
+
 def clean_nets(context: Context, count: int) -> tuple[nn.Module, ...]:
     """Networks of the suspect's architecture, each with weights of its own, trained on the data's train split and kept.
 
     Needs AUX_DATA. Raises Unsupported where they do not learn the task.
     """
     training, suspect = context.own_training(), context.network()
-    recipe = Recipe(EPOCHS, one_cycle(RATE, EPOCHS), batch=50, optimiser="adamw", flip=True)
-
-    def fit(net: nn.Module, training: Training) -> nn.Module:
-        return fitted(net, training, recipe)
-
     found = []
     for i in range(count):
         fresh = untrained(suspect, training.seed + SEEDS + i).requires_grad_(True)
         own = Training(training.train, training.val, training.seed + SEEDS + i, training.device)
-        key = key_of(["scan", weights_sha256(fresh), training.train.sha256, str(recipe.epochs), str(RATE),
+        key = key_of(["scan", weights_sha256(fresh), training.train.sha256, str(EPOCHS), str(RATE),
                       str(own.seed), training.device, __version__])  # fmt: skip
         training.tell(f"clean network {i + 1} of {count}")
-        found.append(ready(kept(fit, key)(fresh, own), training.device))
+        found.append(ready(kept(learnt, key)(fresh, own), training.device))
     pictures = context.aux().pictures
     x, y = pictures.images(torch.arange(min(TRIED, len(pictures)))), pictures.y[:TRIED]
     with torch.no_grad():

@@ -17,13 +17,14 @@ from robustsuite.records.schema import Column, Scoring
 from robustsuite.scenarios import Scenario
 from robustsuite.scenarios.record import Record
 from robustsuite.scenarios.scan.asked import ScanSpec, ScanThreat
-from robustsuite.scenarios.scan.likes import Likes, clean_nets, kind_of, worked
+from robustsuite.scenarios.scan.likes import Likes, clean_nets, kind_of, learnt, worked
 from robustsuite.scenarios.scan.suspect import Finding, Suspect, scanned
 from robustsuite.serve.data import Dataset, Split, Subjects
 
 if TYPE_CHECKING:
     from robustsuite.scenarios.cell import Cell
     from robustsuite.scenarios.context import Context
+    from robustsuite.serve.models import Fit
 
 
 def play(context: Context) -> Record:
@@ -121,6 +122,11 @@ def _shown(context: Context, suspect: Suspect, found: Finding) -> Kept | None:
     return Kept(torch.tensor([found.target]).numpy(), x.cpu().numpy(), stamped.detach().cpu().numpy())
 
 
+def owns(cell: Cell) -> tuple[Fit, int] | None:
+    """The clean networks that are trained for a comparison."""
+    return (learnt, cell.threat.zoo) if isinstance(cell.threat, ScanThreat) and cell.threat.zoo else None
+
+
 def decide(cell: Cell) -> Decision | None:
     """What cannot be scanned: a network that nobody sees into."""
     model, attack = cell.lifecycle.model, cell.attack
@@ -157,6 +163,6 @@ scenario = Scenario(
         Column(name="kind", dtype="int"),
     ),
     headline="suspicion_deviation", paper="Wang et al., 2019, Neural Cleanse; Wang et al., 2024, arXiv:2205.06900",
-    spec=ScanSpec, decide=decide, subjects=subjects, sections="robustsuite.reports.sections.scanned:part",
+    spec=ScanSpec, decide=decide, owns=owns, subjects=subjects, sections="robustsuite.reports.sections.scanned:part",
     passes=("data", "train", "harden"),
 )  # fmt: skip
