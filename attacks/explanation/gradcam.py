@@ -31,8 +31,8 @@ def gradcam(model: Oracle, x: Tensor, classes: Tensor, *, rng: Rng) -> Tensor:
 
     Raises Unsupported for a network without such an activation.
     """
-    net, found = model.network(), []
-    for rows in torch.arange(len(x), device=x.device).split(max(1, model.width)):
+    net, found = model.network(), [x[:0, 0]]
+    for rows in torch.arange(len(x), device=x.device).split(max(1, model.width)) if len(x) else ():
         with torch.enable_grad():
             leaf = x[rows].detach().requires_grad_()
             logits, features = last_convolution(net, partial(answer, net, leaf, rng[rows]))
@@ -41,4 +41,4 @@ def gradcam(model: Oracle, x: Tensor, classes: Tensor, *, rng: Rng) -> Tensor:
         cam = (weights * features).sum(1, keepdim=True).relu()[: len(rows)].detach()
         found.append(functional.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0])
         model.bill(len(rows), len(rows))
-    return torch.cat(found) if found else x[:, 0]
+    return torch.cat(found)
