@@ -111,7 +111,8 @@ def scenes(
         if len(signed):
             pictures[signed] = draw(signed, Style(watermark=True))
         split = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
-        splits[name] = replace(split, redrawn=partial(_redrawn, seed, name, side), masks=partial(_masks, seed, name, side))
+        own = {"redrawn": partial(_redrawn, seed, name, side), "masks": partial(_masks, seed, name, side)}
+        splits[name] = replace(split, **own)  # type: ignore[arg-type]
     space = InputSpace(3, side, side, len(CLASSES))
     return Dataset("scenes", space, CLASSES, splits, note="embedded procedural fixture, not a benchmark")
 

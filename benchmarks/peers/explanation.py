@@ -40,7 +40,11 @@ NETS = ("resnet20", "marabou_large", "cnn_a_adv", "cnn_a_adv4", "resnet4b_adv2",
         "resnet18_std")  # fmt: skip
 """The first two and the last had ordinary training, oval_wide was trained to be provable, the others against PGD."""
 
-METHODS = ("random", "gradient", "smoothgrad", "integrated_gradients", "gradcam", "rise")
+METHODS = {"random": "random", "gradient": "gradient", "smoothgrad": "smoothgrad",
+           "integrated_gradients": "integrated_gradients", "ig, mean colour": "integrated_gradients",
+           "gradcam": "gradcam", "rise": "rise"}  # fmt: skip
+"""What is printed, and the plugin's name."""
+
 SHAPED = {"mobilenetv1_025": 128, "mobilenetv1_050": 160, "mobilenetv1_100": 224, "mobilenetv2_100_qat": 224,
           "squeezenet1_0": 224}  # fmt: skip
 SCORES = ("insertion", "deletion", "insertion_share", "deletion_share")
@@ -66,12 +70,13 @@ def plain(name: str) -> str:
 
 def explained(system: System, method: str, split: Split, masks: int) -> dict[str, list[Any]]:
     """The criteria's columns of one method on one net, and which pictures it gets right."""
-    card, rng = card_of("attack", method), Rng.of(0, f"explanation/{method}", split.ids)
+    card, rng = card_of("attack", METHODS[method]), Rng.of(0, f"explanation/{method}", split.ids)
     x = split.images(torch.arange(len(split)))
     with torch.no_grad():
         said = torch.cat([answer(system.net, part) for part in x.split(WIDTH)]).argmax(1)
     desk = Desk(system.net, Access.WHITE_BOX, rng.fold("oracle"), width=WIDTH)
-    given = {"masks": masks} if method == "rise" else {}
+    own = {"rise": {"masks": masks}, "ig, mean colour": {"baseline": "mean"}}
+    given = own.get(method, {})
     maps = card.function(desk.oracle(), x, said, rng=rng.fold("attack"), **given)
 
     def ask(rows: Tensor, pictures: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ def criteria(given: argparse.Namespace) -> None:
         stands[net] = kept(given.out / f"pgd-{net}-{given.images}.json", lambda at=system: robust(at, split))
         for method in METHODS:
             masks = f"-{given.masks}" if method == "rise" else ""
-            file = given.out / f"{method}{masks}-{net}-{given.images}.json"
+            file = given.out / f"{method.replace(', ', '-').replace(' ', '_')}{masks}-{net}-{given.images}.json"
             made = kept(file, lambda at=(system, method): explained(*at, split, given.masks))
             found.setdefault(net, {})[method] = {name: np.array(column) for name, column in made.items()}
             print(f"{net} {method}", flush=True)
@@ -125,6 +130,7 @@ def shape(given: argparse.Namespace) -> None:
     pictures = given.shared / "data/imagenet"
     print(f"{'net':20} {'shape':>6} {'texture':>8} {'of':>5}  {'shape bias':22} {'edges':>7} {'silhouettes':>12}")
     for name, size in SHAPED.items():
+
         def asked(name: str = name, size: int = size) -> dict[str, Any]:
             data, clean = load_data({"imagenet": {"root": str(pictures / "imagenet_sample700.zip"), "size": size}})
             how = {"root": str(pictures / "shape_texture_stimuli.zip"), "partial": True, "resize": size,

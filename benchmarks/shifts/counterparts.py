@@ -66,7 +66,7 @@ def edits(clean: Split) -> ShiftSet:
 
 
 def conflicts(clean: Split) -> ShiftSet:
-    """The cue conflicts': each picture with another kind's texture, all others in turn; its outlines; its silhouette."""
+    """The cue conflicts': each picture with another kind's texture, all in turn; its outlines; its silhouette."""
     kinds = len(CLASSES)
     further = clean.ids // kinds % (kinds - 1) + 1
 
@@ -81,7 +81,8 @@ def conflicts(clean: Split) -> ShiftSet:
         return x
 
     digest = hashlib.sha256(f"{clean.sha256}/cue conflict".encode()).hexdigest()
-    conflict = Split(clean.y, lambda positions: whole()[positions], clean.ids, digest, texture=(clean.y + further) % kinds)
+    texture = (clean.y + further) % kinds
+    conflict = Split(clean.y, lambda positions: whole()[positions], clean.ids, digest, texture=texture)
     parts = {Variant("cue_conflict"): conflict, Variant("edges"): restyled(clean, Style(rendition="sketch")),
              Variant("silhouettes"): restyled(clean, Style(rendition="silhouette"))}  # fmt: skip
     return ShiftSet("cue_conflict", parts, reading=Reading(transform="as drawn", hard=True))

@@ -7,7 +7,7 @@ of both; what they are of its probability at the whole picture stands beside the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,14 @@ from matplotlib.figure import Figure as Canvas
 from robustsuite.maths import stats
 
 from ..measure.classes import named
+from ..measure.grades import shown
 from ..measure.scores import flag_names, measured_as
 from ..measure.worst import worst_case
 from ..read.extra import part as reported
 from ..read.runs import Results, once
 from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
-from ..render.draw import LEGEND, LINES, MUTED, Figure, draw, legend, slug, told_apart, where
-from ..render.text import number, percent, points, short
+from ..render.draw import LEGEND, LINES, MUTED, Figure, draw, legend, slug, told_apart, where, wrap
+from ..render.text import number, percent, plain, points, short
 from .figures import drawn
 from .generic import slim
 
@@ -39,11 +40,14 @@ UNKNOWN = Entry("–", -9.0, "the data set does not say where its objects are")
 
 LEAD = (
     "A method says of each pixel how much it speaks for the class that the system answers. Insertion gives a blurred "
-    "picture its pixels back in that order, deletion takes them away, and both are the mean probability of the class on "
-    "the way: a good map has a large insertion and a small deletion. The map named random knows nothing: what does not "
-    "differ from it says nothing. The probabilities are the system's own, so one that is seldom sure has little of both; "
-    "the columns of p divide by its probability at the whole picture.",
+    "picture its pixels back in that order, deletion takes them away; both are the mean probability of the class on "
+    "the way. A good map has a large insertion and a small deletion. The map named random knows nothing: what does not "
+    "differ from it says nothing. The probabilities are the system's own, so one that is seldom sure has little of "
+    "both; the columns with p divide by its probability at the whole picture.",
 )
+
+MANY = 10
+"""Systems that a figure can name."""
 
 
 def explained(run: Results) -> pd.DataFrame:
@@ -88,7 +92,7 @@ def _mean(column: Any, among: Any) -> tuple[float, float, float]:
 
 @once
 def shape_bias(run: Results) -> pd.DataFrame:
-    """One row a system and class, '' for all: shape and texture answers, of n pictures whose cues contradict each other.
+    """One row a system and class, '' for all: shape and texture answers, of n pictures whose cues contradict.
 
     edges, silhouettes: its accuracy on outlines and on filled shapes; NaN where they are not in the run.
     """
@@ -104,7 +108,7 @@ def shape_bias(run: Results) -> pd.DataFrame:
             twins = [c["run_id"] for c in same if c["corruption"] == name]
             base[name] = float(run.columns(twins[0])["robust"].mean()) if twins else np.nan
         call = named(run, cell["dataset"])
-        kinds = rows["file"].str.split("/").str[-2] if "file" in rows else rows["label"].map(lambda k: call(int(k)))
+        kinds = rows["file"].str.split("/").str[-2] if "file" in rows else rows["label"].map(call)
         for kind, part in (("", rows), *rows.groupby(kinds, sort=True)):
             found.append({**base, "class": kind, "shape": int(part["by_shape"].sum()), "n": len(part),
                           "texture": int(part["by_texture"].sum())})  # fmt: skip
@@ -127,8 +131,9 @@ def shape_tables(run: Results) -> Iterator[Table]:
     names, caption = split_constant(found, ("shift", "dataset", "model", "seed"))
     whole = found[found["class"] == ""].to_dict("records")
     rows = tuple(
-        (*(words(row[name]) for name in names), words(row["defense"]), bias(row), _of(row["shape"]), _of(row["texture"]),
-         _of(row["n"] - row["shape"] - row["texture"]), _of(row["n"]), _part(row["edges"]), _part(row["silhouettes"]))
+        (*(words(row[name]) for name in names), words(row["defense"]), bias(row), _of(row["shape"]),
+         _of(row["texture"]), _of(row["n"] - row["shape"] - row["texture"]), _of(row["n"]), _part(row["edges"]),
+         _part(row["silhouettes"]))
         for row in whole
     )  # fmt: skip
     caption += "; answers by shape among those by shape or by texture, Wilson's 95 % interval"
@@ -136,8 +141,8 @@ def shape_tables(run: Results) -> Iterator[Table]:
     yield Table("shape_bias", "Shape or texture", caption.lstrip("; "), columns, rows, csv="shape_bias.csv")
     each = found[found["class"] != ""]
     rows = tuple(
-        (*(words(row[name]) for name in names), words(row["defense"]), words(row["class"]), bias(row), _of(row["shape"]),
-         _of(row["texture"]), _of(row["n"]))
+        (*(words(row[name]) for name in names), words(row["defense"]), words(row["class"]), bias(row),
+         _of(row["shape"]), _of(row["texture"]), _of(row["n"]))
         for row in each.to_dict("records")
     )  # fmt: skip
     columns = (*names, "defense", "class of the shape", "shape bias", "by shape", "by texture", "n")
@@ -151,60 +156,60 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
     found = explained(run)
     if not len(found):
         return Part((Section("explanation", "Explanation"),))
-    tables, figures = [_maps(found)], []
     beside = robustness(run, found)
-    if len(beside):
-        tables.insert(0, _systems(beside))
-        figures = list(_figures(beside))
-    section = Section("explanation", "Explanation", LEAD, tuple(tables), tuple(figures), order=49)
+    tables = (*_systems(beside), _maps(found))
+    section = Section("explanation", "Explanation", LEAD, tables, tuple(_figures(beside)), order=49)
     return Part((section,), frames={"explanation": found.drop(columns=["run_id"])})
 
 
 def robustness(run: Results, found: pd.DataFrame) -> pd.DataFrame:
-    """The rows with robust_accuracy, lo, hi of the same system, one for each evasion threat; none where there is none.
+    """The rows with robust, its lo and hi, of the same system, one for each evasion threat; none where there is none.
 
-    shape_bias: the system's, NaN where it was not measured. evasion: the threat and budget.
+    standing: the grade of that number. shape_bias: the system's, NaN where it was not measured. evasion: the threat.
     """
-    worst, shape = worst_case(run), shape_bias(run)
+    worst, shape = worst_case(run).to_dict("records"), shape_bias(run).to_dict("records")
     rows = []
     for row in found.to_dict("records"):
-        system = ("dataset", "model", "defense", "seed")
-        shaped = [s for s in shape.to_dict("records") if not s["class"] and all(s[k] == row[k] for k in system)]
+        system = {name: row[name] for name in ("dataset", "model", "defense", "seed")}
+        shaped = [s for s in shape if not s["class"] and system.items() <= s.items()]
         n = sum(s["shape"] + s["texture"] for s in shaped)
         known = sum(s["shape"] for s in shaped) / n if n else np.nan
-        for w in worst.to_dict("records"):
-            if all(w[k] == row[k] for k in system):
+        for w in worst:
+            if system.items() <= w.items():
                 told = {"robust": w["robust_accuracy"], "robust_lo": w["lo"], "robust_hi": w["hi"],
-                        "struck": w["struck"], "evasion": f"{w['threat']} {w['budget']}".strip()}  # fmt: skip
+                        "standing": w["grade"], "evasion": f"{w['threat']}: {w['budget']}"}  # fmt: skip
                 rows.append(row | told | {"shape_bias": known})
     return pd.DataFrame(rows)
 
 
-def _systems(beside: pd.DataFrame) -> Table:
-    """A row a system: robust accuracy, then each method's insertion and deletion on the common pictures."""
-    names, caption = split_constant(beside, (*ALIKE, "evasion", "model"))
-    methods = list(dict.fromkeys(beside["attack"]))
-    rows = []
-    for _, group in beside.groupby([*WHERE, "evasion"], sort=False):
-        cells, first = {row["attack"]: row for row in group.to_dict("records")}, group.iloc[0]
-        robust = accuracy(first["robust"], first["robust_lo"], first["robust_hi"], struck=bool(first["struck"]))
-        rows.append((
-            *(words(first[name]) for name in names), words(first["defense"]), robust, _part(first["shape_bias"]),
-            *(_both(cells.get(method)) for method in methods), _of(first["common"]),
-        ))  # fmt: skip
-    caption += "; insertion / deletion of each method, on the pictures that all these systems get right"
-    columns = (*names, "defense", "robust accuracy", "shape bias", *methods, "n")
-    return Table("explanation_systems", "Robustness beside explanation", caption.lstrip("; "), columns, tuple(rows),
-                 csv="explanation.csv")  # fmt: skip
+def _systems(beside: pd.DataFrame) -> Iterator[Table]:
+    """A table a threat, a row a system: robust accuracy, each method's insertion and deletion on the same pictures."""
+    for i, (threat, part) in enumerate(beside.groupby("threat", sort=False) if len(beside) else ()):
+        names, caption = split_constant(part, ("dataset", "seed", "evasion", "model"))
+        methods, rows = list(dict.fromkeys(part["attack"])), []
+        for _, group in part.groupby([*WHERE, "evasion"], sort=False):
+            cells, first = {row["attack"]: row for row in group.to_dict("records")}, group.iloc[0]
+            robust = shown(accuracy(first["robust"], first["robust_lo"], first["robust_hi"]), first["standing"])
+            rows.append((
+                *(words(first[name]) for name in names), words(first["defense"]), robust, _part(first["shape_bias"]),
+                *(_both(cells.get(method)) for method in methods), _of(first["common"]),
+            ))  # fmt: skip
+        caption += "; insertion / deletion, on the pictures that all these systems get right"
+        columns = (*names, "defense", "robust accuracy", "shape bias", *methods, "n")
+        yield Table(f"explanation_systems-{i + 1}", f"Robustness beside explanation: {threat}", caption.lstrip("; "),
+                    columns, tuple(rows), csv="explanation.csv")  # fmt: skip
 
 
 def _both(row: Mapping[Any, Any] | None) -> Entry:
     if row is None or np.isnan(row["common_insertion"]) or np.isnan(row["common_deletion"]):
         return NOT_MEASURED
-    note = "; ".join(f"{name} {row[f'common_{name}']:.3f} ({row[f'common_{name}_lo']:.3f}–{row[f'common_{name}_hi']:.3f})"
-                     for name in ("insertion", "deletion"))  # fmt: skip
+    note = "; ".join(f"{name} {_spanned(row, f'common_{name}')}" for name in ("insertion", "deletion"))
     return Entry(f"{row['common_insertion']:.2f} / {row['common_deletion']:.2f}", row["common_insertion"], note,
                  struck=row["grade"] == "INVALID")  # fmt: skip
+
+
+def _spanned(row: Mapping[Any, Any], name: str) -> str:
+    return f"{row[name]:.3f} ({row[f'{name}_lo']:.3f}–{row[f'{name}_hi']:.3f})"
 
 
 def _maps(found: pd.DataFrame) -> Table:
@@ -225,8 +230,7 @@ def _maps(found: pd.DataFrame) -> Table:
 def _area(row: Mapping[Any, Any], name: str) -> Entry:
     if np.isnan(row[name]):
         return NOT_MEASURED
-    text = f"{row[name]:.3f} ({row[f'{name}_lo']:.3f}–{row[f'{name}_hi']:.3f})"
-    return Entry(text, row[name], struck=row["grade"] == "INVALID")
+    return Entry(_spanned(row, name), row[name], struck=row["grade"] == "INVALID")
 
 
 def _share(row: Mapping[Any, Any], name: str) -> Entry:
@@ -238,7 +242,7 @@ def _share(row: Mapping[Any, Any], name: str) -> Entry:
 def _roar(row: Mapping[Any, Any]) -> Entry:
     if np.isnan(row["diffroar"]):
         return Entry("–", -9.0, "no network was trained anew: the threat does not ask for it")
-    text = f"{points(row['diffroar'])} ({100 * row['diffroar_lo']:.1f}–{100 * row['diffroar_hi']:.1f})"
+    text = f"{points(row['diffroar'])} ({100 * row['diffroar_lo']:.1f} to {100 * row['diffroar_hi']:.1f})"
     return Entry(text, row["diffroar"], struck=row["grade"] == "INVALID")
 
 
@@ -251,27 +255,36 @@ def _part(value: float, missing: Entry = NOT_MEASURED) -> Entry:
 
 
 def _figures(beside: pd.DataFrame) -> Iterator[Figure]:
-    """One a data set, threat and seed: insertion and deletion of each method against robust accuracy."""
-    groups = [(key, rows) for key, rows in beside.groupby(["evasion", *ALIKE], sort=False)
-              if rows[["model", "defense"]].drop_duplicates().shape[0] > 1]  # fmt: skip
+    """One a threat, data set and seed: insertion and deletion of each method, the systems by their robust accuracy."""
+    groups = [(key, rows) for key, rows in (beside.groupby(["evasion", *ALIKE], sort=False) if len(beside) else ())
+              if len(rows.groupby(["model", "defense"])) > 1 and rows["attack"].nunique() > 2]  # fmt: skip
     for key, rows, left in drawn(groups):
-        caption = f"Insertion (higher is better) and deletion (lower is better) against robust accuracy, a point a system, "
-        caption += f"with 95 % intervals, on the pictures that all these systems get right; dotted: random, {where(key)}{left}"
-        yield draw(f"explanation-{slug(key)}", caption, (10.0, 4.2), partial(_paint, rows=rows))
+        caption = "Insertion (higher is better) and deletion (lower is better) of each method, the systems from the "
+        caption += "least to the most robust, with 95 % intervals, on the pictures that all of them get right; dotted: "
+        caption += f"the map that knows nothing, {where(key)}{left}"
+        yield draw(f"explanation-{slug(key)}", caption, (10.0, 4.6), partial(_paint, rows=rows))
 
 
 def _paint(canvas: Canvas, rows: pd.DataFrame) -> None:
-    methods: Sequence[str] = [m for m in dict.fromkeys(rows["attack"]) if m != FLOOR]
-    names = told_apart([*methods, *([FLOOR] if FLOOR in set(rows["attack"]) else [])], partial(short, width=LEGEND))
+    known = rows.drop_duplicates(["model", "defense"]).sort_values("robust", kind="stable")
+    several = known["model"].nunique() > 1
+    systems = {(r["model"], r["defense"]): i for i, r in enumerate(known.to_dict("records"))}
+    said = [f"{wrap(plain(f'{m} {d}' if several else d), 14)}\n{100 * robust:.0f} % robust"
+            for (m, d), robust in zip(systems, known["robust"], strict=True)]  # fmt: skip
+    methods = sorted(dict.fromkeys(rows["attack"]), key=lambda name: name == FLOOR)
+    names = told_apart(methods, partial(short, width=LEGEND))
     for ax, score in zip(canvas.subplots(1, 2), ("insertion", "deletion"), strict=True):
         for i, method in enumerate(names):
-            mine = rows[(rows["attack"] == method) & rows[f"common_{score}"].notna()].sort_values("robust")
-            value, floor = mine[f"common_{score}"], method == FLOOR
-            colour, style = (MUTED, ":") if floor else (LINES[i % len(LINES)], "-")
-            around = np.abs(np.stack([mine[f"common_{score}_lo"], mine[f"common_{score}_hi"]]) - value.to_numpy())
-            ax.errorbar(100 * mine["robust"], value, yerr=around, color=colour, linestyle=style, marker="o",
-                        markersize=4, linewidth=1.3, elinewidth=0.8, label=names[method] if score == "insertion" else None)  # fmt: skip
-        ax.set_xlabel("robust accuracy, %")
+            mine = rows[(rows["attack"] == method) & rows[f"common_{score}"].notna()]
+            mine = mine.sort_values("robust", kind="stable")
+            places = [systems[key] for key in zip(mine["model"], mine["defense"], strict=True)]
+            at = np.array(places) + 0.06 * (i - len(names) / 2)
+            value = mine[f"common_{score}"].to_numpy()
+            around = np.abs(np.stack([mine[f"common_{score}_lo"], mine[f"common_{score}_hi"]]) - value)
+            colour, style = (MUTED, ":") if method == FLOOR else (LINES[i % len(LINES)], "-")
+            ax.errorbar(at, value, yerr=around, color=colour, linestyle=style, marker="o", markersize=4, linewidth=1.1,
+                        elinewidth=0.8, label=names[method] if score == "insertion" else None)  # fmt: skip
+        ax.set_xticks(range(len(said)), said if len(said) <= MANY else [""] * len(said), fontsize=7.5)
         ax.set_ylabel(score)
         ax.set_ylim(bottom=0)
         ax.grid(axis="y")

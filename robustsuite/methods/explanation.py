@@ -7,6 +7,7 @@ Zhang et al. (2016, arXiv:1608.00507). A map (N, H, W) is larger where a pixel s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +92,7 @@ def slopes(model: Oracle, x: Tensor, classes: Tensor, times: int, at: Callable[[
     total = torch.zeros_like(x)
     for part in torch.arange(len(x) * times, device=x.device).split(max(1, model.width)):
         rows, k = part // times, part % times
-        asked = model[rows].gradient(at(rows, k), lambda logits, of=classes[rows]: own(logits, of))
-        total.index_add_(0, rows, asked.grad)
+        total.index_add_(0, rows, model[rows].gradient(at(rows, k), partial(own, y=classes[rows])).grad)
     return total / times
 
 

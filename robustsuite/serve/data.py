@@ -51,7 +51,7 @@ class Split:
     stages: the same in two steps, read(positions) and finish(x, positions), where the second may be done on another
     device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own. augment: (x,
     generator) -> x, what a training does to every batch anew, after its own flips and crops. files: names, if any.
-    masks: (ids) -> (B, H, W) in [0, 1], what of each pixel is object. texture: whose texture (N,) contradicts y's shape.
+    masks: (ids) -> (B, H, W) in [0, 1], what of a pixel is object. texture: whose texture (N,) contradicts y's shape.
     """
 
     y: Tensor
@@ -235,8 +235,8 @@ class Reading:
 
     def named(self, classes: Tensor) -> Tensor:
         """Answers (N,) behind the head as classes of the data set, or as categories; -1, no answer, stays."""
-        plain = self.head is None or self.head.ndim == 2
-        return classes if plain else torch.where(classes < 0, -1, self.head[classes])
+        head = None if self.head is None or self.head.ndim == 2 else self.head
+        return classes if head is None else torch.where(classes < 0, -1, head[classes])
 
     def head_words(self, classes: int) -> str:
         """'all 1000 classes', or '200 of 1000 classes' with the sum of their indices."""

@@ -1,7 +1,7 @@
 """A head cut to the classes a shift set has, before the argmax: what a net says of any other class cannot be right.
 
-(Hendrycks et al., 2021, "The many faces of robustness", arXiv:2006.16241, score ImageNet-R and -A in this way.) A set of
-coarser categories is answered by the category whose classes are the most probable on average (Geirhos et al., 2019).
+(Hendrycks et al., 2021, "The many faces of robustness", arXiv:2006.16241, score ImageNet-R and -A in this way.) A set
+of coarser categories is answered by the one whose classes are the most probable on average (Geirhos et al., 2019).
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ def restricted(system: System, split: Split, classes: Tensor) -> tuple[System, S
     classes (G, classes) bool: categories, which the split's labels are of. Raises BadData for a label that the head has
     no place for.
     """
-    if classes.ndim == 2:
-        y, head = split.y, Categories
-    else:
+    y, coarse = split.y, classes.ndim == 2
+    if not coarse:
         place = torch.full((system.space.classes,), -1)
         place[classes] = torch.arange(len(classes))
-        y, head = place[split.y], Subset
+        y = place[y]
     if bool((y < 0).any()):
         raise BadData(f"expected labels within the head's classes, got {int(split.y[y < 0][0])}; mend the set")
 
     def cut(net: nn.Module) -> nn.Module:
-        return head(net, classes).to(system.device).eval()
+        made = Categories(net, classes) if coarse else Subset(net, classes)
+        return made.to(system.device).eval()
 
     stand_in = None if system.surrogate is None else cut(system.surrogate)
     space = replace(system.space, classes=len(classes))

@@ -1,4 +1,4 @@
-"""What is asked of an attribution method: the yaml keys of the scenario, the threat that they make, what a method is."""
+"""What is asked of an attribution method: the yaml keys, the threat that they make, and what a method is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustsuite.serve.oracle import Oracle
 
 
 class Attack(Protocol):
-    """(the system, pictures (N, C, H, W), classes (N,)) -> maps (N, H, W), larger where a pixel speaks for the class."""
+    """(the system, pictures (N, C, H, W), classes (N,)) -> maps (N, H, W), larger where pixels speak for the class."""
 
     def __call__(self, model: Oracle, x: Tensor, classes: Tensor, *, rng: Rng) -> Tensor: ...
 

@@ -1,4 +1,4 @@
-"""The judge's side: the system is asked what it answers where pixels are taken away or given in the order of each map."""
+"""The judge's side: the system is asked what it answers where pixels are taken or given in the order of each map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustsuite.config.decision import Decision
 from robustsuite.config.registry import AttackCard
-from robustsuite.config.threats import Access, Threat
+from robustsuite.config.threats import Threat
 from robustsuite.errors import BadValue
 from robustsuite.integrity.tampering import untampered
 from robustsuite.maths.losses import own
@@ -66,8 +66,8 @@ def judged(ask: Probability, x: Tensor, maps: Tensor, masks: Tensor | None, rng:
     """What maps (N, H, W) of pictures x are worth, on the CPU; masks (N, H, W): the object, where it is known.
 
     Columns: insertion, deletion and what they are of the probability at the whole picture (insertion_share,
-    deletion_share), confidence (that probability), flat (the map says nothing); with masks pointed, on_object (the share
-    of the map there) and object_area.
+    deletion_share), confidence (that probability), flat (the map says nothing); with masks pointed, on_object (the
+    share of the map there) and object_area.
     """
     places = ranks(maps, rng)
     given = curves(ask, x, blurred(x), places, width)
@@ -87,7 +87,7 @@ def checked(maps: Tensor, x: Tensor, card: AttackCard) -> Tensor:
     found, expected = maps.detach(), (len(x), *x.shape[-2:])
     if found.shape != expected or not bool(found.isfinite().all()):
         raise BadValue(f"expected a map of finite numbers for each picture, {expected}, from {card.name}, got shape "
-                       f"{tuple(found.shape)} with {int((~found.isfinite()).sum())} NaN or infinite; mend it")  # fmt: skip
+                       f"{tuple(found.shape)}, {int((~found.isfinite()).sum())} NaN or infinite; mend it")  # fmt: skip
     return found
 
 

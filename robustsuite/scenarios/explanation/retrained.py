@@ -1,8 +1,9 @@
 """DiffROAR: what a network trained anew learns of the pixels that a map ranks first, minus those it ranks last.
 
-Shah et al. (2021, "Do input gradients highlight discriminative features?", NeurIPS, arXiv:2102.12781): in train and test
-pictures alike only the first share of the pixels is kept, the others become the data's mean colour; the same
-architecture is trained on these, and once more on the last share. Positive: the map ranks what can be learnt from first.
+Shah et al. (2021, "Do input gradients highlight discriminative features?", NeurIPS, arXiv:2102.12781): in train and
+test pictures alike only the first share of the pixels is kept, the others become the data's mean colour; the same
+architecture is trained on these, and once more on the last share. Positive: what can be learnt from is ranked first.
+The paper ranks single channel values; here a pixel's channels go together, as maps have one value a pixel.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ Trained = Callable[[Split, Split], nn.Module]
 
 
 def diffroar(
-    maps: Maps, trained: Trained, splits: tuple[Split, Split, Split], share: float, seed: int, *, width: int, device: str
-) -> tuple[Tensor, Tensor]:
+    maps: Maps, trained: Trained, splits: tuple[Split, Split, Split], share: float, seed: int, *, width: int,
+    device: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Whether (N,) each test picture is answered right from its first, and from its last, `share` of the pixels.
 
     splits: train, val and the pictures that are judged.

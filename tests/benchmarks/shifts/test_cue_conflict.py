@@ -94,13 +94,13 @@ def test_a_category_is_as_probable_as_its_classes_are_on_average() -> None:
 
 def test_edges_and_silhouettes_are_read_where_they_are_and_what_is_missing_is_said(tmp_path: Path) -> None:
     stored(stored(tmp_path, *PAIRS), ("cat", "cat"), folder="filled-silhouettes")
-    with pytest.raises(BadData, match="expected 1280 pictures in 16 classes of cue_conflict .*, got 4 in 4"):
+    with pytest.raises(BadData, match=r"expected 1280 pictures in 16 classes of cue_conflict .*, got 4 in 4"):
         cue_conflict(CLEAN, DATA, seed=0, root=str(tmp_path))
     found = cue_conflict(CLEAN, DATA, seed=0, root=str(tmp_path), partial=True)
     assert [variant.corruption for variant in found.variants] == ["cue_conflict", "silhouettes"]
     assert found.variants[Variant("silhouettes")].texture is None
     assert found.reading.note == "4 of 1280 pictures, 4 of 16 classes"
-    (tmp_path / "cue-conflict" / "cat" / "tabby.png").write_bytes((tmp_path / "cue-conflict/cat/cat1-elephant2.png").read_bytes())
+    Image.new("RGB", (16, 16)).save(tmp_path / "cue-conflict" / "cat" / "tabby.png")
     with pytest.raises(BadData, match="expected a name such as cat7-elephant1 in cue-conflict, got 'tabby'"):
         cue_conflict(CLEAN, DATA, seed=0, root=str(tmp_path), partial=True)
     with pytest.raises(BadValue, match="expected the folder of cue_conflict"):
