@@ -178,3 +178,11 @@ def _library(file: str) -> bool:
     parents, parts = Path(file).parents, Path(file).parts
     python = PYTHON in parents and "site-packages" not in parts
     return file.startswith("<frozen") or "torch" in parts or python or any(folder in parents for folder in OURS)
+
+
+def likely(file: object) -> str:
+    """The model spec that somebody who names a bare file most likely means, to be told in a sentence."""
+    endings = {".safetensors": "checkpoint", ".pth": "checkpoint", ".pt": "checkpoint", ".ckpt": "checkpoint",
+               ".pt2": "export", ".onnx": "onnx", ".yaml": "http"}  # fmt: skip
+    found = (scheme for ending, scheme in endings.items() if str(file).endswith(ending))
+    return next((f"{scheme}:{brief(file)}" for scheme in found), "torchvision:resnet50")

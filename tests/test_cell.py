@@ -113,6 +113,7 @@ SWEEP: dict[str, Any] = {
         "stolen": {"scenario": "extraction", "access": ["scores", "aux_data"], "clone": "recipe:cnn_3_relu",
                    "budget": {"linf": "8/255", "queries_total": 50}, "attacks": ["knockoff", "cabage"]},
         "streamed": {"scenario": "adaptation", "batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog"]}}},
+        "explained": {"scenario": "explanation", "diffroar": 0.1, "attacks": ["gradient", {"rise": {"masks": 9}}]},
         "scanned": {"scenario": "scan", "access": ["white_box", "aux_data"], "attacks": ["mm_bd", "neural_cleanse"]},
     },
 }  # fmt: skip
@@ -124,7 +125,7 @@ def test_ids_and_words_of_planned_cells_are_those_of_their_records(monkeypatch: 
     cells = plan(sweep_of(SWEEP, "the test"))
     played = {cell.threat.scenario if cell.threat else "shift" for cell, _ in cells}
     assert played == {"evasion", "certification", "poisoning", "unlearnable", "inversion", "parsing", "membership",
-                      "extraction", "adaptation", "scan", "shift"}  # fmt: skip
+                      "extraction", "adaptation", "scan", "explanation", "shift"}  # fmt: skip
     assert {"run", "refused", "inert", "unmeasured"} == {decision.status for _, decision in cells}
     assert any(cell.subjects.stream for cell, _ in cells)
     assert any(cell.reading.head is not None and cell.threat for cell, _ in cells)

@@ -49,6 +49,7 @@ class Style:
     size: half the object's extent as a share of half the picture. position: centre (x right, y up) in [-1, 1].
     direction: 1 as drawn, -1 mirrored. noise: sensor noise's standard deviation. grain: amplitude of
     the kind's surface texture on photographs. redraw: of REDRAWN, what another stream of the same picture decides.
+    texture: how many kinds further the kind stands whose texture it is.
     """
 
     rendition: str = "photo"
@@ -60,6 +61,7 @@ class Style:
     noise: float = 0.01
     grain: float = 0.04
     redraw: str | None = None
+    texture: int = 0
 
     def __post_init__(self) -> None:
         if self.rendition not in RENDITIONS:
@@ -109,7 +111,8 @@ def scenes(
         if len(signed):
             pictures[signed] = draw(signed, Style(watermark=True))
         split = Split.of(pictures, whole[:n] % len(CLASSES), whole[:n])
-        splits[name] = replace(split, redrawn=partial(_redrawn, seed, name, side))
+        own = {"redrawn": partial(_redrawn, seed, name, side), "masks": partial(_masks, seed, name, side)}
+        splits[name] = replace(split, **own)  # type: ignore[arg-type]
     space = InputSpace(3, side, side, len(CLASSES))
     return Dataset("scenes", space, CLASSES, splits, note="embedded procedural fixture, not a benchmark")
 
@@ -123,6 +126,11 @@ def _drawn(seed: int, split: str, side: int, ids: Tensor, style: Style) -> Tenso
 def _redrawn(seed: int, split: str, side: int, ids: Tensor, style: Style) -> Tensor:
     """The same as float pictures in [0, 1]."""
     return _drawn(seed, split, side, ids, style).float() / 255
+
+
+def _masks(seed: int, split: str, side: int, ids: Tensor) -> Tensor:
+    """How far each pixel (N, H, W) of the pictures of these ids is covered by the object."""
+    return render(ids % len(CLASSES), Rng.of(seed, f"scenes/{split}", ids), side=side).masks[:, 0]
 
 
 def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = SIDE) -> Scene:
@@ -145,7 +153,7 @@ def render(labels: Tensor, rng: Rng, *, style: Style | None = None, side: int = 
     if style.rendition == "photo":
         contrast = rng.fold("contrast").uniform(1, 1, 1, low=0.4, high=0.7).double()
         objects, ground = (0.5 + contrast * (part - 0.5) for part in (objects, ground))
-        objects = objects + style.grain * grain(labels, rng.fold("grain"), side)
+        objects = objects + style.grain * grain((labels + style.texture) % len(CLASSES), rng.fold("grain"), side)
     objects, ground = _rendition(style.rendition, objects, ground, edges[:, None], rng.fold("light"))
     pictures = masks * objects + (1 - masks) * ground
     if style.noise:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustsuite.benchmarks.datasets.scenes import RENDITIONS, Style
+from robustsuite.benchmarks.datasets.scenes import CLASSES, RENDITIONS, Style
 from robustsuite.benchmarks.shifts.layouts import matching
 from robustsuite.errors import BadData
 from robustsuite.maths.randomness import Rng
@@ -63,6 +63,29 @@ def edits(clean: Split) -> ShiftSet:
     """ImageNet-E's."""
     parts = {Variant(name): restyled(clean, style) for name, style in EDITS.items()}
     return ShiftSet("imagenet_e", parts, reading=Reading(transform="as drawn", hard=True))
+
+
+def conflicts(clean: Split) -> ShiftSet:
+    """The cue conflicts': each picture with another kind's texture, all in turn; its outlines; its silhouette."""
+    kinds = len(CLASSES)
+    further = clean.ids // kinds % (kinds - 1) + 1
+
+    @cache
+    def whole() -> Tensor:
+        x = torch.empty(0)
+        for k in range(1, kinds):
+            rows = (further == k).nonzero().flatten()
+            drawn = _redrawn(clean, clean.ids[rows], Style(texture=k))
+            x = drawn.new_zeros(len(clean), *drawn.shape[1:]) if not len(x) else x
+            x[rows] = drawn
+        return x
+
+    digest = hashlib.sha256(f"{clean.sha256}/cue conflict".encode()).hexdigest()
+    texture = (clean.y + further) % kinds
+    conflict = Split(clean.y, lambda positions: whole()[positions], clean.ids, digest, texture=texture)
+    parts = {Variant("cue_conflict"): conflict, Variant("edges"): restyled(clean, Style(rendition="sketch")),
+             Variant("silhouettes"): restyled(clean, Style(rendition="silhouette"))}  # fmt: skip
+    return ShiftSet("cue_conflict", parts, reading=Reading(transform="as drawn", hard=True))
 
 
 def resampled(clean: Split) -> ShiftSet:

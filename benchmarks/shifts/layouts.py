@@ -36,6 +36,7 @@ PUBLISHED = {
     "imagenetv2": Published(10_000, 1000),
     "imagenet_e": Published(4_352, 373),
     "imagenet_c": Published(50_000, 1000),
+    "cue_conflict": Published(1_280, 16),
     "cifar10_c": Published(10_000, 10),
 }
 """Pictures of one variant: a corruption at a severity, an edit, one of ImageNetV2's three; of R all renditions."""

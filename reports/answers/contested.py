@@ -22,8 +22,8 @@ from ..sections.generic import groups
 from . import cards
 from .cards import NONE_YET, OTHER, VERDICT
 
-OWN = ("evasion", "certification", "shift", "scan")
-"""Scenarios that have answers of their own kind."""
+OWN = ("evasion", "certification", "shift", "scan", "explanation")
+"""Scenarios that have answers of their own kind, or, as explanations, no adversary and none."""
 
 KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
 LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all_ok_rate": "all three named",

@@ -14,6 +14,7 @@ from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, counted, error
 from ..render.text import percent
+from .explained import shape_bias, shape_tables
 from .figures import corruption_panels
 from .generic import across, groups, one_severity, titled
 from .natural import natural_tables
@@ -24,10 +25,10 @@ _WHERE = ("dataset", "model", "seed")
 @reported
 def part(run: Results, scores: pd.DataFrame) -> Part:
     """What shifts add to a report."""
-    section = Section(
-        "shifts", "Distribution shift", (), tuple(shift_tables(run)), tuple(corruption_panels(run)), order=30
-    )
-    return Part((section,), frames={"corruptions": corruption_errors(run)})
+    tables = (*shift_tables(run), *shape_tables(run))
+    section = Section("shifts", "Distribution shift", (), tables, tuple(corruption_panels(run)), order=30)
+    shape = {"shape_bias": shape_bias(run)} if len(shape_bias(run)) else {}
+    return Part((section,), frames={"corruptions": corruption_errors(run), **shape})
 
 
 def shift_tables(run: Results) -> Iterator[Table]:

@@ -268,6 +268,8 @@ def _on_all(flags: list[Flag], cell: Cell, record: Record) -> list[Flag]:
         head = cell.reading.head
         found = at_chance(int(right.sum()), len(y), model.space.classes if head is None else len(head))
         flags = [f for f in flags if f.name != "clean_at_chance"] + ([found] if found else [])
+    if cell.reading.head is not None and cell.reading.head.ndim == 2:  # labels are categories, not the model's classes
+        return flags
     order = class_order(model.classes, cell.lifecycle.data.classes, y, right.numpy().astype(bool))
     return [*flags, order] if order else flags
 

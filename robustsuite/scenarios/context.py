@@ -138,6 +138,14 @@ class Context:
         """What a control of the judge's is trained with: the pictures of an adversary with AUX_DATA, at its seed."""
         return self._cycle().control_training()
 
+    def learnt_from(self) -> tuple[Split, Split]:
+        """The data's own train and val split, for networks that the judge trains anew."""
+        return self._cycle().data.split("train"), self._cycle().data.split("val")
+
+    def retrained(self, train: Split, val: Split) -> nn.Module:
+        """The model's own recipe at the run's seed on other pictures, undefended; kept as every training is."""
+        return self._cycle().on(train, val).trained()
+
     @property
     def pretrained(self) -> bool:
         """Whether the model came with its weights, so that nobody here knows what trained them."""

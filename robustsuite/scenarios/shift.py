@@ -59,7 +59,7 @@ def streamed(context: Context, stream: Stream) -> Record:
     parts = []
     for positions, x, y in split.batches(stream.batch, context.served().device):
         parts.append(judge.read(session.answer(x, context.rng[positions]), y))
-    return _recorded(parts, torch.arange(context.served().space.classes), reading, None)
+    return _recorded(parts, split.texture, reading, None)
 
 
 def judged(
@@ -80,7 +80,8 @@ def asked(
     clean_ok: the verdicts (N,) on the pictures the shifted ones were made from, None where there is no pairing.
     reading: the head to cut to and the class to watch. Columns: robust (right on the shifted picture; a tie is not),
     rejected, prediction (a class of the data set), confidence (softmax within the head), watched (the watched class's
-    probability), clean_ok and undefined where there are such.
+    probability), clean_ok and undefined where there are such; of pictures whose texture is another class's than their
+    shape by_shape, by_texture and by_either, what the answer goes by.
     """
     classes, head = torch.arange(system.space.classes), reading.head
     if head is not None:
@@ -90,10 +91,12 @@ def asked(
     judge = Judge(system.net, stochastic=system.stochastic, width=width, repeats=1, watch=watch,
                   under=system.under)  # fmt: skip
     parts = [judge(x, y, rng[positions]) for positions, x, y in shifted.batches(width, system.device)]
-    return _recorded(parts, classes, reading, clean_ok)
+    return _recorded(parts, shifted.texture, reading, clean_ok)
 
 
-def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok: Tensor | None) -> Record:
+def _recorded(
+    parts: list[Answers], texture: Tensor | None, reading: Reading, clean_ok: Tensor | None
+) -> Record:  # fmt: skip
     held, bad, prediction, confidence, watched, none = (
         torch.cat([getattr(part, name) for part in parts]).cpu()
         for name in ("held", "rejected", "prediction", "confidence", "watched", "undefined")
@@ -104,6 +107,9 @@ def _recorded(parts: list[Answers], classes: Tensor, reading: Reading, clean_ok:
         columns["undefined"] = none
     if reading.watch is not None:
         columns["watched"] = watched
+    if texture is not None:
+        by_texture = prediction == texture
+        columns |= {"by_shape": held, "by_texture": by_texture, "by_either": held | by_texture}
     if clean_ok is not None:
         columns["clean_ok"] = clean_ok
     return Record(columns, [], len(held), 0)
@@ -145,6 +151,9 @@ scenario = Scenario(
             Scoring(name="expected_calibration_error", kind="ece", by="robust"),
         )),
         Column(name="watched", dtype="float", unit="probability"),
+        Column(name="by_shape", scores=(Scoring(name="shape_bias", where="by_either"),)),
+        Column(name="by_texture"),
+        Column(name="by_either", scores=(Scoring(name="cue_rate"),)),
     ),
     headline="accuracy", paper="Hendrycks and Dietterich, 2019, arXiv:1903.12261",
     sections="robustsuite.reports.sections.shifts:part", streams=True, together=together, conclude=conclude,

@@ -51,6 +51,7 @@ class Split:
     stages: the same in two steps, read(positions) and finish(x, positions), where the second may be done on another
     device. redrawn: (ids, style) -> those pictures in another manner, where the data set draws its own. augment: (x,
     generator) -> x, what a training does to every batch anew, after its own flips and crops. files: names, if any.
+    masks: (ids) -> (B, H, W) in [0, 1], what of a pixel is object. texture: whose texture (N,) contradicts y's shape.
     """
 
     y: Tensor
@@ -61,6 +62,8 @@ class Split:
     redrawn: Callable[[Tensor, Any], Tensor] | None = field(default=None, repr=False)
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = field(default=None, repr=False)
     files: tuple[str, ...] = field(default=(), repr=False)
+    masks: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    texture: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, pictures: Tensor, y: Tensor, ids: Tensor | None = None) -> Split:
@@ -86,14 +89,15 @@ class Split:
         if self.stages is not None:
             read, finish = self.stages
             stages = lambda p: read(picked[p]), lambda x, p: finish(x, picked[p])
-        y, ids = self.y[picked], self.ids[picked]
+        y, ids, texture = self.y[picked], self.ids[picked], None if self.texture is None else self.texture[picked]
         files = tuple(self.files[i] for i in picked.tolist()) if self.files else ()
-        return replace(self, y=y, images=lambda p: images(picked[p]), ids=ids, sha256=tag, stages=stages, files=files)
+        return replace(self, y=y, images=lambda p: images(picked[p]), ids=ids, sha256=tag, stages=stages, files=files,
+                       texture=texture)  # fmt: skip
 
     def mapped(self, change: Callable[[Tensor, Tensor], Tensor], what: str) -> Split:
         """The same examples, their pictures changed as they are read: change(x, positions). `what` enters the hash."""
         images, tag = self.images, hashlib.sha256(f"{self.sha256}/{what}".encode()).hexdigest()
-        return replace(self, images=lambda p: change(images(p), p), sha256=tag, stages=None, redrawn=None)
+        return replace(self, images=lambda p: change(images(p), p), sha256=tag, stages=None, redrawn=None, masks=None)
 
     def first(self, n: int | None) -> Split:
         """The first n examples; all of them for None. Raises BadValue if there are fewer."""
@@ -217,7 +221,8 @@ CONTROL = "unshifted"
 class Reading:
     """How a shift set's pictures are put to a model; every row says it.
 
-    head: the classes (K,) the logits are cut to before the argmax, None for all. transform: from file to pixels.
+    head: the classes (K,) the logits are cut to before the argmax, None for all; or categories (G, classes) bool, each
+    as probable as its classes are on average. transform: from file to pixels.
     watch: a class whose probability is kept for every picture. note: what a reader must know, as n of N.
     hard: made or chosen so that models may fail: answers at chance are then no sign of a wrong class order.
     """
@@ -229,13 +234,16 @@ class Reading:
     hard: bool = False
 
     def named(self, classes: Tensor) -> Tensor:
-        """Answers (N,) of a network behind the head as classes of the data set; -1, no answer, stays."""
-        return classes if self.head is None else torch.where(classes < 0, -1, self.head[classes])
+        """Answers (N,) behind the head as classes of the data set, or as categories; -1, no answer, stays."""
+        head = None if self.head is None or self.head.ndim == 2 else self.head
+        return classes if head is None else torch.where(classes < 0, -1, head[classes])
 
     def head_words(self, classes: int) -> str:
         """'all 1000 classes', or '200 of 1000 classes' with the sum of their indices."""
         if self.head is None:
             return f"all {classes} classes"
+        if self.head.ndim == 2:
+            return f"{len(self.head)} categories of {int(self.head.sum())} classes, by their mean probability"
         return f"{len(self.head)} of {classes} classes, indices sum to {int(self.head.sum())}"
 
 
@@ -273,14 +281,6 @@ def parse_spec(spec: object, kind: str) -> tuple[str, dict[str, Any]]:
         if given is None or isinstance(given, dict):
             return str(name), dict(given or {})
     raise BadValue(f"expected a name for the {kind}, got {quoted(spec)}; write NAME or {{NAME: {{parameter: value}}}}")
-
-
-def likely(file: object) -> str:
-    """The model spec that somebody who names a bare file most likely means, to be told in a sentence."""
-    endings = {".safetensors": "checkpoint", ".pth": "checkpoint", ".pt": "checkpoint", ".ckpt": "checkpoint",
-               ".pt2": "export", ".onnx": "onnx", ".yaml": "http"}  # fmt: skip
-    found = (scheme for ending, scheme in endings.items() if str(file).endswith(ending))
-    return next((f"{scheme}:{brief(file)}" for scheme in found), "torchvision:resnet50")
 
 
 def parse_data(spec: object) -> tuple[str, dict[str, Any]]:

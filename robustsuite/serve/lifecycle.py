@@ -126,6 +126,11 @@ class Lifecycle:
         """What a judge's control trains with: the adversary's pictures, at the adversary's seed."""
         return Training(self.adversary().pictures, NOTHING, self.seed + ADVERSARY, self.device, self.tell)
 
+    def on(self, train: Split, val: Split) -> Lifecycle:
+        """The model's own recipe on other pictures, with no defense, no poison and no draw of members."""
+        data = replace(self.data, splits={**self.data.splits, "train": train, "val": val})
+        return replace(self, data=data, defenses=(), poison=None, members=None, findings={})
+
     def shared(self, trained: bool) -> nn.Module:
         """The network that clients of a federated training compute on: after harden, or with freshly drawn weights."""
         return self.trained() if trained else ready(untrained(self.model.net, self.seed), self.device)

@@ -20,9 +20,9 @@ from torch.nn.functional import one_hot
 from robustsuite.config.identity import behaviour_of
 from robustsuite.config.registry import F, card_of, carded, checked_parameters
 from robustsuite.config.threats import Access
-from robustsuite.errors import BadModel, BadValue, brief, loading, quoted
+from robustsuite.errors import BadModel, BadValue, brief, likely, loading, quoted
 from robustsuite.maths.numerics import as_bytes
-from robustsuite.serve.data import InputSpace, Split, likely
+from robustsuite.serve.data import InputSpace, Split
 from robustsuite.serve.ensembles import Members
 from robustsuite.serve.protocols import Billed
 

@@ -38,7 +38,7 @@ FEW = {
     "max_iterations": 4, "binary_search_steps": 2, "n_queries": 20, "rounds": 1, "updates": 2, "overlays": 8,
     "mask_epochs": 1, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
     "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
-    "n_targets": 2, "severities": [3],
+    "n_targets": 2, "severities": [3], "masks": 12,
 }  # fmt: skip
 """What parameters of these names are cut to."""
 
@@ -90,6 +90,7 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     ball = {norm: "inf" if card.minimum_norm and norm == "l2" else EPS.get(norm)}
     budgets: dict[str, dict[str, Any]] = {
         "poisoning": {"poison_rate": 0.1}, "unlearnable": {"poison_rate": 1.0}, "scan": {},
+        "explanation": {},
         "inversion": {"batch": 2, "trained": False}, "parsing": {"linf": "8/255"}, "membership": {"queries": 500},
         "extraction": {"linf": "8/255", "queries_total": 96},
         "adaptation": {norm: EPS[norm], "share": 0.5} if norm else {},
