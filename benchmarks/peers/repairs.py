@@ -1,12 +1,13 @@
 """Backdoors against detectors, filters and repairs on CIFAR-10, as small as a CPU allows: one matrix, and its seconds.
 
     python benchmarks/peers/repairs.py --shared FOLDER [--out FOLDER] [--attacks badnets blended trojan sig]
-                                       [--defenses anp nad ...] [--train 5000] [--first 300] [--epochs 10]
+                                       [--defenses anp nad ...] [--train 5000] [--val 1000] [--first 300] [--epochs 10]
 
 A ResNet-8 is trained on pictures of which 10 % are poisoned (SIG: of amplitude 40/255), without random crops; each
-defense is what benchmarks/sweeps/repairs.yaml names, its steps cut to these sizes (DEFENSES). Pairs are stored one by
-one under --out and found again; `robustsuite report FOLDER/run` is the report of those that are there. Seconds are of
-one thread, with what the defense trains and all answers, the victim's own training aside.
+defense is what benchmarks/sweeps/repairs.yaml names, its steps cut to these sizes (DEFENSES); half of the val pictures
+is what a defender works with, the other half stops it. Pairs are stored one by one under --out and found again;
+`robustsuite report FOLDER/run` is the report of those that are there. Seconds are of one thread, with what the defense
+trains and all answers; the victim's own training is in the line of `none`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from robustsuite.maths.stats import clopper_pearson
 from robustsuite.reports.read.runs import read
 from robustsuite.reports.sections.poisoning import backdoors
 from robustsuite.reports.sections.repairs import ranked, rated
+from robustsuite.serve.data import Dataset, load_data
 
 ATTACKS: dict[str, Any] = {
     "badnets": "badnets", "blended": "blended", "trojan": "trojan", "sig": {"sig": {"amplitude": 0.157}},
@@ -37,13 +40,19 @@ DEFENSES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def sweep(given: argparse.Namespace, attacks: list[str], defenses: list[str]) -> dict[str, Any]:
+def cifar(given: argparse.Namespace) -> Dataset:
+    """The pictures, read once for all runs."""
+    data, test = load_data({"cifar10": {"root": str(given.shared / "data/cifar10"), "pack": "jpeg"}})
+    parts = {"train": data.split("train").first(given.train), "val": data.split("val").first(given.val),
+             "test": test.first(given.first)}  # fmt: skip
+    return replace(data, splits=parts)
+
+
+def sweep(given: argparse.Namespace, data: Dataset, attacks: list[str], defenses: list[str]) -> dict[str, Any]:
     """The sweep of these pairs."""
-    cifar = {"root": str(given.shared / "data/cifar10"), "pack": "jpeg", "train": given.train, "first": given.first}
     return {
-        "name": "repairs", "models": [f"recipe:scenes_resnet?epochs={given.epochs}&crop=0"],
-        "data": [{"cifar10": cifar}], "defenses": [{name: DEFENSES[name]} if DEFENSES[name] else name
-                                                   for name in defenses],
+        "name": "repairs", "models": [f"recipe:scenes_resnet?epochs={given.epochs}&crop=0"], "data": [data],
+        "defenses": [{name: DEFENSES[name]} if DEFENSES[name] else name for name in defenses],
         "threats": {"backdoor": {
             "scenario": "poisoning", "access": ["train_set", "aux_data"], "budget": {"poison_rate": 0.1}, "target": 0,
             "attacks": [ATTACKS[name] for name in attacks],
@@ -51,11 +60,13 @@ def sweep(given: argparse.Namespace, attacks: list[str], defenses: list[str]) ->
     }  # fmt: skip
 
 
-def timed(given: argparse.Namespace, attack: str, defense: str) -> float:
+def timed(given: argparse.Namespace, data: Dataset, attack: str, defense: str) -> float:
     """CPU seconds of one pair, whose rows are stored."""
     start = time.process_time()
-    run(sweep(given, [attack], [defense]), out=given.out / "run", device="cpu")
-    return time.process_time() - start
+    run(sweep(given, data, [attack], [defense]), out=given.out / "run", device="cpu")
+    spent = time.process_time() - start
+    print(f"{attack} {defense} {spent:.0f} s", flush=True)
+    return spent
 
 
 def rate(k: float, n: float) -> str:
@@ -72,29 +83,25 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), choices=list(DEFENSES))
     parser.add_argument("--train", type=int, default=5000)
+    parser.add_argument("--val", type=int, default=1000)
     parser.add_argument("--first", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=10)
     given = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("ROBUSTSUITE_CACHE", str(given.out / "cache"))
-    size = f"{given.train}-{given.first}-{given.epochs}"
-    seconds = {}
-    print(f"{'attack':8} {'defense':22} {'C-Acc':16} {'ASR':16} {'R-Acc':16} AUROC TPR@1% TPR@5% CPU s")
-    for attack in given.attacks:
-        for defense in given.defenses:
-            file = given.out / "seconds" / size / f"{attack}-{defense}.json"
-            seconds[attack, defense] = kept(file, lambda pair=(attack, defense): timed(given, *pair))
-            run(sweep(given, [attack], [defense]), out=given.out / "run", device="cpu")
-            (row,) = backdoors(read([given.out / "run"])).to_dict("records") or ({},)
-            if not row:
-                print(f"{attack:8} {defense:22} no number: robustsuite report {given.out / 'run'} says why", flush=True)
-                continue
-            detection = " ".join(f"{row[name]:6.3f}" for name in ("auroc", "tpr_1", "tpr_5"))
-            print(f"{attack:8} {defense:22} {rate(row['clean_ok'], row['n']):16} {rate(row['hits'], row['eligible']):16} "
-                  f"{rate(row['recovered'], row['eligible']):16}{detection} {seconds[attack, defense]:5.0f}", flush=True)
-    run(sweep(given, given.attacks, given.defenses), out=given.out / "run", device="cpu")
-    found = ranked(rated(backdoors(read([given.out / "run"]))))
-    print(found.drop(columns="lacking").round(3).to_string(index=False))
+    data, at = cifar(given), f"{given.train}-{given.val}-{given.first}-{given.epochs}"
+    seconds = {(attack, defense): kept(given.out / "seconds" / at / f"{attack}-{defense}.json",
+                                       lambda pair=(attack, defense): timed(given, data, *pair))
+               for attack in given.attacks for defense in given.defenses}  # fmt: skip
+    run(sweep(given, data, given.attacks, given.defenses), out=given.out / "run", device="cpu")
+    found = rated(backdoors(read([given.out / "run"])))
+    print(f"{'attack':8} {'defense':22} {'C-Acc':16} {'ASR':16} {'R-Acc':16}  AUROC TPR@1% TPR@5% CPU s")
+    for row in found.to_dict("records"):
+        attack, defense = (str(row[name]).partition("(")[0] for name in ("attack", "defense"))
+        detection = " ".join(f"{row[name]:6.3f}" for name in ("auroc", "tpr_1", "tpr_5"))
+        print(f"{attack:8} {defense:22} {rate(row['clean_ok'], row['n']):16} {rate(row['hits'], row['eligible']):16} "
+              f"{rate(row['recovered'], row['eligible']):16} {detection} {seconds[attack, defense]:5.0f}")  # fmt: skip
+    print(ranked(found).drop(columns="lacking").round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ def anp(
     """
     clean, rest = halves(training)
     net = net.to(training.device).eval()
-    found = masks(
-        net, clean, eps=eps, alpha=alpha, lr=lr, steps=steps, seed=training.seed, device=training.device
-    )
+    found = masks(net, clean, eps=eps, alpha=alpha, lr=lr, steps=steps, seed=training.seed, device=training.device)
     repaired, gone = pruned(net, found, rest, tolerance)
     note = f"{gone} of {sum(len(mask) for mask in found.values())} neurons cut"
     table = {"columns": ["layer", "neurons", "smallest mask"],

@@ -55,9 +55,7 @@ def ebyd(
     return repaired
 
 
-def unlearnt(
-    net: nn.Module, clean: Split, rest: Split, *, lr: float, epochs: int, seed: int, device: str
-) -> nn.Module:
+def unlearnt(net: nn.Module, clean: Split, rest: Split, *, lr: float, epochs: int, seed: int, device: str) -> nn.Module:
     """A copy that has forgotten the task: ascent until the accuracy on `rest` is below twice chance."""
     exposed = copy.deepcopy(net).to(device).requires_grad_(True)
     chance = 1 / len(answers(net, rest, device))

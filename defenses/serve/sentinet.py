@@ -72,7 +72,9 @@ def bound(sure: Tensor, fooled: Tensor) -> Tensor:
     places = ((sure - sure.min()) / BIN).long()
     x = sure.min() + BIN * (places.unique() + 0.5)
     y = torch.stack([fooled[places == place].max() for place in places.unique()])
-    return torch.linalg.lstsq(powers(x.double()).cpu(), y.double().cpu()[:, None], driver="gelsd").solution[:, 0].float()
+    solved = torch.linalg.lstsq(powers(x.double()).cpu(), y.double().cpu()[:, None], driver="gelsd")
+    curve: Tensor = solved.solution[:, 0].float()
+    return curve
 
 
 def untaught(net: nn.Module, training: Training, *, overlays: int, share: float, **_: object) -> Detector:

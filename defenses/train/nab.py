@@ -77,11 +77,12 @@ def nab(
 
 
 def marked(train: Split, rows: Tensor, pseudo: Tensor, colour: Tensor) -> Split:
-    """The train set where suspicious rows (M,) whose pseudo-label is another carry it, and the stamp; none else moves."""
-    changed = rows[pseudo != train.y[rows]]
+    """The train set where suspicious rows (M,) of another pseudo-label carry it, and the stamp; nothing else moves."""
+    other = pseudo != train.y[rows]
+    changed = rows[other]
     if not len(changed):
         return train
-    return overlay(train, changed, stamp(train.images(changed), colour), pseudo[pseudo != train.y[rows]])
+    return overlay(train, changed, stamp(train.images(changed), colour), pseudo[other])
 
 
 def mean_colour(split: Split) -> Tensor:

@@ -19,7 +19,10 @@ from ..render.document import Entry, Part, Section, Table, accuracy, counted, sp
 from ..render.text import number
 from .repairs import WHERE, figures, tables
 
-DETECTION = ("auroc", "tpr_1", "tpr_5")
+RATES = {"tpr_1": 0.01, "tpr_5": 0.05}
+"""False-positive rates at which a detector is read."""
+
+DETECTION = ("auroc", *RATES)
 
 
 def backdoors(run: Results) -> pd.DataFrame:
@@ -34,8 +37,8 @@ def backdoors(run: Results) -> pd.DataFrame:
             examples = run.examples(source["run_id"])
             base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "defense", "sentence", "grade")}
             rows.append({**base, **_victim(examples)})
-    columns = ["run_id", *WHERE, "attack", "defense", "sentence", "grade", "n", "clean_ok", "eligible", "hits", "recovered",
-               "flagged_clean", "flagged", "psnr", *DETECTION]  # fmt: skip
+    columns = ["run_id", *WHERE, "attack", "defense", "sentence", "grade", "n", "clean_ok", "eligible", "hits",
+               "recovered", "flagged_clean", "flagged", "psnr", *DETECTION]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -61,7 +64,7 @@ def detected(examples: pd.DataFrame) -> dict[str, float]:
     reached = examples["triggered_as_target"] | examples["flagged"]
     triggered = examples.loc[examples["eligible"] & reached, "score_triggered"]
     truth, scores = np.r_[np.zeros(len(clean)), np.ones(len(triggered))] > 0, np.r_[clean, triggered]
-    at = {name: tpr_at(scores, truth, fpr) if len(truth) else np.nan for name, fpr in (("tpr_1", 0.01), ("tpr_5", 0.05))}
+    at = {name: tpr_at(scores, truth, fpr) if len(truth) else np.nan for name, fpr in RATES.items()}
     return {"auroc": auc(scores, truth), **at}
 
 
@@ -89,7 +92,8 @@ def _backdoor_tables(found: pd.DataFrame) -> tuple[Table, ...]:
          _rate(row["clean_ok"], row["n"]), _rate(row["hits"], row["eligible"]),
          _rate(row["recovered"], row["eligible"]),
          *((_rate(row["flagged_clean"], row["n"]), _rate(row["flagged"], row["eligible"]),
-            *(_plain(row[name], 3) for name in DETECTION)) if detects else ()), _plain(row["psnr"], 1), counted(row["n"], number(row["n"])), Entry(row["sentence"]))
+            *(_plain(row[name], 3) for name in DETECTION)) if detects else ()),
+         _plain(row["psnr"], 1), counted(row["n"], number(row["n"])), Entry(row["sentence"]))
         for row in found.to_dict("records")
     )  # fmt: skip
     columns = (*names, "attack", "defense", "clean accuracy", "attack success", "recovered",

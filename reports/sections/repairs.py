@@ -25,7 +25,7 @@ from ..render.text import percent, plain, short
 WHERE = ("threat", "budget", "goal", "dataset", "model", "seed")
 
 WORKED = 0.5
-"""Below this ASR against the undefended victim an attack says nothing of defenses: it stands in the matrix, not in ranks."""
+"""Below this ASR against the undefended victim an attack says nothing of defenses: it has a row and no rank."""
 
 DARK = "#10202e"
 """Digits on a pale tile, in either theme."""
@@ -93,8 +93,8 @@ def figures(run: Results, found: pd.DataFrame) -> tuple[Figure, ...]:
     made = []
     for key, part in parts(run, found):
         attacks, defenses, cells = _sides(run, key, part)
-        caption = (f"Attack success rate in %, and beneath it C-Acc and R-Acc, {where(key)}. Blue: the trigger does not "
-                   "reach its target; hatched: there is no number")  # fmt: skip
+        caption = (f"Attack success rate in %, beneath it C-Acc and R-Acc, {where(key)}. Blue: the trigger does not "
+                   "reach its target; hatched: no number")  # fmt: skip
         size = (1.7 + 0.95 * len(attacks), 0.7 + 0.48 * len(defenses))
         paint = partial(_paint, attacks=attacks, defenses=defenses, cells=cells)
         made.append(draw(f"backdoor-matrix-{slug(key)}", caption, size, paint))
@@ -112,9 +112,7 @@ def _sides(run: Results, key: tuple[Any, ...], part: pd.DataFrame) -> tuple[list
 
 def _matrix(run: Results, key: tuple[Any, ...], part: pd.DataFrame, i: int) -> Table:
     attacks, defenses, cells = _sides(run, key, part)
-    rows = tuple(
-        (words(attack), *(_entry(cells.get((attack, defense))) for defense in defenses)) for attack in attacks
-    )
+    rows = tuple((words(attack), *(_entry(cells.get((attack, defense))) for defense in defenses)) for attack in attacks)
     caption = f"C-Acc / ASR / R-Acc in %, {where(key)}; n of each and its intervals stand under Backdoors"
     columns = ("attack", *(plain(name) for name in defenses))
     return Table(f"backdoor-matrix-{i}", "Attacks against defenses", caption, columns, rows)

@@ -21,7 +21,8 @@ from robustsuite.methods.backdoors.clean_steps import ascent, batches
 from robustsuite.methods.backdoors.detection import Detector
 from robustsuite.methods.backdoors.isolation import easiest, example_losses
 from robustsuite.methods.backdoors.maps import attention, feature_maps, grad_cam
-from robustsuite.methods.backdoors.neurons import asked, cut, layers as neurons, masks, pruned
+from robustsuite.methods.backdoors.neurons import asked, cut, masks, pruned
+from robustsuite.methods.backdoors.neurons import layers as neurons
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Reshaping, Training
 from robustsuite.serve.training import Recipe, accuracy, fitted
@@ -329,4 +330,3 @@ def test_abl_trains_without_the_isolated_and_leaves_a_clean_network_usable() -> 
     net = abl(fit, share=0.1, isolation_epochs=3)(small(), training(pictures(300, 1)))
     assert seen == [270]
     assert right(net) > 0.85
-

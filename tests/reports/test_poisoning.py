@@ -59,7 +59,8 @@ def victims(**rates: dict[str, tuple[float, float]]) -> pd.DataFrame:
 
 
 def test_der_weighs_what_falls_and_half_is_no_change() -> None:
-    rows = rated(victims(none={"a": (0.9, 1.0)}, same={"a": (0.9, 1.0)}, cure={"a": (0.8, 0.0)}, harm={"a": (0.1, 1.0)}))
+    one = {"none": (0.9, 1.0), "same": (0.9, 1.0), "cure": (0.8, 0.0), "harm": (0.1, 1.0)}
+    rows = rated(victims(**{name: {"a": rates} for name, rates in one.items()}))
     found = dict(zip(rows["defense"], rows["der"], strict=True))
     assert found == pytest.approx({"none": 0.5, "same": 0.5, "cure": 0.95, "harm": 0.1})
     lone = rated(victims(cure={"a": (0.8, 0.0)}))

@@ -35,7 +35,8 @@ def feature_maps(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 def attention(features: Tensor) -> Tensor:
     """Where a layer looks (N, h, w): squares summed over channels, of length 1 (Zagoruyko and Komodakis, 2017)."""
     squares = features.square().sum(1)
-    return squares / (squares.flatten(1).norm(dim=1)[:, None, None] + 1e-6)
+    found: Tensor = squares / (squares.flatten(1).norm(dim=1)[:, None, None] + 1e-6)
+    return found
 
 
 def grad_cam(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:

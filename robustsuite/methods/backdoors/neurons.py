@@ -112,7 +112,7 @@ def _worst(net: nn.Module, kept: Factors, x: Tensor, y: Tensor, eps: float, draw
 
 
 def cut(net: nn.Module, keep: Factors) -> nn.Module:
-    """A copy whose neurons with a factor of 0 have no incoming weights; their biases stay, as the authors leave them."""
+    """A copy whose neurons with a factor of 0 have no incoming weights; their biases stay, as the authors' do."""
     net = copy.deepcopy(net)
     held = dict(net.named_parameters())
     with torch.no_grad():
