@@ -55,8 +55,8 @@ def ranked(part: pd.DataFrame) -> pd.DataFrame:
     rank: the mean over these attacks of its rank by DER, equal ones sharing theirs; NaN for one that is without any of
     them, by missing or by grade, so that what was not measured never counts.
     """
+    attacks, rows = list(dict.fromkeys(part.loc[part["worked"], "attack"])), []
     worked = part[part["worked"] & (part["defense"] != "none")]
-    attacks, rows = list(dict.fromkeys(worked["attack"])), []
     sound = worked[worked["der"].notna() & ~worked["grade"].isin(DOUBTED)]
     whole = [name for name, own in sound.groupby("defense", sort=False) if own["attack"].nunique() == len(attacks)]
     full = sound[sound["defense"].isin(whole)].drop_duplicates(["attack", "defense"])
@@ -130,7 +130,7 @@ def _ranking(key: tuple[Any, ...], part: pd.DataFrame, i: int) -> Table:
     found = ranked(part)
     of = int(found["of"].max()) if len(found) else 0
     weak = [plain(a) for a in dict.fromkeys(part.loc[~part["worked"], "attack"])]
-    said = f"over the {of} attacks whose ASR against the undefended victim is at least {percent(WORKED)}, {where(key)}"
+    over = f"{of} attack{'s' * (of != 1)} whose ASR against the undefended victim is at least {100 * WORKED:.0f} %"
     left = f"; left out: {', '.join(weak)}" if weak else ""
     rows = tuple(
         (words(row["defense"]),
@@ -142,7 +142,7 @@ def _ranking(key: tuple[Any, ...], part: pd.DataFrame, i: int) -> Table:
     )  # fmt: skip
     columns = ("defense", "mean rank", "DER", "C-Acc", "ASR", "R-Acc", "attacks", "notes")
     title = "Defenses against backdoors, ranked"
-    return Table(f"backdoor-ranks-{i}", title, f"Means {said}{left}; equal DER share a rank", columns, rows)
+    return Table(f"backdoor-ranks-{i}", title, f"Means over {over}{left}; equal DER share a rank; {where(key)}", columns, rows)
 
 
 def _share(value: float) -> Entry:

@@ -1,5 +1,7 @@
 """The table of backdoors: counted by hand on planted examples."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from robustsuite.reports.measure.scores import cell_scores
 from robustsuite.reports.sections.poisoning import _victim, detected
-from robustsuite.reports.sections.repairs import ranked, rated
+from robustsuite.reports.sections.repairs import figures, ranked, rated, tables
 
 
 def examples() -> pd.DataFrame:
@@ -82,3 +84,24 @@ def test_ranks_share_ties_leave_weak_attacks_out_and_never_count_what_was_not_me
     assert np.isnan(found.loc["odd", "der"])
     assert set(found["of"]) == {2}
     assert found.loc["half", "der"] == pytest.approx(0.75), "a mean of what was measured alone"
+
+
+def test_the_matrix_says_what_was_measured_and_names_the_status_of_what_was_not() -> None:
+    found = victims(none={"a": (0.9, 1.0), "<b>": (0.8, 0.6)}, x={"a": (0.85, 0.05)})
+    asked = [*found.to_dict("records"), {**found.iloc[1], "defense": "x", "status": "refused"}]
+    known = {str(i): {"scenario": "poisoning", "status": "done", **row} for i, row in enumerate(asked)}
+    run = SimpleNamespace(known=known, defended=True)
+    matrix, ranks = tables(run, found)  # type: ignore[arg-type]
+    assert matrix.columns == ("attack", "undefended", "x")
+    assert [[entry.text for entry in row] for row in matrix.rows] == [
+        ["a", "90.0 / 100.0 / 0.0", "85.0 / 5.0 / 95.0"], ["<b>", "80.0 / 60.0 / 40.0", "refused"],
+    ]  # fmt: skip
+    assert "2 attacks" in ranks.caption
+    assert [entry.text for entry in ranks.rows[0]][1:3] == ["–", "95.0 %"]
+    assert ranks.rows[0][-1].text == "not ranked: without <b>"
+    (figure,) = figures(run, found)  # type: ignore[arg-type]
+    assert "refused" in figure.svg
+    assert "85 · 95" in figure.svg
+    assert "<b>" not in figure.svg
+    assert figures(SimpleNamespace(known=known, defended=False), found) == ()  # type: ignore[arg-type]
+    assert tables(run, victims(none={"a": (0.9, 1.0)})) == (), "with no defense there is nothing to hold it against"  # type: ignore[arg-type]
