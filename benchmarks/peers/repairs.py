@@ -33,7 +33,7 @@ ATTACKS: dict[str, Any] = {
     "badnets": "badnets", "blended": "blended", "trojan": "trojan", "sig": {"sig": {"amplitude": 0.157}},
 }  # fmt: skip
 DEFENSES: dict[str, dict[str, Any]] = {
-    "none": {}, "anp": {"steps": 300}, "ebyd": {"steps": 200}, "nad": {}, "ibau": {},
+    "none": {}, "anp": {"steps": 300}, "ebyd": {"steps": 200}, "nad": {}, "ibau": {"rounds": 3, "steps": 30},
     "abl": {"isolation_epochs": 8}, "nab": {"isolation_epochs": 8}, "ibd_psc": {}, "sentinet": {"overlays": 20},
     "scaleup": {}, "strip": {}, "fine_pruning": {}, "badexpert": {"fpr": 0.1},
     "neural_cleanse": {"steps": 100, "batch": 8}, "activation_clustering": {}, "spectral_signatures": {},
@@ -92,7 +92,7 @@ def main() -> None:
     data, at = cifar(given), f"{given.train}-{given.val}-{given.first}-{given.epochs}"
     seconds = {(attack, defense): kept(given.out / "seconds" / at / f"{attack}-{defense}.json",
                                        lambda pair=(attack, defense): timed(given, data, *pair))
-               for attack in given.attacks for defense in given.defenses}  # fmt: skip
+               for defense in given.defenses for attack in given.attacks}  # fmt: skip
     run(sweep(given, data, given.attacks, given.defenses), out=given.out / "run", device="cpu")
     found = rated(backdoors(read([given.out / "run"])))
     print(f"{'attack':8} {'defense':22} {'C-Acc':16} {'ASR':16} {'R-Acc':16}  AUROC TPR@1% TPR@5% CPU s")

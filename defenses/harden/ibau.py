@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +32,18 @@ INNER_LR, MAP_LR = 10.0, 0.1
     splits=("val",),
     differs=(
         "clean pictures are one half of val's; the authors' code takes 5000 of the test set",
+        "steps are counted, so that fewer clean pictures do not mean fewer of them; 50 is the authors' one pass",
         "the inner problem of a hypergradient is on the outer's own batch; the authors' code takes the first one",
     ),
 )
 def ibau(
-    net: nn.Module, training: Training, *, rounds: int = 5, lr: float = 1e-3, share: float = 0.01, terms: int = 5,
-    batch: int = 100,
+    net: nn.Module, training: Training, *, rounds: int = 5, steps: int = 50, lr: float = 1e-3, share: float = 0.01,
+    terms: int = 5,
 ) -> nn.Module:  # fmt: skip
     """min over weights of the loss on clean pictures, a share of them under the worst universal perturbation.
 
-    rounds: of finding the perturbation anew, by one pass of steps of 10. lr: of Adam on the weights. share: of each
-    batch that is perturbed, at least one picture. terms: of the series for the hypergradient.
+    rounds: of finding the perturbation anew. steps: on batches of 100, to find it and then to unlearn it. lr: of Adam on
+    the weights. share: of each batch that is perturbed, at least one picture. terms: of the hypergradient's series.
     """
     clean, _ = halves(training)
     device = training.device
@@ -48,14 +51,14 @@ def ibau(
     weights = list(net.parameters())
     optimiser = torch.optim.Adam(weights, lr=lr)
     for i in range(rounds):
-        seed = training.seed + i
+        drawn = partial(batches, clean, epochs=steps, size=100, seed=training.seed + i, device=device)
         delta = torch.zeros_like(clean.images(torch.arange(1)), device=device)
         with torch.enable_grad():
-            for _, x, _ in batches(clean, epochs=1, size=batch, seed=seed, device=device):
+            for _, x, _ in islice(drawn(), steps):
                 delta.requires_grad_()
                 (slope,) = torch.autograd.grad(inner(net, x, net(x).argmax(1), delta), delta)
                 delta = (delta - INNER_LR * slope).detach()
-            for _, x, y in batches(clean, epochs=1, size=batch, seed=seed, device=device):
+            for _, x, y in islice(drawn(), steps):
                 delta.requires_grad_()
                 marked = torch.zeros(len(x), 1, 1, 1, device=device)
                 marked[: max(1, int(share * len(x)))] = 1

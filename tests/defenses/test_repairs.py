@@ -288,7 +288,7 @@ def test_what_unlearns_the_task_stops_below_twice_chance(victim: nn.Module) -> N
 
 
 QUICK = {anp: {"steps": 40}, ebyd: {"steps": 40, "lr": 1e-3}, nad: {"epochs": 4, "teacher_epochs": 4, "lr": 0.05},
-         ibau: {"rounds": 2}}  # fmt: skip
+         ibau: {"rounds": 2, "steps": 4}}  # fmt: skip
 
 
 @pytest.mark.parametrize("repair", QUICK, ids=lambda f: f.__name__)

@@ -104,4 +104,5 @@ def test_the_matrix_says_what_was_measured_and_names_the_status_of_what_was_not(
     assert "85 · 95" in figure.svg
     assert "<b>" not in figure.svg
     assert figures(SimpleNamespace(known=known, defended=False), found) == ()  # type: ignore[arg-type]
-    assert tables(run, victims(none={"a": (0.9, 1.0)})) == (), "with no defense there is nothing to hold it against"  # type: ignore[arg-type]
+    alone = victims(none={"a": (0.9, 1.0)})
+    assert tables(run, alone) == (), "without a defense there is nothing to compare"  # type: ignore[arg-type]
