@@ -14,7 +14,7 @@ from robustsuite.serve.models import Training
 
 
 @stages.harden(
-    paper="Wu and Wang, 2021, arXiv:2110.14430, equation 4",
+    paper="Wu and Wang, 2021, arXiv:2110.14430",
     splits=("val",),
     differs=(
         "clean pictures are the val split's, never augmented: one half for the masks, the other to choose the "

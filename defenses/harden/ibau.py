@@ -28,7 +28,7 @@ INNER_LR, MAP_LR = 10.0, 0.1
 
 
 @stages.harden(
-    paper="Zeng et al., 2022, arXiv:2110.03735, equation 1 and algorithm 1",
+    paper="Zeng et al., 2022, arXiv:2110.03735",
     splits=("val",),
     differs=(
         "clean pictures are one half of val's; the authors' code takes 5000 of the test set",
@@ -42,8 +42,8 @@ def ibau(
 ) -> nn.Module:  # fmt: skip
     """min over weights of the loss on clean pictures, a share of them under the worst universal perturbation.
 
-    rounds: of finding the perturbation anew. steps: on batches of 100, to find it and then to unlearn it. lr: of Adam on
-    the weights. share: of each batch that is perturbed, at least one picture. terms: of the hypergradient's series.
+    rounds: of finding the perturbation anew. steps: of each round, on batches of 100, to find it and to unlearn it. lr: of
+    Adam on the weights. share: of each batch that is perturbed, at least one picture. terms: of the series.
     """
     clean, _ = halves(training)
     device = training.device

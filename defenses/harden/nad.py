@@ -20,7 +20,7 @@ LAYERS = 3
 
 
 @stages.harden(
-    paper="Li et al., 2021, arXiv:2101.05930, equations 1 to 4",
+    paper="Li et al., 2021, arXiv:2101.05930",
     splits=("val",),
     differs=(
         "clean pictures are one half of val's, never augmented",

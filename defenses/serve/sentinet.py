@@ -86,7 +86,7 @@ def untaught(net: nn.Module, training: Training, *, overlays: int, share: float,
 
 
 @stages.serve(
-    paper="Chou, Tramer, Pellegrino, 2018, arXiv:1812.00292, sections III and IV",
+    paper="Chou, Tramer, Pellegrino, 2018, arXiv:1812.00292",
     learns=True,
     splits=("val",),
     shape=untaught,

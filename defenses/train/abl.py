@@ -20,7 +20,7 @@ from robustsuite.serve.training import accuracy
 
 
 @stages.train(
-    paper="Li et al., 2021, arXiv:2110.11571, section 3.2",
+    paper="Li et al., 2021, arXiv:2110.11571",
     differs=(
         "between isolating and unlearning the model's own recipe trains on the other examples; the authors fine-tune "
         "the isolating network",

@@ -44,7 +44,7 @@ def stamp(x: Tensor, colour: Tensor) -> Tensor:
 
 
 @stages.train(
-    paper="Liu et al., 2023, arXiv:2307.15539, algorithm 1",
+    paper="Liu et al., 2023, arXiv:2307.15539",
     differs=(
         "the verified data that pseudo-labels are learnt from is the val split",
         "the model's own recipe trains, and its flips and crops move the stamp as they move a trigger; the authors "

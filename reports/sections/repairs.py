@@ -142,7 +142,8 @@ def _ranking(key: tuple[Any, ...], part: pd.DataFrame, i: int) -> Table:
     )  # fmt: skip
     columns = ("defense", "mean rank", "DER", "C-Acc", "ASR", "R-Acc", "attacks", "notes")
     title = "Defenses against backdoors, ranked"
-    return Table(f"backdoor-ranks-{i}", title, f"Means over {over}{left}; equal DER share a rank; {where(key)}", columns, rows)
+    caption = f"Means over {over}{left}; equal DER share a rank; {where(key)}"
+    return Table(f"backdoor-ranks-{i}", title, caption, columns, rows)
 
 
 def _share(value: float) -> Entry:

@@ -18,7 +18,7 @@ def easiest(
     """Positions (M,) of the share of the train set with the least loss after a training that holds loss at gamma.
 
     Local gradient ascent: a batch's loss l counts as sign(l - gamma) l, so that what falls below gamma is pushed up
-    again, and only what is easiest gets far below (Li et al., 2021, arXiv:2110.11571, equation 3). From fresh weights
+    again, and only what is easiest gets far below (Li et al., 2021, arXiv:2110.11571). From fresh weights
     of the architecture of `net`, SGD with Nesterov's momentum of 0.9. Raises BadValue.
     """
     if not 0 < share < 1 or epochs < 1:

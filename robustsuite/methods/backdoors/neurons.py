@@ -58,7 +58,7 @@ def masks(
     net: nn.Module, clean: Split, *, eps: float, alpha: float, lr: float, steps: int, seed: int, device: str,
     batch: int = 128,
 ) -> Factors:  # fmt: skip
-    """Masks in [0, 1] that keep clean pictures right although every neuron is perturbed (ANP, equation 4).
+    """Masks in [0, 1] that keep clean pictures right although every neuron is perturbed (Wu and Wang, 2021, ANP).
 
     min over m of alpha L(m w, b) + (1 - alpha) max over |d|, |e| <= eps of L((m + d) w, (1 + e) b): one signed step
     from a random start inside, SGD with momentum 0.9 outside. With eps = 0 nothing is perturbed and alpha scales the
