@@ -42,8 +42,8 @@ def ibau(
 ) -> nn.Module:  # fmt: skip
     """min over weights of the loss on clean pictures, a share of them under the worst universal perturbation.
 
-    rounds: of finding the perturbation anew. steps: of each round, on batches of 100, to find it and to unlearn it. lr: of
-    Adam on the weights. share: of each batch that is perturbed, at least one picture. terms: of the series.
+    rounds: of finding the perturbation anew. steps: on batches of 100, to find it and to unlearn it. lr: of Adam on
+    the weights. share: of each batch that is perturbed, at least one picture. terms: of the series.
     """
     clean, _ = halves(training)
     device = training.device
