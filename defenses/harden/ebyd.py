@@ -28,8 +28,8 @@ from robustsuite.serve.training import accuracy
         "unlearning stops below twice chance, at a rate that reaches it in small networks too; the authors' code takes "
         "20 epochs of rate 1e-5 whatever comes of it",
         "batch norm's statistics stay; the authors' code updates them in the first epoch alone",
-        "of the ways of removal the one by recovered masks; the exposed class is told and does not decide, which is what "
-        "a scan by `exposure` is for",
+        "of the ways of removal the one by recovered masks; the exposed class is told and does not decide, which "
+        "is what a scan by `exposure` is for",
     ),
 )
 def ebyd(
