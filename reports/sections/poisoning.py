@@ -8,34 +8,37 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from robustsuite.maths import stats
 
+from ..measure.kinds import auc, tpr_at
 from ..measure.scores import measured_as
 from ..read.extra import part as reported
 from ..read.runs import Results
 from ..render.document import Entry, Part, Section, Table, accuracy, counted, split_constant, words
 from ..render.text import number
+from .repairs import WHERE, figures, tables
 
-WHERE = ("threat", "budget", "goal", "dataset", "model", "seed")
+RATES = {"tpr_1": 0.01, "tpr_5": 0.05}
+"""False-positive rates at which a detector is read."""
+
+DETECTION = ("auroc", *RATES)
 
 
 def backdoors(run: Results) -> pd.DataFrame:
     """One row a victim: counts clean_ok, hits (of `eligible`), recovered, flagged_clean, flagged (of `eligible`) of n.
 
-    psnr: mean over the eligible, dB. auroc: of the detector's score, clean pictures answered right against triggered
-    ones answered with the target; NaN without a detector or where one of the two is empty.
+    psnr: mean over the eligible, dB. auroc, tpr_1, tpr_5: of the detector's score, see `detected`.
     """
     rows = []
     for cell in run.known.values():
         source = measured_as(cell, run.known) if cell["scenario"] == "poisoning" else None
         if source is not None:
             examples = run.examples(source["run_id"])
-            base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "defense", "sentence")}
+            base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "defense", "sentence", "grade")}
             rows.append({**base, **_victim(examples)})
-    columns = ["run_id", *WHERE, "attack", "defense", "sentence", "n", "clean_ok", "eligible", "hits", "recovered",
-               "flagged_clean", "flagged", "psnr", "auroc"]  # fmt: skip
+    columns = ["run_id", *WHERE, "attack", "defense", "sentence", "grade", "n", "clean_ok", "eligible", "hits",
+               "recovered", "flagged_clean", "flagged", "psnr", *DETECTION]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -45,27 +48,32 @@ def _victim(examples: pd.DataFrame) -> dict[str, float]:
     return {
         "n": len(examples), "clean_ok": int(examples["clean_ok"].sum()), "eligible": len(meant),
         "hits": int(meant["triggered_as_target"].sum()), "flagged_clean": int(examples["flagged_clean"].sum()),
-        "psnr": float(meant["psnr"].mean()) if len(meant) else np.nan, "auroc": auroc(examples), **counts,
+        "psnr": float(meant["psnr"].mean()) if len(meant) else np.nan, **detected(examples), **counts,
     }  # fmt: skip
 
 
-def auroc(examples: pd.DataFrame) -> float:
-    """Area under the curve of score_triggered over score_clean; rejected pictures count, mistaken clean ones do not."""
+def detected(examples: pd.DataFrame) -> dict[str, float]:
+    """A detector at all thresholds: area under its curve, and the triggered found at 1 % and 5 % of clean ones.
+
+    score_triggered of eligible pictures answered with the target against score_clean of those answered right; rejected
+    pictures count, mistaken clean ones do not. NaN without a detector or where one of the two is empty.
+    """
     if "score_clean" not in examples:
-        return float("nan")
+        return dict.fromkeys(DETECTION, float("nan"))
     clean = examples.loc[examples["clean_ok"] | examples["flagged_clean"], "score_clean"]
     reached = examples["triggered_as_target"] | examples["flagged"]
     triggered = examples.loc[examples["eligible"] & reached, "score_triggered"]
-    if not len(clean) or not len(triggered):
-        return float("nan")
-    truth = np.r_[np.zeros(len(clean)), np.ones(len(triggered))]
-    return float(roc_auc_score(truth, np.r_[clean, triggered]))
+    truth, scores = np.r_[np.zeros(len(clean)), np.ones(len(triggered))] > 0, np.r_[clean, triggered]
+    at = {name: tpr_at(scores, truth, fpr) if len(truth) else np.nan for name, fpr in RATES.items()}
+    return {"auroc": auc(scores, truth), **at}
 
 
 @reported
 def part(run: Results, scores: pd.DataFrame) -> Part:
-    """What backdoors add to a report: a table of victims."""
-    return Part((Section("poisoning", "Poisoned training data", (), _backdoor_tables(run), order=40),))
+    """What backdoors add to a report: attacks against defenses, their ranks, a figure, a table of all victims."""
+    found = backdoors(run)
+    shown = (*tables(run, found), *_backdoor_tables(found))
+    return Part((Section("poisoning", "Poisoned training data", (), shown, figures(run, found), order=40),))
 
 
 @reported
@@ -74,23 +82,23 @@ def unlearnable_part(run: Results, scores: pd.DataFrame) -> Part:
     return Part((Section("unlearnable", "Unlearnable training data", (), _unlearnable_tables(run), order=41),))
 
 
-def _backdoor_tables(run: Results) -> tuple[Table, ...]:
-    found = backdoors(run)
+def _backdoor_tables(found: pd.DataFrame) -> tuple[Table, ...]:
     if not len(found):
         return ()
     names, caption = split_constant(found, WHERE)
-    detected = bool(found["auroc"].notna().any())
+    detects = bool(found["auroc"].notna().any())
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
          _rate(row["clean_ok"], row["n"]), _rate(row["hits"], row["eligible"]),
          _rate(row["recovered"], row["eligible"]),
-         *((_rate(row["flagged_clean"], row["n"]), _rate(row["flagged"], row["eligible"]), _plain(row["auroc"], 3))
-           if detected else ()), _plain(row["psnr"], 1), counted(row["n"], number(row["n"])), Entry(row["sentence"]))
+         *((_rate(row["flagged_clean"], row["n"]), _rate(row["flagged"], row["eligible"]),
+            *(_plain(row[name], 3) for name in DETECTION)) if detects else ()),
+         _plain(row["psnr"], 1), counted(row["n"], number(row["n"])), Entry(row["sentence"]))
         for row in found.to_dict("records")
     )  # fmt: skip
     columns = (*names, "attack", "defense", "clean accuracy", "attack success", "recovered",
-               *(("clean rejected", "triggered rejected", "AUROC") if detected else ()), "trigger PSNR, dB", "n",
-               "notes")  # fmt: skip
+               *(("clean rejected", "triggered rejected", "AUROC", "TPR at 1 % FPR", "TPR at 5 % FPR") if detects
+                 else ()), "trigger PSNR, dB", "n", "notes")  # fmt: skip
     return (Table("backdoors", "Backdoors", caption, columns, rows),)
 
 
