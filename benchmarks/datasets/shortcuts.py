@@ -1,8 +1,8 @@
 """`shortcuts`: two classes that may be told by their object, and more easily by ground, watermark and texture.
 
-After UrbanCars (Li et al., 2023, "A Whac-A-Mole dilemma", arXiv:2212.04825): there each of two shortcuts goes along with
-the class in 95 % of the training pictures, independently, and every combination of them is tested. Here the objects are
-the ten kinds of scenes, every other kind of one class, and there are three shortcuts. A fixture, no benchmark.
+After UrbanCars (Li et al., 2023, "A Whac-A-Mole dilemma", arXiv:2212.04825): there each of two shortcuts goes along
+with the class in 95 % of the training pictures, independently, and every combination of them is tested. Here the
+objects are the ten kinds of scenes, every other kind of one class, and there are three shortcuts. A fixture.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def shortcuts(
     """
     if not 0 <= share <= 1 or side < 8 or min(train, val, test) < 1:
         given = f"{share=}, {side=}, {train=}, {val=}, {test=}"
-        raise BadValue(f"expected share in [0, 1], side >= 8 and pictures in each split, got {given}; write share: 0.95")
+        raise BadValue(f"expected share in [0, 1], side >= 8 and pictures in each split, got {given}; leave them out")
     splits = {}
     for name, n in {"train": train, "val": val, "test": test}.items():
         ids = torch.arange(n)

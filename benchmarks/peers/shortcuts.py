@@ -6,8 +6,8 @@ First the data `shortcuts` (three shortcuts, each along with the class in 95 % o
 accuracy on the pictures as they are distributed (ID), and the gap of every combination of flipped shortcuts to it, in
 points with a 95 % interval over test pictures (paired, the mean over seeds). Then, where FOLDER holds the ImageNet nets
 and data/imagenet/imagenet_sample700.zip: accuracy with and without the watermark, the share answered 'carton' and its
-mean probability. Without --font the sign reads SHORTCUT, which is not ImageNet-W's. One thread. What was computed stands
-under --out as json and is found again.
+mean probability. Without --font the sign reads SHORTCUT, which is not ImageNet-W's. One thread. What was computed
+stands under --out as json and is found again.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def gap(each: list[dict[str, list[bool]]], name: str) -> str:
 def table(given: argparse.Namespace) -> None:
     """Train what is missing, and print a row a method."""
     data = cache(partial(shortcuts, train=given.train, test=given.test))
-    print(f"shortcuts: {given.train} training and {given.test} test pictures, {given.seeds} seeds, {given.epochs} epochs")
+    print(f"{given.train} training and {given.test} test pictures, {given.seeds} seeds, {given.epochs} epochs")
     for method in METHODS:
         each = []
         for seed in range(given.seeds):

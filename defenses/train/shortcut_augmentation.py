@@ -19,8 +19,8 @@ from robustsuite.serve.training import Recipe, fitted, one_cycle, untrained
 @stages.train(
     paper="Li et al., 2023, arXiv:2212.04825, section 5",
     differs=(
-        "edits are made from the pictures alone: strokes, the surroundings and the fine half of other pictures, in place "
-        "of fonts, a saliency network and a style network",
+        "edits are made from the pictures alone: strokes, the surroundings and the fine half of other pictures, in "
+        "place of fonts, a saliency network and a style network",
     ),
 )
 def shortcut_augmentation(

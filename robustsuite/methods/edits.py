@@ -40,7 +40,7 @@ def watermarked(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def regrounded(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture's middle, an ellipse of 0.5 ... 0.9 of it with a soft edge, before another picture's surroundings."""
+    """Each picture's middle, an ellipse of 0.5 ... 0.9 of it with a soft edge, in another picture's surroundings."""
     n, _, height, width = x.shape
     rows, columns = (2 * (torch.arange(k, device=x.device) + 0.5) / k - 1 for k in (height, width))
     far = (rows[:, None].square() + columns.square()).sqrt()

@@ -70,6 +70,7 @@ LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
     "score_noise", "reverse_sigmoid", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema",
+    "window_cascade",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
@@ -118,7 +119,8 @@ LEAK = {"scenario": "inversion", "access": ["weights", "update"], "budget": {"ba
         "attacks": [{"inverting_gradients": {"iterations": 3}}]}  # fmt: skip
 STREAM = {"scenario": "adaptation", "batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}}
 FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}],
-         "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}]}  # fmt: skip
+         "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}],
+         "window_cascade": [{"lgv": {"epochs": 1, "snapshots": 2}}]}  # fmt: skip
 """The stage before, for defenses that are published with one."""
 
 

@@ -66,7 +66,7 @@ def test_only_what_is_named_changes(data: Dataset) -> None:
     test = data.split("test").first(20)
     made = every_combination(test, data, seed=0)
     assert len(made.variants) == 8
-    assert list(made.variants)[0].corruption == "as usual"
+    assert next(iter(made.variants)).corruption == "as usual"
     rows = torch.arange(20)
     usual = made.variants[Variant("as usual")].images(rows)
     same = uncommon(0, "test", torch.arange(200), 0.95)[:20].any(1).logical_not()

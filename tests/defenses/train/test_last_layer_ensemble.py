@@ -17,7 +17,8 @@ from robustsuite.serve.training import accuracy
 
 def net(classes: int = 2) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 6), nn.ReLU(), nn.Linear(6, classes))
+    head = nn.Linear(144, 6), nn.ReLU(), nn.Linear(6, classes)
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), *head)
     for p in made.parameters():
         nn.init.normal_(p, std=0.3, generator=generator)
     return ready(made)
