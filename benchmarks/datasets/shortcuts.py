@@ -20,9 +20,12 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 SHORTCUTS = ("background", "watermark", "texture")
-"""What goes along with the class: stripes or checks, no sign or a sign, waves across or down on the object."""
+"""What goes along with the class: reddish stripes or bluish checks, no sign or a sign, waves across or down on the object."""
 
-GROUNDS, SIDE, BLOCK, WAVES = ("stripes", "checks"), 32, 500, 0.06
+GROUNDS, SIDE, BLOCK = ("stripes", "checks"), 32, 500
+TINT, WAVES = 0.03, 0.05
+"""How much redder or bluer each class's ground is, and how high the waves on its objects are."""
+
 CLASSES = ("even kinds", "odd kinds")
 
 
@@ -83,8 +86,10 @@ def _drawn(seed: int, split: str, side: int, ids: Tensor, flipped: Tensor) -> Te
             continue
         style = Style(background=GROUNDS[ground], watermark=bool(sign), grain=0.0)
         scene = render(ids[rows] % len(KINDS), rng[rows], style=style, side=side)
-        waves = grain(shown[rows, 2], rng[rows].fold("texture"), side)
-        out[rows] = ((scene.pictures + WAVES * scene.masks * waves).clamp(0, 1) * 255).round().to(torch.uint8)
+        waves = WAVES * grain(shown[rows, 2], rng[rows].fold("texture"), side)
+        tint = TINT * (1 - 2 * ground) * torch.tensor([1.0, 0.0, -1.0]).view(3, 1, 1)
+        x = scene.pictures + scene.masks * waves + (1 - scene.masks) * tint
+        out[rows] = (x.clamp(0, 1) * 255).round().to(torch.uint8)
     return out
 
 

@@ -9,8 +9,10 @@ where the first one's, the largest probability, lies in a window of quantiles ar
 and there the mean of both probabilities is the answer; elsewhere the first one's. With a window that begins at 0 this is
 the usual early exit, "ask again where it is unsure".
 
-The choice is a step that no gradient sees, and the answer on either side of it is another network's. A direct attack
-follows the side a picture is on; the mean of all logits, with neither step nor side, is the surrogate.
+The choice is a step that no gradient sees, and the answer on either side of it is another network's: where a class
+changes there, the scores do not say so beforehand, and the probe E31 fails such a system. With `ramp` the second answer
+fades in over the outer parts of the window, at the same cost, and scores say how near the change is. A direct attack
+follows the side a picture is on; the mean of both networks' logits, with neither step nor side, is the surrogate.
 """
 
 from __future__ import annotations
@@ -29,17 +31,25 @@ from robustsuite.serve.oracle import TILE
 from robustsuite.serve.protocols import Separable
 
 
-class Cascade(nn.Module):
-    """(N, C, H, W) -> log probabilities (N, K). low, high: the window of confidences, both ends inside it."""
+LEAST = 1e-30
+"""Added to probabilities whose logarithm is taken: some are 0 in float32."""
 
-    low: Tensor
-    high: Tensor
+EMPTY, LOWEST, HIGHEST = (2.0, 2.0, -1.0, -1.0), -1.0, 2.0
+"""No window, and ends that no confidence reaches."""
+
+
+class Cascade(nn.Module):
+    """(N, C, H, W) -> log probabilities (N, K).
+
+    ends: confidences (4,): where the window begins, where the second network is wholly in it, until where, its end.
+    """
+
+    ends: Tensor
 
     def __init__(self, base: nn.Module, alone: bool) -> None:
         super().__init__()
         self.base, self.alone = base, alone
-        for name in ("low", "high"):
-            self.register_buffer(name, torch.tensor(math.inf))
+        self.register_buffer("ends", torch.tensor(EMPTY))
 
     def members(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         """The first network asked, and the second."""
@@ -49,7 +59,7 @@ class Cascade(nn.Module):
     def passed(self, first: Tensor) -> Tensor:
         """Which pictures (N,) bool go on, from the first network's log probabilities (N, K)."""
         confidence = first.detach().exp().amax(1)
-        return (confidence >= self.low) & (confidence <= self.high)
+        return (confidence >= self.ends[0]) & (confidence <= self.ends[3])
 
     def forward(self, x: Tensor) -> Tensor:
         small, large = self.members()
@@ -59,10 +69,19 @@ class Cascade(nn.Module):
             return first
         # whole tiles: how many stand beside it may not move an answer's last bits
         whole = rows[torch.arange(-(-len(rows) // TILE) * TILE, device=rows.device) % len(rows)]
-        second = large(x[whole])[: len(rows)].log_softmax(1)
-        if not self.alone:
-            second = torch.logaddexp(first[rows], second) - math.log(2)
-        return first.index_copy(0, rows, second)
+        own, second = first[rows], large(x[whole])[: len(rows)].log_softmax(1)
+        inside = second if self.alone else torch.logaddexp(own, second) - math.log(2)
+        return first.index_copy(0, rows, self._faded(own, inside))
+
+    def _faded(self, own: Tensor, inside: Tensor) -> Tensor:
+        """From the first network's log probabilities (M, K) to those inside, as far as the confidence has come in."""
+        low, full, until, high = self.ends
+        if low == full and until == high:
+            return inside
+        confidence = own.exp().amax(1, keepdim=True)
+        share = torch.minimum((confidence - low) / (full - low), (high - confidence) / (high - until))
+        share = torch.minimum(share, torch.ones_like(share))
+        return ((1 - share) * own.exp() + share * inside.exp() + LEAST).log()
 
 
 def mean_logits(base: nn.Module, served: nn.Module) -> nn.Module:
@@ -84,39 +103,52 @@ def unset(net: nn.Module, training: Training, *, alone: bool, **_: object) -> Ca
     differs=(
         "the operating point is a coverage; those by risk need a threshold from labels, which is found the same way",
         "a window that reaches the lowest or highest quantile has no end there; the authors' ends at val's extremes",
+        "`ramp` is not in the paper",
     ),
 )
 def window_cascade(
-    net: nn.Module, training: Training, *, coverage: float = 0.8, width: float = 0.1, alone: bool = False
-) -> nn.Module:
+    net: nn.Module, training: Training, *, coverage: float = 0.8, width: float = 0.1, ramp: float = 0.0,
+    alone: bool = False,
+) -> nn.Module:  # fmt: skip
     """Serve the first of two joined networks, and ask the second inside a window of the first one's confidence.
 
     coverage: the share that is to be accepted. width: of the window on either side, a share of clean val pictures; 0
-    asks the first alone, 1 both about every picture. alone: inside, the second answers by itself in place of the mean
-    of both. For models joined with " + ", the cheaper first. Raises BadValue; Unsupported for other than two networks.
+    asks the first alone, 1 both about every picture. ramp: the share of the width over which the second fades in, 0 for
+    the published step. alone: inside, the second answers by itself in place of the mean of both. For models joined with
+    " + ", the cheaper first. Raises BadValue; Unsupported for other than two networks.
     """
-    if not (0 <= coverage <= 1 and 0 <= width <= 1):
-        raise BadValue(f"expected coverage and width in [0, 1], got {coverage!r} and {width!r}; write 0.8 and 0.1")
+    if not all(0 <= value <= 1 for value in (coverage, width, ramp)):
+        given = f"{coverage=}, {width=}, {ramp=}"
+        raise BadValue(f"expected shares in [0, 1] for window_cascade, got {given}; leave them out")
     if not isinstance(net, Separable) or len(net.members()) != 2:
         raise Unsupported("expected two networks for window_cascade, got another number; join two models with ' + '")
     cascade = Cascade(net, alone).to(training.device).eval()
     small, large = cascade.members()
     with torch.no_grad():
-        found = [small(x).softmax(1).amax(1) for _, x, _ in training.val.batches(256, training.device)]
-    confidence = torch.cat(found)
-    cascade.low, cascade.high = window(confidence, 1 - coverage, width)
+        found = [small(x).log_softmax(1) for _, x, _ in training.val.batches(256, training.device)]
+    first = torch.cat(found)
+    cascade.ends = window(first.exp().amax(1), 1 - coverage, width, ramp)
     x = training.val.images(torch.arange(1)).to(training.device)
-    inside = (confidence >= cascade.low) & (confidence <= cascade.high)
-    told(training, macs(small, x), macs(large, x), float(inside.float().mean()))
+    told(training, macs(small, x), macs(large, x), float(cascade.passed(first).float().mean()))
     return cascade
 
 
-def window(confidence: Tensor, q: float, width: float) -> tuple[Tensor, Tensor]:
-    """The window of confidences (2 scalars) around the quantile q of these (N,); none for a width of 0."""
+def window(confidence: Tensor, q: float, width: float, ramp: float = 0.0) -> Tensor:
+    """The window's ends (4,), as `Cascade` takes them, around the quantile q of these confidences (N,).
+
+    An end beyond all of them has no ramp; there is no window for a width of 0.
+    """
     if width == 0:
-        return confidence.new_tensor(math.inf), confidence.new_tensor(-math.inf)
-    low, high = (confidence.quantile(min(1.0, max(0.0, end))) for end in (q - width, q + width))
-    return (low if q - width > 0 else low.new_tensor(-math.inf), high if q + width < 1 else high.new_tensor(math.inf))
+        return confidence.new_tensor(EMPTY)
+    low, full, until, high = (
+        confidence.quantile(min(1.0, max(0.0, q + sign * width * (1 - part))))
+        for sign, part in ((-1, 0.0), (-1, ramp), (1, ramp), (1, 0.0))
+    )
+    if q - width <= 0:
+        low = full = low.new_tensor(LOWEST)
+    if q + width >= 1:
+        high = until = high.new_tensor(HIGHEST)
+    return torch.stack([low, full, until, high])
 
 
 def told(training: Training, small: int, large: int, share: float) -> None:

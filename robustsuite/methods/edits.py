@@ -18,16 +18,17 @@ from robustsuite.errors import UnknownName
 Edit = Callable[[Tensor, torch.Generator], Tensor]
 """(pictures (N, C, H, W) in [0, 1], generator on their device) -> edited pictures in [0, 1]."""
 
-STROKES, WIDE = 6, 0.08
+STROKES, WIDE = 7, 0.07
 """A watermark's strokes, and half their width in half pictures."""
 
 
 def watermarked(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A white line of strokes over each picture, at a place and an opacity of 0.1 ... 0.9 of its own."""
+    """White strokes across each picture, up and down as writing goes, at a height and opacity (0.1 ... 0.9) of its own."""
     n, _, height, width = x.shape
-    corners = 2 * torch.rand(n, STROKES + 1, 2, generator=generator, device=x.device) - 1
-    corners[..., 0] = corners[..., 0].sort(1).values  # left to right, as writing goes
-    corners[..., 1] = 0.35 * corners[..., 1] + corners[:, :1, 1]
+    u = 2 * torch.rand(n, STROKES + 2, 2, generator=generator, device=x.device) - 1
+    k = torch.arange(STROKES + 1, device=x.device)
+    across, up = 1.7 * k / STROKES - 0.85 + 0.1 * u[:, 1:, 0], 0.25 * (1 - 2 * (k % 2)) + 0.2 * u[:, 1:, 1]
+    corners = torch.stack([across, up * u[:, :1, 0].sign() + 0.4 * u[:, :1, 1]], -1)
     rows, columns = (2 * (torch.arange(k, device=x.device) + 0.5) / k - 1 for k in (height, width))
     place = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     start, along = corners[:, :-1, None, None], (corners[:, 1:] - corners[:, :-1])[:, :, None, None]

@@ -47,9 +47,9 @@ class Reader(nn.Module):
         ink = watermark(x.shape[-1]).float()
         near = (nn.functional.max_pool2d(ink[None, None], 5, 1, 2)[0, 0] > 0).float() - (ink > 0).float()
         strokes = (ink == 1).float()
-        grey = x.mean(1)
-        z = (grey * strokes).sum((1, 2)) / strokes.sum() - (grey * near).sum((1, 2)) / near.sum()
-        return torch.stack([0.145 - z, z - 0.145], 1)
+        on, beside = ((x.mean(1) * at).sum((1, 2)) / at.sum() for at in (strokes, near))
+        z = (on - beside) / (1 - beside) - 0.35  # the sign covers 0.65 of what it stands on with white
+        return torch.stack([-z, z], 1)
 
 
 def test_a_net_that_reads_the_watermark_alone_has_the_gap_of_the_share(data: Dataset) -> None:

@@ -1,6 +1,5 @@
 """The window cascade: at its ends it is one network, in between it asks and costs exactly what its window says."""
 
-import math
 from typing import Any
 
 import pytest
@@ -95,11 +94,27 @@ def test_a_gradient_leads_through_the_network_that_answers_and_the_surrogate_ask
     assert mean_logits(both, cascade) is both
 
 
+def test_with_a_ramp_the_answer_goes_over_without_a_step_and_costs_the_same() -> None:
+    hard, soft = (window_cascade(nets(), training(), coverage=0.5, width=0.3, ramp=ramp) for ramp in (0.0, 0.5))
+    small, _ = soft.members()  # type: ignore[operator]
+    t = torch.linspace(0, 1, 20001)[:, None, None, None]
+    line = ((1 - t) * X[:1] + t * X[5:6]).clone()
+    first = small(line).log_softmax(1)
+    assert torch.equal(hard.passed(first), soft.passed(first))  # type: ignore[operator]
+    crossed = hard.passed(first).int().diff().abs().sum()  # type: ignore[operator]
+    assert int(crossed) >= 1, "a line that enters the window or leaves it"
+    steps = [(net(line).diff(dim=0).abs().amax()) for net in (hard, soft)]
+    assert float(steps[1]) < 0.05 * float(steps[0])
+    leaf = X.clone().requires_grad_()
+    assert bool(torch.autograd.grad(soft(leaf).sum(), leaf)[0].isfinite().all())
+
+
 def test_a_window_by_hand_and_what_is_refused() -> None:
     confidence = torch.linspace(0, 1, 101)
-    assert [float(end) for end in window(confidence, 0.2, 0.1)] == pytest.approx([0.1, 0.3])
-    assert [float(end) for end in window(confidence, 0.05, 0.1)] == pytest.approx([-math.inf, 0.15])
-    assert float(window(confidence, 0.95, 0.1)[1]) == math.inf
+    assert window(confidence, 0.2, 0.1).tolist() == pytest.approx([0.1, 0.1, 0.3, 0.3])
+    assert window(confidence, 0.2, 0.1, 0.25).tolist() == pytest.approx([0.1, 0.125, 0.275, 0.3])
+    assert window(confidence, 0.05, 0.1, 0.5).tolist() == pytest.approx([-1, -1, 0.1, 0.15])
+    assert window(confidence, 0.95, 0.1).tolist() == pytest.approx([0.85, 0.85, 2, 2])
     assert not bool(Cascade(nets(), False).passed(torch.zeros(3, 4)).any())
     assert macs(nn.Conv2d(3, 16, 3, padding=1), torch.zeros(5, 3, 32, 32)) == 32 * 32 * 16 * 27
     with pytest.raises(Unsupported, match="two networks"):
