@@ -20,7 +20,7 @@ from robustsuite.maths.randomness import Rng
 from robustsuite.serve.data import Dataset, InputSpace, Split, source
 
 SHORTCUTS = ("background", "watermark", "texture")
-"""What goes along with the class: reddish stripes or bluish checks, no sign or a sign, waves across or down on the object."""
+"""What goes along with the class: reddish stripes or bluish checks, no sign or one, waves across or down the object."""
 
 GROUNDS, SIDE, BLOCK = ("stripes", "checks"), 32, 500
 TINT, WAVES = 0.03, 0.05

@@ -6,8 +6,8 @@ where the first one's, the largest probability, lies in a window of quantiles ar
 
     [q - width, q + width],  q = 1 - coverage  (that share of clean pictures is below t),
 
-and there the mean of both probabilities is the answer; elsewhere the first one's. With a window that begins at 0 this is
-the usual early exit, "ask again where it is unsure".
+and there the mean of both probabilities is the answer; elsewhere the first one's. With a window that begins at 0 this
+is the usual early exit, "ask again where it is unsure".
 
 The choice is a step that no gradient sees, and the answer on either side of it is another network's: where a class
 changes there, the scores do not say so beforehand, and the probe E31 fails such a system. With `ramp` the second answer
@@ -23,6 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.methods.macs import macs
 from robustsuite.serve import stages
@@ -30,12 +31,11 @@ from robustsuite.serve.models import Training
 from robustsuite.serve.oracle import TILE
 from robustsuite.serve.protocols import Separable
 
-
 LEAST = 1e-30
 """Added to probabilities whose logarithm is taken: some are 0 in float32."""
 
-EMPTY, LOWEST, HIGHEST = (2.0, 2.0, -1.0, -1.0), -1.0, 2.0
-"""No window, and ends that no confidence reaches."""
+EMPTY, LOWEST, HIGHEST = (3.0, 3.0, -2.0, -2.0), (-2.0, -1.0), (2.0, 3.0)
+"""No window, and ends that no confidence reaches, nor what fades in there."""
 
 
 class Cascade(nn.Module):
@@ -46,9 +46,9 @@ class Cascade(nn.Module):
 
     ends: Tensor
 
-    def __init__(self, base: nn.Module, alone: bool) -> None:
+    def __init__(self, base: nn.Module, alone: bool, step: bool = True) -> None:
         super().__init__()
-        self.base, self.alone = base, alone
+        self.base, self.alone, self.step = base, alone, step
         self.register_buffer("ends", torch.tensor(EMPTY))
 
     def members(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -75,9 +75,9 @@ class Cascade(nn.Module):
 
     def _faded(self, own: Tensor, inside: Tensor) -> Tensor:
         """From the first network's log probabilities (M, K) to those inside, as far as the confidence has come in."""
-        low, full, until, high = self.ends
-        if low == full and until == high:
+        if self.step:
             return inside
+        low, full, until, high = self.ends
         confidence = own.exp().amax(1, keepdim=True)
         share = torch.minimum((confidence - low) / (full - low), (high - confidence) / (high - until))
         share = torch.minimum(share, torch.ones_like(share))
@@ -89,9 +89,9 @@ def mean_logits(base: nn.Module, served: nn.Module) -> nn.Module:
     return base
 
 
-def unset(net: nn.Module, training: Training, *, alone: bool, **_: object) -> Cascade:
+def unset(net: nn.Module, training: Training, *, alone: bool, ramp: float, **_: object) -> Cascade:
     """The cascade before it has its window: nothing is passed on."""
-    return Cascade(net, alone)
+    return Cascade(net, alone, ramp == 0)
 
 
 @stages.serve(
@@ -99,6 +99,7 @@ def unset(net: nn.Module, training: Training, *, alone: bool, **_: object) -> Ca
     learns=True,
     splits=("val",),
     shape=unset,
+    hides=Access.GRADIENTS,
     surrogate=mean_logits,
     differs=(
         "the operating point is a coverage; those by risk need a threshold from labels, which is found the same way",
@@ -122,7 +123,7 @@ def window_cascade(
         raise BadValue(f"expected shares in [0, 1] for window_cascade, got {given}; leave them out")
     if not isinstance(net, Separable) or len(net.members()) != 2:
         raise Unsupported("expected two networks for window_cascade, got another number; join two models with ' + '")
-    cascade = Cascade(net, alone).to(training.device).eval()
+    cascade = Cascade(net, alone, ramp == 0).to(training.device).eval()
     small, large = cascade.members()
     with torch.no_grad():
         found = [small(x).log_softmax(1) for _, x, _ in training.val.batches(256, training.device)]
@@ -145,9 +146,9 @@ def window(confidence: Tensor, q: float, width: float, ramp: float = 0.0) -> Ten
         for sign, part in ((-1, 0.0), (-1, ramp), (1, ramp), (1, 0.0))
     )
     if q - width <= 0:
-        low = full = low.new_tensor(LOWEST)
+        low, full = confidence.new_tensor(LOWEST)
     if q + width >= 1:
-        high = until = high.new_tensor(HIGHEST)
+        until, high = confidence.new_tensor(HIGHEST)
     return torch.stack([low, full, until, high])
 
 

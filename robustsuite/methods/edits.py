@@ -23,7 +23,7 @@ STROKES, WIDE = 7, 0.07
 
 
 def watermarked(x: Tensor, generator: torch.Generator) -> Tensor:
-    """White strokes across each picture, up and down as writing goes, at a height and opacity (0.1 ... 0.9) of its own."""
+    """White strokes across each picture, up and down as in writing, at a height and opacity (0.1 to 0.9) of its own."""
     n, _, height, width = x.shape
     u = 2 * torch.rand(n, STROKES + 2, 2, generator=generator, device=x.device) - 1
     k = torch.arange(STROKES + 1, device=x.device)

@@ -105,16 +105,17 @@ def test_with_a_ramp_the_answer_goes_over_without_a_step_and_costs_the_same() ->
     assert int(crossed) >= 1, "a line that enters the window or leaves it"
     steps = [(net(line).diff(dim=0).abs().amax()) for net in (hard, soft)]
     assert float(steps[1]) < 0.05 * float(steps[0])
-    leaf = X.clone().requires_grad_()
-    assert bool(torch.autograd.grad(soft(leaf).sum(), leaf)[0].isfinite().all())
+    for width, ramp in ((0.3, 0.5), (0.5, 1.0), (0.9, 0.1)):
+        leaf, net = X.clone().requires_grad_(), window_cascade(nets(), training(), coverage=0.5, width=width, ramp=ramp)
+        assert bool(torch.autograd.grad(net(leaf).sum(), leaf)[0].isfinite().all())
 
 
 def test_a_window_by_hand_and_what_is_refused() -> None:
     confidence = torch.linspace(0, 1, 101)
     assert window(confidence, 0.2, 0.1).tolist() == pytest.approx([0.1, 0.1, 0.3, 0.3])
     assert window(confidence, 0.2, 0.1, 0.25).tolist() == pytest.approx([0.1, 0.125, 0.275, 0.3])
-    assert window(confidence, 0.05, 0.1, 0.5).tolist() == pytest.approx([-1, -1, 0.1, 0.15])
-    assert window(confidence, 0.95, 0.1).tolist() == pytest.approx([0.85, 0.85, 2, 2])
+    assert window(confidence, 0.05, 0.1, 0.5).tolist() == pytest.approx([-2, -1, 0.1, 0.15])
+    assert window(confidence, 0.95, 0.1).tolist() == pytest.approx([0.85, 0.85, 2, 3])
     assert not bool(Cascade(nets(), False).passed(torch.zeros(3, 4)).any())
     assert macs(nn.Conv2d(3, 16, 3, padding=1), torch.zeros(5, 3, 32, 32)) == 32 * 32 * 16 * 27
     with pytest.raises(Unsupported, match="two networks"):
