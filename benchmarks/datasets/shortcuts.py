@@ -51,7 +51,7 @@ def shortcuts(
         split = Split.of(pictures, label(ids), ids)
         splits[name] = replace(split, redrawn=partial(_redrawn, seed, name, side))
     space = InputSpace(3, side, side, len(CLASSES))
-    return Dataset("shortcuts", space, CLASSES, splits, note="embedded procedural fixture, not a benchmark")
+    return Dataset("shortcuts", space, CLASSES, splits, note="rendered from a seed, not a benchmark")
 
 
 def label(ids: Tensor) -> Tensor:
