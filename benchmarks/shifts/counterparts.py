@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,14 +36,15 @@ EDITS = {
 """ImageNet-E's edits: background, size, position and direction of the same object, through its mask."""
 
 
-def restyled(split: Split, style: Style) -> Split:
-    """The same pictures in another style, drawn when first asked for."""
+def restyled(split: Split, style: Any) -> Split:
+    """The same pictures in another style, as their data set understands it, drawn when first asked for."""
 
     @cache
     def whole() -> Tensor:
         return _redrawn(split, split.ids, style)
 
-    digest = hashlib.sha256(f"{split.sha256}/{style}".encode()).hexdigest()
+    told = sorted(style) if isinstance(style, frozenset) else style
+    digest = hashlib.sha256(f"{split.sha256}/{told}".encode()).hexdigest()
     return Split(split.y, lambda positions: whole()[positions], split.ids, digest)
 
 
@@ -155,7 +157,7 @@ def _of_kinds(clean: Split, kinds: range) -> Split:
     return few
 
 
-def _redrawn(split: Split, ids: Tensor, style: Style) -> Tensor:
+def _redrawn(split: Split, ids: Tensor, style: Any) -> Tensor:
     if split.redrawn is None:
         raise BadData("expected pictures that can be drawn again, got a split of files; use scenes")
     return split.redrawn(ids, style)

@@ -95,6 +95,9 @@ CLEAN_LABEL_BACKDOOR: Ids = {**BACKDOOR, "nist": ("NISTAML.023", "NISTAML.021")}
 UNLEARNABLE: Ids = {"nist": ("NISTAML.013", "NISTAML.012"), "atlas": ("AML.T0020", "AML.T0059")}
 """A training set that nothing is learnt from, with every label as it was."""
 
+LABEL_NOISE: Ids = {**UNLEARNABLE, "nist": ("NISTAML.013",)}
+"""The same, by labels alone."""
+
 INVERSION: Ids = {"nist": ("NISTAML.032",), "atlas": ("AML.T0024.001",)}
 """Pictures from a shared update. ATLAS has no technique for updates: the nearest inverts a model through its API."""
 

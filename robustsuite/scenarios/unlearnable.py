@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Attack(Protocol):
-    """(train set, rate) -> the poisoned set, labels as they were; `aux: Aux` besides where it needs AUX_DATA."""
+    """(train set, rate) -> the poisoned set; `aux: Aux` besides where it needs AUX_DATA."""
 
     def __call__(self, train: Split, rate: PoisonRate, *, rng: Rng) -> Poisoned: ...
 

@@ -15,6 +15,10 @@ class Members(nn.Module):
         super().__init__()
         self.nets = nn.ModuleList(nets)
 
+    def members(self) -> list[nn.Module]:
+        """Each of them."""
+        return list(self.nets)
+
     def predictors(self, x: Tensor) -> Tensor:
         """Logits of every member, (B, N, K)."""
         return torch.stack([net(x) for net in self.nets], 1)

@@ -6,6 +6,7 @@ does not find submodules and buffers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -72,6 +73,15 @@ class Ensemble(Protocol):
 
     def predictors(self, x: Tensor) -> Tensor:
         """Logits of every predictor, (B, N, K)."""
+        ...
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A network made of several that can be asked by themselves, each as often as it takes."""
+
+    def members(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """Each as a function: pictures (N, C, H, W) -> logits (N, K)."""
         ...
 
 

@@ -26,6 +26,9 @@ Rate = Callable[[float], float]
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
 """(network, x (N, C, H, W), y (N,), generator, epoch as a fraction) -> the pictures to train on."""
 
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor, torch.Generator], Tensor]
+"""(network in train mode, x (N, C, H, W), y (N,), positions in the train split (N,), generator) -> a batch's loss."""
+
 
 EPOCHS = "epochs"
 """The finding that a watched training keeps: its val accuracy after each epoch."""
@@ -101,13 +104,15 @@ def fitted(
     recipe: Recipe,
     *,
     perturb: Perturb | None = None,
+    objective: Objective | None = None,
     select: Callable[[nn.Module, Split], float] | None = None,
 ) -> nn.Module:
     """A trained copy of `net`, in eval mode on `training.device`; `net` itself is left alone.
 
     perturb: changes every batch before the step, and is handed the network in train mode.
+    objective: the loss of a batch; the cross-entropy under the recipe's label smoothing where there is none.
     select: a score of (network in eval mode, training.val); the epoch with the highest is kept, else the last.
-    Cross-entropy. bfloat16 autocast on CUDA only; every other device computes in float32.
+    bfloat16 autocast on CUDA only; every other device computes in float32.
     Raises BadData for an empty train split, BadValue where the loss stops being finite.
     """
     if not len(training.train):
@@ -126,11 +131,15 @@ def fitted(
         for epoch in range(recipe.epochs):
             net.train()
             losses = []
-            for done, x, labels in _shuffled(pictures, y, recipe, order):
+            for done, rows, x in _shuffled(pictures, recipe, order):
+                labels = y[rows]
                 x = training.train.augment(x, noise) if training.train.augment else x
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
-                    loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
+                    if objective:
+                        loss = objective(net, x, labels, rows, noise)
+                    else:
+                        loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
                 descend(loss, optimiser, recipe.rate(epoch + done))
                 losses.append(loss.detach())
             mean = finite(losses, epoch)
@@ -185,18 +194,16 @@ def augmented(x: Tensor, recipe: Recipe, order: torch.Generator) -> Tensor:
     return x
 
 
-def _shuffled(
-    pictures: Tensor, y: Tensor, recipe: Recipe, order: torch.Generator
-) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """(share of the epoch done, x, y) a batch, in a new order."""
-    size = min(recipe.batch, len(y))
-    batches = torch.randperm(len(y), generator=order).split(size)
+def _shuffled(pictures: Tensor, recipe: Recipe, order: torch.Generator) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(share of the epoch done, positions, x) a batch, in a new order."""
+    size = min(recipe.batch, len(pictures))
+    batches = torch.randperm(len(pictures), generator=order).split(size)
     if len(batches[-1]) < size:  # a last batch of one or two would spoil batch norm's statistics
         batches = batches[:-1]
     for i, positions in enumerate(batches):
-        rows = positions.to(y.device)
+        rows = positions.to(pictures.device)
         x = augmented(in_unit(pictures[rows]), recipe, order).contiguous(memory_format=torch.channels_last)
-        yield i / len(batches), x, y[rows]
+        yield i / len(batches), rows, x
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> None:

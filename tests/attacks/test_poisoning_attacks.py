@@ -10,10 +10,11 @@ from scipy.fft import dctn
 from torch import Tensor, nn
 
 from robustsuite.attacks.poisoning import bpp, ftrojan, wanet
-from robustsuite.attacks.unlearnable import cuda, ops
+from robustsuite.attacks.unlearnable import cuda, label_noise, ops
 from robustsuite.config.goals import ToClass
 from robustsuite.config.registry import Card, cards
 from robustsuite.config.threats import Access, PoisonRate, Threat
+from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.adversary import Aux, Poisoner, changed
 from robustsuite.serve.data import Split
@@ -201,3 +202,30 @@ def test_error_minimising_noise_lowers_the_loss_inside_its_ball(made: dict[str, 
     x, noisy = TRAIN.images(rows), found.train.images(rows)
     assert float((noisy - x).abs().max()) <= 8 / 255 + 0.5 / 255 + 1e-6
     assert float((noisy - x).abs().max()) > 0
+
+
+def test_symmetric_noise_changes_exactly_its_share_and_never_to_the_own_label() -> None:
+    y = torch.arange(3000) % 10
+    train = Split.of(torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), y)
+    found = label_noise.label_noise(train, PoisonRate(0.4), rng=Rng.of(0, "noise", train.ids))
+    assert torch.equal((found.train.y != y).nonzero().flatten(), found.indices)
+    assert len(found.indices) == 1200
+    moved = (found.train.y[found.indices] - y[found.indices]) % 10
+    assert moved.bincount(minlength=10)[0] == 0
+    assert int(moved.bincount(minlength=10)[1:].min()) > 1200 / 9 - 4 * (1200 / 9) ** 0.5
+    assert torch.equal(found.train.images(found.indices), train.images(found.indices))
+
+
+def test_asymmetric_noise_takes_its_share_of_each_source_class() -> None:
+    y = torch.arange(1000) % 10
+    train = Split.of(torch.zeros(1000, 1, 2, 2, dtype=torch.uint8), y)
+    rng = Rng.of(0, "noise", train.ids)
+    after = label_noise.label_noise(train, PoisonRate(0.4), rng=rng, kind="asymmetric").train.y
+    moves = torch.zeros(10, 10, dtype=torch.int64).index_put_((y, after), torch.ones_like(y), accumulate=True)
+    moves.fill_diagonal_(0)
+    assert {(a, b): n for a, row in enumerate(moves.tolist()) for b, n in enumerate(row) if n} == {
+        (9, 1): 40, (2, 0): 40, (4, 7): 40, (3, 5): 40, (5, 3): 40,
+    }  # fmt: skip
+    for pairs in ("", "1>1", "1>2 1>3", "1>10", "1-2"):
+        with pytest.raises(BadValue, match="expected"):
+            label_noise.label_noise(train, PoisonRate(0.4), rng=rng, kind="asymmetric", pairs=pairs)

@@ -72,6 +72,7 @@ LATER = {
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
     "score_noise", "reverse_sigmoid", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema", "anp", "nad",
     "ibau", "ebyd", "abl", "nab", "ibd_psc", "sentinet",
+    "window_cascade",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
@@ -121,7 +122,8 @@ LEAK = {"scenario": "inversion", "access": ["weights", "update"], "budget": {"ba
         "attacks": [{"inverting_gradients": {"iterations": 3}}]}  # fmt: skip
 STREAM = {"scenario": "adaptation", "batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}}
 FIRST = {"crossmax": [{"self_ensemble": {"epochs": 1}}],
-         "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}]}  # fmt: skip
+         "randomized_smoothing": [{"gaussian_augmentation": {"epochs": 1}}],
+         "window_cascade": [{"lgv": {"epochs": 1, "snapshots": 2}}]}  # fmt: skip
 """The stage before, for defenses that are published with one."""
 
 

@@ -34,5 +34,6 @@ def head_of(net: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Linear, Callable
     with torch.no_grad():
         logits, called = linear_calls(net, torch.full((1, *shape), 0.5, device=device))
     if not called or called[-1].entering.ndim != 2 or not torch.equal(called[-1].leaving, logits):
-        raise Unsupported("expected a network whose logits are a linear layer's output, got another; scan it by mm_bd")
+        raise Unsupported("expected a network whose logits are a linear layer's output, got another; its features are "
+                          "not known")  # fmt: skip
     return called[-1].layer, lambda x: linear_calls(net, x)[1][-1].entering
