@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.explanation.rise import drawn
+from robustsuite.benchmarks.datasets.blocks import blocks, null_block
+from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.registry import cards
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue, Unsupported
@@ -269,3 +271,21 @@ def test_beside_captum() -> None:
     torch.testing.assert_close(maps("integrated_gradients", NET, X, SAID, steps=64), integral.sum(1))
     cam = attr.LayerGradCam(NET, NET[1]).attribute(x, target=SAID, relu_attributions=True)  # type: ignore[index]
     torch.testing.assert_close(maps("gradcam", NET, X, SAID), cam[:, 0].detach())
+
+
+def test_in_blocks_the_digit_is_where_the_mask_says_and_the_other_block_says_nothing() -> None:
+    data, plain = blocks(), digits()
+    split, own = data.split("test"), plain.split("test")
+    x, digit = split.images(torch.arange(60)), own.images(torch.arange(60))
+    assert split.masks is not None
+    masks = split.masks(split.ids[:60])
+    above = masks[:, 0, 0] == 1
+    assert 15 < int(above.sum()) < 45
+    assert torch.equal(masks[:, :8], 1 - masks[:, 8:])
+    assert torch.equal(torch.where(above[:, None, None], x[:, 0, :8], x[:, 0, 8:]), digit[:, 0])
+    other = torch.where(above[:, None, None], x[:, 0, 8:], x[:, 0, :8])
+    assert torch.equal(other, null_block().expand(60, 8, 8)), "the same in every picture, whatever the class"
+    few = split.at(torch.tensor([5, 2]))
+    assert few.masks is not None
+    assert torch.equal(few.masks(few.ids), masks[[5, 2]])
+    assert split.mapped(lambda x, at: x.flip(3), "mirrored").masks is None, "a picture that is moved loses its mask"
