@@ -19,8 +19,9 @@ from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.explanation import area, blurred, curves, inside, mean_colour, pointed, ranks
 from robustsuite.scenarios.explanation.asked import ExplanationSpec
-from robustsuite.scenarios.explanation.played import checked, decide, judged
+from robustsuite.scenarios.explanation.played import checked, conclude, decide, judged
 from robustsuite.scenarios.explanation.retrained import diffroar
+from robustsuite.scenarios.record import Record
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import ready
 from robustsuite.serve.oracle import Oracle
@@ -213,6 +214,37 @@ def test_maps_of_another_shape_or_with_nan_are_refused() -> None:
     for wrong in (torch.zeros(3, 1, 4, 4), torch.full((3, 4, 4), torch.nan)):
         with pytest.raises(BadValue, match=r"expected a map of finite numbers .*, \(3, 4, 4\), from mine"):
             checked(wrong, pictures(3), card)
+
+
+class Refusing(nn.Module):
+    """Answers NaN where a picture is darker than 0.45 on average."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return torch.where((x.mean((1, 2, 3)) < 0.45)[:, None], torch.nan, out)
+
+
+def test_a_system_that_rejects_on_the_way_is_not_measured_and_rise_sees_nothing_left_there() -> None:
+    net, x = ready(Refusing(linear())), pictures(2) + torch.tensor([0.15, -0.2]).view(2, 1, 1, 1)
+    assert bool(maps("rise", net, x, torch.tensor([0, 1]), masks=30, cells=2).isfinite().all())
+    rng = Rng.of(0, "ties", torch.arange(2))
+
+    def ask(rows: Tensor, shown: Tensor) -> Tensor:
+        out: Tensor = net(shown).softmax(1)[:, 0]
+        return out
+
+    columns = judged(ask, x, torch.rand(2, 4, 4), None, rng, 64)
+    assert columns["insertion"].isnan().tolist() == [False, True]
+    system: Any = SimpleNamespace(net=net, hides=Access.NONE, surrogate=None)
+    context: Any = SimpleNamespace(served=lambda: system, card=METHODS["rise"])
+    said = conclude(context, Record(columns, [], 0, 0)).note
+    assert said == "no answer on the way of 1 of 2 pictures: what counts these is not measured"
+    system = SimpleNamespace(net=net, hides=Access.SCORES, surrogate=linear())
+    assert conclude(context, Record(columns, [], 0, 0)).note.startswith("explained through its surrogate; ")
 
 
 def sided(n: int, seed: int) -> Split:
