@@ -45,7 +45,7 @@ def play(context: Context) -> Record:
     clean = context.unattacked() or unattacked(system, split, context.rng.fold("clean"), width=context.width)
     x = split.images(torch.arange(len(split))).to(system.device)
     said = torch.where(clean.prediction < 0, split.y, clean.prediction).to(system.device)
-    desk = _desk(context, system, len(x))
+    desk = _desk(context, system)
     who, net = f"the attack {context.card.name}", desk.net
     with untampered([system.net], who, lambda: answer(net, x[:1], context.rng[:1]), pictures=x, labels=said):
         maps = context.attack(desk.oracle(), x.clone(), said.clone(), rng=context.rng.fold("attack"))
@@ -100,12 +100,13 @@ def checked(maps: Tensor, x: Tensor, card: AttackCard) -> Tensor:
     return found
 
 
-def _desk(context: Context, system: System, n: int) -> Desk:
+def _desk(context: Context, system: System) -> Desk:
     """What the method may ask."""
-    eot = context.common.get("eot") or (system.eot if system.stochastic else 1)
-    return Desk(_explained(context, system), context.threat.access, context.rng.fold("oracle"), width=context.width, eot=eot,
-                queries=context.threat.queries, queries_total=context.threat.queries_total,
-                threat=f"the threat {context.threat.name!r}")  # fmt: skip
+    eot, threat = context.common.get("eot") or (system.eot if system.stochastic else 1), context.threat
+    return Desk(
+        _explained(context, system), threat.access, context.rng.fold("oracle"), width=context.width, eot=eot,
+        queries=threat.queries, queries_total=threat.queries_total, threat=f"the threat {threat.name!r}",
+    )  # fmt: skip
 
 
 def _explained(context: Context, system: System) -> nn.Module:
@@ -125,7 +126,7 @@ def _retrained(context: Context, share: float) -> dict[str, Tensor]:
     system, card, device = context.served(), context.card, context.device
 
     def maps(x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        desk = replace(_desk(context, system, len(x)), rng=rng.fold("oracle"), queries=None, queries_total=None)
+        desk = replace(_desk(context, system), rng=rng.fold("oracle"), queries=None, queries_total=None)
         return checked(context.attack(desk.oracle(), x.clone(), y.clone(), rng=rng.fold("attack")), x, card)
 
     splits = (*context.learnt_from(), context.split)
