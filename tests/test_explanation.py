@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.attacks.explanation.rise import drawn
+from robustsuite.benchmarks.datasets.blocks import blocks, null_block
+from robustsuite.benchmarks.datasets.digits import digits
 from robustsuite.config.registry import cards
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.explanation import area, blurred, curves, inside, mean_colour, pointed, ranks
 from robustsuite.scenarios.explanation.asked import ExplanationSpec
-from robustsuite.scenarios.explanation.played import checked, decide, judged
+from robustsuite.scenarios.explanation.played import checked, conclude, decide, judged
 from robustsuite.scenarios.explanation.retrained import diffroar
+from robustsuite.scenarios.record import Record
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import ready
 from robustsuite.serve.oracle import Oracle
@@ -213,6 +216,37 @@ def test_maps_of_another_shape_or_with_nan_are_refused() -> None:
             checked(wrong, pictures(3), card)
 
 
+class Refusing(nn.Module):
+    """Answers NaN where a picture is darker than 0.45 on average."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return torch.where((x.mean((1, 2, 3)) < 0.45)[:, None], torch.nan, out)
+
+
+def test_a_system_that_rejects_on_the_way_is_not_measured_and_rise_sees_nothing_left_there() -> None:
+    net, x = ready(Refusing(linear())), pictures(2) + torch.tensor([0.15, -0.2]).view(2, 1, 1, 1)
+    assert bool(maps("rise", net, x, torch.tensor([0, 1]), masks=30, cells=2).isfinite().all())
+    rng = Rng.of(0, "ties", torch.arange(2))
+
+    def ask(rows: Tensor, shown: Tensor) -> Tensor:
+        out: Tensor = net(shown).softmax(1)[:, 0]
+        return out
+
+    columns = judged(ask, x, torch.rand(2, 4, 4), None, rng, 64)
+    assert columns["insertion"].isnan().tolist() == [False, True]
+    system: Any = SimpleNamespace(net=net, hides=Access.NONE, surrogate=None)
+    context: Any = SimpleNamespace(served=lambda: system, card=METHODS["rise"])
+    said = conclude(context, Record(columns, [], 0, 0)).note
+    assert said == "no answer on the way of 1 of 2 pictures: what counts these is not measured"
+    system = SimpleNamespace(net=net, hides=Access.SCORES, surrogate=linear())
+    assert conclude(context, Record(columns, [], 0, 0)).note.startswith("explained through its surrogate; ")
+
+
 def sided(n: int, seed: int) -> Split:
     """Pictures of noise whose class, 0 to 2, is written into the left half alone, as a bright row."""
     x, y = 0.5 * pictures(n, seed), torch.arange(n) % 3
@@ -269,3 +303,21 @@ def test_beside_captum() -> None:
     torch.testing.assert_close(maps("integrated_gradients", NET, X, SAID, steps=64), integral.sum(1))
     cam = attr.LayerGradCam(NET, NET[1]).attribute(x, target=SAID, relu_attributions=True)  # type: ignore[index]
     torch.testing.assert_close(maps("gradcam", NET, X, SAID), cam[:, 0].detach())
+
+
+def test_in_blocks_the_digit_is_where_the_mask_says_and_the_other_block_says_nothing() -> None:
+    data, plain = blocks(), digits()
+    split, own = data.split("test"), plain.split("test")
+    x, digit = split.images(torch.arange(60)), own.images(torch.arange(60))
+    assert split.masks is not None
+    masks = split.masks(split.ids[:60])
+    above = masks[:, 0, 0] == 1
+    assert 15 < int(above.sum()) < 45
+    assert torch.equal(masks[:, :8], 1 - masks[:, 8:])
+    assert torch.equal(torch.where(above[:, None, None], x[:, 0, :8], x[:, 0, 8:]), digit[:, 0])
+    other = torch.where(above[:, None, None], x[:, 0, 8:], x[:, 0, :8])
+    assert torch.equal(other, null_block().expand(60, 8, 8)), "the same in every picture, whatever the class"
+    few = split.at(torch.tensor([5, 2]))
+    assert few.masks is not None
+    assert torch.equal(few.masks(few.ids), masks[[5, 2]])
+    assert split.mapped(lambda x, at: x.flip(3), "mirrored").masks is None, "a picture that is moved loses its mask"

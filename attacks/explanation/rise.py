@@ -37,8 +37,9 @@ def rise(
     for part in torch.arange(len(x) * masks, device=x.device).split(max(1, model.width)):
         rows, k = part // masks, part % masks
         mask = drawn(rng[rows].fold(k), cells, keep, x.shape[-2:])
-        seen = model[rows](torch.lerp(plain[rows], x[rows], mask[:, None]))
-        total.index_add_(0, rows, own(seen.softmax(1), classes[rows])[:, None, None] * mask)
+        seen = model[rows](torch.lerp(plain[rows], x[rows], mask[:, None])).softmax(1)
+        left = own(seen, classes[rows]).nan_to_num(nan=0.0)  # where a system rejects, nothing of the class is left
+        total.index_add_(0, rows, left[:, None, None] * mask)
     return total / (masks * keep)
 
 

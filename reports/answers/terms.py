@@ -38,6 +38,13 @@ TERMS = {
     "RMS cal.": "root mean square calibration error: the same as a root mean square, where large ones count more.",
     "effective robustness": "accuracy under a shift beyond what clean accuracy alone predicts, by the line through the "
     "systems of this run.",
+    "shape bias": "of answers by the shape or by the texture of pictures whose two cues contradict each other, the "
+    "share by shape.",
+    "insertion": "the mean probability of the answered class while pixels come back into a blurred picture in the "
+    "order of a map; higher is better.",
+    "deletion": "the same while pixels become the picture's mean colour in that order; lower is better.",
+    "DiffROAR": "how much more a network trained anew is right from the pixels that maps rank first than from those "
+    "they rank last, in points; above 0, maps rank first what can be learnt from.",
     "attack success": "the share of images with the trigger that get the answer the poisoner wants.",
     "AUROC": "how well a detector's score tells triggered from clean images: 50 % is chance, 100 % is always.",
     "PSNR": "how near a rebuilt picture comes to the original, in decibels; above 20 or so it is recognised.",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsuite.config.decision import Decision
 from robustsuite.config.registry import AttackCard
@@ -45,7 +45,7 @@ def play(context: Context) -> Record:
     clean = context.unattacked() or unattacked(system, split, context.rng.fold("clean"), width=context.width)
     x = split.images(torch.arange(len(split))).to(system.device)
     said = torch.where(clean.prediction < 0, split.y, clean.prediction).to(system.device)
-    desk = _desk(context, system, len(x))
+    desk = _desk(context, system)
     who, net = f"the attack {context.card.name}", desk.net
     with untampered([system.net], who, lambda: answer(net, x[:1], context.rng[:1]), pictures=x, labels=said):
         maps = context.attack(desk.oracle(), x.clone(), said.clone(), rng=context.rng.fold("attack"))
@@ -57,9 +57,17 @@ def play(context: Context) -> Record:
     forwards, backwards = desk.counts.totals()
     if threat.diffroar is not None:
         columns |= _retrained(context, threat.diffroar)
-    note = "explained through its surrogate" if net is not system.net else ""
     asked = 2 * len(x) * (x.shape[2] + 1)
-    return Record(columns, [], forwards + asked, backwards, note)
+    return Record(columns, [], forwards + asked, backwards)
+
+
+def conclude(context: Context, record: Record) -> Record:
+    """The record with what a reader should know: whose map it is, and where the system gave no answer on the way."""
+    system, n = context.served(), len(record.columns["insertion"])
+    lost = int((record.columns["insertion"] + record.columns["deletion"]).isnan().sum())
+    said = ["explained through its surrogate"] if _explained(context, system) is not system.net else []
+    said += [f"no answer on the way of {lost} of {n} pictures: what counts these is not measured"] if lost else []
+    return record._replace(note="; ".join(said))
 
 
 def judged(ask: Probability, x: Tensor, maps: Tensor, masks: Tensor | None, rng: Rng, width: int) -> dict[str, Tensor]:
@@ -86,19 +94,25 @@ def checked(maps: Tensor, x: Tensor, card: AttackCard) -> Tensor:
     """The maps (N, H, W), detached; raises BadValue for what are none."""
     found, expected = maps.detach(), (len(x), *x.shape[-2:])
     if found.shape != expected or not bool(found.isfinite().all()):
+        bad = int((~found.isfinite()).sum())
         raise BadValue(f"expected a map of finite numbers for each picture, {expected}, from {card.name}, got shape "
-                       f"{tuple(found.shape)}, {int((~found.isfinite()).sum())} NaN or infinite; mend it")  # fmt: skip
+                       f"{tuple(found.shape)} with {bad} NaN or infinite; mend it")  # fmt: skip
     return found
 
 
-def _desk(context: Context, system: System, n: int) -> Desk:
-    """What the method may ask: the system, or its surrogate where it hides what the method needs."""
-    hidden = bool(system.hides & context.card.needs) and system.surrogate is not None
-    net = system.surrogate if hidden and system.surrogate is not None else system.net
-    eot = context.common.get("eot") or (system.eot if system.stochastic else 1)
-    return Desk(net, context.threat.access, context.rng.fold("oracle"), width=context.width, eot=eot,
-                queries=context.threat.queries, queries_total=context.threat.queries_total,
-                threat=f"the threat {context.threat.name!r}")  # fmt: skip
+def _desk(context: Context, system: System) -> Desk:
+    """What the method may ask."""
+    eot, threat = context.common.get("eot") or (system.eot if system.stochastic else 1), context.threat
+    return Desk(
+        _explained(context, system), threat.access, context.rng.fold("oracle"), width=context.width, eot=eot,
+        queries=threat.queries, queries_total=threat.queries_total, threat=f"the threat {threat.name!r}",
+    )  # fmt: skip
+
+
+def _explained(context: Context, system: System) -> nn.Module:
+    """The network that the method asks: the system's, or its surrogate where it hides what the method needs."""
+    hidden = bool(system.hides & context.card.needs)
+    return system.surrogate if hidden and system.surrogate is not None else system.net
 
 
 def _probability(system: System, classes: Tensor, rng: Rng, rows: Tensor, x: Tensor) -> Tensor:
@@ -112,7 +126,7 @@ def _retrained(context: Context, share: float) -> dict[str, Tensor]:
     system, card, device = context.served(), context.card, context.device
 
     def maps(x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        desk = replace(_desk(context, system, len(x)), rng=rng.fold("oracle"), queries=None, queries_total=None)
+        desk = replace(_desk(context, system), rng=rng.fold("oracle"), queries=None, queries_total=None)
         return checked(context.attack(desk.oracle(), x.clone(), y.clone(), rng=rng.fold("attack")), x, card)
 
     splits = (*context.learnt_from(), context.split)
@@ -141,11 +155,8 @@ def decide(cell: Cell) -> Decision | None:
 
 def together(cell: Cell) -> int:
     """One by one; all where networks are trained for them."""
-    return 1 if _asked_or_none(cell) is None else len(cell.split)
-
-
-def _asked_or_none(cell: Cell) -> float | None:
-    return cell.threat.diffroar if isinstance(cell.threat, ExplanationThreat) else None
+    trains = isinstance(cell.threat, ExplanationThreat) and cell.threat.diffroar is not None
+    return len(cell.split) if trains else 1
 
 
 def _share(name: str, better: str) -> Column:
@@ -174,5 +185,6 @@ scenario = Scenario(
         Column(name="confidence", dtype="float", unit="probability"),
     ),
     headline="insertion", paper="Petsiuk et al., 2018, arXiv:1806.07421; Nourelahi et al., 2022, arXiv:2205.13042",
-    spec=ExplanationSpec, decide=decide, together=together, sections="robustsuite.reports.sections.explained:part",
+    spec=ExplanationSpec, decide=decide, together=together, conclude=conclude,
+    sections="robustsuite.reports.sections.explained:part",
 )  # fmt: skip
