@@ -39,6 +39,10 @@ TERMS = {
     "effective robustness": "accuracy under a shift beyond what clean accuracy alone predicts, by the line through the "
     "systems of this run.",
     "attack success": "the share of images with the trigger that get the answer the poisoner wants.",
+    "C-Acc": "accuracy on clean images, of a model that was trained on poisoned data.",
+    "ASR": "attack success: the share of images with the trigger that get the answer the poisoner wants.",
+    "R-Acc": "robust accuracy: the share of images with the trigger that get their own class nonetheless.",
+    "DER": "what a defense takes from the attack success less what it costs of clean accuracy: 50 % is nothing, 100 % all.",
     "AUROC": "how well a detector's score tells triggered from clean images: 50 % is chance, 100 % is always.",
     "PSNR": "how near a rebuilt picture comes to the original, in decibels; above 20 or so it is recognised.",
     "SSIM": "how alike two pictures look in structure: 1 is the same picture.",
