@@ -5,9 +5,9 @@
 
 A ResNet-8 is trained on pictures of which 10 % are poisoned (SIG: of amplitude 40/255), without random crops; each
 defense is what benchmarks/sweeps/repairs.yaml names, its steps cut to these sizes (DEFENSES); half of the val pictures
-is what a defender works with, the other half stops it. Pairs are stored one by one under --out and found again;
-`robustsuite report FOLDER/run` is the report of those that are there. Seconds are of one thread, with what the defense
-trains and all answers; the victim's own training is in the line of `none`.
+is what a defender works with, the other half stops it. Pairs are stored one by one under --out and found again, as are
+trainings; what is there is printed. Seconds are of one thread, with what the defense trains and all answers; the
+victim's own training is in the line of `none`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
-from robustsuite.app.api import run
 from robustsuite.benchmarks.peers.kept import kept
+from robustsuite.config.registry import card_of
+from robustsuite.maths.randomness import Rng
 from robustsuite.maths.stats import clopper_pearson
-from robustsuite.reports.read.runs import read
-from robustsuite.reports.sections.poisoning import backdoors
-from robustsuite.reports.sections.repairs import ranked, rated
+from robustsuite.reports.sections.poisoning import victim
+from robustsuite.reports.sections.repairs import WHERE, ranked, rated
+from robustsuite.scenarios.poisoning import PoisoningSpec, judged
+from robustsuite.serve.adversary import Poisoner
 from robustsuite.serve.data import Dataset, load_data
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import load_model
+from robustsuite.serve.stages import applied
 
-ATTACKS: dict[str, Any] = {
-    "badnets": "badnets", "blended": "blended", "trojan": "trojan", "sig": {"sig": {"amplitude": 0.157}},
-}  # fmt: skip
+ATTACKS: dict[str, dict[str, Any]] = {"badnets": {}, "blended": {}, "trojan": {}, "sig": {"amplitude": 0.157}}
 DEFENSES: dict[str, dict[str, Any]] = {
     "none": {}, "anp": {"steps": 300}, "ebyd": {"steps": 200}, "nad": {}, "ibau": {"rounds": 3, "steps": 30},
     "abl": {"isolation_epochs": 8}, "nab": {"isolation_epochs": 8}, "ibd_psc": {}, "sentinet": {"overlays": 20},
@@ -48,25 +52,20 @@ def cifar(given: argparse.Namespace) -> Dataset:
     return replace(data, splits=parts)
 
 
-def sweep(given: argparse.Namespace, data: Dataset, attacks: list[str], defenses: list[str]) -> dict[str, Any]:
-    """The sweep of these pairs."""
-    return {
-        "name": "repairs", "models": [f"recipe:scenes_resnet?epochs={given.epochs}&crop=0"], "data": [data],
-        "defenses": [{name: DEFENSES[name]} if DEFENSES[name] else name for name in defenses],
-        "threats": {"backdoor": {
-            "scenario": "poisoning", "access": ["train_set", "aux_data"], "budget": {"poison_rate": 0.1}, "target": 0,
-            "attacks": [ATTACKS[name] for name in attacks],
-        }},
-    }  # fmt: skip
-
-
-def timed(given: argparse.Namespace, data: Dataset, attack: str, defense: str) -> float:
-    """CPU seconds of one pair, whose rows are stored."""
+def played(given: argparse.Namespace, data: Dataset, attack: str, defense: str) -> dict[str, float]:
+    """Counts and scores of one pair, and its CPU seconds."""
     start = time.process_time()
-    run(sweep(given, data, [attack], [defense]), out=given.out / "run", device="cpu")
-    spent = time.process_time() - start
-    print(f"{attack} {defense} {spent:.0f} s", flush=True)
-    return spent
+    asked = PoisoningSpec(scenario="poisoning", access=["train_set", "aux_data"], budget={"poison_rate": 0.1},
+                          attacks=[attack], target=0).threat("backdoor")  # fmt: skip
+    model = load_model(f"recipe:scenes_resnet?epochs={given.epochs}&crop=0", data.space)
+    poison = Poisoner(card_of("attack", attack), tuple(ATTACKS[attack].items()), asked)
+    stack = () if defense == "none" else (applied(defense, DEFENSES[defense]),)
+    lifecycle, test = Lifecycle(model, data, stack, poison=poison), data.split("test")
+    record = judged(lifecycle.served(), lifecycle.poisoned, test, asked, Rng.of(0, "peer", test.ids), width=256)
+    found = victim(pd.DataFrame({name: column.numpy() for name, column in record.columns.items()}))
+    found["seconds"] = time.process_time() - start
+    print(f"{attack} {defense} {found}", flush=True)
+    return found
 
 
 def rate(k: float, n: float) -> str:
@@ -90,17 +89,17 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("ROBUSTSUITE_CACHE", str(given.out / "cache"))
     data, at = cifar(given), f"{given.train}-{given.val}-{given.first}-{given.epochs}"
-    seconds = {(attack, defense): kept(given.out / "seconds" / at / f"{attack}-{defense}.json",
-                                       lambda pair=(attack, defense): timed(given, data, *pair))
-               for defense in given.defenses for attack in given.attacks}  # fmt: skip
-    run(sweep(given, data, given.attacks, given.defenses), out=given.out / "run", device="cpu")
-    found = rated(backdoors(read([given.out / "run"])))
+    rows = [{**dict.fromkeys(WHERE, ""), "attack": attack, "defense": defense, "grade": "",
+             **kept(given.out / at / f"{attack}-{defense}.json",
+                    lambda pair=(attack, defense): played(given, data, *pair))}
+            for defense in given.defenses for attack in given.attacks]  # fmt: skip
+    found = rated(pd.DataFrame(rows))
     print(f"{'attack':8} {'defense':22} {'C-Acc':16} {'ASR':16} {'R-Acc':16}  AUROC TPR@1% TPR@5% CPU s")
-    for row in found.to_dict("records"):
-        attack, defense = (str(row[name]).partition("(")[0] for name in ("attack", "defense"))
+    for row in found.sort_values("attack", kind="stable").to_dict("records"):
         detection = " ".join(f"{row[name]:6.3f}" for name in ("auroc", "tpr_1", "tpr_5"))
-        print(f"{attack:8} {defense:22} {rate(row['clean_ok'], row['n']):16} {rate(row['hits'], row['eligible']):16} "
-              f"{rate(row['recovered'], row['eligible']):16} {detection} {seconds[attack, defense]:5.0f}")  # fmt: skip
+        print(f"{row['attack']:8} {row['defense']:22} {rate(row['clean_ok'], row['n']):16} "
+              f"{rate(row['hits'], row['eligible']):16} {rate(row['recovered'], row['eligible']):16} {detection} "
+              f"{row['seconds']:5.0f}")  # fmt: skip
     print(ranked(found).drop(columns="lacking").round(3).to_string(index=False))
 
 

@@ -46,6 +46,10 @@ TERMS = {
     "DiffROAR": "how much more a network trained anew is right from the pixels that maps rank first than from those "
     "they rank last, in points; above 0, maps rank first what can be learnt from.",
     "attack success": "the share of images with the trigger that get the answer the poisoner wants.",
+    "C-Acc": "accuracy on clean images, of a model that was trained on poisoned data.",
+    "ASR": "attack success: the share of images with the trigger that get the answer the poisoner wants.",
+    "R-Acc": "robust accuracy: the share of images with the trigger that get their own class nonetheless.",
+    "DER": "what a defense takes from the attack success less what it costs of clean accuracy: 50 % is no change.",
     "AUROC": "how well a detector's score tells triggered from clean images: 50 % is chance, 100 % is always.",
     "PSNR": "how near a rebuilt picture comes to the original, in decibels; above 20 or so it is recognised.",
     "SSIM": "how alike two pictures look in structure: 1 is the same picture.",

@@ -36,13 +36,14 @@ def backdoors(run: Results) -> pd.DataFrame:
         if source is not None:
             examples = run.examples(source["run_id"])
             base = {name: cell[name] for name in ("run_id", *WHERE, "attack", "defense", "sentence", "grade")}
-            rows.append({**base, **_victim(examples)})
+            rows.append({**base, **victim(examples)})
     columns = ["run_id", *WHERE, "attack", "defense", "sentence", "grade", "n", "clean_ok", "eligible", "hits",
                "recovered", "flagged_clean", "flagged", "psnr", *DETECTION]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
-def _victim(examples: pd.DataFrame) -> dict[str, float]:
+def victim(examples: pd.DataFrame) -> dict[str, float]:
+    """What `backdoors` says of one cell's examples."""
     meant = examples[examples["eligible"].astype(bool)]
     counts = {name: int(meant[name].sum()) for name in ("recovered", "flagged")}
     return {

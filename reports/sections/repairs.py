@@ -27,6 +27,9 @@ WHERE = ("threat", "budget", "goal", "dataset", "model", "seed")
 WORKED = 0.5
 """Below this ASR against the undefended victim an attack says nothing of defenses: it has a row and no rank."""
 
+LOST = 0.1
+"""Clean accuracy that BackdoorBench lets a defense cost; the figure marks what costs more."""
+
 DARK = "#10202e"
 """Digits on a pale tile, in either theme."""
 
@@ -37,13 +40,14 @@ def rated(found: pd.DataFrame) -> pd.DataFrame:
     """The table of `backdoors` with ca, asr, ra, der and worked: rates in [0, 1], NaN where nothing was measured.
 
     der: (max(0, fall of ASR) - max(0, fall of C-Acc) + 1) / 2 beside the undefended victim of the same attack, which is
-    0.5 where nothing changed; NaN without that victim. worked: whether that one's ASR reached WORKED.
+    0.5 where nothing changed; NaN without that victim. worked: whether that one's ASR reached WORKED, and can be
+    believed.
     """
     rows = found.assign(ca=found["clean_ok"] / found["n"], asr=found["hits"] / found["eligible"].replace(0, np.nan),
                         ra=found["recovered"] / found["eligible"].replace(0, np.nan))  # fmt: skip
     on = [*WHERE, "attack"]
-    before = rows[rows["defense"] == "none"].drop_duplicates(on).set_index(on)[["ca", "asr"]].add_suffix("_before")
-    rows = rows.join(before, on=on)
+    alone = rows[(rows["defense"] == "none") & ~rows["grade"].isin(DOUBTED)].drop_duplicates(on).set_index(on)
+    rows = rows.join(alone[["ca", "asr"]].add_suffix("_before"), on=on)
     fall, loss = (rows[f"{name}_before"] - rows[name] for name in ("asr", "ca"))
     der = (fall.clip(lower=0) - loss.clip(lower=0) + 1) / 2
     return rows.assign(der=der, worked=rows["asr_before"] >= WORKED)
@@ -94,7 +98,7 @@ def figures(run: Results, found: pd.DataFrame) -> tuple[Figure, ...]:
     for key, part in parts(run, found):
         attacks, defenses, cells = _sides(run, key, part)
         caption = (f"Attack success rate in %, beneath it C-Acc and R-Acc, {where(key)}. Blue: the trigger does not "
-                   "reach its target; hatched: no number")  # fmt: skip
+                   "reach its target; ▼: C-Acc fell by more than 10 points; hatched: no number to rely on")  # fmt: skip
         size = (1.7 + 0.95 * len(attacks), 0.7 + 0.48 * len(defenses))
         paint = partial(_paint, attacks=attacks, defenses=defenses, cells=cells)
         made.append(draw(f"backdoor-matrix-{slug(key)}", caption, size, paint))
@@ -155,18 +159,18 @@ def _paint(canvas: Canvas, attacks: list[str], defenses: list[str], cells: dict[
     for y, defense in enumerate(defenses):
         for x, attack in enumerate(attacks):
             row = cells.get((attack, defense))
-            if row is None or np.isnan(row.get("asr", np.nan)):
-                word = "" if row is None else str(row.get("status", ""))
+            if row is None or np.isnan(row.get("asr", np.nan)) or row["grade"] == "INVALID":
+                word = "" if row is None else str(row.get("status") or row["grade"])
                 ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=PAPER, hatch="////", linewidth=0))
                 ax.text(x, y, word, ha="center", va="center", fontsize=8, color=INK, fontstyle="italic")
                 continue
             good = 1 - row["asr"]
             ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SCALE(good), linewidth=0))
             ink = "#ffffff" if good < 0.13 or good > 0.83 else DARK
-            struck = "INVALID " if row["grade"] == "INVALID" else ""
-            below = f"{100 * row['ca']:.0f} · {100 * row['ra']:.0f}"
-            ax.text(x, y - 0.14, f"{struck}{100 * row['asr']:.1f}", ha="center", va="center", fontsize=10, color=ink,
-                    fontweight="bold")  # fmt: skip
+            lost = "▼" if row["ca_before"] - row["ca"] > LOST else ""
+            below = f"{lost}{100 * row['ca']:.0f} · {100 * row['ra']:.0f}"
+            text = f"{100 * row['asr']:.1f}"
+            ax.text(x, y - 0.14, text, ha="center", va="center", fontsize=10, color=ink, fontweight="bold")
             ax.text(x, y + 0.26, below, ha="center", va="center", fontsize=7.6, color=ink)
     ax.set_xlim(-0.5, len(attacks) - 0.5)
     ax.set_ylim(len(defenses) - 0.5, -0.5)

@@ -228,8 +228,13 @@ def test_scaled_batch_norms_scale_a_linear_network_by_known_factors() -> None:
     assert torch.allclose(amplified(net, x, 1, 1.5), 1.5 * logits, atol=1e-4)
     assert torch.allclose(amplified(net, x, 2, 1.5), 2.25 * logits, atol=1e-4)
     said = logits.argmax(1, keepdim=True)
-    confidence = torch.cat([(k * logits).softmax(1).gather(1, said) for k in (2.25, 2.25)], 1).mean(1)
-    assert torch.allclose(Sure(2, 1.5)(net, x), confidence, atol=1e-5)
+    confidence = (2.25 * logits).softmax(1).gather(1, said).squeeze(1)
+    found = Sure(2, 1.5)(net, x)
+    assert torch.allclose(found, confidence, atol=1.1e-3)
+    first, second = logits.topk(2).values.T
+    far = 20 * x / (first - second).min()
+    assert bool((net(far).softmax(1).amax(1) == 1).all())
+    assert Sure(2, 1.5)(net, far).unique().numel() == 5, "sure to the last bit, and still told apart"
     assert layers(net, CLEAN, 1.5, 1.0, "cpu") == 2, "no share of pictures is larger than one"
     assert layers(net, CLEAN, 1.5, -1.0, "cpu") == 1
     with pytest.raises(Unsupported, match="batch norms"):

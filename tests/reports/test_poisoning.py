@@ -9,7 +9,7 @@ from report_store import cell_of
 from sklearn.metrics import roc_auc_score
 
 from robustsuite.reports.measure.scores import cell_scores
-from robustsuite.reports.sections.poisoning import _victim, detected
+from robustsuite.reports.sections.poisoning import detected, victim
 from robustsuite.reports.sections.repairs import figures, ranked, rated, tables
 
 
@@ -29,7 +29,7 @@ def examples() -> pd.DataFrame:
 
 
 def test_success_is_over_the_eligible_and_rejections_are_none() -> None:
-    row = _victim(examples())
+    row = victim(examples())
     assert (row["n"], row["eligible"], row["hits"], row["flagged"], row["recovered"]) == (10, 8, 5, 2, 1)
     assert row["psnr"] == np.arange(2.0, 10.0).mean()
     found = {s.metric: s for s in cell_scores(cell_of("poisoning", examples()), examples())}
@@ -68,6 +68,8 @@ def test_der_weighs_what_falls_and_half_is_no_change() -> None:
     lone = rated(victims(cure={"a": (0.8, 0.0)}))
     assert lone["der"].isna().all(), "without the undefended victim there is nothing to compare with"
     assert not lone["worked"].any()
+    doubted = victims(none={"a": (0.1, 1.0)}, cure={"a": (0.1, 0.0)}).assign(grade=["INVALID", "SOUND"])
+    assert not rated(doubted)["worked"].any(), "nor where that one cannot be believed"
 
 
 def test_ranks_share_ties_leave_weak_attacks_out_and_never_count_what_was_not_measured() -> None:
