@@ -3,10 +3,11 @@
     python benchmarks/peers/cascades.py [--shared FOLDER] [--out FOLDER] [--n 1000] [--attacked 64] [--coverage 0.8]
 
 FOLDER holds CIFAR-10's JPEG test pictures and the published ResNet-20 and -44. The first n test pictures set the
-windows, the next n are judged. A row a policy: MACs a picture by the share really passed on, accuracy, the error of the surest
-share `coverage` (what the window is for), AUROC of the confidence for right against wrong, AURC; then linf PGD, 1/255,
-10 steps, through the cascade and through the mean of both, the worse for each picture, and the share of attacked
-pictures that asks the second network. One thread. What was computed stands under --out as json and is found again.
+windows, the next n are judged. A row a policy: MACs a picture by the share really passed on, accuracy, the error of the
+surest share `coverage` (what the window is for), AUROC of the confidence for right against wrong, AURC; then linf PGD,
+1/255, 10 steps, through the cascade and through the mean of both, the worse for each picture, and the share of
+attacked pictures that asks the second network. One thread. What was computed stands under --out as json and is found
+again.
 """
 
 from __future__ import annotations
