@@ -38,10 +38,10 @@ from robustsuite.serve.oracle import Oracle
 POLICIES: dict[str, dict[str, Any]] = {
     "first alone": {"width": 0.0}, "window 0.05": {"width": 0.05}, "window 0.1": {"width": 0.1},
     "window 0.2": {"width": 0.2}, "window 0.2, ramp": {"width": 0.2, "ramp": 0.5},
-    "lowest 0.2": {"coverage": 0.9, "width": 0.1}, "lowest 0.4": {"coverage": 0.8, "width": 0.2},
+    "lowest 0.2": {"coverage": 0.9, "width": 0.1},
     "both": {"width": 1.0}, "second alone": {"width": 1.0, "alone": True},
 }  # fmt: skip
-"""Windows around the threshold; 'lowest' are the same share of pictures from the bottom, the usual early exit."""
+"""Windows around the threshold; 'lowest' is a fifth of the pictures from the bottom, the usual early exit."""
 
 
 def inputs(folder: Path, n: int) -> tuple[Members, Split, Split]:
