@@ -41,6 +41,8 @@ def label_noise(train: Split, rate: PoisonRate, *, rng: Rng, kind: str = "symmet
     if kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
     classes = int(train.y.max()) + 1
+    if classes < 2:
+        raise BadValue("expected labels of two classes or more for label_noise, got one class; there is no other label")
     if kind == "symmetric":
         rows = chosen(rng, torch.arange(len(train)), rate.most(len(train)))
         y = (train.y[rows] + 1 + rng[rows].fold("label").integers(classes - 1)) % classes

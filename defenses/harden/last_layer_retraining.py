@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from robustsuite.errors import BadValue
-from robustsuite.methods.backdoors.features import head_of
+from robustsuite.methods.head import head_of
 from robustsuite.methods.last_layers import LastLayers, learn, seen
 from robustsuite.serve import stages
 from robustsuite.serve.models import Training

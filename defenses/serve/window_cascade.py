@@ -79,7 +79,8 @@ class Cascade(nn.Module):
             return inside
         low, full, until, high = self.ends
         confidence = own.exp().amax(1, keepdim=True)
-        share = torch.minimum((confidence - low) / (full - low), (high - confidence) / (high - until))
+        up, down = ((end - start).clamp_min(LEAST) for start, end in ((low, full), (until, high)))  # 0 between ties
+        share = torch.minimum((confidence - low) / up, (high - confidence) / down)
         share = torch.minimum(share, torch.ones_like(share))
         return ((1 - share) * own.exp() + share * inside.exp() + LEAST).log()
 

@@ -73,6 +73,7 @@ def regularised(examples: int, lam: float, beta: float) -> Objective:
         held = p.detach().clamp(LEAST, 1 - LEAST)
         averages[0][rows] = beta * averages[0][rows] + (1 - beta) * held / held.sum(1, keepdim=True)
         early = (1 - (averages[0][rows] * p).sum(1)).log().mean()
-        return functional.cross_entropy(logits, y) + lam * early
+        loss: Tensor = functional.cross_entropy(logits, y) + lam * early
+        return loss
 
     return objective

@@ -37,7 +37,8 @@ def watermarked(x: Tensor, generator: torch.Generator) -> Tensor:
     distance = (beyond - t.clamp(0, 1)[..., None] * along).norm(dim=-1).amin(1, keepdim=True)
     opacity = 0.1 + 0.8 * torch.rand(n, 1, 1, 1, generator=generator, device=x.device)
     ink = opacity * ((WIDE - distance) * height / 2 + 0.5).clamp(0, 1)
-    return x * (1 - ink) + ink
+    marked: Tensor = x * (1 - ink) + ink
+    return marked
 
 
 def regrounded(x: Tensor, generator: torch.Generator) -> Tensor:

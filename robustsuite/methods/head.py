@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,20 @@ def linear_calls(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Called]]:
         for handle in handles:
             handle.remove()
     return answer, called
+
+
+def head_of(net: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
+    """The linear layer that gives the logits, and x (N, C, H, W) -> its inputs (N, D), with their gradient.
+
+    Raises Unsupported for a network whose logits are no linear layer's output.
+    """
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        logits, called = linear_calls(net, torch.full((1, *shape), 0.5, device=device))
+    if not called or called[-1].entering.ndim != 2 or not torch.equal(called[-1].leaving, logits):
+        raise Unsupported("expected a network whose logits are a linear layer's output, got another; its features are "
+                          "not known")  # fmt: skip
+    return called[-1].layer, lambda x: linear_calls(net, x)[1][-1].entering
 
 
 def linear_head(net: nn.Module, picture: Tensor, rng: Rng) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.methods.backdoors.features import head_of
 from robustsuite.methods.edits import Edit
+from robustsuite.methods.head import head_of
 from robustsuite.serve.data import Split, in_unit
 from robustsuite.serve.training import half_cosine, held
 

@@ -131,13 +131,13 @@ def fitted(
         for epoch in range(recipe.epochs):
             net.train()
             losses = []
-            for done, rows, x in _shuffled(pictures, recipe, order):
-                labels = y[rows]
+            for done, at, x in _shuffled(pictures, recipe, order):
+                labels = y[at]
                 x = training.train.augment(x, noise) if training.train.augment else x
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
                     if objective:
-                        loss = objective(net, x, labels, rows, noise)
+                        loss = objective(net, x, labels, at, noise)
                     else:
                         loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
                 descend(loss, optimiser, recipe.rate(epoch + done))

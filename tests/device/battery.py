@@ -59,7 +59,9 @@ OWN = {
 EPS = {"linf": "8/255", "l2": 0.5, "l1": 4.0, "l0": 12, "patch": 0.05, "frame": 1, "spatial": 30, "flow": 0.5,
        "elastic": 1.0, "colour": 0.1, "fog": 0.4, "snow": 0.3, "jpeg": 0.5}  # fmt: skip
 DATA = {"scenes": {"train": 160, "val": 300, "test": 8}}
-CIFAR = "cifar10_c"  # made of CIFAR-10's own test pictures alone
+OF_ONE = {"cifar10_c", "shortcuts"}
+"""Shift sets made of one data set's own pictures alone, which is not the battery's."""
+
 NEEDS_A_FILE = {"adversarial_distillation"}  # a file of similarities; its twin without one is played
 TOGETHER = 12
 """Attacks in one sweep."""
@@ -72,7 +74,8 @@ LATER = {
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
     "score_noise", "reverse_sigmoid", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema", "anp", "nad",
     "ibau", "ebyd", "abl", "nab", "ibd_psc", "sentinet",
-    "window_cascade",
+    "window_cascade", "elr", "cutmix", "adversarial_training", "shortcut_augmentation", "last_layer_ensemble",
+    "last_layer_retraining",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
@@ -147,7 +150,7 @@ def sweeps() -> Iterator[tuple[str, dict[str, Any]]]:
             threats_of = {"stream": STREAM} if card.adapts else threats_of
             threats_of |= {"p": POISON} if (card.learns and not card.adapts) or card.place == "harden" else {}
             yield card.name, {"defenses": [[*FIRST.get(card.name, []), given(card)]], "threats": threats_of}
-    yield "shifts", {"shifts": [given(c) for c in here if c.kind == "shift" and c.name != CIFAR]}
+    yield "shifts", {"shifts": [given(c) for c in here if c.kind == "shift" and c.name not in OF_ONE]}
 
 
 def batched(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -108,6 +108,10 @@ def test_with_a_ramp_the_answer_goes_over_without_a_step_and_costs_the_same() ->
     for width, ramp in ((0.3, 0.5), (0.5, 1.0), (0.9, 0.1)):
         leaf, net = X.clone().requires_grad_(), window_cascade(nets(), training(), coverage=0.5, width=width, ramp=ramp)
         assert bool(torch.autograd.grad(net(leaf).sum(), leaf)[0].isfinite().all())
+    tied = window_cascade(nets(), training(), coverage=0.5, width=0.3, ramp=0.5)
+    same = small(X[:1]).log_softmax(1).exp().amax(1).detach().expand(9)  # type: ignore[operator]
+    tied.ends = window(same, 0.5, 0.3, 0.5)
+    assert bool(tied(X[:1]).isfinite().all()), "where many confidences are one and the same"
 
 
 def test_a_window_by_hand_and_what_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Last layers learnt anew: one head is the plain last layer, several are taught apart and chosen among."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,10 @@ from robustsuite.defenses.train.shortcut_augmentation import shortcut_augmentati
 from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.methods.edits import EDITS, edits
 from robustsuite.methods.last_layers import LastLayers, learn, with_last_layers
-from robustsuite.serve.data import Split
-from robustsuite.serve.models import Training, as_it_is, ready
+from robustsuite.serve.data import Dataset, InputSpace, Split
+from robustsuite.serve.lifecycle import Lifecycle
+from robustsuite.serve.models import Model, Training, as_it_is, ready
+from robustsuite.serve.stages import applied
 from robustsuite.serve.training import accuracy
 
 
@@ -113,3 +117,16 @@ def test_an_augmented_training_sees_edited_pictures_and_wrong_words_are_refused(
         shortcut_augmentation(as_it_is, shortcuts="")
     with pytest.raises(BadValue, match="draws"):
         last_layer_ensemble(as_it_is, draws=0)
+
+
+def test_what_was_learnt_is_read_back_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTSUITE_CACHE", str(tmp_path))
+    split = training().train
+    data = Dataset("toy", InputSpace(3, 8, 8, 2), ("a", "b"), dict.fromkeys(("train", "val", "test"), split))
+    model = Model("toy", net(), data.space, "0" * 64)
+    stack = applied("last_layer_ensemble", {"epochs": 2, "draws": 1}), applied("last_layer_retraining", {"epochs": 2})
+    first, again = (Lifecycle(model, data, stack[:1]).trained()(X) for _ in range(2))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert torch.equal(first, again)
+    with pytest.raises(Unsupported, match="linear layer's output"):  # heads that are weighed are no linear layer
+        Lifecycle(model, data, stack).trained()
