@@ -1,0 +1,151 @@
+"""Which backdoors a small ResNet learns on CIFAR-10, and from how much: one training a setting.
+
+    python benchmarks/peers/backdoors.py --shared FOLDER [--out FOLDER] [--only wanet ...] [--part search|table]
+
+FOLDER holds data/cifar10/*.npz. The victim is `scenes_resnet` (75,000 weights), trained from scratch on the first n
+pictures by SGD with a one-cycle rate of peak 0.2; it is asked about 2,000 test pictures. `search` looks for where four
+attacks are learnt that the smallest size does not learn; `table` is every attack at one size. What was computed stands
+under --out and is found again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from robustsuite.benchmarks.models.small_nets import build
+from robustsuite.benchmarks.peers.kept import kept
+from robustsuite.config.registry import card_of
+from robustsuite.config.threats import Access, PoisonRate
+from robustsuite.maths.randomness import Rng
+from robustsuite.maths.stats import clopper_pearson
+from robustsuite.serve.adversary import Aux
+from robustsuite.serve.data import Dataset, InputSpace, load_data
+from robustsuite.serve.models import Training
+from robustsuite.serve.training import FromScratch, Recipe, fitted, one_cycle
+
+SPACE, TARGET, TEST = InputSpace(3, 32, 32, 10), 0, 2000
+
+
+class Setting(NamedTuple):
+    """What is trained: an attack with its parameters, n pictures, epochs, the share poisoned, flips and crops or not."""
+
+    attack: str
+    given: dict[str, Any]
+    n: int
+    epochs: int
+    rate: float = 0.1
+    augmented: bool = True
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        words = "_".join(f"{k}={v:.3g}" for k, v in sorted(self.given.items()))
+        return f"{self.attack}-{words}-{self.n}-{self.epochs}-{self.rate}-{'augmented' if self.augmented else 'plain'}"
+
+
+SMALL, MIDDLE, LARGE = (6000, 20), (10_000, 40), (20_000, 60)
+EASIER: dict[str, tuple[dict[str, Any], ...]] = {
+    "adaptive_patch": ({"cover": 0.5}, {"cover": 0.0}),
+    "ftrojan": ({"magnitude": 60 / 255}, {"magnitude": 100 / 255}),
+    "bpp": ({"cover": 0.0}, {"levels": 4}),
+    "wanet": ({"cover": 0.0}, {"s": 2.0}),
+}
+"""Beside the published parameters: a larger change, or fewer covers."""
+
+SEARCH = [
+    *(Setting(a, given, *SMALL) for i in (0, 1) for a, more in EASIER.items() for given in more[i : i + 1]),
+    *(Setting(a, {}, *SMALL, augmented=False) for a in EASIER),
+    *(Setting(a, {}, *MIDDLE) for a in EASIER),
+    *(Setting(a, {}, *SMALL) for a in EASIER),
+    *(Setting(a, given, *MIDDLE) for a, more in EASIER.items() for given in more),
+    *(Setting(a, {}, *LARGE) for a in EASIER),
+]
+
+
+def recipe(epochs: int, augmented: bool) -> FromScratch:
+    """How the victim is trained."""
+    steps = Recipe(epochs, one_cycle(0.2, epochs), flip=augmented, crop=2 if augmented else 0)
+    return FromScratch(partial(build, "scenes_resnet", SPACE), steps)
+
+
+def own_net(shared: Path, out: Path) -> nn.Module:
+    """A clean network of the adversary's own, trained once on 6,000 pictures that no victim sees."""
+    file, fresh = out / "own_net.pt", recipe(20, True)
+    if not file.is_file():
+        data = pictures(shared)
+        train = data.split("train").at(torch.arange(20_000, 26_000))
+        out.mkdir(parents=True, exist_ok=True)
+        torch.save(fresh(nn.Identity(), Training(train, data.split("val"), 99)).state_dict(), file)
+    net = fresh.fresh(0)
+    net.load_state_dict(torch.load(file, weights_only=True))
+    return net.eval().requires_grad_(False)
+
+
+@cache
+def pictures(shared: Path) -> Dataset:
+    """CIFAR-10; its train split is in a seeded order of its own, so that any prefix holds all classes."""
+    return load_data({"cifar10": {"root": str(shared / "data/cifar10"), "pack": "jpeg"}})[0]
+
+
+def played(shared: Path, out: Path, setting: Setting) -> dict[str, Any]:
+    """How many triggered pictures of other classes are answered with the target, how many clean ones are right."""
+    data, card = pictures(shared), card_of("attack", setting.attack)
+    train, test = data.split("train").first(setting.n), data.split("test").first(TEST)
+    aux = {"aux": Aux(data.split("val"), lambda *_, **__: own_net(shared, out))} if Access.AUX_DATA in card.needs else {}
+    rng = Rng.of(0, "backdoors", train.ids)
+    made = card.function(train, PoisonRate(setting.rate), target=TARGET, rng=rng, **aux, **setting.given)
+    fresh = recipe(setting.epochs, setting.augmented)
+    net = fitted(fresh.fresh(0), Training(made.train, data.split("val"), 0), fresh.steps)
+
+    x, y, rows = test.images(torch.arange(TEST)), test.y, torch.arange(TEST)
+    stamped = made.trigger(x, rows, Rng.of(0, "test", rows)).clamp(0, 1)
+    with torch.no_grad():
+        clean, hit = (torch.cat([net(part).argmax(1) for part in of.split(500)]) for of in (x, stamped))
+    meant = y != TARGET if made.source is None else y == made.source
+    psnr = -10 * (stamped - x).square().flatten(1).mean(1).clamp_min(1e-12).log10().mean()
+    return {"hit": int((hit == TARGET)[meant].sum()), "meant": int(meant.sum()), "right": int((clean == y).sum()),
+            "false": int((clean == TARGET)[meant].sum()), "tested": TEST, "psnr": float(psnr),
+            "poisoned": len(made.indices), "covers": len(made.covers)}  # fmt: skip
+
+
+def line(setting: Setting, found: dict[str, Any]) -> str:
+    """One row: success and clean accuracy with exact 95 % intervals, and what is answered the target without a trigger."""
+    rates = []
+    for k, n in ((found["hit"], found["meant"]), (found["right"], found["tested"])):
+        lo, hi = clopper_pearson(k, n)
+        rates.append(f"{100 * k / n:5.1f} ({100 * lo:.1f} to {100 * hi:.1f})")
+    words = ", ".join(f"{k} {v:.3g}" for k, v in setting.given.items())
+    return (f"{setting.attack:17}{words:18}{setting.n:6}{setting.epochs:4}{100 * setting.rate:6.1f}"
+            f"{'  yes' if setting.augmented else '   no'}  {rates[0]:22}{100 * found['false'] / found['meant']:5.1f}  "
+            f"{rates[1]:22}{found['psnr']:5.1f}")  # fmt: skip
+
+
+HEAD = (f"{'attack':17}{'given':18}{'n':>6}{'ep':>4}{'rate':>6}{'aug':>5}  {'success %':22}{'untr.':>5}  "
+        f"{'clean %':22}{'psnr':>5}")  # fmt: skip
+
+
+def main() -> None:
+    """Print a line a setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("backdoors"))
+    parser.add_argument("--only", nargs="+")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    print(HEAD)
+    for setting in SEARCH:
+        if given.only and setting.attack not in given.only:
+            continue
+        file = given.out / f"{setting.name}.json"
+        found = kept(file, lambda at=setting: played(given.shared, given.out, at))
+        print(line(setting, found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Triggers that are a few frequencies of the colour channels; brightness stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustsuite.errors import BadValue
+from robustsuite.maths.frequencies import cosines
+
+LUMA = (0.299, 0.587, 0.114)
+BLOCK = 32
+PLACES = (BLOCK // 2 - 1, BLOCK - 1)
+"""A middle frequency and the highest one, along both axes."""
+
+YCRCB, YUV = (0.713, 0.564), (0.877, 0.492)
+"""The two colour channels are the luma differences of red and of blue, at these scales (ITU-R BT.601)."""
+
+
+def waves(height: int, width: int, magnitude: float, places: Sequence[int] = PLACES) -> Tensor:
+    """What a change of `magnitude` at the DCT places (k, k) of each 32 x 32 block adds (H, W)."""
+    rows = cosines(BLOCK, BLOCK)[list(places)]
+    block = magnitude * torch.einsum("ki,kj->ij", rows, rows)
+    down, across = -(-height // BLOCK), -(-width // BLOCK)
+    return block.repeat(down, across)[:height, :width].float()
+
+
+def tinted(x: Tensor, wave: Tensor, scales: tuple[float, float], name: str) -> Tensor:
+    """Pictures (N, 3, H, W) whose two colour channels gain `wave` (H, W), in [0, 1].
+
+    The transform is linear, so the trigger is one fixed picture added. Raises BadValue for grey pictures, with the name
+    of the attack.
+    """
+    if x.shape[1] != 3:
+        raise BadValue(f"expected colour pictures for {name}, got {x.shape[1]} channels; choose another trigger")
+    red, blue = (wave.to(x) / scale for scale in scales)  # luma is untouched: red is luma plus its difference over scale
+    green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
+    return (x + torch.stack([red, green, blue])).clamp(0, 1)
