@@ -54,8 +54,8 @@ def trained(
     with seeded(seed, device):
         channels = pictures.images(torch.arange(1)).shape[1]
         hiding, reader = Hiding(channels, bits, eps).to(device), reading(channels, bits).to(device)
-        optimiser = torch.optim.Adam([*hiding.parameters(), *reader.parameters()], lr=2e-3)
-        for _, x, _ in shuffled(pictures, device, epochs, batch=64):
+        optimiser = torch.optim.Adam([*hiding.parameters(), *reader.parameters()], lr=3e-3)
+        for _, x, _ in shuffled(pictures, device, epochs, batch=32):
             message = torch.randint(2, (len(x), bits)).to(x)
             optimiser.zero_grad()
             functional.binary_cross_entropy_with_logits(reader(hiding(x, message)), message).backward()
