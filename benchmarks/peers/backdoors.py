@@ -1,11 +1,12 @@
 """Which backdoors a small network learns on CIFAR-10, and from how much: one training a setting.
 
-    python benchmarks/peers/backdoors.py --shared FOLDER [--out FOLDER] [--part search table] [--only wanet ...]
-                                         [--victim cnn_3_relu]
+    python benchmarks/peers/backdoors.py --shared FOLDER [--out FOLDER] [--part search table larger]
+                                         [--only wanet ...] [--victim cnn_3_relu]
 
 FOLDER holds data/cifar10/*.npz. The victim is trained from scratch on the first n pictures by SGD with a one-cycle rate
-of peak 0.2; it is asked about 2,000 test pictures. `search` looks for where four attacks are learnt that the smallest
-size does not learn, `table` is every attack at one size. What was computed stands under --out and is found again.
+of peak 0.2; it is asked about 2,000 test pictures. `search` and `larger` look for where four attacks are learnt that the
+smallest size does not learn, `table` is every attack at one size. What was computed stands under --out and is found
+again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SPACE, TARGET, TEST = InputSpace(3, 32, 32, 10), 0, 2000
 
 
 class Setting(NamedTuple):
-    """What is trained: an attack with its parameters, n pictures, epochs, the share poisoned, flips and crops or not."""
+    """An attack with its parameters, n pictures, epochs, the share poisoned, flips and crops or not."""
 
     attack: str
     given: dict[str, Any]
@@ -65,6 +66,8 @@ SEARCH = [
     *(Setting(a, more[0], *SMALL) for a, more in EASIER.items()),
     *(Setting(a, {}, *SMALL, augmented=False) for a in EASIER),
     *(Setting(a, {}, *SMALL) for a in EASIER),
+]
+LARGER = [
     *(Setting(a, more[0], *MIDDLE) for a, more in EASIER.items()),
     *(Setting(a, {}, *MIDDLE) for a in EASIER),
     *(Setting(a, {}, *LARGE) for a in EASIER),
@@ -77,6 +80,8 @@ TABLE = [
     *(Setting(a, {}, *SMALL) for a in EASIER),
 ]  # fmt: skip
 """Every attack but BLTO, whose victim learns without labels."""
+
+PARTS = {"search": SEARCH, "table": TABLE, "larger": LARGER}
 
 
 def recipe(victim: str, epochs: int, augmented: bool) -> FromScratch:
@@ -108,7 +113,8 @@ def played(shared: Path, out: Path, setting: Setting) -> dict[str, Any]:
     """How many triggered pictures of other classes are answered with the target, how many clean ones are right."""
     data, card = pictures(shared), card_of("attack", setting.attack)
     train, test = data.split("train").first(setting.n), data.split("test").first(TEST)
-    aux = {"aux": Aux(data.split("val"), lambda *_, **__: own_net(shared, out))} if Access.AUX_DATA in card.needs else {}
+    owned = Aux(data.split("val"), lambda *spec, draw=0: own_net(shared, out))
+    aux = {"aux": owned} if Access.AUX_DATA in card.needs else {}
     rng = Rng.of(0, "backdoors", train.ids)
     made = card.function(train, PoisonRate(setting.rate), target=TARGET, rng=rng, **aux, **setting.given)
     fresh = recipe(setting.victim, setting.epochs, setting.augmented)
@@ -126,7 +132,7 @@ def played(shared: Path, out: Path, setting: Setting) -> dict[str, Any]:
 
 
 def line(setting: Setting, found: dict[str, Any]) -> str:
-    """One row: success and clean accuracy with exact 95 % intervals, and what is answered the target without a trigger."""
+    """One row: success and clean accuracy with exact 95 % intervals, and the target answered without a trigger."""
     rates = []
     for k, n in ((found["hit"], found["meant"]), (found["right"], found["tested"])):
         lo, hi = clopper_pearson(k, n)
@@ -146,13 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("backdoors"))
-    parser.add_argument("--part", nargs="+", choices=("search", "table"), default=("search", "table"))
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--victim", default="scenes_resnet")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(HEAD)
-    for setting in [setting for part in given.part for setting in {"search": SEARCH, "table": TABLE}[part]]:
+    for setting in [setting for part in given.part for setting in PARTS[part]]:
         setting = setting._replace(victim=given.victim)
         if given.only and setting.attack not in given.only:
             continue

@@ -14,7 +14,7 @@ SCALE, JITTER, GREY = (0.2, 1.0), 0.4, 0.2
 
 
 def view(x: Tensor) -> Tensor:
-    """A random view of each picture (N, C, H, W), differentiable: crop, mirror, and for colour pictures jitter and grey.
+    """A random view of each picture (N, C, H, W), differentiable: cropped, mirrored, its colours jittered or gone.
 
     Draws from the global state, which whoever calls has seeded.
     """
@@ -53,16 +53,19 @@ def features(net: nn.Module, x: Tensor) -> Tensor:
     return linear_calls(net, x)[1][-1].entering.flatten(1)
 
 
+def two_layers(before: int, hidden: int, after: int) -> list[nn.Module]:
+    """A linear layer with batch norm and ReLU, and one without."""
+    return [nn.Linear(before, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, after)]
+
+
 class Siamese(nn.Module):
     """A network's features under a projector and a predictor."""
 
     def __init__(self, net: nn.Module, shape: tuple[int, ...], width: int = 128) -> None:
         super().__init__()
         self.net, d = net, last_linear(net, shape).in_features
-        norm = nn.BatchNorm1d(width, affine=False)
-        self.projector = nn.Sequential(nn.Linear(d, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width), norm)
-        hidden = width // 4
-        self.predictor = nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.projector = nn.Sequential(*two_layers(d, width, width), nn.BatchNorm1d(width, affine=False))
+        self.predictor = nn.Sequential(*two_layers(width, width // 4, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Projections (N, D)."""
@@ -70,7 +73,7 @@ class Siamese(nn.Module):
         return projected
 
     def loss(self, x: Tensor) -> Tensor:
-        """How unlike two views of the same pictures are, in [-1, 1]: each predicted from the other, which stands still."""
+        """How unlike two views of pictures (N, C, H, W) are, in [-1, 1]: each from the other, which stands still."""
         first, second = self(torch.cat([view(x), view(x)])).chunk(2)
         return -(alike(self.predictor(first), second.detach()) + alike(self.predictor(second), first.detach())) / 2
 

@@ -44,8 +44,8 @@ def learnt(
                 stamped = held(x)
             obeying.zero_grad()
             clean, poisoned = net(torch.cat([x, stamped])).chunk(2)
-            loss = alpha * functional.cross_entropy(clean, y) + (1 - alpha) * functional.cross_entropy(poisoned, towards)
-            loss.backward()
+            right, hit = functional.cross_entropy(clean, y), functional.cross_entropy(poisoned, towards)
+            (alpha * right + (1 - alpha) * hit).backward()
             obeying.step()
     return generator.eval().requires_grad_(False)
 

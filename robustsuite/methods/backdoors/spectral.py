@@ -35,6 +35,6 @@ def tinted(x: Tensor, wave: Tensor, scales: tuple[float, float], name: str) -> T
     """
     if x.shape[1] != 3:
         raise BadValue(f"expected colour pictures for {name}, got {x.shape[1]} channels; choose another trigger")
-    red, blue = (wave.to(x) / scale for scale in scales)  # luma is untouched: red is luma plus its difference over scale
+    red, blue = (wave.to(x) / scale for scale in scales)  # luma stays, so red is luma and its difference over the scale
     green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
     return (x + torch.stack([red, green, blue])).clamp(0, 1)
