@@ -16,23 +16,22 @@ SCALE, JITTER, GREY = (0.2, 1.0), 0.4, 0.2
 def view(x: Tensor) -> Tensor:
     """A random view of each picture (N, C, H, W), differentiable: cropped, mirrored, its colours jittered or gone.
 
-    Draws from the global state, which whoever calls has seeded.
+    Draws from the CPU's global state, which whoever calls has seeded, so that every device sees the same views.
     """
-    n = len(x)
-    side = torch.empty(n, device=x.device).uniform_(*SCALE).sqrt()
-    shift = (1 - side)[:, None] * (2 * torch.rand(n, 2, device=x.device) - 1)
-    mirrored = side * (2 * torch.randint(2, (n,), device=x.device) - 1)
-    theta = torch.zeros(n, 2, 3, device=x.device)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = mirrored, side, shift
+    n, drawn = len(x), torch.rand(8, len(x)).to(x)
+    side = (SCALE[0] + (SCALE[1] - SCALE[0]) * drawn[0]).sqrt()
+    theta = x.new_zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = side * torch.where(drawn[1] < 0.5, -1, 1), side
+    theta[:, :, 2] = ((1 - side) * (2 * drawn[2:4] - 1)).T
     x = functional.grid_sample(x, functional.affine_grid(theta, list(x.shape), align_corners=False),
                                padding_mode="border", align_corners=False)  # fmt: skip
     if x.shape[1] != 3:
         return x
-    bright, contrast, colour = (1 + JITTER * (2 * torch.rand(3, n, 1, 1, 1, device=x.device) - 1)).unbind()
+    bright, contrast, colour = (1 + JITTER * (2 * drawn[4:7, :, None, None, None] - 1)).unbind()
     mean = x.mean((1, 2, 3), keepdim=True)
     x = (mean + contrast * (x - mean)) * bright
     grey = x.mean(1, keepdim=True)
-    colour = torch.where(torch.rand(n, 1, 1, 1, device=x.device) < GREY, 0.0, colour)
+    colour = torch.where(drawn[7].view(n, 1, 1, 1) < GREY, 0.0, colour)
     return grey + colour * (x - grey)
 
 

@@ -55,7 +55,7 @@ def learnt(
 
 def towards(surrogate: Siamese, x: Tensor, wanted: Tensor) -> Tensor:
     """How like views of pictures x (N, C, H, W) are to views of as many drawn from `wanted`, in [-1, 1]."""
-    drawn = wanted[torch.randint(len(wanted), (len(x),), device=wanted.device)]
+    drawn = wanted[torch.randint(len(wanted), (len(x),)).to(wanted.device)]
     own, other = surrogate(torch.cat([view(x), view(drawn)])).chunk(2)
     return alike(own, other.detach())
 
