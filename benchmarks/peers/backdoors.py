@@ -71,7 +71,8 @@ PARTS = {
         *(Setting(a, {}, *SMALL, augmented=False) for a in EASIER),
     ],
     "table": [
-        *(Setting(a, {}, *SMALL) for a in ("trojan_nn", "issba", "lira_backdoor", "ctrl")),
+        *(Setting(a, {}, *SMALL) for a in ("trojan_nn", "ctrl", "lira_backdoor")),
+        Setting("issba", {"epochs": 5}, *SMALL),
         *(Setting(a, {}, *SMALL) for a in ("badnets", "blended", "trojan", "sig", "tact", "adaptive_blend")),
         *(Setting(a, {}, *SMALL) for a in ("label_consistent", "input_aware", *EASIER)),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -12,16 +10,14 @@ from robustsuite.maths.frequencies import cosines
 
 LUMA = (0.299, 0.587, 0.114)
 BLOCK = 32
-PLACES = (BLOCK // 2 - 1, BLOCK - 1)
-"""A middle frequency and the highest one, along both axes."""
 
 YCRCB, YUV = (0.713, 0.564), (0.877, 0.492)
 """The two colour channels are the luma differences of red and of blue, at these scales (ITU-R BT.601)."""
 
 
-def waves(height: int, width: int, magnitude: float, places: Sequence[int] = PLACES) -> Tensor:
-    """What a change of `magnitude` at the DCT places (k, k) of each 32 x 32 block adds (H, W)."""
-    rows = cosines(BLOCK, BLOCK)[list(places)]
+def waves(height: int, width: int, magnitude: float) -> Tensor:
+    """What a change of `magnitude` at the DCT places (15, 15) and (31, 31) of each 32 x 32 block adds (H, W)."""
+    rows = cosines(BLOCK, BLOCK)[[BLOCK // 2 - 1, BLOCK - 1]]
     block = magnitude * torch.einsum("ki,kj->ij", rows, rows)
     down, across = -(-height // BLOCK), -(-width // BLOCK)
     return block.repeat(down, across)[:height, :width].float()
