@@ -68,7 +68,7 @@ def towards(surrogate: Siamese, x: Tensor, wanted: Tensor) -> Tensor:
         "written from the paper's equations: its code is not published, and it does not say how many steps and rounds "
         "it takes",
         "both players step once a batch; each round has another surrogate, trained already, under a fresh projector",
-        "the generator is a U-Net of two scales with 7,000 weights; the surrogate is SimSiam on a small net",
+        "the generator is a U-Net of two scales with 5,500 weights; the surrogate is SimSiam on a small net",
         "any recipe may be the victim: the paper's are contrastive, here `contrastive:` models",
     ),
 )

@@ -68,7 +68,7 @@ def trained(
     paper="Li et al., 2021, Invisible backdoor attack with sample-specific triggers, ICCV, arXiv:2012.03816",
     **BACKDOOR,
     differs=(
-        "the encoder is a U-Net of two scales with 7,000 weights; the paper's has seven and hundreds of times as many",
+        "the encoder is a U-Net of two scales with 6,700 weights; the authors' has five and hundreds of times as many",
         "the change is bounded by eps in linf; the paper weighs l2, LPIPS and a critic instead",
         "encoder and decoder are trained on the adversary's own pictures, not on the training set",
     ),

@@ -57,7 +57,7 @@ def learnt(
     differs=(
         "the training set is poisoned once, at the rate; the paper's second stage shows the victim every picture both "
         "ways",
-        "the generator is a U-Net of two scales with 7,000 weights, and begins against a trained classifier",
+        "the generator is a U-Net of two scales with 5,500 weights, and begins against a trained classifier",
         "eps is in [0, 1]; the authors' code adds it to normalised pictures, where the same number is a quarter of it",
     ),
 )
