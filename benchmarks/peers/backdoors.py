@@ -53,7 +53,7 @@ class Setting(NamedTuple):
         return f"{self.victim.replace(':', '-')}-{self.attack}-{words}-{self.n}-{self.epochs}-{self.rate}-{how}"
 
 
-SMALL, MIDDLE, LARGE = (6000, 20), (10_000, 40), (20_000, 60)
+SMALL, MIDDLE, LARGE = (6000, 20), (10_000, 30), (20_000, 60)
 EASIER: dict[str, tuple[dict[str, Any], ...]] = {
     "ftrojan": ({"magnitude": 60 / 255}, {"magnitude": 100 / 255}),
     "adaptive_patch": ({"cover": 0.5}, {"cover": 0.0}),

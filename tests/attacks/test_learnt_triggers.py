@@ -115,7 +115,7 @@ def test_lira_learns_a_trigger_that_a_new_victim_obeys_within_eps() -> None:
 @cache
 def writers() -> tuple[issba.Hiding, nn.Module]:
     """An encoder and a decoder of four bits."""
-    return issba.trained(VAL, torch.device("cpu"), 0, bits=4, eps=0.15, epochs=40)
+    return issba.trained(VAL, 0, bits=4, eps=0.15, epochs=40)
 
 
 def test_the_decoder_of_issba_reads_its_message_on_pictures_that_it_never_saw() -> None:

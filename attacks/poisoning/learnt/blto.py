@@ -65,8 +65,8 @@ def towards(surrogate: Siamese, x: Tensor, wanted: Tensor) -> Tensor:
     paper="Sun et al., 2024, Backdoor contrastive learning via bi-level trigger optimization, ICLR, arXiv:2404.07863",
     **CLEAN_LABEL_BACKDOOR,
     differs=(
-        "written from the paper's equations: its code is not published, and it does not say how many steps and rounds "
-        "it takes",
+        "written from summaries of the paper: its repository holds no code, and it does not say how many steps and "
+        "rounds it takes",
         "both players step once a batch; each round has another surrogate, trained already, under a fresh projector",
         "the generator is a U-Net of two scales with 5,500 weights; the surrogate is SimSiam on a small net",
         "any recipe may be the victim: the paper's are contrastive, here `contrastive:` models",

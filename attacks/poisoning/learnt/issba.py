@@ -47,13 +47,12 @@ def reading(channels: int, bits: int, width: int = 16) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(COARSE), nn.Flatten(), nn.Linear(before * COARSE**2, bits))
 
 
-def trained(
-    pictures: Split, device: torch.device, seed: int, *, bits: int, eps: float, epochs: int
-) -> tuple[Hiding, nn.Module]:
-    """Encoder and decoder, trained together so that random messages are read."""
+def trained(pictures: Split, seed: int, *, bits: int, eps: float, epochs: int) -> tuple[Hiding, nn.Module]:
+    """Encoder and decoder, trained together on the CPU so that random messages are read."""
+    device = torch.device("cpu")
     with seeded(seed, device):
         channels = pictures.images(torch.arange(1)).shape[1]
-        hiding, reader = Hiding(channels, bits, eps).to(device), reading(channels, bits).to(device)
+        hiding, reader = Hiding(channels, bits, eps), reading(channels, bits)
         optimiser = torch.optim.Adam([*hiding.parameters(), *reader.parameters()], lr=3e-3)
         for _, x, _ in shuffled(pictures, device, epochs, batch=32):
             message = torch.randint(2, (len(x), bits)).to(x)
@@ -69,7 +68,7 @@ def trained(
     **BACKDOOR,
     differs=(
         "the encoder is a U-Net of two scales with 6,700 weights; the authors' has five and hundreds of times as many",
-        "the change is bounded by eps in linf; the paper weighs l2, LPIPS and a critic instead",
+        "the change is bounded by eps in linf; the paper weighs l2 and LPIPS instead",
         "encoder and decoder are trained on the adversary's own pictures, not on the training set",
     ),
 )
@@ -82,7 +81,7 @@ def issba(
     eps: linf bound of the change. epochs: of encoder and decoder, on the adversary's pictures.
     """
     seed = seed_of(rng)
-    hiding, _ = trained(aux.pictures, torch.device("cpu"), seed, bits=bits, eps=parse_number(eps), epochs=epochs)
+    hiding, _ = trained(aux.pictures, seed, bits=bits, eps=parse_number(eps), epochs=epochs)
     message = Rng.of(seed, "message", torch.zeros(1)).integers(2, bits).float()
 
     def trigger(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
