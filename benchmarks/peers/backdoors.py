@@ -57,7 +57,7 @@ SMALL, MIDDLE, LARGE = (6000, 20), (10_000, 30), (20_000, 60)
 EASIER: dict[str, tuple[dict[str, Any], ...]] = {
     "ftrojan": ({"magnitude": 60 / 255}, {"magnitude": 100 / 255}),
     "adaptive_patch": ({"cover": 0.5}, {"cover": 0.0}),
-    "wanet": ({"cover": 0.0}, {"cover": 0.0, "s": 2.0}),
+    "wanet": ({"cover": 0.0}, {"cover": 0.0, "s": 4.0}, {"cover": 0.0, "s": 2.0}),
     "bpp": ({"cover": 0.0}, {"cover": 0.0, "levels": 4}),
 }
 """Beside the published parameters: fewer covers or none, a larger change."""
@@ -67,7 +67,7 @@ PARTS = {
     "search": [
         *(Setting(a, more[-1], *SMALL) for a, more in EASIER.items()),
         *(Setting(a, {}, *SMALL) for a in EASIER),
-        *(Setting(a, more[0], *SMALL) for a, more in EASIER.items()),
+        *(Setting(a, given, *SMALL) for a, more in EASIER.items() for given in more[:-1]),
         *(Setting(a, {}, *SMALL, augmented=False) for a in EASIER),
     ],
     "table": [
