@@ -57,7 +57,7 @@ SMALL, MIDDLE, LARGE = (6000, 20), (10_000, 30), (20_000, 60)
 EASIER: dict[str, tuple[dict[str, Any], ...]] = {
     "ftrojan": ({"magnitude": 60 / 255}, {"magnitude": 100 / 255}),
     "adaptive_patch": ({"cover": 0.5}, {"cover": 0.0}),
-    "wanet": ({"cover": 0.0}, {"cover": 0.0, "s": 4.0}, {"cover": 0.0, "s": 2.0}),
+    "wanet": ({"cover": 0.0}, {"cover": 0.0, "s": 2.0}, {"cover": 0.0, "s": 4.0}),
     "bpp": ({"cover": 0.0}, {"cover": 0.0, "levels": 4}),
 }
 """Beside the published parameters: fewer covers or none, a larger change."""
@@ -65,9 +65,7 @@ EASIER: dict[str, tuple[dict[str, Any], ...]] = {
 CONTRASTIVE = "contrastive:cnn_3_relu"
 PARTS = {
     "search": [
-        *(Setting(a, more[-1], *SMALL) for a, more in EASIER.items()),
-        *(Setting(a, {}, *SMALL) for a in EASIER),
-        *(Setting(a, given, *SMALL) for a, more in EASIER.items() for given in more[:-1]),
+        *(Setting(a, given, *SMALL) for a, more in EASIER.items() for given in ({}, *more)),
         *(Setting(a, {}, *SMALL, augmented=False) for a in EASIER),
     ],
     "table": [
@@ -81,8 +79,7 @@ PARTS = {
         Setting("blto", {"rounds": 1, "epochs": 5}, *SMALL, rate=0.05, victim=CONTRASTIVE),
     ],
     "larger": [
-        *(Setting(a, more[-1], *MIDDLE) for a, more in EASIER.items()),
-        *(Setting(a, {}, *MIDDLE) for a in EASIER),
+        *(Setting(a, given, *MIDDLE) for a, more in EASIER.items() for given in ({}, *more)),
         *(Setting(a, {}, *LARGE) for a in EASIER),
     ],
 }  # fmt: skip
