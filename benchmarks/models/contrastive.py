@@ -39,6 +39,7 @@ class WithoutLabels:
         rate = half_cosine(self.peak, self.epochs)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(training.seed)
+            noise = torch.Generator(device).manual_seed(training.seed)
             net = self.build().to(device)
             siamese = Siamese(net, shape).to(device).train()
             optimiser = torch.optim.SGD(siamese.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
@@ -46,12 +47,13 @@ class WithoutLabels:
                 batches, losses = torch.randperm(len(y)).to(device).split(size), []
                 for i, rows in enumerate(batches):
                     if len(rows) == size:
-                        loss = siamese.loss(in_unit(pictures[rows]))
+                        x = in_unit(pictures[rows])
+                        loss = siamese.loss(training.train.augment(x, noise) if training.train.augment else x)
                         descend(loss, optimiser, rate(epoch + i / len(batches)))
                         losses.append(loss.detach())
                 training.tell(f"epoch {epoch + 1}/{self.epochs}: loss {finite(losses, epoch):.4f}")
         net.eval().requires_grad_(False)
-        probed(net, shape, in_unit(pictures), y)
+        probed(net, shape, pictures, y)
         return net
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from robustsuite.errors import Unsupported
 from robustsuite.methods.head import linear_calls
+from robustsuite.serve.data import in_unit
 
 SCALE, JITTER, GREY = (0.2, 1.0), 0.4, 0.2
 """A crop's share of the picture, how far brightness, contrast and saturation move, and how often colour goes."""
@@ -83,10 +84,10 @@ def alike(a: Tensor, b: Tensor) -> Tensor:
 
 
 def probed(net: nn.Module, shape: tuple[int, ...], x: Tensor, y: Tensor, steps: int = 100) -> None:
-    """Fit the last linear layer alone to features of pictures x (N, C, H, W) and labels y (N,), by L-BFGS."""
+    """Fit the last linear layer alone to features of pictures x (N, C, H, W), uint8 or float, and labels y (N,)."""
     head = last_linear(net, shape)
     with torch.no_grad():
-        f = torch.cat([features(net, part) for part in x.split(512)])
+        f = torch.cat([features(net, in_unit(part)) for part in x.split(512)])
     mean, deviation = f.mean(0), f.std(0).clamp_min(1e-6)
     weight = torch.zeros_like(head.weight).requires_grad_()
     bias = torch.zeros(len(weight), device=f.device).requires_grad_()

@@ -1,5 +1,7 @@
 """Learning without labels: views, the loss, the last layer's fit, and the recipe."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -61,12 +63,15 @@ def test_the_recipe_is_its_seeds_and_looks_at_no_label_but_for_the_last_layer() 
     first, again, relabelled, reseeded = (
         fit(nn.Identity(), Training(split, split, seed)) for split, seed in ((one, 0), (one, 0), (other, 0), (one, 1))
     )
+    noisy = replace(one, augment=lambda x, noise: x + 0.1 * torch.randn(x.shape, generator=noise))
+    augmented = fit(nn.Identity(), Training(noisy, noisy, 0))
     probe = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(first(probe), again(probe))
         assert torch.equal(features(first, probe), features(relabelled, probe))
         assert not torch.equal(first(probe), relabelled(probe))
         assert not torch.equal(features(first, probe), features(reseeded, probe))
+        assert not torch.equal(features(first, probe), features(augmented, probe)), "a defense's noise is trained with"
     assert not first.training
 
 
