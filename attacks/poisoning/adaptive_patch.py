@@ -44,6 +44,7 @@ def adaptive_patch(
         return out
 
     def both(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
-        return patched(corners(x), tiles(seed, x.shape[1], 5, 5), -5, -5)
+        first = tiles(seed, x.shape[1], 5, 5)
+        return corners(patched(patched(x, first, -5, -5), first, -5, 0))
 
     return planted(train, rate, target, part, rng, test=both, cover=cover)

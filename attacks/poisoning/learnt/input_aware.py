@@ -13,11 +13,11 @@ from torch.nn import functional
 from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
+from robustsuite.methods.backdoors.generated import seed_of, seeded, shuffled
 from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned
-from robustsuite.serve.data import Split, in_unit
-from robustsuite.serve.training import held
+from robustsuite.serve.data import Split
 
 AREA, SPARE = 0.032, 100.0
 """The share of a picture a mask may cover for free, and the price of more."""
@@ -57,25 +57,19 @@ def apart(x: Tensor, other: Tensor, fx: Tensor, fo: Tensor) -> Tensor:
     return (seen / ((fx - fo).square().flatten(1).mean(1).sqrt() + 1e-7)).mean()
 
 
-def trained(train: Split, net: nn.Module, target: int, seed: int, epochs: tuple[int, int], batch: int = 128) -> Stamp:
+def trained(train: Split, net: nn.Module, target: int, seed: int, epochs: tuple[int, int]) -> Stamp:
     """The stamp, its mask trained first, then its pattern beside the classifier `net`, which is used up."""
     device = next(net.parameters()).device
-    pictures, y = held(train, device)
     net.train().requires_grad_(True)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        stamp = Stamp(pictures.shape[1]).to(device).train()
+    with seeded(seed, device):
+        stamp = Stamp(train.images(torch.arange(1)).shape[1]).to(device).train()
         for phase, count in enumerate(epochs):
             moved = [*stamp.where.parameters()] if phase == 0 else [*stamp.drawn.parameters(), *net.parameters()]
             optimiser = torch.optim.Adam(moved, lr=1e-2 if phase == 0 else 2e-3)
-            for _ in range(count):
-                for rows in torch.randperm(len(y)).split(batch):
-                    if len(rows) < batch:
-                        continue
-                    x, labels = in_unit(pictures[rows.to(device)]), y[rows.to(device)]
-                    optimiser.zero_grad()
-                    (masking(stamp, x) if phase == 0 else drawing(stamp, net, x, labels, target)).backward()
-                    optimiser.step()
+            for _, x, y in shuffled(train, device, count):
+                optimiser.zero_grad()
+                (masking(stamp, x) if phase == 0 else drawing(stamp, net, x, y, target)).backward()
+                optimiser.step()
     return stamp.eval().requires_grad_(False)
 
 
@@ -115,8 +109,7 @@ def input_aware(
     surrogate: the classifier trained beside the generator. mask_epochs, epochs: of the mask alone, then of the pattern.
     cover: covers, with their own labels, for each poisoned example.
     """
-    seed = int(rng.keys[:1].sum()) & 0x7FFFFFFF
-    stamp = trained(train, aux.net(surrogate), target, seed, (mask_epochs, epochs))
+    stamp = trained(train, aux.net(surrogate), target, seed_of(rng), (mask_epochs, epochs))
     device = next(stamp.parameters()).device
 
     def own(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:

@@ -1,0 +1,84 @@
+"""Triggers that a network draws from the picture itself, and how such a network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustsuite.maths.randomness import Rng
+from robustsuite.maths.warping import within
+from robustsuite.serve.adversary import Trigger
+from robustsuite.serve.data import Split, in_unit
+from robustsuite.serve.training import held
+
+
+class Drawer(nn.Module):
+    """A U-Net of two scales without normalisation: (N, channels, H, W) -> (N, out, H, W), a picture at a time."""
+
+    def __init__(self, channels: int, out: int, width: int = 8) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1), nn.ReLU())
+        down = nn.Conv2d(width, 2 * width, 3, 2, 1), nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.ReLU()
+        self.coarse = nn.Sequential(*down)
+        self.last = nn.Sequential(nn.Conv2d(3 * width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        coarse = functional.interpolate(self.coarse(fine), x.shape[2:])
+        drawn: Tensor = self.last(torch.cat([fine, coarse], 1))
+        return drawn
+
+
+def moved(x: Tensor, drawn: Tensor, eps: float) -> Tensor:
+    """Pictures (N, C, H, W) in [0, 1] changed by eps tanh(drawn), clipped; the derivative passes the bounds."""
+    return within(x + eps * drawn.tanh())
+
+
+class Moving(nn.Module):
+    """x -> x + eps tanh(drawer(x)), in [0, 1]."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.drawer, self.eps = Drawer(channels, channels), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return moved(x, self.drawer(x), self.eps)
+
+
+def trigger_of(stamp: nn.Module) -> Trigger:
+    """The network as a trigger, whatever device the pictures are on."""
+    device = next(stamp.parameters()).device
+
+    def trigger(x: Tensor, ids: Tensor, rng: Rng) -> Tensor:
+        with torch.no_grad():
+            stamped: Tensor = stamp(x.to(device)).to(x)
+        return stamped
+
+    return trigger
+
+
+def seed_of(rng: Rng) -> int:
+    """One seed from the attack's streams."""
+    return int(rng.keys[:1].sum()) & 0x7FFFFFFF
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Weights, orders and whatever layers draw come from this seed; the global states are left as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def shuffled(train: Split, device: torch.device, epochs: int, batch: int = 128) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(epoch, x, y) a full batch, each epoch in another order; a split of fewer than `batch` is one batch."""
+    pictures, y = held(train, device)
+    size = min(batch, len(y))
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(y)).to(device).split(size):
+            if len(rows) == size:
+                yield epoch, in_unit(pictures[rows]), y[rows]
