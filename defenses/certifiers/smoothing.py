@@ -78,7 +78,7 @@ def smoothing(
         )
     base, sigma = net.under_noise()
     if not sequential:
-        return Certificates(*certify(base, x, sigma=sigma, rng=rng, n0=n0, n=n, alpha=alpha))
+        return certify(base, x, sigma=sigma, rng=rng, n0=n0, n=n, alpha=alpha)
     counts = _selection(base, x, sigma, rng, n0)
     top = counts.argmax(1)
     rows = (top == y).nonzero()[:, 0]
@@ -87,7 +87,8 @@ def smoothing(
     held = decide(base, x[rows], top[rows], sigma=sigma, radius=radius, rng=rng[rows.cpu()], n=n, alpha=alpha)
     certified = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_put((rows,), held.certified)
     prediction = torch.where(certified, top, predict(counts, alpha))
-    return Certificates(prediction, certified.double() * budget.eps)
+    counted = torch.full_like(top, n0).index_add(0, rows, held.samples)
+    return Certificates(prediction, certified.double() * budget.eps, votes=counted)
 
 
 def certify(
@@ -100,8 +101,11 @@ def certify(
     n: int = 100_000,
     alpha: float = 0.001,
     batch_size: int = 512,
-) -> tuple[Tensor, Tensor]:
-    """CERTIFY: classes (N,), -1 where it abstains, and L2 radii (N,) float64 in pixels of x, 0 where it abstains."""
+) -> Certificates:
+    """CERTIFY: classes, -1 where it abstains, and L2 radii float64 in pixels of x, 0 where it abstains.
+
+    p_low bounds the probability of the class that n0 votes chose, abstained or not.
+    """
     checked(sigma, n, alpha)
     top = _selection(base, x, sigma, rng, n0, batch_size).argmax(1)
     streams = rng.fold("estimation").generators(x.device)
@@ -109,7 +113,9 @@ def certify(
     p_lo = lower_bound(k, n, alpha)
     sure = p_lo >= 0.5
     radius = sigma * torch.from_numpy(ndtri(p_lo.cpu().numpy())).to(x.device)
-    return torch.where(sure, top, -1), torch.where(sure, radius, 0.0)
+    return Certificates(
+        torch.where(sure, top, -1), torch.where(sure, radius, 0.0), p_low=p_lo, votes=torch.full_like(top, n0 + n)
+    )
 
 
 def decide(

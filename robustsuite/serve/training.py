@@ -26,6 +26,9 @@ Rate = Callable[[float], float]
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
 """(network, x (N, C, H, W), y (N,), generator, epoch as a fraction) -> the pictures to train on."""
 
+Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
+"""The same -> the mean loss of the batch, where that is not the cross-entropy on as many pictures."""
+
 
 EPOCHS = "epochs"
 """The finding that a watched training keeps: its val accuracy after each epoch."""
@@ -65,6 +68,11 @@ def half_cosine(peak: float, epochs: int) -> Rate:
     return lambda epoch: 0.5 * peak * (1 + math.cos(math.pi * epoch / epochs))
 
 
+def thirds(lr: float, epochs: int) -> Rate:
+    """lr, lr / 10, lr / 100, a third of the epochs each (Cohen et al., 2019, arXiv 1902.02918)."""
+    return lambda epoch: float(lr * 0.1 ** math.floor(3 * epoch / epochs + 1e-9))
+
+
 def one_cycle(peak: float, epochs: int, warmup: float = 0.25) -> Rate:
     """Up linearly for the share `warmup`, then down by a half cosine to 0 (Smith & Topin, 2018, arXiv 1708.07120)."""
 
@@ -101,19 +109,24 @@ def fitted(
     recipe: Recipe,
     *,
     perturb: Perturb | None = None,
+    objective: Objective | None = None,
     select: Callable[[nn.Module, Split], float] | None = None,
+    after: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
     """A trained copy of `net`, in eval mode on `training.device`; `net` itself is left alone.
 
     perturb: changes every batch before the step, and is handed the network in train mode.
+    objective: what is descended instead of the cross-entropy on what `perturb` returns.
     select: a score of (network in eval mode, training.val); the epoch with the highest is kept, else the last.
-    Cross-entropy. bfloat16 autocast on CUDA only; every other device computes in float32.
+    after: is shown the network in eval mode after each epoch.
+    bfloat16 autocast on CUDA only; every other device computes in float32.
     Raises BadData for an empty train split, BadValue where the loss stops being finite.
     """
     if not len(training.train):
         raise BadData("expected at least one training picture, got an empty train split; choose another split")
     device = torch.device(training.device)
     net = _copied(net, device)
+    descended = objective or partial(_cross_entropy, recipe, perturb)
     pictures, y = held(training.train, device)
     optimiser = OPTIMISERS[recipe.optimiser](net.parameters(), weight_decay=recipe.weight_decay)
     # Layers such as dropout draw from the global state: fork it, so that it is seeded inside and untouched outside.
@@ -129,14 +142,15 @@ def fitted(
             for done, x, labels in _shuffled(pictures, y, recipe, order):
                 x = training.train.augment(x, noise) if training.train.augment else x
                 with precision(device):
-                    x = perturb(net, x, labels, noise, epoch + done) if perturb else x
-                    loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
+                    loss = descended(net, x, labels, noise, epoch + done)
                 descend(loss, optimiser, recipe.rate(epoch + done))
                 losses.append(loss.detach())
             mean = finite(losses, epoch)
             net.eval()
             if training.watch:
                 seen.append(accuracy(net, training.val))
+            if after:
+                after(net)
             score = select(net, training.val) if select else None
             training.tell(_line(epoch, recipe, mean, score))
             if score is not None and (best is None or score > best[0]):
@@ -149,6 +163,13 @@ def fitted(
         net.load_state_dict(best[1])
     # Back from channels last: weights read from a file are not in it, and the same bits have to come out.
     return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def _cross_entropy(
+    recipe: Recipe, perturb: Perturb | None, net: nn.Module, x: Tensor, y: Tensor, noise: torch.Generator, epoch: float
+) -> Tensor:
+    x = perturb(net, x, y, noise, epoch) if perturb else x
+    return functional.cross_entropy(net(x).float(), y, label_smoothing=recipe.label_smoothing)
 
 
 def accuracy(net: nn.Module, split: Split, batch: int = 512) -> float:

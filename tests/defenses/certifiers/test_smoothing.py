@@ -109,7 +109,7 @@ def test_certified_radius_is_below_the_true_distance_and_tends_to_it() -> None:
     distances = torch.tensor([0.05, 0.2, -0.4, 0.7, -1.0])
     x, gaps = at_distance(normal, distances), []
     for n in (1_000, 10_000, 100_000):
-        prediction, radius = certify(net, x, sigma=SIGMA, rng=streams(5), n=n, batch_size=4096)
+        prediction, radius, *_ = certify(net, x, sigma=SIGMA, rng=streams(5), n=n, batch_size=4096)
         sure = prediction >= 0
         assert (radius <= distances.abs()).all()
         assert (radius[~sure] == 0).all()
@@ -122,7 +122,7 @@ def test_certified_radius_is_below_the_true_distance_and_tends_to_it() -> None:
 def test_certify_abstains_on_the_boundary_and_does_not_depend_on_the_batch() -> None:
     net, normal = line()
     x, rng = at_distance(normal, torch.tensor([0.0, 0.5, 0.001, 0.3])), streams(4)
-    prediction, radius = certify(net, x, sigma=SIGMA, rng=rng, n=1000)
+    prediction, radius, *_ = certify(net, x, sigma=SIGMA, rng=rng, n=1000)
     assert prediction.tolist() == [-1, 0, -1, 0]
     for i in range(4):
         row = torch.tensor([i])
@@ -203,7 +203,7 @@ def test_no_attack_moves_the_answer_inside_the_certified_radius() -> None:
     for p in net.parameters():
         nn.init.normal_(p, std=0.3, generator=g)
     x, rng = torch.rand(12, 3, 8, 8, generator=g), streams(12)
-    top, radius = certify(net, x, sigma=0.25, rng=rng, n=4000)
+    top, radius, *_ = certify(net, x, sigma=0.25, rng=rng, n=4000)
     x, top, radius = x[top >= 0], top[top >= 0], radius[top >= 0]
     noise = 0.25 * torch.randn(len(x), 32, 3, 8, 8, generator=g)
     x_adv = x.clone()
@@ -232,7 +232,7 @@ def test_decide_agrees_with_certify() -> None:
     net, normal = line()
     distances = torch.linspace(0.0, 0.8, 17)
     x, rng = at_distance(normal, distances), streams(17)
-    radius = certify(net, x, sigma=SIGMA, rng=rng, n=20_000, batch_size=4096)[1]
+    radius = certify(net, x, sigma=SIGMA, rng=rng, n=20_000, batch_size=4096).radius
     found = decide(net, x, torch.zeros(17, dtype=torch.int64), sigma=SIGMA, radius=0.38, rng=rng)
     clear = (distances - 0.38).abs() > 0.05
     assert torch.equal(found.certified[clear], (radius >= 0.38)[clear])
