@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.special import ndtri
 from torch import nn
 
 from robustsuite.benchmarks.models import small_nets
@@ -100,8 +101,11 @@ def setting(name: str, n: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def line(name: str, found: dict[str, Any]) -> str:
     """A method's figures in one line."""
+    reach = SIGMA * float(ndtri(0.001 ** (1 / found["n"])))
     rates = ", ".join(
         f"{r:g}: {k / found['images']:.1%} [{lo:.1%}, {hi:.1%}]"
+        if r <= reach
+        else f"{r:g}: beyond what n votes can prove"
         for r, k, (lo, hi) in zip(RADII, found["proven"], found["intervals"], strict=True)
     )
     spread = " ".join(f"{p:.2f}" for p in found["p_a"])

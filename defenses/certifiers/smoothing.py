@@ -18,7 +18,7 @@ whatever vote one stops; the other side is the mirror image.
 
 from __future__ import annotations
 
-from math import lgamma, log
+from math import ceil, lgamma, log
 from typing import NamedTuple
 
 import torch
@@ -77,6 +77,7 @@ def smoothing(
             f"add the defense randomized_smoothing, as the last one"
         )
     base, sigma = net.under_noise()
+    _within_reach(budget.eps, sigma, n, alpha)
     if not sequential:
         return certify(base, x, sigma=sigma, rng=rng, n0=n0, n=n, alpha=alpha)
     counts = _selection(base, x, sigma, rng, n0)
@@ -170,6 +171,18 @@ def log_wealth(a: Tensor, t: Tensor, p0: float) -> Tensor:
     bettor = torch.lgamma(a + 0.5) + torch.lgamma(b + 0.5) - torch.lgamma(a + b + 1) - 2 * lgamma(0.5)
     q = torch.tensor(p0, dtype=torch.float64, device=a.device)
     return bettor - torch.xlogy(a, q) - torch.xlogy(b, 1 - q)
+
+
+def _within_reach(radius: float, sigma: float, n: int, alpha: float) -> None:
+    """Raise Unsupported where not even n votes for one class prove this radius: 0 % would not be a measurement."""
+    checked(sigma, n, alpha)
+    wanted = float(ndtr(radius / sigma))
+    if alpha ** (1 / n) < wanted < 1:
+        reach = sigma * float(ndtri(alpha ** (1 / n)))
+        raise Unsupported(
+            f"expected an l2 radius that n={n} votes can prove, {reach:.3g} at the most under noise of {sigma:g}, got "
+            f"{radius:g}; write n: {ceil(log(alpha) / log(wanted))} or more"
+        )
 
 
 def _selection(base: nn.Module, x: Tensor, sigma: float, rng: Rng, n0: int, batch_size: int = 512) -> Tensor:

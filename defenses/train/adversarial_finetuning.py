@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from robustsuite.config.threats import parse_ball, parse_number
-from robustsuite.errors import BadValue, UnknownName
-from robustsuite.maths.projections import unit
-from robustsuite.maths.randomness import Rng
+from robustsuite.config.threats import parse_number
+from robustsuite.errors import UnknownName
+from robustsuite.methods.crafting import checked, pgd_examples
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
-from robustsuite.serve.training import Perturb, Rate, Recipe, fitted, half_cosine
+from robustsuite.serve.training import Rate, Recipe, fitted, half_cosine
 
 SCHEDULES = ("ssfd", "epsilon")
 
@@ -57,12 +54,9 @@ def adversarial_finetuning(
     to be turned off for digits. Raises BadValue, UnknownName. Source: arXiv 2012.13628.
     """
     radius = parse_number(eps)
-    if norm not in ("linf", "l2"):
-        raise UnknownName("norm", norm, ("linf", "l2"))
+    checked(norm, steps, rel_step, lr)
     if schedule not in SCHEDULES:
         raise UnknownName("schedule", schedule, SCHEDULES)
-    if steps < 1 or rel_step <= 0 or lr <= 0:
-        raise BadValue(f"expected steps >= 1, rel_step > 0 and lr > 0, got {steps!r}, {rel_step!r} and {lr!r}")
     rate = slow_start_fast_decay(lr, epochs) if schedule == "ssfd" else half_cosine(lr, epochs)
     ramp = epochs / 2 if schedule == "epsilon" else 0.0
     recipe = Recipe(epochs, rate, flip=augment, crop=4 if augment else 0)
@@ -81,23 +75,3 @@ def slow_start_fast_decay(b: float, epochs: int) -> Rate:
         return b * (e + 1) if e <= 4 else float(5 * b * 2.0 ** -(e - 4))
 
     return rate
-
-
-def pgd_examples(norm: str, eps: float, steps: int, rel_step: float, ramp: float) -> Perturb:
-    """The inner maximisation: random start, `steps` ascents of the cross-entropy. ramp: epochs until full eps."""
-
-    def perturb(net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: float) -> Tensor:
-        now = eps * min(1.0, epoch / ramp) if ramp else eps
-        ball = parse_ball(norm, now)
-        keys = torch.randint(1 << 62, (len(x),), generator=generator, device=x.device)
-        x_adv = ball.sample(x, Rng(keys))
-        net.eval()
-        for _ in range(steps):
-            leaf = x_adv.detach().requires_grad_()
-            (g,) = torch.autograd.grad(functional.cross_entropy(net(leaf).float(), y, reduction="sum"), leaf)
-            ascent = g.sign() if norm == "linf" else unit(g, "l2")
-            x_adv = ball.project(x, x_adv + rel_step * now * ascent)
-        net.train()
-        return x_adv
-
-    return perturb

@@ -1,6 +1,6 @@
 """SmoothAdv: adversarial training of the smoothed classifier, with the noise that it is trained on.
 
-Salman, Li, Razenshteyn, Zhang, Zhang, Bubeck, Yang (2019, arXiv 1906.04584). With m draws n_j ~ N(0, sigma^2 I) a
+Salman, Yang, Li, Zhang, Zhang, Razenshteyn, Bubeck (2019, arXiv 1906.04584). With m draws n_j ~ N(0, sigma^2 I) a
 picture, kept through the ascent,
 
     J(z) = -log (1/m sum_j softmax f(z + n_j))_y                                    (eq. 6)

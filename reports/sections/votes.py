@@ -49,8 +49,8 @@ def voted(run: Results) -> list[Figure]:
                 f"Certified accuracy by votes a picture, n0 + n, at radius 0 and at the threat's, {where(key)}{left}"
                 f"{key_of(run, defenses)}"
             )
-            found.append(draw(f"by-votes-{slug(key)}", caption, (6.0, 3.2),
-                              partial(_more, rows=more, defenses=called(run, defenses, partial(short, width=32)))))  # fmt: skip
+            named = called(run, defenses, partial(short, width=32))
+            found.append(draw(f"by-votes-{slug(key)}", caption, (6.0, 3.2), partial(_more, rows=more, defenses=named)))
     return found
 
 
@@ -75,7 +75,7 @@ def _by_votes(lines: list[tuple[dict[str, object], pd.DataFrame]]) -> pd.DataFra
 def _spread(canvas: Canvas, lines: list[tuple[dict[str, object], pd.DataFrame]], names: list[str]) -> None:
     left, right = canvas.subplots(1, 2)
     top = max(float(examples["radius"].max()) for _, examples in lines) or 1.0
-    for i, ((cell, examples), name) in enumerate(zip(lines, names, strict=True)):
+    for i, ((_, examples), name) in enumerate(zip(lines, names, strict=True)):
         style = {"color": LINES[i % len(LINES)], "linestyle": STYLES[i // len(LINES) % len(STYLES)], "linewidth": 1.6}
         p, share = survival(examples["p_correct"].to_numpy())
         left.step([0.0, *p, 1.0], [100.0, *(100 * share), 0.0], where="pre", label=f"{name}, n = {len(p)}", **style)

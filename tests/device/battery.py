@@ -36,7 +36,7 @@ REAL = os.environ.get("ROBUSTSUITE_DEVICE", "")
 FEW = {
     "steps": 5, "iterations": 4, "epochs": 1, "queries": 60, "searches": 1, "draws": 6, "n": 200, "n0": 32,
     "max_iterations": 4, "binary_search_steps": 2, "n_queries": 20, "rounds": 1, "updates": 2, "overlays": 8,
-    "mask_epochs": 1, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
+    "mask_epochs": 1, "mse_epochs": 1, "stability_epochs": 1, "components": 12, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
     "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
     "n_targets": 2, "severities": [3],
 }  # fmt: skip
@@ -69,7 +69,8 @@ LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
-    "score_noise", "reverse_sigmoid", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema",
+    "score_noise", "reverse_sigmoid", "smoothadv", "consistency", "denoised_smoothing", "accelat", "prototype_network",
+    "latent_quantisation", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays

@@ -8,10 +8,10 @@ from robustsuite.config.threats import parse_ball
 from robustsuite.defenses.train.adversarial_finetuning import (
     adversarial_finetuning,
     half_cosine,
-    pgd_examples,
     slow_start_fast_decay,
 )
 from robustsuite.errors import BadValue, UnknownName
+from robustsuite.methods.crafting import pgd_examples
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Normalised, Training, as_it_is, weights_sha256
 from robustsuite.serve.training import Recipe, accuracy, fitted, one_cycle
