@@ -1,11 +1,11 @@
 """The latent quantisation filter on MNIST, attacked directly and through its surrogate.
 
-    python benchmarks/peers/latent_quantisation.py --shared FOLDER --out FOLDER [--train 6000] [--images 200] [--eps 0.15]
+    python benchmarks/peers/latent_quantisation.py --shared FOLDER --out FOLDER [--train 6000] [--images 200]
 
 FOLDER of --shared holds data/mnist/mnist_test8000.npz and models/mnist_lenet5_clean.safetensors. The filter learns from
 the first pictures, the last are attacked: by PGD on the network alone, on the filtered one as it is (its code passes no
-gradient), through its surrogate, and by the suite, which takes the least. eps 0.15 on [0, 1] is the 0.3 on [-1, 1] of the
-authors' script. Exact 95 % intervals. One thread; what was learnt and found is kept under --out.
+gradient), through its surrogate, and by the suite, which takes the least. --eps 0.15 on [0, 1] is the 0.3 on [-1, 1] of
+the authors' script. Exact 95 % intervals. One thread; what was learnt and found is kept under --out.
 """
 
 from __future__ import annotations

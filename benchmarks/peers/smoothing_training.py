@@ -103,9 +103,8 @@ def line(name: str, found: dict[str, Any]) -> str:
     """A method's figures in one line."""
     reach = SIGMA * float(ndtri(0.001 ** (1 / found["n"])))
     rates = ", ".join(
-        f"{r:g}: {k / found['images']:.1%} [{lo:.1%}, {hi:.1%}]"
-        if r <= reach
-        else f"{r:g}: beyond what n votes can prove"
+        f"{r:g}: "
+        + (f"{k / found['images']:.1%} [{lo:.1%}, {hi:.1%}]" if r <= reach else "out of reach of so few votes")
         for r, k, (lo, hi) in zip(RADII, found["proven"], found["intervals"], strict=True)
     )
     spread = " ".join(f"{p:.2f}" for p in found["p_a"])

@@ -80,7 +80,7 @@ class Filtered(nn.Module):
         code = hard(mu)
         if self.through:
             smooth = soft(mu)
-            code = code + smooth - smooth.detach()
+            code = code + (smooth - smooth.detach())
         return self.net(self.coder.drawn(code, self.coder.served))  # type: ignore[no-any-return]
 
 

@@ -36,9 +36,9 @@ REAL = os.environ.get("ROBUSTSUITE_DEVICE", "")
 FEW = {
     "steps": 5, "iterations": 4, "epochs": 1, "queries": 60, "searches": 1, "draws": 6, "n": 200, "n0": 32,
     "max_iterations": 4, "binary_search_steps": 2, "n_queries": 20, "rounds": 1, "updates": 2, "overlays": 8,
-    "mask_epochs": 1, "mse_epochs": 1, "stability_epochs": 1, "components": 12, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
+    "mask_epochs": 1, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
     "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
-    "n_targets": 2, "severities": [3],
+    "n_targets": 2, "severities": [3], "mse_epochs": 1, "stability_epochs": 1, "components": 12,
 }  # fmt: skip
 """What parameters of these names are cut to."""
 

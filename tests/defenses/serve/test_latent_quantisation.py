@@ -64,9 +64,8 @@ def test_the_loss_of_an_encoder_that_sees_nothing_is_what_the_formula_says() -> 
 
 def test_directly_it_looks_robust_and_through_its_surrogate_it_falls() -> None:
     net, split = halves()
-    served = ready(
-        latent_quantisation(net, Training(split, split, 0), latent=16, width=4, hidden=32, epochs=30, lr=3e-3)
-    )
+    sizes = {"latent": 16, "width": 4, "hidden": 32}
+    served = ready(latent_quantisation(net, Training(split, split, 0), epochs=30, lr=3e-3, **sizes))
     stand_in, test = ready(through(net, served)), split.first(64)
     x = test.images(torch.arange(64))
     assert torch.equal(served(x), stand_in(x))
