@@ -37,8 +37,8 @@ def prototypes(net: nn.Module, x: Tensor, y: Tensor, budget: L2) -> Certificates
             f"expected a network of prototypes, got {type(net).__name__}; add the defense prototype_network"
         )
     with torch.no_grad():
-        *tensors, each = net.parts()
-        parts = Parts(*(part.double() for part in tensors), each)
+        components, positive, negative, sigma, each = net.parts()
+        parts = Parts(components.double(), positive.double(), negative.double(), sigma.double(), each)
         s = similarities(parts, x.double())
         prediction = said(parts, agreement(parts, s)).argmax(1)
         return Certificates(prediction, margin(parts, s, prediction).clamp(min=0))

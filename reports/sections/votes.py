@@ -6,7 +6,9 @@ nearly proven.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +17,14 @@ from matplotlib.figure import Figure as Canvas
 from ..measure.kinds import certified, rate
 from ..measure.scores import measured_as
 from ..read.runs import Results, radius_of
-from ..render.draw import INK, LINES, STYLES, Figure, draw, legend, query_axes, radius_axes, slug, told_apart, where
+from ..render.draw import LINES, STYLES, Figure, draw, legend, query_axes, radius_axes, slug, told_apart, where
 from ..render.text import number, short
 from .figures import called, drawn, key_of
 
 GROUP = ("norm", "dataset", "model", "seed")
+
+Line = tuple[Mapping[Any, Any], pd.DataFrame]
+"""A certificate's cell and its examples."""
 
 
 def voted(run: Results) -> list[Figure]:
@@ -32,16 +37,17 @@ def voted(run: Results) -> list[Figure]:
     for key, part, left in drawn(list(cells.groupby(list(GROUP), sort=False))):
         rows = [(cell, run.examples(source["run_id"])) for cell in part.to_dict("records")
                 if (source := measured_as(cell, run.known)) is not None]  # fmt: skip
-        lines = [(cell, examples) for cell, examples in rows if "p_correct" in examples]
+        lines: list[Line] = [(cell, examples) for cell, examples in rows if "p_correct" in examples]
         if not lines:
             continue
-        names = told_apart([f"{cell['defense']} · {cell['attack']}" for cell, _ in lines], partial(short, width=46))
+        best = _most(lines)
+        names = told_apart([f"{cell['defense']} · {cell['attack']}" for cell, _ in best], partial(short, width=46))
         caption = (
             f"Share of pictures whose label is at least so likely under noise, by lower bounds (left), and certified "
-            f"accuracy by radius (right), {where(key)}{left}"
+            f"accuracy by radius (right), of each system by the most votes it was given, {where(key)}{left}"
         )
         found.append(draw(f"votes-{slug(key)}", caption, (8.6, 3.2),
-                          partial(_spread, lines=lines, names=list(names.values()))))  # fmt: skip
+                          partial(_spread, lines=best, names=list(names.values()))))  # fmt: skip
         more = _by_votes(lines)
         if len(more):
             defenses = list(dict.fromkeys(more["defense"]))
@@ -60,7 +66,15 @@ def survival(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ordered, 1 - np.searchsorted(ordered, ordered, side="left") / len(ordered)
 
 
-def _by_votes(lines: list[tuple[dict[str, object], pd.DataFrame]]) -> pd.DataFrame:
+def _most(lines: list[Line]) -> list[Line]:
+    """Of each system and threat the certificate with the most votes, in their order."""
+    most: dict[tuple[str, str], Line] = {}
+    for cell, examples in sorted(lines, key=lambda line: float(line[1]["votes"].mean())):
+        most[cell["defense"], cell["threat"]] = cell, examples
+    return [line for line in lines if any(line[0] is cell for cell, _ in most.values())]
+
+
+def _by_votes(lines: list[Line]) -> pd.DataFrame:
     """A row a cell and radius, of systems that were certified with several numbers of votes."""
     rows = []
     for cell, examples in lines:
@@ -72,7 +86,7 @@ def _by_votes(lines: list[tuple[dict[str, object], pd.DataFrame]]) -> pd.DataFra
     return table[table.groupby("defense")["votes"].transform("nunique") > 1].sort_values("votes", kind="stable")
 
 
-def _spread(canvas: Canvas, lines: list[tuple[dict[str, object], pd.DataFrame]], names: list[str]) -> None:
+def _spread(canvas: Canvas, lines: list[Line], names: list[str]) -> None:
     left, right = canvas.subplots(1, 2)
     top = max(float(examples["radius"].max()) for _, examples in lines) or 1.0
     for i, ((_, examples), name) in enumerate(zip(lines, names, strict=True)):
@@ -83,12 +97,11 @@ def _spread(canvas: Canvas, lines: list[tuple[dict[str, object], pd.DataFrame]],
         proven = [100 * rate("certified_accuracy", certified(examples, r)).value for r in radii]
         right.plot(radii, proven, **style)
     radius_axes(right, str(lines[0][0]["norm"]), "certified accuracy, %", 1.02 * top)
-    left.set_xlim(0, 1)
+    left.set_xlim(0.5, 1)  # below, a picture is not proven at any radius and counts as 0
     left.set_ylim(0, 102)
     left.grid(axis="y")
     left.set_axisbelow(True)
     left.tick_params(length=0)
-    left.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
     left.set_xlabel("p of the label under noise, at the least")
     left.set_ylabel("pictures, %")
     legend(canvas)
@@ -97,10 +110,12 @@ def _spread(canvas: Canvas, lines: list[tuple[dict[str, object], pd.DataFrame]],
 def _more(canvas: Canvas, rows: pd.DataFrame, defenses: dict[str, str]) -> None:
     ax = canvas.subplots()
     for i, (defense, label) in enumerate(defenses.items()):
-        for j, (radius, part) in enumerate(rows[rows["defense"] == defense].groupby("radius")):
+        mine = rows[rows["defense"] == defense]
+        for j, radius in enumerate(dict.fromkeys(mine["radius"])):
+            part = mine[mine["radius"] == radius]
             error = [100 * (part["value"] - part["lo"]), 100 * (part["hi"] - part["value"])]
             ax.errorbar(part["votes"], 100 * part["value"], yerr=error, color=LINES[i % len(LINES)], marker="o",
                         linestyle=STYLES[j % len(STYLES)], markersize=4, capsize=2,
-                        label=f"{label} radius {number(float(radius))}".strip())  # fmt: skip
+                        label=f"{label} radius {number(radius)}".strip())  # fmt: skip
     query_axes(ax, sorted(set(rows["votes"])), "votes a picture", "certified accuracy, %")
     legend(canvas)

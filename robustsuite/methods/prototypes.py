@@ -58,7 +58,8 @@ def agreement(parts: Parts, s: Tensor) -> Tensor:
 
 def said(parts: Parts, p: Tensor) -> Tensor:
     """What each class says (N, classes), from p (N, R): the largest of its concepts."""
-    return p.unflatten(1, (-1, parts.each)).amax(2)
+    found: Tensor = p.unflatten(1, (-1, parts.each)).amax(2)
+    return found
 
 
 def margin(parts: Parts, s: Tensor, y: Tensor) -> Tensor:
