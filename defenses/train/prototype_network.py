@@ -25,7 +25,6 @@ from robustsuite.serve.training import Recipe, fitted
 @stages.train(
     paper="Saralajew et al., 2025, arXiv:2412.15499",
     differs=(
-        "components stay in [0, 1] by a logistic function; the authors clip them after each step",
         "one sigma is shared by all components, and distances are Euclidean: no squared and no tangent distances",
         "Adam's decoupled form without weight decay",
     ),
@@ -62,28 +61,37 @@ def prototype_network(
         return Prototypes(picture.numel(), classes, components, concepts, negative, sigma, training.seed)
 
     def objective(net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: float) -> Tensor:
-        parts = net.parts()  # type: ignore[operator]
+        assert isinstance(net, Prototypes)
+        net.clip()  # after the step before
+        parts = net.parts()
         return (wanted - proven(parts, similarities(parts, x.float()), y)).relu().mean()
 
     def tuned(net: nn.Module, training: Training) -> nn.Module:
-        return fitted(shape(net, training), training, recipe, objective=objective)
+        found = fitted(shape(net, training), training, recipe, objective=objective)
+        assert isinstance(found, Prototypes)
+        found.clip()
+        return found
 
     return Reshaping(tuned, shape)
 
 
 class Prototypes(nn.Module):
-    """(N, C, H, W) in [0, 1] -> logarithms of what each class says (N, classes)."""
+    """(N, C, H, W) in [0, 1] -> sigma log of what each class says (N, classes): logits in the unit of a distance."""
 
     def __init__(
         self, values: int, classes: int, components: int, concepts: int, negative: bool, sigma: float, seed: int
     ) -> None:
         super().__init__()
         draws = torch.Generator().manual_seed(seed)
-        start = torch.rand(components, values, generator=draws) * 0.1 + 0.45
-        self.components = nn.Parameter(start.logit())
+        self.components = nn.Parameter(torch.rand(components, values, generator=draws) * 0.1 + 0.45)
         self.reasons = nn.Parameter(torch.randn((1 + negative) * components, classes * concepts, generator=draws))
         self.log_sigma = nn.Parameter(torch.tensor(sigma).log())
         self.each = concepts
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Components back into [0, 1]."""
+        self.components.clamp_(0, 1)
 
     def parts(self) -> Parts:
         """The components, and how they argue."""
@@ -91,8 +99,8 @@ class Prototypes(nn.Module):
         k = len(self.components)
         positive = share[:k]
         negative = share[k:] if len(share) > k else torch.zeros_like(positive)
-        return Parts(self.components.sigmoid(), positive, negative, self.log_sigma.exp(), self.each)
+        return Parts(self.components, positive, negative, self.log_sigma.exp(), self.each)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.parts()
-        return said(parts, agreement(parts, similarities(parts, x))).log()
+        return parts.sigma * said(parts, agreement(parts, similarities(parts, x))).log()

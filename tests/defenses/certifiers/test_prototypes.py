@@ -27,7 +27,7 @@ class Shown(nn.Module):
 def random_parts(seed: int, *, negative: bool = True, d: int = 6, k: int = 7, classes: int = 3, each: int = 2) -> Parts:
     net = Prototypes(d, classes, k, each, negative, 0.7, seed).double().requires_grad_(False)
     spread = torch.rand(k, d, generator=torch.Generator().manual_seed(seed)).double()
-    net.components.copy_(spread.clamp(0.01, 0.99).logit())
+    net.components.copy_(spread)
     net.reasons.mul_(3.0)
     return net.parts()
 
