@@ -22,7 +22,7 @@ EVERY: dict[str, Any] = {
         },
         "near": {"scenario": "evasion", "budget": {"l2": 0.5}, "attacks": [{"fmn": {"steps": 5}}]},
         "proof": {
-            "scenario": "certification", "budget": {"l2": 0.1}, "attacks": [{"smoothing": {"n": 20, "n0": 10}}],
+            "scenario": "certification", "budget": {"l2": 0.1}, "attacks": [{"smoothing": {"n": 64, "n0": 10}}],
         },
         "backdoor": {
             "scenario": "poisoning", "access": "train_set", "budget": {"poison_rate": 0.1}, "attacks": ["badnets"],

@@ -39,7 +39,7 @@ SWEEP: dict[str, Any] = {
     "threats": {
         "linf": {"scenario": "evasion", "budget": {"linf": "24/255"}, "keep": "all",
                  "attacks": ["fgsm", {"pgd": {"steps": 3}}]},
-        "proof": {"scenario": "certification", "budget": {"l2": 0.1}, "attacks": [{"smoothing": {"n": 20, "n0": 10}}]},
+        "proof": {"scenario": "certification", "budget": {"l2": 0.1}, "attacks": [{"smoothing": {"n": 64, "n0": 10}}]},
     },
 }  # fmt: skip
 MODEL = "python:tests.nets:linear"

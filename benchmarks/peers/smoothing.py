@@ -149,7 +149,7 @@ def compared(args: argparse.Namespace) -> dict[str, object]:
 
     peer_seconds, peer_found = seconds(lambda: [peer(image, 100, args.timed_votes) for image in x[:m]])
     timed_seconds, timed = seconds(lambda: certify(net, x[:m], rng=rng[:m], **{**options, "n": args.timed_votes}))
-    (prediction, radius) = certify(net, x[:k], rng=rng[:k], **options)
+    prediction, radius, *_ = certify(net, x[:k], rng=rng[:k], **options)
     top = votes(net, x, rng.fold("selection").generators(), sigma=args.sigma, n=100).argmax(1)
     counted = Counted(net)
     decided_seconds, found = seconds(

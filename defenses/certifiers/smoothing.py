@@ -18,7 +18,7 @@ whatever vote one stops; the other side is the mirror image.
 
 from __future__ import annotations
 
-from math import lgamma, log
+from math import ceil, lgamma, log
 from typing import NamedTuple
 
 import torch
@@ -77,8 +77,9 @@ def smoothing(
             f"add the defense randomized_smoothing, as the last one"
         )
     base, sigma = net.under_noise()
+    _within_reach(budget.eps, sigma, n, alpha)
     if not sequential:
-        return Certificates(*certify(base, x, sigma=sigma, rng=rng, n0=n0, n=n, alpha=alpha))
+        return certify(base, x, sigma=sigma, rng=rng, n0=n0, n=n, alpha=alpha)
     counts = _selection(base, x, sigma, rng, n0)
     top = counts.argmax(1)
     rows = (top == y).nonzero()[:, 0]
@@ -87,7 +88,8 @@ def smoothing(
     held = decide(base, x[rows], top[rows], sigma=sigma, radius=radius, rng=rng[rows.cpu()], n=n, alpha=alpha)
     certified = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_put((rows,), held.certified)
     prediction = torch.where(certified, top, predict(counts, alpha))
-    return Certificates(prediction, certified.double() * budget.eps)
+    counted = torch.full_like(top, n0).index_add(0, rows, held.samples)
+    return Certificates(prediction, certified.double() * budget.eps, votes=counted)
 
 
 def certify(
@@ -100,8 +102,11 @@ def certify(
     n: int = 100_000,
     alpha: float = 0.001,
     batch_size: int = 512,
-) -> tuple[Tensor, Tensor]:
-    """CERTIFY: classes (N,), -1 where it abstains, and L2 radii (N,) float64 in pixels of x, 0 where it abstains."""
+) -> Certificates:
+    """CERTIFY: classes, -1 where it abstains, and L2 radii float64 in pixels of x, 0 where it abstains.
+
+    p_low bounds the probability of the class that n0 votes chose, abstained or not.
+    """
     checked(sigma, n, alpha)
     top = _selection(base, x, sigma, rng, n0, batch_size).argmax(1)
     streams = rng.fold("estimation").generators(x.device)
@@ -109,7 +114,9 @@ def certify(
     p_lo = lower_bound(k, n, alpha)
     sure = p_lo >= 0.5
     radius = sigma * torch.from_numpy(ndtri(p_lo.cpu().numpy())).to(x.device)
-    return torch.where(sure, top, -1), torch.where(sure, radius, 0.0)
+    return Certificates(
+        torch.where(sure, top, -1), torch.where(sure, radius, 0.0), p_low=p_lo, votes=torch.full_like(top, n0 + n)
+    )
 
 
 def decide(
@@ -164,6 +171,18 @@ def log_wealth(a: Tensor, t: Tensor, p0: float) -> Tensor:
     bettor = torch.lgamma(a + 0.5) + torch.lgamma(b + 0.5) - torch.lgamma(a + b + 1) - 2 * lgamma(0.5)
     q = torch.tensor(p0, dtype=torch.float64, device=a.device)
     return bettor - torch.xlogy(a, q) - torch.xlogy(b, 1 - q)
+
+
+def _within_reach(radius: float, sigma: float, n: int, alpha: float) -> None:
+    """Raise Unsupported where not even n votes for one class prove this radius: 0 % would not be a measurement."""
+    checked(sigma, n, alpha)
+    wanted = float(ndtr(radius / sigma))
+    if alpha ** (1 / n) < wanted < 1:
+        reach = sigma * float(ndtri(alpha ** (1 / n)))
+        raise Unsupported(
+            f"expected an l2 radius that n={n} votes can prove, {reach:.3g} at the most under noise of {sigma:g}, got "
+            f"{radius:g}; write n: {ceil(log(alpha) / log(wanted))} or more"
+        )
 
 
 def _selection(base: nn.Module, x: Tensor, sigma: float, rng: Rng, n0: int, batch_size: int = 512) -> Tensor:

@@ -9,14 +9,12 @@ SmoothAdv attacks (Salman et al., 2019, arXiv 1906.04584, eq. 6).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from robustsuite.config.threats import Access, parse_number
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.smoothing import BLOCK, Streams, checked, noisy, predict, votes
+from robustsuite.methods.smoothing import BLOCK, Streams, checked, copies, noisy, predict, soft_vote, votes
 from robustsuite.serve import stages
 
 DRAWS = BLOCK
@@ -58,10 +56,7 @@ class SoftSmoothed(_Noisy):
 
     def forward(self, x: Tensor) -> Tensor:
         noise = noisy(torch.zeros_like(x), self.streams(x), DRAWS // BLOCK, self.sigma)
-        copies = x[:, None].expand(-1, DRAWS, -1, -1, -1).flatten(0, 1) + noise
-        log_p = self.base(copies).log_softmax(1).unflatten(0, (-1, DRAWS))
-        mean: Tensor = log_p.logsumexp(1) - math.log(DRAWS)
-        return mean
+        return soft_vote(self.base(copies(x, noise)), DRAWS)
 
 
 def soft(base: nn.Module, served: Voting) -> nn.Module:

@@ -19,8 +19,8 @@ import math
 from torch import nn
 
 from robustsuite.config.threats import parse_number
-from robustsuite.errors import BadValue, UnknownName
-from robustsuite.methods.inner import pgd_examples
+from robustsuite.errors import UnknownName
+from robustsuite.methods.crafting import checked, pgd_examples
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
 from robustsuite.serve.training import Rate, Recipe, fitted, half_cosine
@@ -54,17 +54,15 @@ def adversarial_finetuning(
     to be turned off for digits. Raises BadValue, UnknownName. Source: arXiv 2012.13628.
     """
     radius = parse_number(eps)
+    checked(norm, steps, rel_step, lr)
     if schedule not in SCHEDULES:
         raise UnknownName("schedule", schedule, SCHEDULES)
-    if steps < 1 or rel_step <= 0 or lr <= 0:
-        raise BadValue(f"expected steps >= 1, rel_step > 0 and lr > 0, got {steps!r}, {rel_step!r} and {lr!r}")
     rate = slow_start_fast_decay(lr, epochs) if schedule == "ssfd" else half_cosine(lr, epochs)
     ramp = epochs / 2 if schedule == "epsilon" else 0.0
     recipe = Recipe(epochs, rate, flip=augment, crop=4 if augment else 0)
-    perturb = pgd_examples(norm, radius, steps, rel_step, ramp)
 
     def tuned(net: nn.Module, training: Training) -> nn.Module:
-        return fitted(fit(net, training), training, recipe, perturb=perturb)
+        return fitted(fit(net, training), training, recipe, perturb=pgd_examples(norm, radius, steps, rel_step, ramp))
 
     return tuned
 

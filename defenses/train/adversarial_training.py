@@ -9,8 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from robustsuite.config.threats import parse_number
-from robustsuite.errors import BadValue
-from robustsuite.methods.inner import pgd_examples
+from robustsuite.methods.crafting import checked, pgd_examples
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
 from robustsuite.serve.training import Recipe, fitted, one_cycle, untrained
@@ -32,10 +31,9 @@ def adversarial_training(
     eps in [0, 1] pixels (8/255 may be a text), norm linf or l2, steps of rel_step * eps. lr: the peak of one cycle.
     augment: random flips and crops, to be turned off for digits. Raises BadValue, UnknownName.
     """
-    if steps < 1 or not (rel_step > 0 and lr > 0):
-        raise BadValue(f"expected steps >= 1, rel_step > 0 and lr > 0, got {steps!r}, {rel_step!r} and {lr!r}")
+    checked(norm, steps, rel_step, lr)
     recipe = Recipe(epochs, one_cycle(lr, epochs), flip=augment, crop=4 if augment else 0)
-    perturb = pgd_examples(norm, parse_number(eps), steps, rel_step, 0.0)
+    perturb = pgd_examples(norm, parse_number(eps), steps, rel_step)
 
     def trained(net: nn.Module, training: Training) -> nn.Module:
         return fitted(untrained(net, training.seed), training, recipe, perturb=perturb)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from robustsuite.errors import BadValue
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
-from robustsuite.serve.training import Recipe, fitted, one_cycle, untrained
+from robustsuite.serve.training import Batch, Recipe, fitted, one_cycle, untrained
 
 
 @stages.train(
@@ -36,10 +36,11 @@ def cutmix(
         raise BadValue(f"expected alpha, lr > 0 and probability in [0, 1] for cutmix, got {given}; write alpha=1")
     recipe = Recipe(epochs, one_cycle(lr, epochs), flip=augment, crop=4 if augment else 0)
 
-    def objective(net: nn.Module, x: Tensor, y: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        if float(torch.rand(1, generator=generator, device=x.device)) >= probability:
+    def objective(net: nn.Module, batch: Batch) -> Tensor:
+        x, y = batch.x, batch.y
+        if float(torch.rand(1, generator=batch.noise, device=x.device)) >= probability:
             return functional.cross_entropy(net(x).float(), y)
-        mixed, other, own = pasted(x, alpha, generator)
+        mixed, other, own = pasted(x, alpha, batch.noise)
         z = net(mixed).float()
         return own * functional.cross_entropy(z, y) + (1 - own) * functional.cross_entropy(z, y[other])
 

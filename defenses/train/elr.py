@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.errors import BadValue
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
-from robustsuite.serve.training import Objective, Rate, Recipe, fitted, untrained
+from robustsuite.serve.training import Batch, Objective, Rate, Recipe, fitted, untrained
 
 RESTART, LOWEST, LEAST = 10, 1e-3, 1e-4
 """Epochs between warm restarts and the rate they fall to; what the probabilities that are averaged are held above."""
@@ -65,15 +64,15 @@ def regularised(examples: int, lam: float, beta: float) -> Objective:
     """The loss over a train split of so many examples, whose averages it keeps from batch to batch."""
     averages: list[Tensor] = []
 
-    def objective(net: nn.Module, x: Tensor, y: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        logits = net(x).float()
+    def objective(net: nn.Module, batch: Batch) -> Tensor:
+        logits, rows = net(batch.x).float(), batch.rows
         if not averages:
             averages.append(logits.new_zeros(examples, logits.shape[1]))
         p = logits.softmax(1)
         held = p.detach().clamp(LEAST, 1 - LEAST)
         averages[0][rows] = beta * averages[0][rows] + (1 - beta) * held / held.sum(1, keepdim=True)
         early = (1 - (averages[0][rows] * p).sum(1)).log().mean()
-        loss: Tensor = functional.cross_entropy(logits, y) + lam * early
+        loss: Tensor = functional.cross_entropy(logits, batch.y) + lam * early
         return loss
 
     return objective

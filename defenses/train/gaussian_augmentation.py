@@ -6,8 +6,6 @@ clipping; SGD with momentum 0.9 and weight decay 1e-4, the rate divided by 10 af
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +13,7 @@ from robustsuite.config.threats import parse_number
 from robustsuite.errors import BadValue
 from robustsuite.serve import stages
 from robustsuite.serve.models import Fit, Training
-from robustsuite.serve.training import Perturb, Rate, Recipe, fitted
+from robustsuite.serve.training import Perturb, Recipe, fitted, thirds
 
 
 @stages.train(
@@ -41,11 +39,6 @@ def gaussian_augmentation(
         return fitted(fit(net, training), training, recipe, perturb=noisy(deviation))
 
     return tuned
-
-
-def thirds(lr: float, epochs: int) -> Rate:
-    """lr, lr / 10, lr / 100, a third of the epochs each."""
-    return lambda epoch: float(lr * 0.1 ** math.floor(3 * epoch / epochs + 1e-9))
 
 
 def noisy(sigma: float) -> Perturb:

@@ -17,6 +17,7 @@ from ..render.text import number, short
 from ..render.text import words as spoken
 from .figures import called, drawn, key_of
 from .generic import WHERE, groups, metric_entry, slim, why
+from .votes import voted
 
 REACH = 16
 """An attack's point stands beside the proofs up to so many times their radius; further out, proofs would be a dot."""
@@ -25,7 +26,7 @@ REACH = 16
 @reported
 def part(run: Results, scores: pd.DataFrame) -> Part:
     """What certification adds to a report."""
-    return Part((certified_section(run, scores, sandwiches(run)),))
+    return Part((certified_section(run, scores, [*sandwiches(run), *voted(run)]),))
 
 
 def certified_section(run: Results, scores: pd.DataFrame, drawn: Sequence[Figure]) -> Section:

@@ -8,7 +8,7 @@ depends neither on its batch nor on how many samples a forward takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import ceil, log, prod
 
 import torch
 from scipy.special import bdtr, betaincinv
@@ -67,6 +67,21 @@ def votes(base: nn.Module, x: Tensor, streams: Streams, *, sigma: float, n: int,
                 tally = torch.bincount(cell, minlength=len(x) * (k + 1)).view(len(x), k + 1)[:, 1:]
                 counts = tally if counts is None else counts + tally
     return torch.empty(0) if counts is None else counts.clone()
+
+
+def copies(x: Tensor, noise: Tensor) -> Tensor:
+    """x (N, C, H, W) under its draws, (N * m, C, H, W): of `noise`, the first picture's m, then the second's."""
+    m = len(noise) // max(1, len(x))
+    return x[:, None].expand(-1, m, -1, -1, -1).flatten(0, 1) + noise
+
+
+def soft_vote(logits: Tensor, m: int) -> Tensor:
+    """Log of the mean softmax over m noisy copies a picture, (N, K) of logits (N * m, K), differentiable.
+
+    What SmoothAdv attacks and trains on (Salman et al., 2019, arXiv 1906.04584, eq. 6).
+    """
+    mean: Tensor = logits.log_softmax(1).unflatten(0, (-1, m)).logsumexp(1) - log(m)
+    return mean
 
 
 def predict(counts: Tensor, alpha: float) -> Tensor:

@@ -36,10 +36,16 @@ SAMPLES = 16
 
 
 class Certificates(NamedTuple):
-    """prediction (N,) int64, -1 where the certifier abstains; radius (N,) float, in the budget's norm, 0 for none."""
+    """prediction (N,) int64, -1 where the certifier abstains; radius (N,) float, in the budget's norm, 0 for none.
+
+    Of a certifier that counts votes under noise: p_low (N,) float, in [0, 1], how likely the predicted class is at the
+    least, and votes (N,) int64, how many were counted. None where it counts none.
+    """
 
     prediction: Tensor
     radius: Tensor
+    p_low: Tensor | None = None
+    votes: Tensor | None = None
 
 
 C = TypeVar("C", bound=Callable[..., Certificates])
@@ -56,21 +62,23 @@ def certifier(**facts: Any) -> Callable[[C], C]:
 def play(context: Context) -> Record:
     """Certify every example of the part; a radius counts where the prediction is right and no sample contradicts it.
 
-    Columns: clean_ok, robust (radius >= eps), radius, abstained, prediction, and contradicted where the system draws no
-    noise: a point sampled in the proven ball breaks the example.
+    Columns: clean_ok, robust (radius >= eps), radius, abstained, prediction, contradicted where the system draws no
+    noise: a point sampled in the proven ball breaks the example. Where votes are counted: p_correct, how likely the
+    label is under noise at the least (0 where another class is predicted, or none), and votes.
     """
     system, split, threat, rng = context.served(), context.split, context.threat, context.rng
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the certification threat {threat.name!r}, got none")
-    predictions, radii, undefined = [], [], []
+    parts, undefined = [], []
     for positions, x, y in split.batches(context.width):
         x, y = x.to(system.device), y.to(system.device)
-        found = _claimed(context, x, y, rng[positions])
-        predictions.append(found.prediction.cpu())
-        radii.append(found.radius.detach().double().cpu())
+        parts.append(_claimed(context, x, y, rng[positions]))
         undefined.append(_undefined(system, x, rng[positions]).cpu())
-    prediction, claimed, none = torch.cat(predictions), torch.cat(radii), torch.cat(undefined)
+    prediction = torch.cat([part.prediction.cpu() for part in parts])
+    claimed = torch.cat([part.radius.detach().cpu() for part in parts]).double()
+    p_low, votes = _series(parts, "p_low"), _series(parts, "votes")
+    none = torch.cat(undefined)
     clean_ok = (prediction == split.y) & ~none
     radius = torch.where(clean_ok & (claimed > 0), claimed, 0.0)
     contradicted = None if system.stochastic else _contradicted(system, split, ball, radius, rng)
@@ -84,8 +92,16 @@ def play(context: Context) -> Record:
         "prediction": prediction,
     }
     columns |= {} if contradicted is None else {"contradicted": contradicted}
+    columns |= {} if p_low is None else {"p_correct": torch.where(clean_ok, p_low, 0.0)}
+    columns |= {} if votes is None else {"votes": votes}
     columns |= {"undefined": none} if bool(none.any()) else {}
-    return Record(columns, [], forwards=len(split), backwards=0)
+    return Record(columns, [], forwards=len(split) if votes is None else int(votes.sum()), backwards=0)
+
+
+def _series(parts: list[Certificates], name: str) -> Tensor | None:
+    """One field of all batches on the CPU, None where a certifier has none."""
+    found = [value.detach().cpu() for part in parts if (value := getattr(part, name)) is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
 
 
 def _claimed(context: Context, x: Tensor, y: Tensor, rng: Rng) -> Certificates:
@@ -149,6 +165,13 @@ scenario = Scenario(
         Column(name="radius", dtype="float", unit="norm of the budget", better="more", scores=(
             Scoring(name="certified_accuracy", kind="beyond", by="clean_ok", compared=True),
             Scoring(name="mean_certified_radius", kind="mean"),
+        )),
+        Column(name="p_correct", dtype="float", better="more", scores=tuple(
+            Scoring(name=f"p_correct_{name}", kind="quantile", at=at)
+            for name, at in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))
+        )),
+        Column(name="votes", dtype="int", unit="forward passes", better="less", scores=(
+            Scoring(name="mean_votes", kind="mean"),
         )),
         Column(name="abstained", scores=(Scoring(name="abstained_rate"),)),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),

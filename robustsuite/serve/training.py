@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,21 @@ Rate = Callable[[float], float]
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
 """(network, x (N, C, H, W), y (N,), generator, epoch as a fraction) -> the pictures to train on."""
 
-Objective = Callable[[nn.Module, Tensor, Tensor, Tensor, torch.Generator], Tensor]
-"""(network in train mode, x (N, C, H, W), y (N,), positions in the train split (N,), generator) -> a batch's loss."""
 
+class Batch(NamedTuple):
+    """What one step is about: pictures x (N, C, H, W), labels y (N,), their rows (N,) in the train split; the generator
+    of all noise, and the epoch as a fraction.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+    noise: torch.Generator
+    epoch: float
+
+
+Objective = Callable[[nn.Module, Batch], Tensor]
+"""(network in train mode, batch) -> the mean loss to go down."""
 
 EPOCHS = "epochs"
 """The finding that a watched training keeps: its val accuracy after each epoch."""
@@ -66,6 +79,11 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def half_cosine(peak: float, epochs: int) -> Rate:
     """From the peak down to 0."""
     return lambda epoch: 0.5 * peak * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def thirds(lr: float, epochs: int) -> Rate:
+    """lr, lr / 10, lr / 100, a third of the epochs each (Cohen et al., 2019, arXiv 1902.02918)."""
+    return lambda epoch: float(lr * 0.1 ** math.floor(3 * epoch / epochs + 1e-9))
 
 
 def one_cycle(peak: float, epochs: int, warmup: float = 0.25) -> Rate:
@@ -106,12 +124,14 @@ def fitted(
     perturb: Perturb | None = None,
     objective: Objective | None = None,
     select: Callable[[nn.Module, Split], float] | None = None,
+    after: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
     """A trained copy of `net`, in eval mode on `training.device`; `net` itself is left alone.
 
     perturb: changes every batch before the step, and is handed the network in train mode.
-    objective: the loss of a batch; the cross-entropy under the recipe's label smoothing where there is none.
+    objective: the loss of what `perturb` returns; left out, the cross-entropy under the recipe's label smoothing.
     select: a score of (network in eval mode, training.val); the epoch with the highest is kept, else the last.
+    after: is shown the network in eval mode after each epoch.
     bfloat16 autocast on CUDA only; every other device computes in float32.
     Raises BadData for an empty train split, BadValue where the loss stops being finite.
     """
@@ -137,7 +157,7 @@ def fitted(
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
                     if objective:
-                        loss = objective(net, x, labels, at, noise)
+                        loss = objective(net, Batch(x, labels, at, noise, epoch + done))
                     else:
                         loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
                 descend(loss, optimiser, recipe.rate(epoch + done))
@@ -146,6 +166,8 @@ def fitted(
             net.eval()
             if training.watch:
                 seen.append(accuracy(net, training.val))
+            if after:
+                after(net)
             score = select(net, training.val) if select else None
             training.tell(_line(epoch, recipe, mean, score))
             if score is not None and (best is None or score > best[0]):

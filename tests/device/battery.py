@@ -39,7 +39,7 @@ FEW = {
     "mask_epochs": 1, "surrogate_epochs": 1, "auxiliary_epochs": 1, "ascent_epochs": 1, "head_epochs": 1,
     "isolation_epochs": 1, "teacher_epochs": 1,
     "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
-    "n_targets": 2, "severities": [3], "masks": 12,
+    "n_targets": 2, "severities": [3], "masks": 12, "mse_epochs": 1, "stability_epochs": 1, "components": 12,
 }  # fmt: skip
 """What parameters of these names are cut to."""
 
@@ -72,7 +72,8 @@ LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
     "randomized_smoothing", "spectral_signatures", "activation_clustering", "coin", "soteria", "lgv", "csgld", "top_k",
-    "score_noise", "reverse_sigmoid", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema", "anp", "nad",
+    "score_noise", "reverse_sigmoid", "smoothadv", "consistency", "denoised_smoothing", "accelat", "prototype_network",
+    "latent_quantisation", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema", "anp", "nad",
     "ibau", "ebyd", "abl", "nab", "ibd_psc", "sentinet",
     "window_cascade", "elr", "cutmix", "adversarial_training", "shortcut_augmentation", "last_layer_ensemble",
     "last_layer_retraining",

@@ -1,6 +1,9 @@
 """Smoothing certificates against closed forms: a linear two-class net has p_A = Phi(distance / sigma) exactly."""
 
 import math
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +12,16 @@ from scipy.stats import binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor, nn
 
-from robustsuite.config.threats import L2, Linf
+from robustsuite.config.threats import L2, Access, Linf, Threat
 from robustsuite.defenses.certifiers.smoothing import certify, decide, log_wealth, smoothing
+from robustsuite.defenses.serve.randomized_smoothing import Voting
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.smoothing import lower_bound, predict, votes
+from robustsuite.methods.smoothing import copies, lower_bound, predict, soft_vote, votes
+from robustsuite.scenarios import certification
+from robustsuite.serve.data import InputSpace, Split
+from robustsuite.serve.models import ready
+from robustsuite.serve.system import System
 
 SIGMA = 0.5
 
@@ -109,7 +117,7 @@ def test_certified_radius_is_below_the_true_distance_and_tends_to_it() -> None:
     distances = torch.tensor([0.05, 0.2, -0.4, 0.7, -1.0])
     x, gaps = at_distance(normal, distances), []
     for n in (1_000, 10_000, 100_000):
-        prediction, radius = certify(net, x, sigma=SIGMA, rng=streams(5), n=n, batch_size=4096)
+        prediction, radius, *_ = certify(net, x, sigma=SIGMA, rng=streams(5), n=n, batch_size=4096)
         sure = prediction >= 0
         assert (radius <= distances.abs()).all()
         assert (radius[~sure] == 0).all()
@@ -122,7 +130,7 @@ def test_certified_radius_is_below_the_true_distance_and_tends_to_it() -> None:
 def test_certify_abstains_on_the_boundary_and_does_not_depend_on_the_batch() -> None:
     net, normal = line()
     x, rng = at_distance(normal, torch.tensor([0.0, 0.5, 0.001, 0.3])), streams(4)
-    prediction, radius = certify(net, x, sigma=SIGMA, rng=rng, n=1000)
+    prediction, radius, *_ = certify(net, x, sigma=SIGMA, rng=rng, n=1000)
     assert prediction.tolist() == [-1, 0, -1, 0]
     for i in range(4):
         row = torch.tensor([i])
@@ -203,7 +211,7 @@ def test_no_attack_moves_the_answer_inside_the_certified_radius() -> None:
     for p in net.parameters():
         nn.init.normal_(p, std=0.3, generator=g)
     x, rng = torch.rand(12, 3, 8, 8, generator=g), streams(12)
-    top, radius = certify(net, x, sigma=0.25, rng=rng, n=4000)
+    top, radius, *_ = certify(net, x, sigma=0.25, rng=rng, n=4000)
     x, top, radius = x[top >= 0], top[top >= 0], radius[top >= 0]
     noise = 0.25 * torch.randn(len(x), 32, 3, 8, 8, generator=g)
     x_adv = x.clone()
@@ -232,7 +240,7 @@ def test_decide_agrees_with_certify() -> None:
     net, normal = line()
     distances = torch.linspace(0.0, 0.8, 17)
     x, rng = at_distance(normal, distances), streams(17)
-    radius = certify(net, x, sigma=SIGMA, rng=rng, n=20_000, batch_size=4096)[1]
+    radius = certify(net, x, sigma=SIGMA, rng=rng, n=20_000, batch_size=4096).radius
     found = decide(net, x, torch.zeros(17, dtype=torch.int64), sigma=SIGMA, radius=0.38, rng=rng)
     clear = (distances - 0.38).abs() > 0.05
     assert torch.equal(found.certified[clear], (radius >= 0.38)[clear])
@@ -260,3 +268,62 @@ def test_refusals() -> None:
         smoothing(Served(net), x, y, Linf(0.3), rng=streams(1))  # type: ignore[arg-type]
     with pytest.raises(BadValue, match="alpha"):
         smoothing(Served(net), x, y, L2(0.3), rng=streams(1), alpha=0)
+
+
+def test_the_bound_of_p_lies_below_its_closed_form_and_tends_to_it() -> None:
+    net, normal = line()
+    distances = torch.tensor([0.1, 0.5, 1.0])
+    truth = torch.from_numpy(norm.cdf(distances.numpy() / SIGMA))
+    gaps = []
+    for n in (1_000, 20_000):
+        found = certify(net, at_distance(normal, distances), sigma=SIGMA, rng=streams(3), n0=50, n=n)
+        assert found.p_low is not None
+        assert found.votes is not None
+        assert bool((found.p_low <= truth).all())
+        assert found.votes.tolist() == [50 + n] * 3
+        assert torch.allclose(SIGMA * torch.special.ndtri(found.p_low), found.radius)
+        gaps.append(float((truth - found.p_low).max()))
+    assert gaps[1] < gaps[0] / 2
+
+
+def test_a_record_says_how_likely_the_label_is_and_what_votes_it_took() -> None:
+    net, normal = line()
+    x = 0.5 + at_distance(normal, torch.tensor([0.4, 0.4, 0.0, 0.5]))
+    net[1].bias.copy_(-0.5 * net[1].weight.sum(1))
+    split = Split.of(x.float(), torch.tensor([0, 1, 0, 0]))
+    served = System(ready(Voting(net, SIGMA, 32, 0.01)), InputSpace(3, 2, 2, 2), stochastic=True)
+
+    def record(**given: Any) -> Any:
+        context: Any = SimpleNamespace(
+            served=lambda: served, split=split, threat=Threat("t", "certification", Access.LABELS, L2(0.1)),
+            rng=streams(4), attack=partial(smoothing, n0=32, n=2000, **given), card=SimpleNamespace(name="s"), width=3,
+        )  # fmt: skip
+        return certification.play(context)
+
+    found = record()
+    p, radius = found.columns["p_correct"], found.columns["radius"]
+    assert p.tolist()[1:3] == [0, 0], "another class, and none"
+    assert torch.allclose(SIGMA * torch.special.ndtri(p[[0, 3]]), radius[[0, 3]])
+    assert found.columns["votes"].tolist() == [2032] * 4
+    assert found.forwards == 4 * 2032
+    tested = record(sequential=True)
+    assert "p_correct" not in tested.columns, "one radius was tested, nothing was estimated"
+    assert 32 < int(tested.columns["votes"][0]) <= 2032
+    assert int(tested.columns["votes"][1]) == 32, "the first votes point to another class"
+
+
+def test_a_radius_that_so_few_votes_cannot_prove_is_refused_and_the_number_named_is_the_least_that_can() -> None:
+    net, _ = line()
+    x, y = torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(Unsupported, match=r"n=100 votes can prove, 0\.75.* write n: 301 or more"):
+        smoothing(Served(net), x, y, L2(SIGMA * 2), rng=streams(1), n=100)
+    for n, cap in ((300, False), (301, True)):
+        assert (norm.ppf(0.001 ** (1 / n)) >= 2) == cap
+
+
+def test_a_soft_vote_is_the_log_of_the_mean_softmax() -> None:
+    x, noise = torch.rand(2, 3, 2, 2), torch.randn(6, 3, 2, 2)
+    net, _ = line()
+    logits = net(copies(x, noise))
+    by_hand = torch.stack([net(x[i] + noise[3 * i : 3 * i + 3]).softmax(1).mean(0).log() for i in range(2)])
+    assert torch.allclose(soft_vote(logits, 3), by_hand, atol=1e-6)

@@ -11,7 +11,7 @@ from robustsuite.defenses.train.adversarial_finetuning import (
     slow_start_fast_decay,
 )
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.methods.inner import pgd_examples
+from robustsuite.methods.crafting import pgd_examples
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Normalised, Training, as_it_is, weights_sha256
 from robustsuite.serve.training import Recipe, accuracy, fitted, one_cycle

@@ -7,7 +7,7 @@ from torch import nn
 from robustsuite.defenses.train.adversarial_training import adversarial_training
 from robustsuite.defenses.train.cutmix import cutmix, pasted
 from robustsuite.errors import BadValue, UnknownName
-from robustsuite.methods.inner import pgd_examples
+from robustsuite.methods.crafting import pgd_examples
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Training, as_it_is
 from robustsuite.serve.training import Recipe, fitted, one_cycle, untrained

@@ -8,9 +8,7 @@ from robustsuite.defenses.train.elr import LEAST, elr, regularised, restarted
 from robustsuite.errors import BadValue
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Training, as_it_is
-from robustsuite.serve.training import Recipe, fitted, untrained
-
-NOTHING = torch.Generator()
+from robustsuite.serve.training import Batch, Recipe, fitted, untrained
 
 
 class Answers(nn.Module):
@@ -26,6 +24,7 @@ class Answers(nn.Module):
 
 LOGITS = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y, ROWS, X = torch.tensor([0, 3, 1, 2, 0]), torch.tensor([6, 0, 2, 5, 3]), torch.zeros(5, 1, 2, 2)
+BATCH = Batch(X, Y, ROWS, torch.Generator(), 0.0)
 
 
 def by_hand(t: Tensor, lam: float) -> Tensor:
@@ -40,7 +39,7 @@ def test_the_gradient_is_the_papers_after_one_and_after_two_looks() -> None:
     net, objective, t = Answers(LOGITS.float()), regularised(7, 3.0, 0.7), torch.zeros(5, 4, dtype=torch.float64)
     held = LOGITS.softmax(1).clamp(LEAST, 1 - LEAST)
     for _ in range(2):
-        loss = objective(net, X, Y, ROWS, NOTHING)
+        loss = objective(net, BATCH)
         (g,) = torch.autograd.grad(loss, net.logits)
         t = 0.7 * t + 0.3 * held / held.sum(1, keepdim=True)
         inner = (t * LOGITS.softmax(1)).sum(1)
@@ -51,25 +50,25 @@ def test_the_gradient_is_the_papers_after_one_and_after_two_looks() -> None:
 
 def test_each_example_keeps_its_own_average() -> None:
     net, objective = Answers(LOGITS.float()), regularised(7, 3.0, 0.7)
-    first = float(objective(net, X, Y, ROWS, NOTHING).detach())
-    objective(Answers(-LOGITS.float()), X[:2], Y, torch.tensor([1, 4, 1, 4, 1]), NOTHING)  # of others
-    again = float(objective(net, X, Y, ROWS, NOTHING).detach())
+    first = float(objective(net, BATCH).detach())
+    objective(Answers(-LOGITS.float()), BATCH._replace(rows=torch.tensor([1, 4, 1, 4, 1])))  # of others
+    again = float(objective(net, BATCH).detach())
     fresh = regularised(7, 3.0, 0.7)
-    fresh(net, X, Y, ROWS, NOTHING)
-    assert again == float(fresh(net, X, Y, ROWS, NOTHING).detach()) != first
+    fresh(net, BATCH)
+    assert again == float(fresh(net, BATCH).detach()) != first
 
 
 def test_a_memory_that_never_changes_is_plain_and_one_that_forgets_is_the_answer_itself() -> None:
     net, plain = Answers(LOGITS.float()), nn.functional.cross_entropy(LOGITS.float(), Y)
-    assert float(regularised(7, 3.0, 1.0)(net, X, Y, ROWS, NOTHING).detach()) == float(plain)
-    forgetful = regularised(7, 2.0, 0.0)(net, X, Y, ROWS, NOTHING)
+    assert float(regularised(7, 3.0, 1.0)(net, BATCH).detach()) == float(plain)
+    forgetful = regularised(7, 2.0, 0.0)(net, BATCH)
     p = LOGITS.softmax(1)
     assert float(forgetful.detach()) == pytest.approx(float(plain + 2 * (1 - (p * p).sum(1)).log().mean()), rel=2e-3)
 
 
 def test_an_answer_that_is_certain_stays_finite() -> None:
     net, objective = Answers(200 * nn.functional.one_hot(Y, 4).float()), regularised(7, 3.0, 0.0)
-    loss = objective(net, X, Y, ROWS, NOTHING)
+    loss = objective(net, BATCH)
     loss.backward()
     assert bool(loss.isfinite())
     assert bool(net.logits.grad.isfinite().all())

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from robustsuite.defenses.train.gaussian_augmentation import gaussian_augmentation, noisy, thirds
+from robustsuite.defenses.train.gaussian_augmentation import gaussian_augmentation, noisy
 from robustsuite.errors import BadValue
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Training, as_it_is, weights_sha256
-from robustsuite.serve.training import Recipe, fitted, one_cycle
+from robustsuite.serve.training import Recipe, fitted, one_cycle, thirds
 
 
 def split_of(n: int, seed: int) -> Split:

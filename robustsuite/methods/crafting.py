@@ -1,4 +1,4 @@
-"""Adversarial training's inner maximisation: PGD on each batch (Madry et al., 2018, arXiv:1706.06083)."""
+"""The inner maximisation of PGD adversarial training (Madry et al., 2018, arXiv 1706.06083)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.config.threats import parse_ball
-from robustsuite.errors import UnknownName
+from robustsuite.errors import BadValue, UnknownName
 from robustsuite.maths.projections import unit
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.training import Perturb
 
 
-def pgd_examples(norm: str, eps: float, steps: int, rel_step: float, ramp: float) -> Perturb:
-    """The inner maximisation: random start, `steps` ascents of the cross-entropy. ramp: epochs until full eps.
-
-    norm: linf or l2; another raises UnknownName. Crafted in eval mode, so that running statistics stay as they are.
-    """
+def checked(norm: str, steps: int, rel_step: float, lr: float) -> None:
+    """Raise UnknownName or BadValue unless the norm is linf or l2 and the numbers are positive."""
     if norm not in ("linf", "l2"):
         raise UnknownName("norm", norm, ("linf", "l2"))
+    if steps < 1 or rel_step <= 0 or lr <= 0:
+        raise BadValue(f"expected steps >= 1, rel_step > 0 and lr > 0, got {steps!r}, {rel_step!r} and {lr!r}")
+
+
+def pgd_examples(norm: str, eps: float, steps: int, rel_step: float, ramp: float = 0.0) -> Perturb:
+    """The inner maximisation: random start, `steps` ascents of the cross-entropy. ramp: epochs until full eps."""
 
     def perturb(net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: float) -> Tensor:
         now = eps * min(1.0, epoch / ramp) if ramp else eps
