@@ -36,10 +36,15 @@ SAMPLES = 16
 
 
 class Certificates(NamedTuple):
-    """prediction (N,) int64, -1 where the certifier abstains; radius (N,) float, in the budget's norm, 0 for none."""
+    """prediction (N,) int64, -1 where the certifier abstains; radius (N,) float, in the budget's norm, 0 for none.
+
+    breaking (N, C, H, W): of a certifier that also looks for the contrary, pictures of the ball that are answered
+    wrong, NaN where it found none. They are judged as an attack's are.
+    """
 
     prediction: Tensor
     radius: Tensor
+    breaking: Tensor | None = None
 
 
 C = TypeVar("C", bound=Callable[..., Certificates])
@@ -57,19 +62,22 @@ def play(context: Context) -> Record:
     """Certify every example of the part; a radius counts where the prediction is right and no sample contradicts it.
 
     Columns: clean_ok, robust (radius >= eps), radius, abstained, prediction, and contradicted where the system draws no
-    noise: a point sampled in the proven ball breaks the example.
+    noise: a point sampled in the proven ball breaks the example. Of a certifier that hands over breaking pictures also
+    broken (one is in the ball, and the judge sees it answered wrong) and undecided: neither proven nor broken.
     """
     system, split, threat, rng = context.served(), context.split, context.threat, context.rng
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the certification threat {threat.name!r}, got none")
-    predictions, radii, undefined = [], [], []
+    predictions, radii, undefined, breaking = [], [], [], []
     for positions, x, y in split.batches(context.width):
         x, y = x.to(system.device), y.to(system.device)
         found = _claimed(context, x, y, rng[positions])
         predictions.append(found.prediction.cpu())
         radii.append(found.radius.detach().double().cpu())
         undefined.append(_undefined(system, x, rng[positions]).cpu())
+        if found.breaking is not None:
+            breaking.append(_broken(system, x, y, found.breaking, ball, rng[positions]).cpu())
     prediction, claimed, none = torch.cat(predictions), torch.cat(radii), torch.cat(undefined)
     clean_ok = (prediction == split.y) & ~none
     radius = torch.where(clean_ok & (claimed > 0), claimed, 0.0)
@@ -84,6 +92,9 @@ def play(context: Context) -> Record:
         "prediction": prediction,
     }
     columns |= {} if contradicted is None else {"contradicted": contradicted}
+    if breaking:
+        broken = torch.cat(breaking) & clean_ok
+        columns |= {"broken": broken, "undecided": clean_ok & ~columns["robust"] & ~broken}
     columns |= {"undefined": none} if bool(none.any()) else {}
     return Record(columns, [], forwards=len(split), backwards=0)
 
@@ -109,6 +120,14 @@ def _undefined(system: System, x: Tensor, rng: Rng) -> Tensor:
     """Where (N,) the network has no number for a picture; below what may reject, as an abstention is no fault."""
     with torch.no_grad():
         return TASK.undefined(answer(system.under or system.net, x, rng))
+
+
+def _broken(system: System, x: Tensor, y: Tensor, found: Tensor, ball: Any, rng: Rng) -> Tensor:
+    """Which of these pictures (N,) lie in the ball of x and are answered wrong; a certifier's word is not enough."""
+    handed = found.flatten(1).isfinite().all(1)
+    points = torch.where(handed.view(-1, 1, 1, 1), found, x)
+    judge = Judge(system.net, stochastic=False, under=system.under)
+    return handed & ball.allows(x, points) & judge(points, y, rng.fold("broken")).wrong
 
 
 def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: Rng) -> Tensor:
@@ -153,6 +172,8 @@ scenario = Scenario(
         Column(name="abstained", scores=(Scoring(name="abstained_rate"),)),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
         Column(name="robust", better="more"),
+        Column(name="broken", better="less", scores=(Scoring(name="falsified_rate"),)),
+        Column(name="undecided", scores=(Scoring(name="undecided_rate"),)),
         UNDEFINED,
         Column(name="prediction", dtype="int", unit="class"),
         Column(name="contradicted", better="less"),
