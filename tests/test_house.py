@@ -37,7 +37,8 @@ def test_the_core_imports_no_plugin(file: Path) -> None:
 
 ROOMS = (
     "", "maths", "records", "config", "serve", "methods", "methods.adaptation", "methods.evasion", "methods.backdoors",
-    "methods.federated", "integrity", "scenarios", "scenarios.adaptation", "scenarios.parsing", "scenarios.membership",
+    "methods.federated", "methods.verification", "integrity", "scenarios", "scenarios.adaptation", "scenarios.parsing",
+    "scenarios.membership",
     "scenarios.extraction", "scenarios.scan", "engine", "reports.render", "reports.read", "reports.measure",
     "reports.sections", "reports.sections.evasion", "reports.across",
     "reports.answers", "reports.examples", "reports.boards", "reports.publish", "reports", "app",

@@ -212,7 +212,10 @@ class InPlace(nn.Module):
         return (h + 1).flatten(1)
 
 
-@pytest.mark.parametrize("net", [Pooled(), Squared(), Branching(), Mixing(), InPlace(), nn.Sequential(nn.Flatten(), nn.Tanh())])
+BENT = [Pooled(), Squared(), Branching(), Mixing(), InPlace(), nn.Sequential(nn.Flatten(), nn.Tanh())]
+
+
+@pytest.mark.parametrize("net", BENT)
 def test_what_is_not_affine_between_relus_is_refused(net: nn.Module) -> None:
     x = torch.rand(2, 1, 2, 2)
     with pytest.raises(Unsupported, match="expected a network"):
