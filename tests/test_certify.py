@@ -80,8 +80,9 @@ def test_of_every_alternative_the_rows_and_boxes_are_those_written() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "2 inputs and 2 outputs"), ("(assert", "to be closed"), (")", "opening bracket"), ("hello", "opening bracket"),
-        (HEAD + "(check-sat)", "declare-const or assert"), (HEAD + "(assert (< X_0 1))", "and, or, <= or >="),
+        ("", "2 inputs and 2 outputs"), ("(assert", "to be closed"), (")", "opening bracket"),
+        ("hello", "opening bracket"), (HEAD + "(check-sat)", "declare-const or assert"),
+        (HEAD + "(assert (< X_0 1))", "and, or, <= or >="),
         (HEAD + "(assert (<= X_0 X_1))", "one input each"), (HEAD + "(assert (<= Z_0 1))", "names X_0"),
         (HEAD + "(assert (<= X_0 1e999))", "names X_0"), (HEAD + "(assert (<= X_0 nan))", "names X_0"),
         (HEAD + "(assert (<= X_7 1))", "X_0 to X_1"), (HEAD + BOX + "(assert (<= Y_7 1))", "Y_0 to Y_1"),
@@ -121,7 +122,8 @@ def test_the_command_says_one_line_an_instance(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=1), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
                         nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))  # fmt: skip
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "net.safetensors")
-    head = "".join(f"(declare-const X_{i} Real)" for i in range(64)) + "(declare-const Y_0 Real)(declare-const Y_1 Real)"
+    names = [*(f"X_{i}" for i in range(64)), "Y_0", "Y_1"]
+    head = "".join(f"(declare-const {name} Real)" for name in names)
     box = "".join(f"(assert (<= X_{i} 0.51))(assert (>= X_{i} 0.5))" for i in range(64))
     texts = {"holds": "(assert (>= Y_0 1000))", "breaks": "(assert (<= Y_0 1000))"}
     for name, text in texts.items():

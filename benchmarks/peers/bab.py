@@ -59,13 +59,13 @@ def by_lirpa(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Any]
 def told(name: str, eps: str, rows: list[dict[str, Any]]) -> str:
     """One line a setting: counts with intervals of what is decided."""
     n = len(rows)
-    by = {status: sum(row["bab"]["status"] == status for row in rows) for status in ("verified", "falsified", "unknown")}
+    said = [row["bab"]["status"] for row in rows]
     root = sum(row["root"]["status"] == "unknown" for row in rows)
     seconds = np.array([row["bab"]["seconds"] for row in rows])
-    low, high = clopper_pearson(by["verified"], n)
+    low, high = clopper_pearson(said.count("verified"), n)
     line = (
-        f"{name} linf {eps} n={n}: proven {by['verified']} ({100 * low:.0f}-{100 * high:.0f} %), broken "
-        f"{by['falsified']}, undecided {by['unknown']}; tuned bounds alone leave {root} undecided; "
+        f"{name} linf {eps} n={n}: proven {said.count('verified')} ({100 * low:.0f}-{100 * high:.0f} %), broken "
+        f"{said.count('falsified')}, undecided {said.count('unknown')}; tuned bounds alone leave {root} undecided; "
         f"{np.median(seconds):.1f} s a picture (median), {seconds.max():.0f} s at most"
     )
     known = [row for row in rows if "lirpa" in row]
@@ -74,8 +74,8 @@ def told(name: str, eps: str, rows: list[dict[str, Any]]) -> str:
         left = sum(row["bab"]["status"] == "unknown" for row in open_)
         lost = sum(row["lirpa"]["proven"] and row["bab"]["status"] != "verified" for row in known)
         line += (
-            f"; of the first {len(known)} auto-LiRPA's alpha-CROWN leaves {len(open_)} undecided, of which {left} stay, "
-            f"and proves {lost} that stay unproven here, in {np.median([r['lirpa']['seconds'] for r in known]):.0f} s"
+            f"; of the first {len(known)} auto-LiRPA's alpha-CROWN leaves {len(open_)} undecided, of which {left} "
+            f"stay, and proves {lost} that stay unproven here, in {np.median([r['lirpa']['seconds'] for r in known]):.0f} s"
         )
     return line
 

@@ -32,7 +32,8 @@ def looked_at(net: nn.Module, file: Path, nodes: int) -> dict[str, Any]:
     """One instance: the verdict, its parts and seconds, and how many cases the tuned bounds alone had left open."""
     seen: list[tuple[int, int]] = []
     start = time.process_time()
-    answer = decided(net, read_instance(file, 3072, 10), (3, 32, 32), Limits(nodes), lambda n, left: seen.append((n, left)))
+    parts = read_instance(file, 3072, 10)
+    answer = decided(net, parts, (3, 32, 32), Limits(nodes), lambda n, left: seen.append((n, left)))
     seconds = time.process_time() - start
     return {"status": answer.status, "nodes": answer.nodes, "seconds": seconds, "left": seen[0][1] if seen else 0}
 
@@ -79,8 +80,8 @@ def main() -> None:
     open_ = [row[0] for row in rows if row[0]["left"] and row[0]["status"] != "falsified"]
     left = sum(row["status"] == "unknown" for row in open_)
     seconds = np.array([row[0]["seconds"] for row in rows])
-    print(f"n={len(rows)}: {wrong} contradictions; tuned bounds leave {len(open_)} that no attack breaks, branch and bound "
-          f"{left}; {np.median(seconds):.1f} s an instance (median), {seconds.max():.0f} s at most")  # fmt: skip
+    print(f"n={len(rows)}: {wrong} contradictions; tuned bounds leave {len(open_)} that no attack breaks, branch and "
+          f"bound {left}; {np.median(seconds):.1f} s an instance (median), {seconds.max():.0f} s at most")  # fmt: skip
 
 
 if __name__ == "__main__":

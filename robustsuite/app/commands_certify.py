@@ -100,7 +100,7 @@ def listed(given: list[Path], only: str) -> Iterator[Path]:
             raise BadData(f"expected a list of instances, got {quoted(str(path))}: {error}; name one") from error
         chosen = [row for row in rows if row and only in row[0]]
         if len(rows) > MOST or any(len(row) < 2 for row in chosen):
-            raise BadData(f"expected at most {MOST} rows network,instance,seconds in {quoted(path.name)}; mend the list")
+            raise BadData(f"expected {MOST} rows network,instance,seconds at most in {quoted(path.name)}; mend it")
         nets = sorted({row[0] for row in chosen})
         if len(nets) != 1:
             names = ", ".join(nets[:4]) or "none"

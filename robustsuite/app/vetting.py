@@ -14,7 +14,7 @@ from robustsuite.app.flags import entry
 from robustsuite.config.registry import AttackCard, cards
 from robustsuite.config.threats import Access
 from robustsuite.engine.sweep import Sweep, sweep_of
-from robustsuite.errors import BadValue, UnknownName, quoted
+from robustsuite.errors import BadValue, UnknownName
 from robustsuite.serve.data import Dataset, Split, load_data, parse_data
 from robustsuite.serve.models import Model, load_model
 

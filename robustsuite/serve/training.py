@@ -26,6 +26,9 @@ Rate = Callable[[float], float]
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator, float], Tensor]
 """(network, x (N, C, H, W), y (N,), generator, epoch as a fraction) -> the pictures to train on."""
 
+Objective = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+"""(network, x (N, C, H, W), y (N,), epoch as a fraction) -> the loss to go down."""
+
 
 EPOCHS = "epochs"
 """The finding that a watched training keeps: its val accuracy after each epoch."""
@@ -102,12 +105,14 @@ def fitted(
     *,
     perturb: Perturb | None = None,
     select: Callable[[nn.Module, Split], float] | None = None,
+    objective: Objective | None = None,
 ) -> nn.Module:
     """A trained copy of `net`, in eval mode on `training.device`; `net` itself is left alone.
 
     perturb: changes every batch before the step, and is handed the network in train mode.
     select: a score of (network in eval mode, training.val); the epoch with the highest is kept, else the last.
-    Cross-entropy. bfloat16 autocast on CUDA only; every other device computes in float32.
+    objective: the loss, the cross-entropy if left out.
+    bfloat16 autocast on CUDA only; every other device computes in float32.
     Raises BadData for an empty train split, BadValue where the loss stops being finite.
     """
     if not len(training.train):
@@ -130,7 +135,10 @@ def fitted(
                 x = training.train.augment(x, noise) if training.train.augment else x
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
-                    loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
+                    if objective:
+                        loss = objective(net, x, labels, epoch + done)
+                    else:
+                        loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
                 descend(loss, optimiser, recipe.rate(epoch + done))
                 losses.append(loss.detach())
             mean = finite(losses, epoch)

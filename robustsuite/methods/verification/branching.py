@@ -1,9 +1,9 @@
 """Branch and bound over ReLUs: halve a part that is not proven at one neuron, until all are proven or a point breaks.
 
-Every part of the region is a domain of `relaxed`; its halves have the neuron's input at least, or at most, 0 (beta-CROWN:
-Wang et al., 2021, arXiv 2103.06624). Which neuron: the one of each layer whose relaxation seems to cost most is tried on
-both sides by one bound without tuning, and the neuron whose worse half is best is taken (filtered smart branching: De
-Palma et al., 2021, arXiv 2104.06718). An attack goes first, and the point where each bound is taken is tried as well.
+Every part of the region is a domain of `relaxed`; its halves have the neuron's input at least, or at most, 0
+(beta-CROWN: Wang et al., 2021, arXiv 2103.06624). Which neuron: that of each layer whose relaxation seems to cost most
+is tried on both sides by one bound without tuning, and the neuron whose worse half is best is taken (filtered smart
+branching: De Palma et al., 2021, arXiv 2104.06718). An attack goes first, and the point where each bound is taken is tried as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESTARTS, ATTACK_STEPS = 4, 50
 
 
 class Limits(NamedTuple):
-    """nodes: parts that may be bounded. steps: of Adam on each. width: parts at a time, which changes no verdict's truth."""
+    """nodes: parts that may be bounded. steps: of Adam on each. width: parts at a time."""
 
     nodes: int = 2000
     steps: int = 10
@@ -30,7 +30,7 @@ class Limits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a search. point (1, C, H, W): where a case holds, if falsified; bound: the lowest of what is open."""
+    """What came of a search. point (1, C, H, W): where a case holds, if falsified; bound: the lowest that is open."""
 
     status: Literal["verified", "falsified", "unknown"]
     nodes: int
@@ -86,7 +86,7 @@ class Open(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A search: the network, where, the bounds of its ReLUs, one row c and number b a case, limits, and what is near."""
+    """A search: the network, where, bounds of its ReLUs, one row c and number b a case, limits, and what is near."""
 
     cut: ReluNet
     region: Region

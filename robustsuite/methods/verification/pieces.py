@@ -32,7 +32,7 @@ CALLED = {"__add__": "add", "__iadd__": "add_", "__radd__": "add", "__sub__": "s
 
 
 class Pieces(NamedTuple):
-    """One forward over n rows. values: x and each ReLU's output, leaves; before: what each ReLU reads, and the logits."""
+    """One forward over n rows. values: x and each ReLU's output, all leaves; before: what each ReLU reads, and z."""
 
     values: list[Tensor]
     before: list[Tensor]
@@ -89,7 +89,7 @@ class ReluNet:
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         some = x[:1].detach()
         rows = torch.cat([some, some.flip(-1), 0.5 * some])
-        pieces = self._run(rows.clone().requires_grad_(), torch.relu)
+        pieces = cut(self.net, rows, torch.relu)
         self.shapes = [value.shape[1:] for value in pieces.values]
         self.outputs = pieces.before[-1].shape[1]
         with torch.no_grad():
@@ -105,12 +105,17 @@ class ReluNet:
 
     def pieces(self, n: int, like: Tensor) -> Pieces:
         """The forward of n rows whose input and ReLU outputs are all zeros."""
-        x = like.new_zeros(n, *self.shapes[0]).requires_grad_()
-        return self._run(x, torch.zeros_like)
+        return cut(self.net, like.new_zeros(n, *self.shapes[0]))
 
-    def _run(self, x: Tensor, value: Callable[[Tensor], Tensor]) -> Pieces:
-        with torch.inference_mode(False), torch.enable_grad():
-            cut = Cut(lambda h: value(h.detach()).requires_grad_())
-            with cut:
-                logits = self.net(x)
-        return Pieces([x, *cut.values], [*cut.before, logits])
+
+def cut(net: nn.Module, x: Tensor, value: Callable[[Tensor], Tensor] = torch.zeros_like) -> Pieces:
+    """The forward of x (N, C, H, W) with every ReLU's output replaced by a leaf: `value` of its input, or zeros.
+
+    Raises Unsupported for what is not affine in between; with weights that are trained it takes that on trust.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        mode = Cut(lambda h: value(h.detach()).requires_grad_())
+        with mode:
+            logits = net(leaf)
+    return Pieces([leaf, *mode.values], [*mode.before, logits])

@@ -37,7 +37,8 @@ def decided(
         region, unsafe = _rounded(part, shape, like)
         other = in_the_other_precision(net, like)
         with torch.inference_mode(False), full_precision(like.device):
-            found = searched(net, region, unsafe, limits, _near(scale_of(net, other, region.centre), unsafe, like), told)
+            near = _near(scale_of(net, other, region.centre), unsafe, like)
+            found = searched(net, region, unsafe, limits, near, told)
             nodes += found.nodes
             if found.point is not None:
                 x, z = _exactly(net, other, part, found.point)

@@ -6,8 +6,8 @@ Backwards from a row c of the outputs, c . h >= A . v + const. Through a ReLU wi
 
 the lower line where A > 0 and the upper where A < 0 (CROWN: Zhang et al., 2018, arXiv 1811.00866). A neuron split to
 h >= 0 (s = 1) or h <= 0 (s = -1) is h or 0, and for any beta >= 0 the term -beta s h may be added, since s h >= 0 in
-that half (beta-CROWN: Wang et al., 2021, arXiv 2103.06624, eq. 8). Any alpha in [0, 1] and beta >= 0 give a sound bound;
-Adam looks for the highest (alpha-CROWN: Xu et al., 2021, arXiv 2011.13824).
+that half (beta-CROWN: Wang et al., 2021, arXiv 2103.06624). Any alpha in [0, 1] and beta >= 0 give a sound bound; Adam
+looks for the highest (alpha-CROWN: Xu et al., 2021, arXiv 2011.13824).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsuite.methods.verification.pieces import ReluNet
+from robustsuite.methods.verification.pieces import Pieces, ReluNet
 from robustsuite.methods.verification.region import Region
 
 LR_ALPHA, LR_BETA, DECAY = 0.25, 0.05, 0.98
@@ -40,7 +40,7 @@ class Layer(NamedTuple):
 
 
 class Domains(NamedTuple):
-    """B parts of one region. alpha, beta >= 0 and sign in {-1, 0, 1}, all (B, U) over every unstable neuron in order."""
+    """B parts of one region: alpha, beta >= 0 and sign in {-1, 0, 1}, (B, U) over every unstable neuron in order."""
 
     alpha: Tensor
     beta: Tensor
@@ -66,50 +66,69 @@ def undivided(layers: Sequence[Layer], n: int, like: Tensor) -> Domains:
     return Domains(alpha, torch.zeros_like(alpha), torch.zeros_like(alpha))
 
 
+class Lines(NamedTuple):
+    """What bounds one ReLU, (B, n): slopes below and above, how far the upper line is from 0 at 0, and beta s."""
+
+    lower: Tensor
+    upper: Tensor
+    intercept: Tensor
+    push: Tensor
+
+
 def bounded(net: ReluNet, region: Region, layers: Sequence[Layer], domains: Domains, row: Tensor, to: int) -> Bounded:
     """Lower bounds of row . h over each domain: row (B, n) of what the ReLU number `to` reads, or of the logits.
 
     layers: of the ReLUs before it. Differentiable in alpha and beta.
     """
-    pieces = net.pieces(len(row), region.centre)
-    total = row.new_zeros(len(row))
+    sizes = [len(layer.unstable) for layer in layers[:to]]
+    parts = zip(*(part.split(sizes, 1) for part in domains), strict=True) if to else ()
+    lines = [_lines(layer, *part) for layer, part in zip(layers[:to], parts, strict=True)]
+    a, constant, slopes = backwards(net.pieces(len(row), region.centre), lines, row)
+    return Bounded(constant + region.lowest(a), slopes, region.lowest_at(a.detach()))
+
+
+def backwards(pieces: Pieces, lines: Sequence[Lines], row: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """row . h >= a . x + constant, for row (B, n) of what reads the ReLUs of these lines.
+
+    Returns a (B, C, H, W), constant (B,), and the coefficients (B, n) of each ReLU's output on the way.
+    """
+    to, total = len(lines), row.new_zeros(len(row))
     reached: list[Tensor | None] = [None] * (to + 1)
     slopes: list[Tensor] = [row] * to
-    tuned = torch.is_grad_enabled()
-    sizes = [len(layer.unstable) for layer in layers[:to]]
-    parts = list(zip(*(part.split(sizes, 1) for part in domains), strict=True)) if to else []
+    further = torch.is_grad_enabled()
     back = row
     for i in range(to, -1, -1):
         if i < to:
-            found = reached[i + 1]
+            found, line = reached[i + 1], lines[i]
             slopes[i] = a = (torch.zeros_like(pieces.values[i + 1]) if found is None else found).flatten(1)
-            back, constant = _through(layers[i], *parts[i], a)
-            total = total + constant
+            total = total + (a.clamp_max(0) * line.intercept).sum(1)
+            back = torch.where(a > 0, line.lower, line.upper) * a - line.push
         out = pieces.before[i]
-        total = total + (back * out.detach().flatten(1)).sum(1)
+        total = total + (back * out.flatten(1)).sum(1)
         with torch.enable_grad():
             gradients = torch.autograd.grad(
-                out, pieces.values[: i + 1], back.view_as(out), retain_graph=True, create_graph=tuned, allow_unused=True
-            )
+                out, pieces.values[: i + 1], back.view_as(out), retain_graph=True, create_graph=further,
+                allow_unused=True,
+            )  # fmt: skip
         for j, found in enumerate(gradients):
             before = reached[j]
             reached[j] = found if before is None else before if found is None else before + found
     a = torch.zeros_like(pieces.values[0]) if reached[0] is None else reached[0]
-    return Bounded(total + region.lowest(a), slopes, region.lowest_at(a.detach()))
+    return a, total, slopes
 
 
-def _through(layer: Layer, alpha: Tensor, beta: Tensor, sign: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients a (B, n) of relu(h) -> those of h, and what is added to the bound (B,)."""
+def _lines(layer: Layer, alpha: Tensor, beta: Tensor, sign: Tensor) -> Lines:
+    """The lines of one ReLU in each domain; alpha, beta and sign (B, U) of its unstable neurons."""
     low, high, at = layer.low, layer.high, layer.unstable
-    always = (low >= 0).to(a).expand_as(a)
-    split, active = sign != 0, (sign > 0).to(a)
+    always = (low >= 0).to(alpha).expand(len(alpha), -1)
+    split, active = sign != 0, (sign > 0).to(alpha)
     steep = high[at] / (high[at] - low[at])
-    lower = always.index_copy(1, at, torch.where(split, active, alpha))
-    upper = always.index_copy(1, at, torch.where(split, active, steep))
-    intercept = torch.where(split, torch.zeros_like(alpha), -low[at] * steep)
-    constant = (a[:, at].clamp_max(0) * intercept).sum(1)
-    back = torch.where(a > 0, lower, upper) * a
-    return back.index_add(1, at, -beta * sign), constant
+    return Lines(
+        always.index_copy(1, at, torch.where(split, active, alpha)),
+        always.index_copy(1, at, torch.where(split, active, steep)),
+        torch.zeros_like(always).index_copy(1, at, torch.where(split, 0.0, -low[at] * steep)),
+        torch.zeros_like(always).index_copy(1, at, beta * sign),
+    )
 
 
 def tuned(

@@ -1,7 +1,7 @@
 """Instances of the verification competition: .vnnlib text -> boxes of inputs and the outputs that are unsafe there.
 
-What is read of it: (declare-const X_i Real), the same of Y_j, and (assert F) with F made of and, or, <=, >= over numbers,
-names and their sums, differences and multiples. The assertions together describe what would break the property, so
+What is read of it: (declare-const X_i Real), the same of Y_j, and (assert F) with F made of and, or, <=, >= over
+numbers, names and their sums, differences and multiples. The assertions together describe what would break the property, so
 "sat" is a counterexample (Brix et al., 2023, arXiv 2301.05815). A constraint speaks of one input or of outputs. Text
 from outside may be anything: it is read within limits, and whatever is not of this form ends in one sentence.
 """
@@ -51,9 +51,9 @@ def read_instance(file: Path, inputs: int, outputs: int) -> list[Part]:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
             blob = stream.read(BYTES + 1)
     except (OSError, EOFError) as error:
-        raise BadData(f"expected a .vnnlib file, got {quoted(str(file))}: {error}; name one that can be read") from error
+        raise BadData(f"expected a .vnnlib file, got {quoted(str(file))}: {error}; name another") from error
     if len(blob) > BYTES:
-        raise BadData(f"expected at most {BYTES >> 20} MiB of text in {quoted(file.name)}, got more; split the instance")
+        raise BadData(f"expected {BYTES >> 20} MiB of text at most in {quoted(file.name)}, got more; split it")
     return parsed(blob.decode("ascii", "replace"), inputs, outputs, file.name)
 
 
@@ -67,7 +67,8 @@ def parsed(text: str, inputs: int, outputs: int, where: str) -> list[Part]:
             case ["declare-const", str(name), "Real"] | ["declare-fun", str(name), [], "Real"]:
                 kind, index = _variable(name, where)
                 if index != declared[kind]:
-                    raise BadData(f"expected {kind}_{declared[kind]} to be declared next in {where}, got {quoted(name)}")
+                    due = f"{kind}_{declared[kind]}"
+                    raise BadData(f"expected {due} to be declared next in {where}, got {quoted(name)}")
                 declared[kind] += 1
             case ["assert", formula]:
                 found = _alternatives(formula, where)
@@ -224,7 +225,8 @@ def _boxed(
 def _unsafe(cases: list[list[Row]], outputs: int, where: str) -> Unsafe:
     """Cases of rows about outputs, the shorter ones filled up by their last row."""
     most = max(1, *(len(case) for case in cases))
-    a, b = torch.zeros(len(cases), most, outputs, dtype=torch.float64), torch.zeros(len(cases), most, dtype=torch.float64)
+    a = torch.zeros(len(cases), most, outputs, dtype=torch.float64)
+    b = torch.zeros(len(cases), most, dtype=torch.float64)
     for d, case in enumerate(cases):
         for r in range(most if case else 0):  # no row at all holds anywhere: 0 <= 0
             coefficients, b[d, r] = case[min(r, len(case) - 1)]

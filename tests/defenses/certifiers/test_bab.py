@@ -17,6 +17,7 @@ from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.verification.branching import Limits
 from robustsuite.methods.verification.pieces import ReluNet
+from robustsuite.methods.verification.pieces import cut as cut_at
 from robustsuite.methods.verification.region import ball_region, other_class
 from robustsuite.methods.verification.relaxed import Domains, bounded, relu_layers, tuned, undivided
 from robustsuite.scenarios import certification
@@ -24,7 +25,6 @@ from robustsuite.serve.data import Split
 from robustsuite.serve.models import Normalised
 from tests.defenses.certifiers.bounded import CASES, MEAN, STD, pictures
 from tests.toys import ready, system
-
 
 LIMITS = Limits(nodes=3000, steps=20)
 
@@ -129,7 +129,7 @@ def test_halves_bound_their_own_points() -> None:
 
 def inputs(cut: ReluNet, x: Tensor) -> list[Tensor]:
     """What each ReLU reads at these points."""
-    return [h.detach().flatten(1) for h in cut._run(x.clone().requires_grad_(), torch.relu).before[:-1]]
+    return [h.detach().flatten(1) for h in cut_at(cut.net, x, torch.relu).before[:-1]]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
