@@ -75,7 +75,8 @@ def told(name: str, eps: str, rows: list[dict[str, Any]]) -> str:
         lost = sum(row["lirpa"]["proven"] and row["bab"]["status"] != "verified" for row in known)
         line += (
             f"; of the first {len(known)} auto-LiRPA's alpha-CROWN leaves {len(open_)} undecided, of which {left} "
-            f"stay, and proves {lost} that stay unproven here, in {np.median([r['lirpa']['seconds'] for r in known]):.0f} s"
+            f"stay, and proves {lost} that stay unproven here, in "
+            f"{np.median([row['lirpa']['seconds'] for row in known]):.0f} s"
         )
     return line
 

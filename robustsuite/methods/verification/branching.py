@@ -3,7 +3,8 @@
 Every part of the region is a domain of `relaxed`; its halves have the neuron's input at least, or at most, 0
 (beta-CROWN: Wang et al., 2021, arXiv 2103.06624). Which neuron: that of each layer whose relaxation seems to cost most
 is tried on both sides by one bound without tuning, and the neuron whose worse half is best is taken (filtered smart
-branching: De Palma et al., 2021, arXiv 2104.06718). An attack goes first, and the point where each bound is taken is tried as well.
+branching: De Palma et al., 2021, arXiv 2104.06718). An attack goes first, and the points where bounds
+are taken are tried as well.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustsuite.errors import Unsupported
 from robustsuite.methods.verification.pieces import ReluNet
 from robustsuite.methods.verification.region import Region, Unsafe
 from robustsuite.methods.verification.relaxed import Bounded, Domains, Layer, bounded, relu_layers, tuned, undivided
 
 RESTARTS, ATTACK_STEPS = 4, 50
+MOST = 20_000
+"""ReLUs of a network: what each reads is bounded by two rows of its own through all that lies before it."""
 
 
 class Limits(NamedTuple):
@@ -48,6 +52,9 @@ def searched(
     that is not affine between its ReLUs.
     """
     cut = ReluNet(net, region.centre)
+    relus = sum(shape.numel() for shape in cut.shapes[1:])
+    if relus > MOST:
+        raise Unsupported(f"expected at most {MOST} ReLUs for branch and bound, got {relus}; certify it by lirpa")
     found = attacked(net, region, unsafe)
     if found is not None:
         return Outcome("falsified", 0, -torch.inf, found)

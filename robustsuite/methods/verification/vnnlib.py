@@ -1,9 +1,9 @@
 """Instances of the verification competition: .vnnlib text -> boxes of inputs and the outputs that are unsafe there.
 
 What is read of it: (declare-const X_i Real), the same of Y_j, and (assert F) with F made of and, or, <=, >= over
-numbers, names and their sums, differences and multiples. The assertions together describe what would break the property, so
-"sat" is a counterexample (Brix et al., 2023, arXiv 2301.05815). A constraint speaks of one input or of outputs. Text
-from outside may be anything: it is read within limits, and whatever is not of this form ends in one sentence.
+numbers, names and their sums, differences and multiples. The assertions together say what would break the property, so
+"sat" is a counterexample (Brix et al., 2023, arXiv 2301.05815). A constraint speaks of one input or of outputs.
+Text from outside may be anything: it is read within limits, and what is not of this form ends in one sentence.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from robustsuite.serve.models import Normalised
 from tests.defenses.certifiers.bounded import CASES, MEAN, STD, pictures
 from tests.toys import ready, system
 
-LIMITS = Limits(nodes=3000, steps=20)
+LIMITS = Limits(nodes=1000, steps=10)
 
 
 def tiny(hidden: int = 8) -> nn.Module:
@@ -76,7 +76,7 @@ def exact_margin(net: nn.Module, x: Tensor, y: int, eps: float) -> float:
 
 def test_every_picture_of_a_tiny_network_ends_as_exact_enumeration_says() -> None:
     net = tiny()
-    x = torch.rand(12, 1, 2, 2, generator=torch.Generator().manual_seed(5)).double()
+    x = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(5)).double()
     y = net(x).argmax(1)
     seen = set()
     for eps in (0.1, 0.2):
@@ -117,14 +117,15 @@ def test_halves_bound_their_own_points() -> None:
     outputs = (net(points) * rows).sum(1)
     neurons = kept.alpha.shape[1]
     assert neurons > 5
-    for neuron in range(neurons):
+    for neuron in range(0, neurons, 3):
         for side in (1.0, -1.0):
             sign = torch.zeros_like(kept.sign)
             sign[0, neuron] = side
-            found, after = tuned(cut, region, layers, Domains(kept.alpha, kept.beta, sign), rows, 20)
+            found, after = tuned(cut, region, layers, Domains(kept.alpha, kept.beta, sign), rows, 5)
             inside = side * reads[:, neuron] >= 0
             assert found.bound[0] <= outputs[inside].min() if inside.any() else True
-            assert (after.beta >= 0).all() and ((after.alpha >= 0) & (after.alpha <= 1)).all()
+            assert (after.beta >= 0).all()
+            assert ((after.alpha >= 0) & (after.alpha <= 1)).all()
 
 
 def inputs(cut: ReluNet, x: Tensor) -> list[Tensor]:
@@ -135,11 +136,11 @@ def inputs(cut: ReluNet, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_what_is_proven_shrinks_with_eps_and_what_breaks_grows(norm: str) -> None:
     net = CASES["mlp"][0]()
-    x, y = pictures(net, 6, 2)
+    x, y = pictures(net, 4, 2)
     before: list[str] = []
     every = []
     for eps in (0.02, 0.2, 1.0) if norm == "linf" else (0.1, 1.0, 3.0):
-        found = outcomes(net, x, y, Linf(eps) if norm == "linf" else L2(eps), Limits(100, 5))
+        found = outcomes(net, x, y, Linf(eps) if norm == "linf" else L2(eps), Limits(20, 3))
         now = [o.status for o in found]
         for was, status in zip(before, now, strict=False):
             assert not (was == "falsified" and status == "verified")
@@ -147,7 +148,8 @@ def test_what_is_proven_shrinks_with_eps_and_what_breaks_grows(norm: str) -> Non
             if outcome.point is not None:
                 ball = Linf(eps) if norm == "linf" else L2(eps)
                 point = ball.project(x[i : i + 1], outcome.point)
-                assert ball.allows(x[i : i + 1], point).all() and net(point).argmax(1) != y[i]
+                assert ball.allows(x[i : i + 1], point).all()
+                assert net(point).argmax(1) != y[i]
         before = now
         every.append(now.count("verified") - now.count("falsified"))
     assert every[0] > every[1] > every[2]
@@ -155,10 +157,10 @@ def test_what_is_proven_shrinks_with_eps_and_what_breaks_grows(norm: str) -> Non
 
 def test_neither_a_few_nodes_nor_the_width_turn_a_verdict_around() -> None:
     net = tiny()
-    x = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(6)).double()
+    x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(6)).double()
     y = net(x).argmax(1)
     full = [o.status for o in outcomes(net, x, y, Linf(0.15), LIMITS)]
-    for limits in (Limits(1, 0), Limits(20, 5), Limits(3000, 20, width=3)):
+    for limits in (Limits(1, 0), Limits(1000, 10, width=3)):
         for status, few in zip(full, outcomes(net, x, y, Linf(0.15), limits), strict=True):
             assert few.status in (status, "unknown")
             assert few.nodes <= max(limits.nodes, 2)
@@ -166,22 +168,23 @@ def test_neither_a_few_nodes_nor_the_width_turn_a_verdict_around() -> None:
 
 def test_the_judge_sees_what_is_broken_and_what_stays_undecided() -> None:
     def lying(net: nn.Module, x: Tensor, y: Tensor, budget: Linf) -> certification.Certificates:
-        found = bab(net, x, y, budget, nodes=40, steps=5)
+        found = bab(net, x, y, budget, nodes=20, steps=3)
         assert found.breaking is not None
         claimed = torch.where(found.breaking.isnan(), x, found.breaking)  # the picture itself breaks nothing
         return found._replace(breaking=claimed)
 
     net = CASES["mlp"][0]()
-    x, y = pictures(net, 8, 2)
+    x, y = pictures(net, 6, 2)
     split = Split.of(x, y)
-    for certifier in (partial(bab, nodes=40, steps=5), lying):
+    for certifier in (partial(bab, nodes=20, steps=3), lying):
         context: Any = SimpleNamespace(
             served=lambda: system(ready(net)), split=split, rng=Rng.of(0, "t", split.ids), width=8,
             threat=Threat("t", "certification", Access.WHITE_BOX, Linf(0.2)), attack=certifier,
             card=SimpleNamespace(name="bab"),
         )  # fmt: skip
         columns = certification.conclude(context, certification.play(context)).columns
-        assert columns["robust"].any() and columns["broken"].any()
+        assert columns["robust"].any()
+        assert columns["broken"].any()
         assert (columns["robust"].int() + columns["broken"].int() + columns["undecided"].int() == 1).all()
 
 

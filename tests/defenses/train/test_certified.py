@@ -79,7 +79,7 @@ def test_the_gradients_are_those_of_finite_differences(name: str) -> None:
         with torch.no_grad():
             for w, d in zip(weights, directions, strict=True):
                 w += side * d
-        ends.append(float(loss()))
+        ends.append(loss().item())
     slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
     assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(slope, rel=1e-4)
 
@@ -87,7 +87,8 @@ def test_the_gradients_are_those_of_finite_differences(name: str) -> None:
 def test_the_worst_case_is_the_cross_entropy_of_the_worst_logits() -> None:
     margins = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
     logits = torch.cat([torch.zeros(2, 1), -margins], 1)
-    torch.testing.assert_close(worst_case(margins), nn.functional.cross_entropy(logits, torch.zeros(2, dtype=torch.long)))
+    expected = nn.functional.cross_entropy(logits, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(worst_case(margins), expected)
 
 
 def test_the_ramp_is_a_line_between_its_corners_and_the_rate_falls_after_it() -> None:
