@@ -11,7 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from robustsuite.app.cli import app
-from robustsuite.app.commands_certify import line
+from robustsuite.app.commands_vet import line
 from robustsuite.errors import BadData
 from robustsuite.methods.verification import vnnlib
 from robustsuite.methods.verification.branching import Limits

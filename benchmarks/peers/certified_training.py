@@ -64,7 +64,7 @@ def methods(eps: float, epochs: int) -> dict[str, Callable[[nn.Module, Training]
 
 def measured(fit: Callable[[nn.Module, Training], nn.Module], train: Split, test: Split, eps: float, seed: int) -> Any:
     """Counts out of 1,000 (of 50 by CROWN and by branch and bound), and seconds of training."""
-    net = Normalised(conv_net(InputSpace(1, 28, 28, 10), filters=(8, 16), hidden=(50,)), [0.1307], [0.3081])
+    net: nn.Module = Normalised(conv_net(InputSpace(1, 28, 28, 10), filters=(8, 16), hidden=(50,)), [0.1307], [0.3081])
     start = time.process_time()
     net = fit(net, Training(train, test, seed=seed))
     seconds = time.process_time() - start

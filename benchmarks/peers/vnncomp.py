@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from robustsuite.app.commands_certify import listed
+from robustsuite.app.commands_vet import listed
 from robustsuite.benchmarks.peers.kept import kept
 from robustsuite.benchmarks.peers.lirpa import MODELS, trained
 from robustsuite.methods.verification.branching import Limits

@@ -7,6 +7,8 @@ Every picture ends as proven, broken (with the picture that breaks it, which the
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from robustsuite.config.threats import L2, Access, Linf
 from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.methods.verification.branching import Limits, Outcome, searched
 from robustsuite.methods.verification.region import ball_region, other_class
-from robustsuite.methods.verification.rounding import DOUBLE, full_precision, in_the_other_precision, scale_of
+from robustsuite.methods.verification.rounding import DOUBLE, Scale, full_precision, in_the_other_precision, scale_of
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.serve.task import TASK
 
@@ -60,18 +62,22 @@ def bab(
 def outcomes(net: nn.Module, x: Tensor, y: Tensor, budget: Linf | L2, limits: Limits) -> list[Outcome]:
     """What a search comes to for each picture, of the label's margin over every other class; as `bab` raises."""
     _fit(net, x, limits)
-    scale = scale_of(net, in_the_other_precision(net, x), x) if len(x) else None
+    scale = scale_of(net, in_the_other_precision(net, x), x)
     share = DOUBLE if x.dtype == torch.float64 else 1.0
     found = []
     for i in range(len(x)):
-        one, label = x[i : i + 1], int(y[i])
-        assert scale is not None
-        mine = type(scale)(*(part[i : i + 1] for part in scale))
+        one, mine = x[i : i + 1], Scale(scale.largest[i : i + 1], scale.apart[i : i + 1])
         with torch.inference_mode(False), full_precision(x.device):
-            classes = net(one).shape[1]
-            region, unsafe = ball_region(one, budget.eps, budget.norm), other_class(label, classes, one)
-            found.append(searched(net, region, unsafe, limits, lambda b, of=mine: share * of.near(b[:, None])))
+            with torch.no_grad():
+                classes = net(one).shape[1]
+            region, unsafe = ball_region(one, budget.eps, budget.norm), other_class(int(y[i]), classes, one)
+            found.append(searched(net, region, unsafe, limits, partial(_near, mine, share)))
     return found
+
+
+def _near(scale: Scale, share: float, bounds: Tensor) -> Tensor:
+    """What rounding leaves in doubt (B,) of these bounds (B,) of one picture."""
+    return share * scale.near(bounds[:, None])
 
 
 def _fit(net: nn.Module, x: Tensor, limits: Limits) -> None:

@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from robustsuite.app import commands_certify, commands_data, commands_reports, commands_run, commands_vet
+from robustsuite.app import commands_data, commands_reports, commands_run, commands_vet
 from robustsuite.app.terminal import console, prepare
 
 if TYPE_CHECKING:
@@ -188,7 +188,6 @@ def doctor() -> None:
 
 commands_run.register(app)
 commands_vet.register(app)
-commands_certify.register(app)
 commands_reports.register(app)
 commands_data.register(app)
 

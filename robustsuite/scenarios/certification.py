@@ -127,7 +127,8 @@ def _broken(system: System, x: Tensor, y: Tensor, found: Tensor, ball: Any, rng:
     handed = found.flatten(1).isfinite().all(1)
     points = torch.where(handed.view(-1, 1, 1, 1), found, x)
     judge = Judge(system.net, stochastic=False, under=system.under)
-    return handed & ball.allows(x, points) & judge(points, y, rng.fold("broken")).wrong
+    inside: Tensor = ball.allows(x, points)
+    return handed & inside & judge(points, y, rng.fold("broken")).wrong
 
 
 def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: Rng) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
+from robustsuite.maths.projections import unit
 from robustsuite.methods.verification.pieces import ReluNet
 from robustsuite.methods.verification.region import Region, Unsafe
 from robustsuite.methods.verification.relaxed import Bounded, Domains, Layer, bounded, relu_layers, tuned, undivided
@@ -205,7 +206,7 @@ def attacked(net: nn.Module, region: Region, unsafe: Unsafe) -> Tensor | None:
     start = torch.rand(RESTARTS, *region.centre.shape[1:], generator=draws).to(region.centre) * 2 - 1
     start[0] = 0
     if region.norm == "l2":
-        start = start / start.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *(1,) * (start.dim() - 1))
+        start = unit(start, "l2")
     x = region.inside((region.centre + region.reach * start).repeat(d, 1, 1, 1))
     case = torch.arange(d, device=x.device).repeat_interleave(RESTARTS)
     found = broken(net, region, unsafe, x)
@@ -216,10 +217,7 @@ def attacked(net: nn.Module, region: Region, unsafe: Unsafe) -> Tensor | None:
         with torch.enable_grad():
             rows = torch.einsum("nrk,nk->nr", unsafe.a[case], net(leaf)) - unsafe.b[case]
             (g,) = torch.autograd.grad(rows.amax(1).sum(), leaf)
-        if region.norm == "l2":
-            g = g / g.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *(1,) * (g.dim() - 1))
-        else:
-            g = g.sign()
+        g = unit(g, "l2") if region.norm == "l2" else g.sign()
         x = region.inside(x - (0.5 * (1 - step / ATTACK_STEPS) + 0.02) * region.reach * g)
         found = broken(net, region, unsafe, x)
     return found

@@ -77,7 +77,8 @@ class Bounds(nn.Module):
     def ball(self, x: Tensor, eps: float) -> Interval:
         """The linf ball around pictures in [0, 1], cut to [0, 1], behind the normalisation."""
         box = Interval((x - eps).clamp(0, 1), (x + eps).clamp(0, 1))
-        return box.by(lambda end: (end - self.net.mean) / self.net.std) if isinstance(self.net, Normalised) else box
+        front = self.net
+        return box.by(lambda end: (end - front.mean) / front.std) if isinstance(front, Normalised) else box
 
     def ibp(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """Lower bounds (N, classes - 1) of z_y - z_j by interval arithmetic, the other classes in rising order."""
@@ -169,8 +170,9 @@ def _affine(layer: nn.Linear | nn.Conv2d, x: Interval) -> Interval:
     else:
         if layer.padding_mode != "zeros":
             raise Unsupported(f"expected zeros as padding to train with bounds, got {layer.padding_mode!r}")
-        shape = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        middle, reach = layer(centre), functional.conv2d(radius, layer.weight.abs(), None, *shape)
+        middle = layer(centre)
+        reach = functional.conv2d(radius, layer.weight.abs(), None, layer.stride, layer.padding, layer.dilation,
+                                  layer.groups)  # fmt: skip
     return Interval(middle - reach, middle + reach)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsuite.config.threats import BALLS
+from robustsuite.maths.projections import unit
 
 
 class Region(NamedTuple):
@@ -19,16 +20,16 @@ class Region(NamedTuple):
 
     def lowest(self, a: Tensor) -> Tensor:
         """min of a . x over the region, for coefficients a (B, C, H, W) -> (B,)."""
-        middle = (a * self.centre).flatten(1).sum(1)
+        middle: Tensor = (a * self.centre).flatten(1).sum(1)
         if self.norm == "l2":
-            return middle - float(self.reach.amax()) * a.flatten(1).norm(dim=1)
+            length: Tensor = torch.linalg.vector_norm(a.flatten(1), dim=1)
+            return middle - float(self.reach.amax()) * length
         return middle - (a.abs() * self.reach).flatten(1).sum(1)
 
     def lowest_at(self, a: Tensor) -> Tensor:
         """The point (B, C, H, W) of the region where a . x is lowest."""
         if self.norm == "l2":
-            length = a.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *(1,) * (a.dim() - 1))
-            return self.centre - float(self.reach.amax()) * a / length
+            return self.centre - float(self.reach.amax()) * unit(a, "l2")
         return self.centre - self.reach * a.sign()
 
     def inside(self, x: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class Region(NamedTuple):
         away = x - self.centre
         if self.norm == "l2":
             length = away.flatten(1).norm(dim=1).view(-1, *(1,) * (x.dim() - 1))
-            inner = self.centre + away * (float(self.reach.amax()) / length.clamp_min(1e-30)).clamp(max=1)
+            inner: Tensor = self.centre + away * (float(self.reach.amax()) / length.clamp_min(1e-30)).clamp(max=1)
             return inner.clamp(0, 1)  # the centre is a picture, so this leads no farther from it
         return self.centre + torch.maximum(torch.minimum(away, self.reach), -self.reach)
 
@@ -52,7 +53,7 @@ class Unsafe(NamedTuple):
 
     def gap(self, z: Tensor) -> Tensor:
         """How far (N,) outputs z (N, K) are from the nearest case: at most 0 exactly where one of them holds."""
-        rows = torch.einsum("drk,nk->ndr", self.a, z) - self.b
+        rows: Tensor = torch.einsum("drk,nk->ndr", self.a, z) - self.b
         return rows.amax(2).amin(1)
 
 
