@@ -17,6 +17,7 @@ from robustsuite.serve.models import Fit, Training
 @stages.train(
     paper="Zhang et al., 2020, arXiv:1906.06316; Xu et al., 2020, arXiv:2002.12920",
     differs=(
+        "trains from fresh weights in place of the recipe",
         "every margin is bounded by a row of its own: the losses are not fused into one row, so it costs classes - 1",
         "the schedule is in parts of the epochs: none up to a tenth, a line up to six tenths, then the whole radius",
         "the learning rate falls by a half cosine once the radius is whole, where the authors have steps",
@@ -33,7 +34,7 @@ def crown_ibp_training(
     """
 
     def certified(net: nn.Module, training: Training) -> nn.Module:
-        return trained_on(fit(net, training), training, margins, eps, epochs, lr, batch, kappa, augment)
+        return trained_on(net, training, margins, eps, epochs, lr, batch, kappa, augment)
 
     return certified
 

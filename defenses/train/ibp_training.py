@@ -17,6 +17,7 @@ from robustsuite.serve.models import Fit, Training
 @stages.train(
     paper="Gowal et al., 2018, arXiv:1810.12715",
     differs=(
+        "trains from fresh weights in place of the recipe",
         "the schedule is in parts of the epochs: none up to a tenth, a line up to six tenths, then the whole radius",
         "the learning rate falls by a half cosine once the radius is whole, where the authors have steps",
     ),
@@ -33,7 +34,7 @@ def ibp_training(
     """
 
     def certified(net: nn.Module, training: Training) -> nn.Module:
-        return trained_on(fit(net, training), training, margins, eps, epochs, lr, batch, kappa, augment)
+        return trained_on(net, training, margins, eps, epochs, lr, batch, kappa, augment)
 
     return certified
 

@@ -78,14 +78,11 @@ def test_every_picture_of_a_tiny_network_ends_as_exact_enumeration_says() -> Non
     net = tiny()
     x = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(5)).double()
     y = net(x).argmax(1)
-    seen = set()
-    for eps in (0.1, 0.2):
-        exact = [exact_margin(net, x[i], int(y[i]), eps) for i in range(len(x))]
-        assert min(map(abs, exact)) > 1e-4  # else the test itself would be in doubt
-        found = [o.status for o in outcomes(net, x, y, Linf(eps), LIMITS)]
-        assert found == ["verified" if margin > 0 else "falsified" for margin in exact]
-        seen |= set(found)
-    assert seen == {"verified", "falsified"}
+    exact = [exact_margin(net, x[i], int(y[i]), 0.2) for i in range(len(x))]
+    assert min(map(abs, exact)) > 1e-4  # else the test itself would be in doubt
+    found = [o.status for o in outcomes(net, x, y, Linf(0.2), LIMITS)]
+    assert found == ["verified" if margin > 0 else "falsified" for margin in exact]
+    assert set(found) == {"verified", "falsified"}
 
 
 @pytest.mark.parametrize("name", CASES)
