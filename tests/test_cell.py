@@ -99,7 +99,7 @@ SWEEP: dict[str, Any] = {
                 "goal": {"target": 3}, "attacks": ["square", "fgsm"]},
         "listed": {"scenario": "evasion", "budget": {"l2": 1}, "goal": {"ordered_topk": 3}, "attacks": ["quadattack"]},
         "proof": {"scenario": "certification", "budget": {"l2": 0.5},
-                  "attacks": ["smoothing", {"lirpa": {"first": 3}}]},
+                  "attacks": ["smoothing", {"lirpa": {"first": 3}}, {"bab": {"nodes": 9}}]},
         "backdoor": {"scenario": "poisoning", "budget": {"poison_rate": 0.1}, "access": "train_set", "target": 1,
                      "attacks": ["badnets", "blended"]},
         "useless": {"scenario": "unlearnable", "budget": {"poison_rate": 1.0}, "access": "train_set",

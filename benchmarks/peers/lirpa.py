@@ -28,6 +28,8 @@ from robustsuite.serve.models import Normalised
 MODELS: dict[str, tuple[str, Callable[[InputSpace], nn.Module]]] = {
     "resnet2b": ("cifar10_resnet2b_adv2", small_nets.ARCHITECTURES["resnet2b"]),
     "cnn_a": ("cifar10_cnn_a_adv", small_nets.ARCHITECTURES["cnn_a"]),
+    "oval_base": ("cifar10_oval_base", small_nets.ARCHITECTURES["cnn_base"]),
+    "marabou_medium": ("cifar10_marabou_medium", small_nets.ARCHITECTURES["conv_medium"]),
 }
 # Verified % by plain CROWN, clean %, PGD %: alpha-beta-CROWN's documentation of the VNN-COMP 2021 ResNets.
 DOCUMENTED = {("resnet2b", "2/255"): (26.88, 69.25, 54.82), ("resnet2b", "1/255"): (57.16, 69.25, 62.24)}

@@ -16,7 +16,7 @@ from robustsuite.config.threats import BALLS
 from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
 from robustsuite.errors import BadData, RobustsuiteError, UnknownName, Unsupported
-from robustsuite.maths.numerics import float32
+from robustsuite.methods.verification.rounding import full_precision
 from robustsuite.serve.models import Normalised
 
 METHODS = {"ibp": "ibp", "crown-ibp": "crown-ibp", "crown": "crown", "alpha-crown": "crown-optimized"}
@@ -196,10 +196,3 @@ def _refusal(net: nn.Module, error: Exception) -> str:
         f"expected layers that auto-LiRPA can bound, got {operation} in {suspects or 'the forward pass'}; "
         "replace it, choose another bound method, or certify by randomized smoothing"
     )
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """No TF32 and no autocast: both make bounds unsound."""
-    with float32(), torch.autocast(device.type, enabled=False):
-        yield

@@ -9,7 +9,6 @@ No bound here counts the rounding of its own sums. So what is near 0 in float32 
 what is still near 0 there proves nothing.
 """
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import Literal
@@ -19,23 +18,15 @@ from torch import Tensor, nn
 
 from robustsuite.config.taxonomy import PROOF
 from robustsuite.config.threats import L2, Access, Linf
-from robustsuite.defenses.certifiers._graphs import METHODS, full_precision, margins, problem
-from robustsuite.errors import BadValue, Unsupported
+from robustsuite.defenses.certifiers._graphs import METHODS, margins, problem
+from robustsuite.errors import BadValue
+from robustsuite.methods.verification.rounding import DOUBLE, full_precision, in_the_other_precision, scale_of
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.serve.task import TASK
 
 __all__ = ["METHODS", "largest_verified_eps", "lirpa", "margin_bounds", "predictions", "verified"]
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
-NEAR = 1e-3
-"""A float32 bound this share of its scale away from 0 has its sign: the scale is the largest of the image's logits and
-bounds. Errors up to 3e-6 of it were measured (CROWN at 1/255 and 2/255 on cifar10_cnn_a_adv, logits x 0.001 to 10,000:
-2.4e-8 to 0.27), and 7.5e-4 in absolute terms on other networks with logits as they are."""
-NOISE = 1e3
-"""So often the difference between the image's logits in float32 and in float64 is near as well: it is large where
-large numbers cancel inside the network, which its outputs do not show."""
-DOUBLE = 1e-6
-"""Near in float64 is this share of near in float32: its unit of rounding is 2e-9 of the other's."""
 
 
 def margin_bounds(
@@ -153,12 +144,12 @@ def _prover(
 ) -> Callable[[Tensor, Tensor, Tensor, str], Tensor]:
     """(x (N, C, H, W), y (N,), eps (N,), norm) -> which images (N,) keep their labels in their balls."""
     own = problem(net, x, method, steps)
-    other = _in_the_other_precision(net, x)
+    other = in_the_other_precision(net, x)
     exact = functools.cache(lambda: problem(other, x.double(), method, steps))  # traced where something is near
 
     def prove(x: Tensor, y: Tensor, eps: Tensor, norm: str) -> Tensor:
         bounds = margins(own, x, y, eps, norm, batch_size)
-        near = _near(net, other, x, bounds, batch_size)
+        near = scale_of(net, other, x, batch_size).near(bounds)
         if x.dtype == torch.float64:
             return _above(bounds, DOUBLE * near)
         proven = _above(bounds, near)
@@ -174,32 +165,3 @@ def _prover(
 def _above(bounds: Tensor, least: Tensor) -> Tensor:
     """Where all bounds (N, K) are finite and above these numbers (N,)."""
     return ((bounds > least[:, None]) & bounds.isfinite()).all(1)
-
-
-def _in_the_other_precision(net: nn.Module, x: Tensor) -> nn.Module:
-    """A copy of the network in float64 for float32, and in float32 for float64."""
-    return copy.deepcopy(net).to(torch.float32 if x.dtype == torch.float64 else torch.float64)
-
-
-def _near(net: nn.Module, other: nn.Module, x: Tensor, bounds: Tensor, batch_size: int | None) -> Tensor:
-    """How far (N,) float64 from 0 a float32 bound's sign is still in doubt."""
-    if not len(x):
-        return bounds.new_zeros(0).double()
-    turned = x.to(torch.float32 if x.dtype == torch.float64 else torch.float64)
-    z, again = _logits(net, x, batch_size).double(), _logits(other, turned, batch_size).double()
-    scale = torch.maximum(z.abs().amax(1), bounds.double().abs().amax(1))
-    return NEAR * scale + NOISE * (z - again).abs().amax(1)
-
-
-def _logits(net: nn.Module, x: Tensor, batch_size: int | None) -> Tensor:
-    """Logits (N, K) in the dtype of x."""
-    try:
-        with torch.no_grad(), full_precision(x.device):
-            return torch.cat([net(part) for part in torch.split(x, batch_size or 256)])
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "type" not in str(error):
-            raise
-        raise Unsupported(
-            f"expected a network that computes in float32 and in float64, got {str(error).splitlines()[0]!r} for "
-            f"{x.dtype}; register its constants as buffers, so that .double() reaches them"
-        ) from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustsuite.serve.data import InputSpace
 
 
 def entry(text: str, such: str = "{pgd: {steps: 50}}") -> Any:
@@ -20,6 +23,18 @@ def budget(text: str) -> Any:
     """A budget's flag: 'linf: 8/255', or a number alone for linf. Raises BadValue."""
     found = entry(text, "linf: 8/255")
     return {"linf": found} if isinstance(found, str | int | float) else found
+
+
+def space(text: str) -> InputSpace:
+    """Channels, height, width and classes, as 3x32x32x10. Raises BadValue."""
+    from robustsuite.errors import BadValue, quoted
+    from robustsuite.serve.data import InputSpace
+
+    parts = text.split("x")
+    if len(parts) != 4 or not all(part.isdecimal() and 0 < int(part) < 1 << 16 for part in parts):
+        got = quoted(text) if text else "none"
+        raise BadValue(f"expected data, or --space as channels x height x width x classes, got {got}; write 3x32x32x10")
+    return InputSpace(*map(int, parts))
 
 
 def device(name: str) -> str:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from robustsuite.app import flags
 from robustsuite.app.flags import entry
 from robustsuite.config.registry import AttackCard, cards
 from robustsuite.config.threats import Access
 from robustsuite.engine.sweep import Sweep, sweep_of
-from robustsuite.errors import BadValue, UnknownName, quoted
-from robustsuite.serve.data import Dataset, InputSpace, Split, load_data, parse_data
+from robustsuite.errors import BadValue, UnknownName
+from robustsuite.serve.data import Dataset, Split, load_data, parse_data
 from robustsuite.serve.models import Model, load_model
 
 LARGE = 64
@@ -132,14 +133,9 @@ def scanning(checkpoint: str, data: str, zoo: int, space: str, seed: int) -> Swe
 
 def _pictureless(space: str) -> Dataset:
     """A data set of this space without a picture. Raises BadValue."""
-    parts = space.split("x")
-    if len(parts) != 4 or not all(part.isdecimal() and 0 < int(part) < 1 << 16 for part in parts):
-        got = quoted(space) if space else "none"
-        raise BadValue(f"expected data, or --space as channels x height x width x classes, got {got}; write 3x32x32x10")
-    channels, height, width, classes = map(int, parts)
-    none = Split.of(torch.zeros(0, channels, height, width), torch.zeros(0, dtype=torch.int64))
-    names = tuple(map(str, range(classes)))
-    return Dataset("no pictures", InputSpace(channels, height, width, classes), names, {"test": none})
+    sizes = flags.space(space)
+    none = Split.of(torch.zeros(0, *sizes.shape), torch.zeros(0, dtype=torch.int64))
+    return Dataset("no pictures", sizes, tuple(map(str, range(sizes.classes))), {"test": none})
 
 
 def told(folder: Path) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -39,13 +39,15 @@ class Certificates(NamedTuple):
     """prediction (N,) int64, -1 where the certifier abstains; radius (N,) float, in the budget's norm, 0 for none.
 
     Of a certifier that counts votes under noise: p_low (N,) float, in [0, 1], how likely the predicted class is at the
-    least, and votes (N,) int64, how many were counted. None where it counts none.
+    least, and votes (N,) int64, how many were counted. breaking (N, C, H, W): of one that also looks for the contrary,
+    pictures of the ball that are answered wrong, NaN where it found none; they are judged as an attack's are.
     """
 
     prediction: Tensor
     radius: Tensor
     p_low: Tensor | None = None
     votes: Tensor | None = None
+    breaking: Tensor | None = None
 
 
 C = TypeVar("C", bound=Callable[..., Certificates])
@@ -64,17 +66,21 @@ def play(context: Context) -> Record:
 
     Columns: clean_ok, robust (radius >= eps), radius, abstained, prediction, contradicted where the system draws no
     noise: a point sampled in the proven ball breaks the example. Where votes are counted: p_correct, how likely the
-    label is under noise at the least (0 where another class is predicted, or none), and votes.
+    label is under noise at the least (0 where another class is predicted, or none), and votes. Of a certifier that
+    hands over breaking pictures also broken (one is in the ball, and the judge sees it answered wrong) and undecided:
+    neither proven nor broken.
     """
     system, split, threat, rng = context.served(), context.split, context.threat, context.rng
     ball = threat.budget
     if ball is None:
         raise ValueError(f"expected a budget in the certification threat {threat.name!r}, got none")
-    parts, undefined = [], []
+    parts, undefined, breaking = [], [], []
     for positions, x, y in split.batches(context.width):
         x, y = x.to(system.device), y.to(system.device)
         parts.append(_claimed(context, x, y, rng[positions]))
         undefined.append(_undefined(system, x, rng[positions]).cpu())
+        if (shown := parts[-1].breaking) is not None:
+            breaking.append(_broken(system, x, y, shown, ball, rng[positions]).cpu())
     prediction = torch.cat([part.prediction.cpu() for part in parts])
     claimed = torch.cat([part.radius.detach().cpu() for part in parts]).double()
     p_low, votes = _series(parts, "p_low"), _series(parts, "votes")
@@ -94,6 +100,9 @@ def play(context: Context) -> Record:
     columns |= {} if contradicted is None else {"contradicted": contradicted}
     columns |= {} if p_low is None else {"p_correct": torch.where(clean_ok, p_low, 0.0)}
     columns |= {} if votes is None else {"votes": votes}
+    if breaking:
+        broken = torch.cat(breaking) & clean_ok
+        columns |= {"broken": broken, "undecided": clean_ok & ~columns["robust"] & ~broken}
     columns |= {"undefined": none} if bool(none.any()) else {}
     return Record(columns, [], forwards=len(split) if votes is None else int(votes.sum()), backwards=0)
 
@@ -125,6 +134,15 @@ def _undefined(system: System, x: Tensor, rng: Rng) -> Tensor:
     """Where (N,) the network has no number for a picture; below what may reject, as an abstention is no fault."""
     with torch.no_grad():
         return TASK.undefined(answer(system.under or system.net, x, rng))
+
+
+def _broken(system: System, x: Tensor, y: Tensor, found: Tensor, ball: Any, rng: Rng) -> Tensor:
+    """Which of these pictures (N,) lie in the ball of x and are answered wrong; a certifier's word is not enough."""
+    handed = found.flatten(1).isfinite().all(1)
+    points = torch.where(handed.view(-1, 1, 1, 1), found, x)
+    judge = Judge(system.net, stochastic=False, under=system.under)
+    inside: Tensor = ball.allows(x, points)
+    return handed & inside & judge(points, y, rng.fold("broken")).wrong
 
 
 def _contradicted(system: System, split: Split, ball: Any, radius: Tensor, rng: Rng) -> Tensor:
@@ -176,6 +194,8 @@ scenario = Scenario(
         Column(name="abstained", scores=(Scoring(name="abstained_rate"),)),
         Column(name="clean_ok", better="more", scores=(Scoring(name="clean_accuracy"),)),
         Column(name="robust", better="more"),
+        Column(name="broken", better="less", scores=(Scoring(name="falsified_rate"),)),
+        Column(name="undecided", scores=(Scoring(name="undecided_rate"),)),
         UNDEFINED,
         Column(name="prediction", dtype="int", unit="class"),
         Column(name="contradicted", better="less"),
