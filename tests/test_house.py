@@ -39,9 +39,9 @@ ROOMS = (
     "", "maths", "records", "config", "serve", "methods", "methods.adaptation", "methods.evasion", "methods.backdoors",
     "methods.federated", "methods.verification", "integrity", "scenarios", "scenarios.adaptation", "scenarios.parsing",
     "scenarios.membership", "scenarios.extraction", "scenarios.scan", "scenarios.explanation", "engine",
-    "reports.render", "reports.read", "reports.measure", "reports.sections", "reports.sections.evasion",
-    "reports.across",
-    "reports.answers", "reports.examples", "reports.boards", "reports.publish", "reports", "app",
+    "reports.render", "reports.read", "reports.measure", "reports.sections", "reports.sections.every",
+    "reports.sections.evasion", "reports.across", "reports.answers", "reports.examples", "reports.boards",
+    "reports.publish", "reports", "app",
 )  # fmt: skip
 """Bottom to top: a room imports itself and those before it, inside functions and for types too."""
 

@@ -21,7 +21,7 @@ from ..render.adversary import described
 from ..render.document import Entry, Section, Table, accuracy, counted, words
 from ..render.text import duration, number, plain, size
 from ..render.text import words as spoken
-from ..sections.checks_table import MEANING
+from ..sections.every.checks_table import MEANING
 from .meanings import MEASURES, of_column
 from .recompute import Again, again
 from .site import CELLS, Page, cells_of, score_entry

@@ -21,7 +21,7 @@ from ..read.runs import Results
 from ..render.document import Entry, Section, Table, accuracy, counted, error, words
 from ..render.text import number
 from ..render.text import words as spoken
-from ..sections.costs import made_with
+from ..sections.every.costs import made_with
 from .duties import Duty, duties, unclassed
 
 GAPS = (coverage.UNTESTED, coverage.UNFOUNDED)

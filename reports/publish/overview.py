@@ -20,7 +20,7 @@ from ..measure.tables import corruption_errors
 from ..measure.worst import worst_case
 from ..read.runs import Results, read
 from ..render.document import Entry, words
-from ..sections.checks_table import MEANING
+from ..sections.every.checks_table import MEANING
 from ..sections.generic import letters, mean_entry, one_severity
 
 MARKS = {"PROVISIONAL": "≤ ", "INVALID": "✗ "}

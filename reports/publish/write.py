@@ -36,10 +36,10 @@ from ..read.runs import STATUSES, Results, read, uncollected
 from ..render import html, latex, markdown
 from ..render.document import Document, Part, undefended, with_n
 from ..render.files import put
-from ..sections.checks_table import integrity_section, to_json
-from ..sections.costs import cost_section, provenance_section
+from ..sections.every.checks_table import integrity_section, to_json
+from ..sections.every.costs import cost_section, provenance_section
+from ..sections.every.training_findings import artefact_section
 from ..sections.generic import names_section, other_section, unmeasured_section
-from ..sections.training_findings import artefact_section
 from . import evidence, pdf
 
 FORMATS = ("html", "md", "latex", "csv")

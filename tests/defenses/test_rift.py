@@ -20,7 +20,7 @@ from robustsuite.defenses.harden.rift import Partly, criticality, inside, interp
 from robustsuite.errors import BadValue, UnknownName, Unsupported
 from robustsuite.maths.randomness import Rng
 from robustsuite.reports.read.artefacts import read_artefacts
-from robustsuite.reports.sections.training_findings import artefact_section
+from robustsuite.reports.sections.every.training_findings import artefact_section
 from robustsuite.serve.data import Dataset, InputSpace, Split
 from robustsuite.serve.lifecycle import Lifecycle
 from robustsuite.serve.models import Model, Training, ready, weights_sha256

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure as Canvas
 
 from robustsuite.records.findings import Artefact, Bars
 
-from ..render.document import Entry, Section, Table, counted, words
-from ..render.draw import INK, LINES, RULE, draw, slug
-from ..render.text import number, plain, short
+from ...render.document import Entry, Section, Table, counted, words
+from ...render.draw import INK, LINES, RULE, draw, slug
+from ...render.text import number, plain, short
 
 
 def artefact_section(artefacts: Iterable[Artefact], weights: Iterable[str]) -> Section:

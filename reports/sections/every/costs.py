@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..measure import tables
-from ..read.runs import Results
-from ..render.document import Entry, Section, Table, counted, split_constant, words
-from ..render.text import duration, number, size
+from ...measure import tables
+from ...read.runs import Results
+from ...render.document import Entry, Section, Table, counted, split_constant, words
+from ...render.text import duration, number, size
 
 _FACTS = ("suite_version", "commit", "dirty", "device", "dtype", "packages", "canaries")
 _HASHES = (

@@ -8,8 +8,8 @@ from typing import Any
 
 from robustsuite.integrity.checks import GRADES, check_of, level_of
 
-from ..read.runs import Results
-from ..render.document import Entry, Section, Table, counted, words
+from ...read.runs import Results
+from ...render.document import Entry, Section, Table, counted, words
 
 MEANING = {
     "CERTIFIED": "no flag, and a proof agrees within the interval", "SOUND": "no flag",
