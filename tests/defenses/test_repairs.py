@@ -15,6 +15,7 @@ from robustsuite.defenses.harden.nad import apart, nad
 from robustsuite.defenses.serve.ibd_psc import Sure, amplified, ibd_psc, layers
 from robustsuite.defenses.serve.sentinet import Pasted, bound, powers, salient, sentinet
 from robustsuite.defenses.train.abl import abl
+from robustsuite.defenses.train.abl import unlearnt as forgotten
 from robustsuite.defenses.train.nab import SIZE, Stamped, marked, mean_colour, nab, stamp
 from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.methods.backdoors.clean_steps import ascent, batches
@@ -187,6 +188,13 @@ def test_ascent_raises_the_loss_of_its_own_pictures_and_hands_over_each_epoch(vi
     assert list(batches(part.at(torch.arange(0)), epochs=2, size=3, seed=0, device="cpu")) == []
 
 
+def test_what_was_rightly_isolated_is_unlearnt_and_the_task_stays(victim: nn.Module) -> None:
+    train, rows = poisoned()
+    net = forgotten(victim, train.at(rows), training(train), steps=160, lr=5e-3, tolerance=0.1)
+    assert success(net) < 0.6 < success(victim)
+    assert right(net) > 0.85
+
+
 def test_nab_stamps_and_relabels_the_suspicious_of_another_pseudo_label_alone() -> None:
     drawn = pictures(50, 3)
     train = Split.of((drawn.images(torch.arange(50)) * 255).round().to(torch.uint8), drawn.y)
@@ -315,10 +323,10 @@ def clean_net() -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("repair", [anp, ebyd, nad], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("repair", [anp, nad, ibau], ids=lambda f: f.__name__)
 def test_a_repair_takes_the_backdoor_away(repair: object, victim: nn.Module) -> None:
     assert success(victim) > 0.9
-    given = {anp: {"steps": 300}, ebyd: {"steps": 200}, nad: {}}[repair]  # type: ignore[index]
+    given = {anp: {"steps": 300}, nad: {}, ibau: {"rounds": 3}}[repair]  # type: ignore[index]
     repaired = repair(victim, training(), **given)  # type: ignore[operator]
     assert success(repaired) < 0.2
     assert right(repaired) > 0.85
