@@ -32,10 +32,10 @@ def decided(
     A counterexample counts where the network says so in float32 and in float64 alike. Raises Unsupported.
     """
     like = next(net.parameters())
-    nodes, status = 0, "verified"
+    other = in_the_other_precision(net, like)
+    nodes, proven = 0, True
     for part in parts:
         region, unsafe = _rounded(part, shape, like)
-        other = in_the_other_precision(net, like)
         with torch.inference_mode(False), full_precision(like.device):
             near = _near(scale_of(net, other, region.centre), unsafe, like)
             found = searched(net, region, unsafe, limits, near, told)
@@ -44,9 +44,8 @@ def decided(
                 x, z = _exactly(net, other, part, found.point)
                 if z is not None:
                     return Answer("falsified", nodes, x, z)
-        if found.status != "verified":
-            status = "unknown"
-    return Answer("unknown" if status == "unknown" else "verified", nodes)
+        proven = proven and found.status == "verified"
+    return Answer("verified" if proven else "unknown", nodes)
 
 
 def _rounded(part: Part, shape: Sequence[int], like: Tensor) -> tuple[Region, Unsafe]:
