@@ -179,9 +179,10 @@ def _within_reach(radius: float, sigma: float, n: int, alpha: float) -> None:
     wanted, most = float(ndtr(radius / sigma)), alpha ** (1 / n)
     if isfinite(radius) and most < wanted:
         instead = f"write n: {ceil(log(alpha) / log(wanted))} or more" if wanted < 1 else "write a smaller one"
+        reach = sigma * float(ndtri(most))
         raise Unsupported(
-            f"expected an l2 radius that n={n} votes can prove, {sigma * float(ndtri(most)):.3g} at the most under noise "
-            f"of {sigma:g}, got {radius:g}; {instead}"
+            f"expected an l2 radius that n={n} votes can prove, {reach:.3g} at the most under noise of {sigma:g}, got "
+            f"{radius:g}; {instead}"
         )
 
 

@@ -94,10 +94,8 @@ COLUMNS = {
     "adversarial": "changed, and it broke the system: what counts when a picture is parsed",
     "all_ok": "kernel size, activation and sparsity all named rightly",
     **{f"{name}_ok": f"whether the network's {name} was named rightly" for name in ATTRIBUTES},
-    **{
-        f"own_{name}": "how often the observer is right on pictures of its own nets that it has not learnt on"
-        for name in (*ATTRIBUTES, "all")
-    },
+    **{f"own_{name}": "how often the observer is right on pictures of its own nets that it has not learnt on"
+       for name in (*ATTRIBUTES, "all")},
     "own_pictures": "how many pictures these are",
     **{f"others_{name}": "how often it names this value of its own nets that have another" for name in ATTRIBUTES},
     "score": "what the adversary gave it, larger for what it takes for a member of the training set",
