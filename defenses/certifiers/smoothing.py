@@ -18,7 +18,7 @@ whatever vote one stops; the other side is the mirror image.
 
 from __future__ import annotations
 
-from math import ceil, lgamma, log
+from math import ceil, isfinite, lgamma, log
 from typing import NamedTuple
 
 import torch
@@ -176,12 +176,13 @@ def log_wealth(a: Tensor, t: Tensor, p0: float) -> Tensor:
 def _within_reach(radius: float, sigma: float, n: int, alpha: float) -> None:
     """Raise Unsupported where not even n votes for one class prove this radius: 0 % would not be a measurement."""
     checked(sigma, n, alpha)
-    wanted = float(ndtr(radius / sigma))
-    if alpha ** (1 / n) < wanted < 1:
-        reach = sigma * float(ndtri(alpha ** (1 / n)))
+    wanted, most = float(ndtr(radius / sigma)), alpha ** (1 / n)
+    if isfinite(radius) and most < wanted:
+        instead = f"write n: {ceil(log(alpha) / log(wanted))} or more" if wanted < 1 else "write a smaller one"
+        reach = sigma * float(ndtri(most))
         raise Unsupported(
             f"expected an l2 radius that n={n} votes can prove, {reach:.3g} at the most under noise of {sigma:g}, got "
-            f"{radius:g}; write n: {ceil(log(alpha) / log(wanted))} or more"
+            f"{radius:g}; {instead}"
         )
 
 

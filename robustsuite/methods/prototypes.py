@@ -72,9 +72,8 @@ def margin(parts: Parts, s: Tensor, y: Tensor) -> Tensor:
     c = positive[:, :, None] + negative[:, None, :]
     against = parts.negative.sum(0)
     b = (against[:, None] - against[None, :]).expand_as(a)
-    root = (b.square() - 4 * a * c).sqrt()
-    # The same root twice: each form loses digits where the other does not.
-    z = torch.where(b > 0, (b + root) / (-2 * a), 2 * c / (root - b))
+    q = b.abs() + (b.square() - 4 * a * c).sqrt()
+    z = torch.where(b > 0, q / (-2 * a), 2 * c / q)  # the positive root, without a difference of large numbers
     own = torch.arange(z.shape[1], device=z.device) // parts.each == y[:, None]
     best = z.masked_fill(~own[:, :, None], 0.0).amax(1)
     worst = best.masked_fill(own, torch.inf).amin(1)

@@ -317,6 +317,8 @@ def test_a_radius_that_so_few_votes_cannot_prove_is_refused_and_the_number_named
     x, y = torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(Unsupported, match=r"n=100 votes can prove, 0\.75.* write n: 301 or more"):
         smoothing(Served(net), x, y, L2(SIGMA * 2), rng=streams(1), n=100)
+    with pytest.raises(Unsupported, match="got 10; write a smaller one"):
+        smoothing(Served(net), x, y, L2(10), rng=streams(1), n=100)
     for n, cap in ((300, False), (301, True)):
         assert (norm.ppf(0.001 ** (1 / n)) >= 2) == cap
 
