@@ -56,7 +56,7 @@ def bab(
         radius[i] = budget.eps if outcome.status == "verified" else 0.0
         if outcome.point is not None:
             breaking[i] = budget.project(x[i : i + 1], outcome.point)[0]
-    return Certificates(prediction, radius, breaking)
+    return Certificates(prediction, radius, breaking=breaking)
 
 
 def outcomes(net: nn.Module, x: Tensor, y: Tensor, budget: Linf | L2, limits: Limits) -> list[Outcome]:

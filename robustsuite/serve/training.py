@@ -139,6 +139,7 @@ def fitted(
         raise BadData("expected at least one training picture, got an empty train split; choose another split")
     device = torch.device(training.device)
     net = _copied(net, device)
+    descended = objective or partial(_cross_entropy, recipe.label_smoothing)
     pictures, y = held(training.train, device)
     optimiser = OPTIMISERS[recipe.optimiser](net.parameters(), weight_decay=recipe.weight_decay)
     # Layers such as dropout draw from the global state: fork it, so that it is seeded inside and untouched outside.
@@ -156,10 +157,7 @@ def fitted(
                 x = training.train.augment(x, noise) if training.train.augment else x
                 with precision(device):
                     x = perturb(net, x, labels, noise, epoch + done) if perturb else x
-                    if objective:
-                        loss = objective(net, Batch(x, labels, at, noise, epoch + done))
-                    else:
-                        loss = functional.cross_entropy(net(x).float(), labels, label_smoothing=recipe.label_smoothing)
+                    loss = descended(net, Batch(x, labels, at, noise, epoch + done))
                 descend(loss, optimiser, recipe.rate(epoch + done))
                 losses.append(loss.detach())
             mean = finite(losses, epoch)
@@ -180,6 +178,10 @@ def fitted(
         net.load_state_dict(best[1])
     # Back from channels last: weights read from a file are not in it, and the same bits have to come out.
     return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def _cross_entropy(label_smoothing: float, net: nn.Module, batch: Batch) -> Tensor:
+    return functional.cross_entropy(net(batch.x).float(), batch.y, label_smoothing=label_smoothing)
 
 
 def accuracy(net: nn.Module, split: Split, batch: int = 512) -> float:
