@@ -87,7 +87,8 @@ def driven(
         logits = net(stamp(x, raw.sigmoid()[:, :, None]).flatten(0, 2)).view(tries * classes, len(x), classes)
         index = wanted[:, None].expand(-1, len(x), 1)
         others = logits.scatter(2, index, -torch.inf)
-        return logits.gather(2, index)[..., 0] - (others.logsumexp(2) if smooth else others.amax(2))
+        ahead: Tensor = logits.gather(2, index)[..., 0] - (others.logsumexp(2) if smooth else others.amax(2))
+        return ahead
 
     for _ in range(steps):
         x = clean[torch.randint(half, (batch,), generator=order).to(clean.device)]

@@ -120,10 +120,10 @@ def trained(cycle: Lifecycle, threat: Threat) -> Lifecycle:
 
 def owns(cell: Cell) -> tuple[Fit, int] | None:
     """The shadows, each trained as the victim is."""
-    recipes = cell.lifecycle.recipes()
-    if cell.attack is None or not cell.attack.needs & Access.AUX_DATA or not recipes:
+    recipes, threat = cell.lifecycle.recipes(), cell.threat
+    if cell.attack is None or not cell.attack.needs & Access.AUX_DATA or threat is None or not recipes:
         return None
-    return recipes[-1][1], _asked(cell.threat).shadows
+    return recipes[-1][1], _asked(threat).shadows
 
 
 def decide(cell: Cell) -> Decision | None:
