@@ -135,5 +135,5 @@ def certified(data: Dataset, split: Split, threat: Threat, given: dict[str, obje
 def test_votes_about_no_picture(data: Dataset, sequential: bool) -> None:
     x = torch.zeros(0, 3, 32, 32)
     served = randomized_smoothing(net(), sigma=0.25, n=100)
-    found = smoothing(served, x, NONE, L2(0.5), rng=Rng.of(0, "t", NONE), n0=10, n=200, sequential=sequential)
+    found = smoothing(served, x, NONE, L2(0.4), rng=Rng.of(0, "t", NONE), n0=10, n=200, sequential=sequential)
     assert found.prediction.shape == found.radius.shape == (0,)

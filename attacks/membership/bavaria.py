@@ -57,8 +57,9 @@ def bavaria(
 ) -> Tensor:
     """The likelihood ratio of what is answered, by Student's t over shadows that share a prior.
 
-    query_views: the picture, its mirror image, and both moved by a pixel (18); densities are averaged. Raises BadValue
-    for fewer than two shadows of a side.
+    online: by shadows of both sides, else by those alone that were not trained on it. query_views: the picture, its
+    mirror image, and both moved by a pixel (18); densities are averaged. Raises BadValue for fewer than
+    two shadows of a side.
     """
     if len(shadows.inside) < 4:
         raise BadValue(f"expected two shadows of a side for a variance of each example, got {len(shadows.inside)} in "

@@ -35,8 +35,8 @@ def blend_margin(
 ) -> Finding:
     """The margin of each class when one pattern is blended into all pictures: x + opacity * (pattern - x).
 
-    pictures: clean ones, half to seek on, half to measure. A class's score is its margin less the median class's, in
-    units of the network's mean margin on clean pictures.
+    pictures: clean ones, half to seek on, a `batch` a step, half to measure. A class's score is its margin less the
+    median class's, in units of the network's mean margin on clean pictures.
     """
     x, y = suspect.clean(pictures)
     begun = torch.full((1, suspect.space.classes, *x.shape[1:]), 0.5, device=x.device)

@@ -39,8 +39,8 @@ def patch_margin(
 ) -> Finding:
     """The margin of each class when one opaque patch is put on all pictures, the largest over places.
 
-    pictures: clean ones, half to seek on, half to measure; size: the patch's side as a share of the picture's. A
-    class's score is in units of the network's mean margin on clean pictures.
+    pictures: clean ones, half to seek on, a `batch` a step, half to measure; size: the patch's side as a share of the
+    picture's. A class's score is in units of the network's mean margin on clean pictures.
     """
     x, y = suspect.clean(pictures)
     masks = _masks(x, size)

@@ -34,7 +34,8 @@ def nad(
 ) -> nn.Module:  # fmt: skip
     """The network learns clean pictures and, layer by layer, the attention of its own fine-tuned copy.
 
-    beta: weight of each layer's distance. lr: for the first tenth of the epochs, a tenth of it then.
+    beta: weight of each layer's distance. lr: for the first tenth of the epochs, a tenth of it then. teacher_epochs: of
+    the copy's fine-tuning.
     """
     clean, rest = halves(training)
     device = training.device

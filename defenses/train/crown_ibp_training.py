@@ -29,8 +29,9 @@ def crown_ibp_training(
 ) -> Fit:  # fmt: skip
     """Train from fresh weights on CROWN-IBP bounds of the margins in the linf ball, passing to interval bounds.
 
-    eps in [0, 1] pixels (8/255 may be a text). kappa: the natural loss's weight at the end. augment: random flips and
-    crops, to be turned off for digits. Raises as ibp_training does. Source: arXiv 1906.06316.
+    eps in [0, 1] pixels (8/255 may be a text). lr, batch: Adam's peak rate and the pictures of a step. kappa: the
+    natural loss's weight at the end. augment: random flips and crops, to be turned off for digits. Raises as
+    ibp_training does. Source: arXiv 1906.06316.
     """
 
     def certified(net: nn.Module, training: Training) -> nn.Module:

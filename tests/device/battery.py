@@ -40,6 +40,7 @@ FEW = {
     "isolation_epochs": 1, "teacher_epochs": 1,
     "nb_sample": 8, "num_iter_set": 2, "pictures": 64, "inf_batch": 16, "popsize": 4, "fpr": 0.1, "probes": 20,
     "n_targets": 2, "severities": [3], "masks": 12, "mse_epochs": 1, "stability_epochs": 1, "components": 12,
+    "nodes": 16,
 }  # fmt: skip
 """What parameters of these names are cut to."""
 
@@ -76,7 +77,7 @@ LATER = {
     "latent_quantisation", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema", "anp", "nad",
     "ibau", "ebyd", "abl", "nab", "ibd_psc", "sentinet",
     "window_cascade", "elr", "cutmix", "adversarial_training", "shortcut_augmentation", "last_layer_ensemble",
-    "last_layer_retraining",
+    "last_layer_retraining", "bab",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
