@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,9 +22,9 @@ from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.methods.backdoors.clean_steps import ascent, batches
 from robustsuite.methods.backdoors.detection import Detector
 from robustsuite.methods.backdoors.isolation import easiest, example_losses
-from robustsuite.methods.backdoors.maps import attention, feature_maps, grad_cam
 from robustsuite.methods.backdoors.neurons import asked, cut, masks, pruned
 from robustsuite.methods.backdoors.neurons import layers as neurons
+from robustsuite.methods.maps import attention, feature_maps, grad_cam
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Reshaping, Training
 from robustsuite.serve.training import Recipe, accuracy, fitted
@@ -141,17 +142,19 @@ def test_the_hypergradient_is_the_exact_one_of_a_quadratic_game() -> None:
 
 def test_attention_is_of_length_one_and_the_same_network_has_no_distance(victim: nn.Module) -> None:
     x = CLEAN.images(torch.arange(8))
-    logits, found = feature_maps(victim, x)
+    logits, found = feature_maps(victim, partial(victim, x))
     assert torch.equal(logits, victim(x))
     assert [tuple(m.shape[1:]) for m in found] == [(6, 7, 6), (8, 4, 3)]
     assert torch.equal(found[1], victim[:9](x))  # type: ignore[index]
     assert torch.allclose(attention(found[0]).flatten(1).norm(dim=1), torch.ones(8), atol=1e-3)
     with torch.no_grad():
-        found = feature_maps(victim, x)[1]
-    assert float(apart(found, feature_maps(copy.deepcopy(victim), x)[1])) == 0.0
-    assert float(apart(found, feature_maps(small(1).eval(), x)[1]).detach()) > 0
+        found = feature_maps(victim, partial(victim, x))[1]
+    twin, stranger = copy.deepcopy(victim), small(1).eval()
+    assert float(apart(found, feature_maps(twin, partial(twin, x))[1])) == 0.0
+    assert float(apart(found, feature_maps(stranger, partial(stranger, x))[1]).detach()) > 0
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(42, 3))
     with pytest.raises(Unsupported, match="features over places"):
-        feature_maps(nn.Sequential(nn.Flatten(), nn.Linear(42, 3)), x)
+        feature_maps(flat, partial(flat, x))
 
 
 def test_what_is_learnt_first_is_isolated() -> None:
