@@ -19,7 +19,7 @@ from robustsuite.defenses.train.abl import abl
 from robustsuite.defenses.train.abl import unlearnt as forgotten
 from robustsuite.defenses.train.nab import SIZE, Stamped, marked, mean_colour, nab, stamp
 from robustsuite.errors import BadData, BadValue, Unsupported
-from robustsuite.methods.backdoors.clean_steps import ascent, batches
+from robustsuite.methods.backdoors.clean_steps import ascent
 from robustsuite.methods.backdoors.detection import Detector
 from robustsuite.methods.backdoors.isolation import easiest, example_losses
 from robustsuite.methods.backdoors.neurons import asked, cut, masks, pruned
@@ -27,7 +27,7 @@ from robustsuite.methods.backdoors.neurons import layers as neurons
 from robustsuite.methods.maps import attention, feature_maps, grad_cam
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Reshaping, Training
-from robustsuite.serve.training import Recipe, accuracy, fitted
+from robustsuite.serve.training import Recipe, accuracy, fitted, full_batches
 from tests.defenses.test_backdoor_defenses import pictures, stamped
 
 CLEAN = pictures(200, 2)
@@ -187,8 +187,8 @@ def test_ascent_raises_the_loss_of_its_own_pictures_and_hands_over_each_epoch(vi
     assert len(losses) == 4
     assert losses == sorted(losses)
     assert torch.equal(net.state_dict()["1.running_mean"], before["1.running_mean"])
-    assert [epoch for epoch, *_ in batches(part, epochs=2, size=30, seed=0, device="cpu")] == [0, 1]
-    assert list(batches(part.at(torch.arange(0)), epochs=2, size=3, seed=0, device="cpu")) == []
+    assert [epoch for epoch, *_ in full_batches(part, "cpu", epochs=2, size=30, seed=0)] == [0, 1]
+    assert list(full_batches(part.at(torch.arange(0)), "cpu", epochs=2, size=3, seed=0)) == []
 
 
 def test_what_was_rightly_isolated_is_unlearnt_and_the_task_stays(victim: nn.Module) -> None:

@@ -15,9 +15,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robustsuite.errors import Unsupported
-from robustsuite.methods.backdoors.clean_steps import batches
 from robustsuite.serve.data import Split
-from robustsuite.serve.training import accuracy
+from robustsuite.serve.training import accuracy, full_batches, seeded
 
 Factors = dict[str, Tensor]
 """By layer, a factor for each of its neurons (C,)."""
@@ -72,9 +71,8 @@ def masks(
     optimiser = torch.optim.SGD(kept.values(), lr=lr, momentum=0.9)
     draws = torch.Generator(device).manual_seed(seed)
     net.train()
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.enable_grad():
-        torch.manual_seed(seed)  # of dropout
-        for _, x, y in islice(batches(clean, epochs=steps, size=batch, seed=seed, device=device), steps):
+    with seeded(seed, device), torch.enable_grad():
+        for _, x, y in islice(full_batches(clean, device, epochs=steps, size=batch, seed=seed), steps):
             loss = alpha * functional.cross_entropy(asked(net, kept, {}, x), y)
             if eps:
                 noise = _worst(net, kept, x, y, eps, draws)
