@@ -17,7 +17,7 @@ from robustsuite.defenses.serve.ibd_psc import Sure, amplified, ibd_psc, layers
 from robustsuite.defenses.serve.sentinet import Pasted, bound, powers, salient, sentinet
 from robustsuite.defenses.train.abl import abl
 from robustsuite.defenses.train.abl import unlearnt as forgotten
-from robustsuite.defenses.train.nab import SIZE, Stamped, marked, mean_colour, nab, stamp
+from robustsuite.defenses.train.nab import SIZE, Stamped, colour_of, marked, nab, stamp
 from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.methods.backdoors.clean_steps import ascent
 from robustsuite.methods.backdoors.detection import Detector
@@ -201,7 +201,7 @@ def test_what_was_rightly_isolated_is_unlearnt_and_the_task_stays(victim: nn.Mod
 def test_nab_stamps_and_relabels_the_suspicious_of_another_pseudo_label_alone() -> None:
     drawn = pictures(50, 3)
     train = Split.of((drawn.images(torch.arange(50)) * 255).round().to(torch.uint8), drawn.y)
-    colour = mean_colour(train)
+    colour = colour_of(train)
     rows, pseudo = torch.tensor([4, 9, 20]), train.y[[4, 9, 20]].clone()
     pseudo[1] = (pseudo[1] + 1) % 3
     found = marked(train, rows, pseudo, colour)

@@ -63,7 +63,7 @@ def trained(train: Split, net: nn.Module, target: int, seed: int, epochs: tuple[
     device = next(net.parameters()).device
     net.train().requires_grad_(True)
     with seeded(seed, device):
-        stamp = Stamp(train.images(torch.arange(1)).shape[1]).to(device).train()
+        stamp = Stamp(train.shape[0]).to(device).train()
         for phase, count in enumerate(epochs):
             moved = [*stamp.where.parameters()] if phase == 0 else [*stamp.drawn.parameters(), *net.parameters()]
             optimiser = torch.optim.Adam(moved, lr=1e-2 if phase == 0 else 2e-3)

@@ -52,7 +52,7 @@ def trained(pictures: Split, seed: int, *, bits: int, eps: float, epochs: int) -
     """Encoder and decoder, trained together on the CPU so that random messages are read."""
     device = torch.device("cpu")
     with seeded(seed, device):
-        channels = pictures.images(torch.arange(1)).shape[1]
+        channels = pictures.shape[0]
         hiding, reader = Hiding(channels, bits, eps), reading(channels, bits)
         optimiser = torch.optim.Adam([*hiding.parameters(), *reader.parameters()], lr=3e-3)
         for _, x, _ in full_batches(pictures, device, epochs=epochs, size=32):

@@ -30,7 +30,7 @@ def learnt(
     device = next(net.parameters()).device
     net.train().requires_grad_(True)
     with seeded(seed, device):
-        generator = Moving(train.images(torch.arange(1)).shape[1], eps).to(device)
+        generator = Moving(train.shape[0], eps).to(device)
         drawing = torch.optim.Adam(generator.parameters(), lr=lr)
         obeying = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         began, held = -1, generator
