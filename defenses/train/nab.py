@@ -15,7 +15,7 @@ from robustsuite.methods.backdoors.isolation import easiest
 from robustsuite.serve import stages
 from robustsuite.serve.adversary import overlay
 from robustsuite.serve.data import Split
-from robustsuite.serve.models import Fit, Reshaping, Training
+from robustsuite.serve.models import Fit, Reshaping, Training, ready
 
 SIZE = 2
 """Pixels of the stamp's side, in the upper left corner."""
@@ -64,7 +64,7 @@ def nab(
     def tuned(net: nn.Module, training: Training) -> nn.Module:
         rows = easiest(net, training, share, gamma=gamma, epochs=isolation_epochs, lr=isolation_lr)
         colour = colour_of(training.train)
-        verified = fit(net, replace(training, train=training.val))
+        verified = ready(fit(net, replace(training, train=training.val)), training.device)  # a kept one is on the CPU
         pictures = stamp(training.train.images(rows), colour)
         pseudo = answered(verified, pictures, training.device)
         trained = fit(net, replace(training, train=marked(training.train, rows, pseudo, colour)))
