@@ -106,7 +106,7 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     }  # fmt: skip
     keys: dict[str, dict[str, Any]] = {
         "poisoning": {"target": 0}, "evasion": {"goal": goal}, "extraction": {"clone": "recipe:cnn_3_relu"},
-        "membership": {"pool": 60, "subjects": 20, "shadows": 2},
+        "membership": {"pool": 60, "subjects": 20, "shadows": 4},
         "parsing": {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60},
         "adaptation": {"batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}},
     }  # fmt: skip
