@@ -13,7 +13,7 @@ from robustsuite.defenses.harden.anp import anp
 from robustsuite.defenses.harden.ebyd import answers, ebyd, unlearnt
 from robustsuite.defenses.harden.ibau import hypergradient, ibau
 from robustsuite.defenses.harden.nad import apart, nad
-from robustsuite.defenses.serve.ibd_psc import Sure, amplified, ibd_psc, layers
+from robustsuite.defenses.serve.ibd_psc import Sure, amplified, fewest, ibd_psc
 from robustsuite.defenses.serve.sentinet import Pasted, bound, powers, salient, sentinet
 from robustsuite.defenses.train.abl import abl
 from robustsuite.defenses.train.abl import unlearnt as forgotten
@@ -22,8 +22,7 @@ from robustsuite.errors import BadData, BadValue, Unsupported
 from robustsuite.methods.backdoors.clean_steps import ascent
 from robustsuite.methods.backdoors.detection import Detector
 from robustsuite.methods.backdoors.isolation import easiest, example_losses
-from robustsuite.methods.backdoors.neurons import asked, cut, masks, pruned
-from robustsuite.methods.backdoors.neurons import layers as neurons
+from robustsuite.methods.backdoors.neurons import asked, cut, layers, masks, pruned
 from robustsuite.methods.maps import attention, feature_maps, grad_cam
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Reshaping, Training
@@ -98,7 +97,7 @@ def right(net: nn.Module) -> float:
 def test_anp_cuts_the_planted_neuron_and_no_other() -> None:
     net = planted()
     assert success(net) == 1.0
-    assert list(neurons(net, torch.zeros(1, 1, 7, 6))) == ["0"]
+    assert list(layers(net, torch.zeros(1, 1, 7, 6))) == ["0"]
     found = masks(net, CLEAN, eps=0.4, alpha=0.2, lr=0.2, steps=40, seed=0, device="cpu")["0"]
     assert int(found.argmin()) == 3
     repaired = anp(net, training(), steps=40, tolerance=0.02)
@@ -112,7 +111,7 @@ def test_anp_cuts_the_planted_neuron_and_no_other() -> None:
 
 def test_factors_of_one_change_nothing_and_a_cut_neuron_is_a_factor_of_zero(victim: nn.Module) -> None:
     x = CLEAN.images(torch.arange(20))
-    names = neurons(victim, x[:1])
+    names = layers(victim, x[:1])
     ones = {name: torch.ones(len(m.get_parameter("weight"))) for name, m in names.items()}
     assert all(isinstance(m, nn.BatchNorm2d) for m in names.values())
     assert torch.allclose(asked(victim, ones, {}, x), victim(x))
@@ -120,7 +119,7 @@ def test_factors_of_one_change_nothing_and_a_cut_neuron_is_a_factor_of_zero(vict
     assert torch.allclose(asked(victim, some, {}, x), cut(victim, some)(x), atol=1e-5)
     assert pruned(victim, ones, CLEAN, 0.1)[1] == 0
     with pytest.raises(Unsupported, match="to cut"):
-        neurons(nn.Sequential(nn.Flatten(), nn.Linear(42, 3)), x[:1])
+        layers(nn.Sequential(nn.Flatten(), nn.Linear(42, 3)), x[:1])
 
 
 def test_the_hypergradient_is_the_exact_one_of_a_quadratic_game() -> None:
@@ -246,8 +245,8 @@ def test_scaled_batch_norms_scale_a_linear_network_by_known_factors() -> None:
     far = 20 * x / (first - second).min()
     assert bool((net(far).softmax(1).amax(1) == 1).all())
     assert Sure(2, 1.5)(net, far).unique().numel() == 5, "sure to the last bit, and still told apart"
-    assert layers(net, CLEAN, 1.5, 1.0, "cpu") == 2, "no share of pictures is larger than one"
-    assert layers(net, CLEAN, 1.5, -1.0, "cpu") == 1
+    assert fewest(net, CLEAN, 1.5, 1.0, "cpu") == 2, "no share of pictures is larger than one"
+    assert fewest(net, CLEAN, 1.5, -1.0, "cpu") == 1
     with pytest.raises(Unsupported, match="batch norms"):
         ibd_psc(planted(), training())
 
