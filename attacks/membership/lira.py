@@ -17,7 +17,7 @@ from robustsuite.config.taxonomy import MEMBERSHIP
 from robustsuite.config.threats import Access
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.membership import asked, middle, scaled_logit, sides, views
+from robustsuite.methods.membership import by_side, middle
 from robustsuite.scenarios import membership
 from robustsuite.scenarios.membership import Shadows
 from robustsuite.serve.oracle import Oracle
@@ -56,9 +56,7 @@ def lira(
         raise BadValue(f"expected two shadows of a side for a deviation of each example, got {len(shadows.inside)} in "
                        f"all; write variance: fixed")  # fmt: skip
     parts = []
-    for view in views(x, query_views):
-        phi, theirs = scaled_logit(asked(model, view), y), scaled_logit(shadows.answers(view), y)
-        inside, outside = sides(theirs, shadows.inside)
+    for phi, inside, outside in by_side(model, x, y, shadows, query_views):
         if online:
             parts.append(_density(phi, inside, shared) - _density(phi, outside, shared))
         else:

@@ -16,7 +16,7 @@ from robustsuite.integrity.probes import fits
 from robustsuite.methods.contrastive import Siamese, probed
 from robustsuite.serve.data import InputSpace, in_unit
 from robustsuite.serve.models import Model, Training, loader
-from robustsuite.serve.training import descend, finite, half_cosine, held
+from robustsuite.serve.training import descend, finite, half_cosine, held, seeded
 
 VERSION = 1
 """Raised whenever the same parameters would train another network, so that no cached one is taken for it."""
@@ -37,8 +37,7 @@ class WithoutLabels:
         pictures, y = held(training.train, device)
         shape, size = tuple(pictures.shape[1:]), min(BATCH, len(y))
         rate = half_cosine(self.peak, self.epochs)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(training.seed)
+        with seeded(training.seed, device):
             noise = torch.Generator(device).manual_seed(training.seed)
             net = self.build().to(device)
             siamese = Siamese(net, shape).to(device).train()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from robustsuite.config.threats import BALLS
 from robustsuite.defenses.certifiers import _lirpa_compat
 from robustsuite.defenses.certifiers._fold import folded
-from robustsuite.errors import BadData, RobustsuiteError, UnknownName, Unsupported
-from robustsuite.methods.verification.rounding import full_precision
+from robustsuite.errors import RobustsuiteError, UnknownName, Unsupported
+from robustsuite.methods.verification.rounding import boundable, full_precision
 from robustsuite.serve.models import Normalised
 
 METHODS = {"ibp": "ibp", "crown-ibp": "crown-ibp", "crown": "crown", "alpha-crown": "crown-optimized"}
@@ -59,14 +59,7 @@ def problem(net: nn.Module, x: Tensor, method: str, steps: int) -> Problem:
     """
     if method not in METHODS:
         raise UnknownName("bound method", method, METHODS)
-    weights = next(net.parameters(), x)
-    if weights.dtype not in (torch.float32, torch.float64) or x.dtype != weights.dtype:
-        raise Unsupported(
-            f"expected weights and images both float32 or both float64, got {weights.dtype} and {x.dtype}; "
-            "call .float() on both: bounds in fewer bits are not sound"
-        )
-    if not ((x >= 0) & (x <= 1)).all():
-        raise BadData(f"expected images in [0, 1], got values in [{x.min():g}, {x.max():g}]; divide bytes by 255")
+    boundable(net, x)
     some = x if len(x) else x.new_full((1, *x.shape[1:]), 0.5)
     core, mean, std = _denormalised(net, some)
     core = folded(core)

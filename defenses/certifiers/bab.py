@@ -14,10 +14,17 @@ from torch import Tensor, nn
 
 from robustsuite.config.taxonomy import PROOF
 from robustsuite.config.threats import L2, Access, Linf
-from robustsuite.errors import BadData, BadValue, Unsupported
+from robustsuite.errors import BadValue
 from robustsuite.methods.verification.branching import Limits, Outcome, searched
 from robustsuite.methods.verification.region import ball_region, other_class
-from robustsuite.methods.verification.rounding import DOUBLE, Scale, full_precision, in_the_other_precision, scale_of
+from robustsuite.methods.verification.rounding import (
+    DOUBLE,
+    Scale,
+    boundable,
+    full_precision,
+    in_the_other_precision,
+    scale_of,
+)
 from robustsuite.scenarios.certification import Certificates, certifier
 from robustsuite.serve.task import TASK
 
@@ -84,11 +91,4 @@ def _fit(net: nn.Module, x: Tensor, limits: Limits) -> None:
     """Raise where no bound can be had of these."""
     if limits.nodes < 1 or limits.steps < 0 or limits.width < 1:
         raise BadValue(f"expected nodes >= 1, steps >= 0 and width >= 1, got {tuple(limits)}; leave them out")
-    weights = next(net.parameters(), x)
-    if weights.dtype not in (torch.float32, torch.float64) or x.dtype != weights.dtype:
-        raise Unsupported(
-            f"expected weights and images both float32 or both float64, got {weights.dtype} and {x.dtype}; "
-            "call .float() on both: bounds in fewer bits are not sound"
-        )
-    if not ((x >= 0) & (x <= 1)).all():
-        raise BadData(f"expected images in [0, 1], got values in [{x.min():g}, {x.max():g}]; divide bytes by 255")
+    boundable(net, x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
 from robustsuite.methods.backdoors.detection import halves
+from robustsuite.methods.backdoors.neurons import called
 from robustsuite.serve import stages
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Training
@@ -15,16 +16,10 @@ from robustsuite.serve.training import Recipe, accuracy, fitted
 
 def last_convolution(net: nn.Module, picture: Tensor) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
     """The last convolution called on a picture (1, C, H, W), and the batch norm called right after it, if one is."""
-    called: list[nn.Module] = []
-    watched = (nn.Conv2d, nn.BatchNorm2d)
-    handles = [m.register_forward_hook(lambda m, *_: called.append(m)) for m in net.modules() if isinstance(m, watched)]
-    with torch.no_grad():
-        net(picture)
-    for handle in handles:
-        handle.remove()
-    for i in range(len(called) - 1, -1, -1):
-        if isinstance(conv := called[i], nn.Conv2d):
-            after = called[i + 1] if i + 1 < len(called) else None
+    seen = called(net, picture, nn.Conv2d, nn.BatchNorm2d)
+    for i in range(len(seen) - 1, -1, -1):
+        if isinstance(conv := seen[i], nn.Conv2d):
+            after = seen[i + 1] if i + 1 < len(seen) else None
             return conv, after if isinstance(after, nn.BatchNorm2d) else None
     raise Unsupported("expected a network with a convolution, got none; fine-pruning cuts its channels")
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.methods.backdoors.clean_steps import batches
 from robustsuite.methods.backdoors.detection import halves
 from robustsuite.serve import stages
 from robustsuite.serve.models import Training
+from robustsuite.serve.training import full_batches
 
 PRICE = 0.001
 """Of the perturbation's squared length, in the inner problem."""
@@ -51,7 +51,7 @@ def ibau(
     weights = list(net.parameters())
     optimiser = torch.optim.Adam(weights, lr=lr)
     for i in range(rounds):
-        drawn = partial(batches, clean, epochs=steps, size=100, seed=training.seed + i, device=device)
+        drawn = partial(full_batches, clean, device, epochs=steps, size=100, seed=training.seed + i)
         delta = torch.zeros_like(clean.images(torch.arange(1)), device=device)
         with torch.enable_grad():
             for _, x, _ in islice(drawn(), steps):

@@ -35,7 +35,7 @@ def last_layer_retraining(net: nn.Module, training: Training, *, epochs: int = 1
         raise BadValue(f"expected epochs >= 1 and lr > 0, got {epochs!r} and {lr!r}; write epochs=100")
     net = net.to(training.device).eval()
     features = seen(net, training.val, (), training.device, training.seed)
-    head, _ = head_of(net, tuple(training.val.images(torch.arange(1)).shape[1:]))
+    head, _ = head_of(net, training.val.shape)
     layers = LastLayers(head, 1)
     learn(layers, [features], training.val.y.to(training.device), epochs, lr, training.seed)
     with torch.no_grad():

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.methods.backdoors.clean_steps import batches
 from robustsuite.methods.backdoors.detection import halves
-from robustsuite.methods.backdoors.maps import attention, feature_maps
+from robustsuite.methods.maps import attention, feature_maps
 from robustsuite.serve import stages
 from robustsuite.serve.models import Training
-from robustsuite.serve.training import Rate, Recipe, descend, fitted
+from robustsuite.serve.training import Rate, Recipe, descend, fitted, full_batches, seeded
 
 LAYERS = 3
 """The deepest picture sizes whose attention is distilled, as the authors' three groups of blocks."""
@@ -44,12 +44,11 @@ def nad(
     student = copy.deepcopy(net).to(device).train().requires_grad_(True)
     optimiser = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
     rate = dropping(lr, epochs)
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.enable_grad():
-        torch.manual_seed(training.seed)  # of dropout
-        for epoch, x, y in batches(clean, epochs=epochs, size=64, seed=training.seed, device=device):
-            logits, seen = feature_maps(student, x)
+    with seeded(training.seed, device), torch.enable_grad():
+        for epoch, x, y in full_batches(clean, device, epochs=epochs, size=64, seed=training.seed):
+            logits, seen = feature_maps(student, partial(student, x))
             with torch.no_grad():
-                shown = feature_maps(teacher, x)[1]
+                shown = feature_maps(teacher, partial(teacher, x))[1]
             loss = functional.cross_entropy(logits, y) + beta * apart(seen, shown)
             descend(loss, optimiser, rate(epoch))
     return student.eval().requires_grad_(False)

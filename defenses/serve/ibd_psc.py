@@ -88,11 +88,11 @@ def ibd_psc(
     clean, rest = halves(training)
     detector = uncalibrated(net, training, copies=copies, scale=scale)
     assert isinstance(detector.suspicion, Sure)
-    detector.suspicion.after.fill_(layers(net, clean, scale, error, training.device))
+    detector.suspicion.after.fill_(fewest(net, clean, scale, error, training.device))
     return detector.calibrated(rest, fpr, training.device)
 
 
-def layers(net: nn.Module, clean: Split, scale: float, error: float, device: str) -> int:
+def fewest(net: nn.Module, clean: Split, scale: float, error: float, device: str) -> int:
     """The fewest last batch norms whose scaling makes more than `error` of the clean pictures wrong; at most all."""
     every = len(norms(net))
     with torch.no_grad():

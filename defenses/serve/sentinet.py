@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import BadData
 from robustsuite.methods.backdoors.detection import Detector, halves, undetected
-from robustsuite.methods.backdoors.maps import grad_cam
+from robustsuite.methods.maps import grad_cam
 from robustsuite.serve import stages
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Training

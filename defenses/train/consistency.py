@@ -56,7 +56,7 @@ def consistency(
             f"{weight!r}, {eta!r} and {lr!r}; write sigma: 0.25, draws: 2, weight: 10"
         )
     recipe = Recipe(epochs, thirds(lr, epochs), 256 // draws, weight_decay=1e-4, flip=augment, crop=4 if augment else 0)
-    objective = alike(deviation, draws, weight, eta)
+    objective = on_copies(deviation, draws, weight, eta)
 
     def tuned(net: nn.Module, training: Training) -> nn.Module:
         return fitted(fit(net, training), training, recipe, objective=objective)
@@ -64,7 +64,7 @@ def consistency(
     return tuned
 
 
-def alike(sigma: float, draws: int, weight: float, eta: float) -> Objective:
+def on_copies(sigma: float, draws: int, weight: float, eta: float) -> Objective:
     """The cross-entropy on `draws` noisy copies of each picture, and what they disagree by."""
 
     def objective(net: nn.Module, batch: Batch) -> Tensor:

@@ -61,8 +61,7 @@ def denoised_smoothing(
         raise BadValue(f"expected depth >= 2 and width >= 1, got {depth!r} and {width!r}; write depth: 6, width: 32")
 
     def shape(net: nn.Module, training: Training) -> nn.Module:
-        channels = training.train.images(torch.arange(1)).shape[1]
-        return nn.Sequential(denoiser(channels, depth, width, training.seed), net)
+        return nn.Sequential(denoiser(training.train.shape[0], depth, width, training.seed), net)
 
     def tuned(net: nn.Module, training: Training) -> nn.Module:
         first, unchanged = shape(ready(fit(net, training), training.device), training).children()

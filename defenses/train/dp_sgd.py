@@ -17,7 +17,7 @@ from robustsuite.maths.privacy import spent
 from robustsuite.serve import stages
 from robustsuite.serve.data import in_unit
 from robustsuite.serve.models import Fit, Training
-from robustsuite.serve.training import OPTIMISERS, Recipe, augmented, half_cosine, held, untrained
+from robustsuite.serve.training import OPTIMISERS, Recipe, augmented, half_cosine, held, seeded, untrained
 
 AT_ONCE = 64
 """Examples whose own gradients are held at once."""
@@ -71,8 +71,7 @@ def _descended(net: nn.Module, training: Training, recipe: Recipe, noise: float,
     params = dict(net.named_parameters())
     optimiser = OPTIMISERS["heavy_ball"](net.parameters())
     order = torch.Generator().manual_seed(training.seed)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(training.seed)
+    with seeded(training.seed, device):
         hidden = torch.Generator(device).manual_seed(training.seed)
         for step in range(recipe.epochs * each):
             drawn = (torch.rand(len(y), generator=order) < rate).nonzero().flatten().to(device)

@@ -9,7 +9,6 @@ from the pictures of its edit alone, the detector which edit it was, and togethe
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from robustsuite.errors import BadValue
@@ -39,15 +38,12 @@ def last_layer_ensemble(
     if min(draws, epochs) < 1 or not lr > 0:
         raise BadValue(f"expected draws, epochs >= 1 and lr > 0, got {draws!r}, {epochs!r} and {lr!r}; write draws=4")
 
-    def picture(training: Training) -> tuple[int, ...]:
-        return tuple(training.train.images(torch.arange(1)).shape[1:])
-
     def shape(net: nn.Module, training: Training) -> nn.Module:
-        return with_last_layers(net, picture(training), len(used) + 1)[0]
+        return with_last_layers(net, training.train.shape, len(used) + 1)[0]
 
     def ensemble(net: nn.Module, training: Training) -> nn.Module:
         body = fit(net, training).to(training.device).eval()
-        made, layers = with_last_layers(body, picture(training), len(used) + 1)
+        made, layers = with_last_layers(body, training.train.shape, len(used) + 1)
         features = [seen(body, training.train, used, training.device, training.seed + k)
                     for k in range(draws if used else 1)]  # fmt: skip
         learn(layers, features, training.train.y.to(training.device), epochs, lr, training.seed)

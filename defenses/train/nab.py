@@ -15,7 +15,7 @@ from robustsuite.methods.backdoors.isolation import easiest
 from robustsuite.serve import stages
 from robustsuite.serve.adversary import overlay
 from robustsuite.serve.data import Split
-from robustsuite.serve.models import Fit, Reshaping, Training
+from robustsuite.serve.models import Fit, Reshaping, Training, ready
 
 SIZE = 2
 """Pixels of the stamp's side, in the upper left corner."""
@@ -63,15 +63,15 @@ def nab(
 
     def tuned(net: nn.Module, training: Training) -> nn.Module:
         rows = easiest(net, training, share, gamma=gamma, epochs=isolation_epochs, lr=isolation_lr)
-        colour = mean_colour(training.train)
-        verified = fit(net, replace(training, train=training.val))
+        colour = colour_of(training.train)
+        verified = ready(fit(net, replace(training, train=training.val)), training.device)  # a kept one is on the CPU
         pictures = stamp(training.train.images(rows), colour)
         pseudo = answered(verified, pictures, training.device)
         trained = fit(net, replace(training, train=marked(training.train, rows, pseudo, colour)))
         return Stamped(trained, colour.to(training.device))
 
     def shape(net: nn.Module, training: Training) -> nn.Module:
-        return Stamped(net, torch.zeros(training.val.images(torch.arange(1)).shape[1]))
+        return Stamped(net, torch.zeros(training.val.shape[0]))
 
     return Reshaping(tuned, shape)
 
@@ -85,7 +85,7 @@ def marked(train: Split, rows: Tensor, pseudo: Tensor, colour: Tensor) -> Split:
     return overlay(train, changed, stamp(train.images(changed), colour), pseudo[other])
 
 
-def mean_colour(split: Split) -> Tensor:
+def colour_of(split: Split) -> Tensor:
     """The mean of all its pixels (C,), a whole number of 255ths, so that it is the same in training and when served."""
     parts = [x.double().mean((2, 3)) for _, x, _ in split.batches(1024)]
     return (255 * torch.cat(parts).mean(0)).round().float() / 255

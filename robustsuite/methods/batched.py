@@ -17,7 +17,7 @@ from torch.nn import functional
 from robustsuite.errors import BadData
 from robustsuite.serve.data import in_unit
 from robustsuite.serve.models import Training
-from robustsuite.serve.training import OPTIMISERS, Recipe, augmented, descend, finite, held, precision
+from robustsuite.serve.training import OPTIMISERS, Recipe, augmented, descend, finite, held, precision, seeded
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
 """(stacked parameters, stacked buffers, x (M, B, C, H, W)) -> logits (M, B, K)."""
@@ -42,8 +42,7 @@ def fitted_together(nets: Sequence[nn.Module], training: Training, rows: Sequenc
     optimiser = OPTIMISERS[recipe.optimiser](list(params.values()), weight_decay=recipe.weight_decay)
     forward = (_at_once if device.type == "cuda" else _in_turn)(copy.deepcopy(nets[0]))
     order, steps = torch.Generator().manual_seed(training.seed), least // size
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(training.seed)
+    with seeded(training.seed, device):
         for epoch in range(recipe.epochs):
             losses = []
             shuffled = torch.stack([own[torch.randperm(len(own), generator=order)[:least]] for own in rows])

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustsuite.errors import Unsupported
-from robustsuite.methods.head import linear_calls
+from robustsuite.methods.head import last_linear
 from robustsuite.serve.data import in_unit
 
 SCALE, JITTER, GREY = (0.2, 1.0), 0.4, 0.2
@@ -36,21 +35,19 @@ def view(x: Tensor) -> Tensor:
     return grey + colour * (x - grey)
 
 
-def last_linear(net: nn.Module, shape: tuple[int, ...]) -> nn.Linear:
-    """The linear layer that is called last. Raises Unsupported for a network without one."""
+def last_layer(net: nn.Module, shape: tuple[int, ...]) -> nn.Linear:
+    """The linear layer that is called last, of a network of such pictures (C, H, W). Raises as `last_linear` does."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     training = net.training
     with torch.no_grad():
-        called = linear_calls(net.eval(), torch.full((1, *shape), 0.5, device=device))[1]
+        layer = last_linear(net.eval(), torch.full((1, *shape), 0.5, device=device)).layer
     net.train(training)
-    if not called:
-        raise Unsupported("expected a network with a linear layer, got none; its features are not known")
-    return called[-1].layer
+    return layer
 
 
 def features(net: nn.Module, x: Tensor) -> Tensor:
     """What the last linear layer is handed (N, D), with its gradient."""
-    return linear_calls(net, x)[1][-1].entering.flatten(1)
+    return last_linear(net, x).entering.flatten(1)
 
 
 def two_layers(before: int, hidden: int, after: int) -> list[nn.Module]:
@@ -63,7 +60,7 @@ class Siamese(nn.Module):
 
     def __init__(self, net: nn.Module, shape: tuple[int, ...], width: int = 128) -> None:
         super().__init__()
-        self.net, d = net, last_linear(net, shape).in_features
+        self.net, d = net, last_layer(net, shape).in_features
         self.projector = nn.Sequential(*two_layers(d, width, width), nn.BatchNorm1d(width, affine=False))
         self.predictor = nn.Sequential(*two_layers(width, width // 4, width))
 
@@ -85,7 +82,7 @@ def alike(a: Tensor, b: Tensor) -> Tensor:
 
 def probed(net: nn.Module, shape: tuple[int, ...], x: Tensor, y: Tensor, steps: int = 100) -> None:
     """Fit the last linear layer alone to features of pictures x (N, C, H, W), uint8 or float, and labels y (N,)."""
-    head = last_linear(net, shape)
+    head = last_layer(net, shape)
     with torch.no_grad():
         f = torch.cat([features(net, in_unit(part)) for part in x.split(512)])
     mean, deviation = f.mean(0), f.std(0).clamp_min(1e-6)

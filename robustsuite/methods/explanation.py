@@ -10,10 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from robustsuite.errors import Unsupported
 from robustsuite.maths.losses import own
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.oracle import Oracle
@@ -94,32 +93,3 @@ def slopes(model: Oracle, x: Tensor, classes: Tensor, times: int, at: Callable[[
         rows, k = part // times, part % times
         total.index_add_(0, rows, model[rows].gradient(at(rows, k), partial(own, y=classes[rows])).grad)
     return total / times
-
-
-def last_convolution(net: nn.Module, ask: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """What `ask()` answers (N, K), and the last activation (N, F, h, w) before the first fully connected layer.
-
-    That is the last output of a module with more than one position, found by its form and by no name.
-    Raises Unsupported where there is none.
-    """
-    seen: list[Tensor] = []
-    ended = False
-
-    def look(module: nn.Module, _: object, out: object) -> None:
-        nonlocal ended
-        ended = ended or isinstance(module, nn.Linear)
-        if not ended and isinstance(out, Tensor) and out.dim() == 4 and out[0, 0].numel() > 1 and out.requires_grad:
-            seen.append(out)
-
-    handles = [module.register_forward_hook(look) for module in net.modules()]
-    try:
-        logits = ask()
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not seen:
-        raise Unsupported(
-            "expected a network with an activation of more than one position before its fully connected layers, which "
-            "Grad-CAM reads, got none; use gradient, integrated_gradients or rise"
-        )
-    return logits, seen[-1]

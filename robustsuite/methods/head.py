@@ -40,6 +40,17 @@ def linear_calls(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Called]]:
     return answer, called
 
 
+def last_linear(net: nn.Module, x: Tensor) -> Called:
+    """The linear layer that is called last on x (N, C, H, W): what enters it are the features; differentiable.
+
+    Raises Unsupported for a network without one.
+    """
+    called = linear_calls(net, x)[1]
+    if not called:
+        raise Unsupported("expected a network with a linear layer, got none; its features are not known")
+    return called[-1]
+
+
 def head_of(net: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
     """The linear layer that gives the logits, and x (N, C, H, W) -> its inputs (N, D), with their gradient.
 

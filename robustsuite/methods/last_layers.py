@@ -83,9 +83,9 @@ def learn(layers: LastLayers, draws: Sequence[Tensor], y: Tensor, epochs: int, l
             f = draws[epoch % len(draws)]
             edit = torch.randint(len(f), (n,), generator=order).to(y.device)
             for rows in torch.randperm(n, generator=order).to(y.device).split(BATCH):
-                own, seen = edit[rows], f[edit[rows], rows]
-                said = layers.each(seen)[torch.arange(len(rows), device=y.device), own]
-                loss = functional.cross_entropy(said, y[rows]) + functional.cross_entropy(layers.chosen(seen), own)
+                own, shown = edit[rows], f[edit[rows], rows]
+                said = layers.each(shown)[torch.arange(len(rows), device=y.device), own]
+                loss = functional.cross_entropy(said, y[rows]) + functional.cross_entropy(layers.chosen(shown), own)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -5,7 +5,7 @@ Larger always says: rather a member. Everything is computed in float64, from log
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -122,6 +122,17 @@ def sides(values: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     order = (~inside).to(torch.int8).argsort(dim=0, stable=True)
     sorted_ = values.gather(0, order)
     return sorted_[:half], sorted_[half:]
+
+
+def by_side(
+    model: Oracle, x: Tensor, y: Tensor, shadows: Shadows, count: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each of `count` views the scaled logits of the labels y (N,): the system's (N,), those of the shadows trained
+    on an example (M / 2, N), and the others'. Raises BadValue as `views` and `sides` do.
+    """
+    for view in views(x, count):
+        phi, theirs = scaled_logit(asked(model, view), y), scaled_logit(shadows.answers(view), y)
+        yield phi, *sides(theirs, shadows.inside)
 
 
 def middle(values: Tensor) -> Tensor:

@@ -70,16 +70,17 @@ class Split:
         """A split held in memory: pictures (N, C, H, W), uint8 (0 ... 255) or float in [0, 1]; y (N,)."""
         if len(pictures) != len(y):
             raise BadData(f"expected as many labels as pictures, got {len(y)} labels and {len(pictures)} pictures")
-        ids = torch.arange(len(y)) if ids is None else ids
-        digest = hashlib.sha256(pictures.contiguous().numpy().tobytes() + y.to(torch.int64).numpy().tobytes())
-
-        def images(positions: Tensor) -> Tensor:
-            return in_unit(pictures[positions])
-
-        return cls(y.to(torch.int64), images, ids, digest.hexdigest())
+        y, ids = y.to(torch.int64), torch.arange(len(y)) if ids is None else ids
+        digest = hashlib.sha256(pictures.contiguous().numpy().tobytes() + y.numpy().tobytes())
+        return cls(y, lambda positions: in_unit(pictures[positions]), ids, digest.hexdigest())
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a picture, as the first one has it."""
+        return tuple(self.images(torch.arange(1)).shape[1:])
 
     def at(self, positions: Tensor) -> Split:
         """The examples at these positions (M,), in this order; each keeps its id."""
@@ -138,9 +139,8 @@ class Dataset:
     def split(self, name: str) -> Split:
         """The split of this name; raises BadData where the data set has none."""
         if name not in self.splits:
-            there = ", ".join(self.splits)
-            raise BadData(f"expected a split that {self.name} has ({there}), got {name!r}; write for example "
-                          f"split: {next(iter(self.splits))}")  # fmt: skip
+            raise BadData(f"expected a split that {self.name} has ({', '.join(self.splits)}), got {name!r}; write for "
+                          f"example split: {next(iter(self.splits))}")  # fmt: skip
         return self.splits[name]
 
     def joined(self, *names: str, first: int | None = None) -> Subjects:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -142,9 +142,7 @@ def fitted(
     descended = objective or partial(_cross_entropy, recipe.label_smoothing)
     pictures, y = held(training.train, device)
     optimiser = OPTIMISERS[recipe.optimiser](net.parameters(), weight_decay=recipe.weight_decay)
-    # Layers such as dropout draw from the global state: fork it, so that it is seeded inside and untouched outside.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(training.seed)
+    with seeded(training.seed, device):  # layers such as dropout draw from the global state
         order = torch.Generator().manual_seed(training.seed)
         noise = torch.Generator(device).manual_seed(training.seed)
         best: tuple[float, dict[str, Tensor]] | None = None
@@ -200,6 +198,34 @@ def held(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, Tens
     as_bytes = [(x * 255).round().to(torch.uint8) for x in parts]
     exact = all(torch.equal(b.float() / 255, x) for b, x in zip(as_bytes, parts, strict=True))
     return torch.cat(as_bytes if exact else parts).to(device), split.y.to(device)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str) -> Iterator[None]:
+    """Whatever draws from the global states, of the CPU and this device, draws from this seed inside; after it they
+    stand where they stood.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def full_batches(
+    split: Split, device: torch.device | str, *, epochs: int, size: int, seed: int | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(epoch, x (B, C, H, W), y (B,)) in a new order each epoch; what does not fill a batch is left out of the epoch.
+
+    size: at most; a smaller split is one batch, and nothing comes of an empty one. seed: of the order; None draws it
+    from the CPU's global state, which whoever calls has seeded.
+    """
+    pictures, y = held(split, device) if len(split) else (torch.empty(0), split.y)
+    order, size = None if seed is None else torch.Generator().manual_seed(seed), min(size, len(y))
+    for epoch in range(epochs if size else 0):
+        for rows in torch.randperm(len(y), generator=order).split(size):
+            if len(rows) == size:
+                rows = rows.to(y.device)
+                yield epoch, in_unit(pictures[rows]), y[rows]
 
 
 def augmented(x: Tensor, recipe: Recipe, order: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,21 +13,20 @@ from robustsuite.defenses.harden.anp import anp
 from robustsuite.defenses.harden.ebyd import answers, ebyd, unlearnt
 from robustsuite.defenses.harden.ibau import hypergradient, ibau
 from robustsuite.defenses.harden.nad import apart, nad
-from robustsuite.defenses.serve.ibd_psc import Sure, amplified, ibd_psc, layers
+from robustsuite.defenses.serve.ibd_psc import Sure, amplified, fewest, ibd_psc
 from robustsuite.defenses.serve.sentinet import Pasted, bound, powers, salient, sentinet
 from robustsuite.defenses.train.abl import abl
 from robustsuite.defenses.train.abl import unlearnt as forgotten
-from robustsuite.defenses.train.nab import SIZE, Stamped, marked, mean_colour, nab, stamp
+from robustsuite.defenses.train.nab import SIZE, Stamped, colour_of, marked, nab, stamp
 from robustsuite.errors import BadData, BadValue, Unsupported
-from robustsuite.methods.backdoors.clean_steps import ascent, batches
+from robustsuite.methods.backdoors.clean_steps import ascent
 from robustsuite.methods.backdoors.detection import Detector
 from robustsuite.methods.backdoors.isolation import easiest, example_losses
-from robustsuite.methods.backdoors.maps import attention, feature_maps, grad_cam
-from robustsuite.methods.backdoors.neurons import asked, cut, masks, pruned
-from robustsuite.methods.backdoors.neurons import layers as neurons
+from robustsuite.methods.backdoors.neurons import asked, cut, layers, masks, pruned
+from robustsuite.methods.maps import attention, feature_maps, grad_cam
 from robustsuite.serve.data import Split
 from robustsuite.serve.models import Reshaping, Training
-from robustsuite.serve.training import Recipe, accuracy, fitted
+from robustsuite.serve.training import Recipe, accuracy, fitted, full_batches
 from tests.defenses.test_backdoor_defenses import pictures, stamped
 
 CLEAN = pictures(200, 2)
@@ -97,7 +97,7 @@ def right(net: nn.Module) -> float:
 def test_anp_cuts_the_planted_neuron_and_no_other() -> None:
     net = planted()
     assert success(net) == 1.0
-    assert list(neurons(net, torch.zeros(1, 1, 7, 6))) == ["0"]
+    assert list(layers(net, torch.zeros(1, 1, 7, 6))) == ["0"]
     found = masks(net, CLEAN, eps=0.4, alpha=0.2, lr=0.2, steps=40, seed=0, device="cpu")["0"]
     assert int(found.argmin()) == 3
     repaired = anp(net, training(), steps=40, tolerance=0.02)
@@ -111,7 +111,7 @@ def test_anp_cuts_the_planted_neuron_and_no_other() -> None:
 
 def test_factors_of_one_change_nothing_and_a_cut_neuron_is_a_factor_of_zero(victim: nn.Module) -> None:
     x = CLEAN.images(torch.arange(20))
-    names = neurons(victim, x[:1])
+    names = layers(victim, x[:1])
     ones = {name: torch.ones(len(m.get_parameter("weight"))) for name, m in names.items()}
     assert all(isinstance(m, nn.BatchNorm2d) for m in names.values())
     assert torch.allclose(asked(victim, ones, {}, x), victim(x))
@@ -119,7 +119,7 @@ def test_factors_of_one_change_nothing_and_a_cut_neuron_is_a_factor_of_zero(vict
     assert torch.allclose(asked(victim, some, {}, x), cut(victim, some)(x), atol=1e-5)
     assert pruned(victim, ones, CLEAN, 0.1)[1] == 0
     with pytest.raises(Unsupported, match="to cut"):
-        neurons(nn.Sequential(nn.Flatten(), nn.Linear(42, 3)), x[:1])
+        layers(nn.Sequential(nn.Flatten(), nn.Linear(42, 3)), x[:1])
 
 
 def test_the_hypergradient_is_the_exact_one_of_a_quadratic_game() -> None:
@@ -141,17 +141,19 @@ def test_the_hypergradient_is_the_exact_one_of_a_quadratic_game() -> None:
 
 def test_attention_is_of_length_one_and_the_same_network_has_no_distance(victim: nn.Module) -> None:
     x = CLEAN.images(torch.arange(8))
-    logits, found = feature_maps(victim, x)
+    logits, found = feature_maps(victim, partial(victim, x))
     assert torch.equal(logits, victim(x))
     assert [tuple(m.shape[1:]) for m in found] == [(6, 7, 6), (8, 4, 3)]
     assert torch.equal(found[1], victim[:9](x))  # type: ignore[index]
     assert torch.allclose(attention(found[0]).flatten(1).norm(dim=1), torch.ones(8), atol=1e-3)
     with torch.no_grad():
-        found = feature_maps(victim, x)[1]
-    assert float(apart(found, feature_maps(copy.deepcopy(victim), x)[1])) == 0.0
-    assert float(apart(found, feature_maps(small(1).eval(), x)[1]).detach()) > 0
+        found = feature_maps(victim, partial(victim, x))[1]
+    twin, stranger = copy.deepcopy(victim), small(1).eval()
+    assert float(apart(found, feature_maps(twin, partial(twin, x))[1])) == 0.0
+    assert float(apart(found, feature_maps(stranger, partial(stranger, x))[1]).detach()) > 0
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(42, 3))
     with pytest.raises(Unsupported, match="features over places"):
-        feature_maps(nn.Sequential(nn.Flatten(), nn.Linear(42, 3)), x)
+        feature_maps(flat, partial(flat, x))
 
 
 def test_what_is_learnt_first_is_isolated() -> None:
@@ -184,8 +186,8 @@ def test_ascent_raises_the_loss_of_its_own_pictures_and_hands_over_each_epoch(vi
     assert len(losses) == 4
     assert losses == sorted(losses)
     assert torch.equal(net.state_dict()["1.running_mean"], before["1.running_mean"])
-    assert [epoch for epoch, *_ in batches(part, epochs=2, size=30, seed=0, device="cpu")] == [0, 1]
-    assert list(batches(part.at(torch.arange(0)), epochs=2, size=3, seed=0, device="cpu")) == []
+    assert [epoch for epoch, *_ in full_batches(part, "cpu", epochs=2, size=30, seed=0)] == [0, 1]
+    assert list(full_batches(part.at(torch.arange(0)), "cpu", epochs=2, size=3, seed=0)) == []
 
 
 def test_what_was_rightly_isolated_is_unlearnt_and_the_task_stays(victim: nn.Module) -> None:
@@ -198,7 +200,7 @@ def test_what_was_rightly_isolated_is_unlearnt_and_the_task_stays(victim: nn.Mod
 def test_nab_stamps_and_relabels_the_suspicious_of_another_pseudo_label_alone() -> None:
     drawn = pictures(50, 3)
     train = Split.of((drawn.images(torch.arange(50)) * 255).round().to(torch.uint8), drawn.y)
-    colour = mean_colour(train)
+    colour = colour_of(train)
     rows, pseudo = torch.tensor([4, 9, 20]), train.y[[4, 9, 20]].clone()
     pseudo[1] = (pseudo[1] + 1) % 3
     found = marked(train, rows, pseudo, colour)
@@ -243,8 +245,8 @@ def test_scaled_batch_norms_scale_a_linear_network_by_known_factors() -> None:
     far = 20 * x / (first - second).min()
     assert bool((net(far).softmax(1).amax(1) == 1).all())
     assert Sure(2, 1.5)(net, far).unique().numel() == 5, "sure to the last bit, and still told apart"
-    assert layers(net, CLEAN, 1.5, 1.0, "cpu") == 2, "no share of pictures is larger than one"
-    assert layers(net, CLEAN, 1.5, -1.0, "cpu") == 1
+    assert fewest(net, CLEAN, 1.5, 1.0, "cpu") == 2, "no share of pictures is larger than one"
+    assert fewest(net, CLEAN, 1.5, -1.0, "cpu") == 1
     with pytest.raises(Unsupported, match="batch norms"):
         ibd_psc(planted(), training())
 

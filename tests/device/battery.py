@@ -67,8 +67,8 @@ NEEDS_A_FILE = {"adversarial_distillation"}  # a file of similarities; its twin 
 TOGETHER = 12
 """Attacks in one sweep."""
 
-LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool"}
-"""Played alone."""
+LONG = {"autoattack", "torchattacks.AutoAttack", "torchattacks.SparseFool", "bab"}
+"""Played alone, as heavier checks."""
 
 LATER = {
     *LONG, "self_ensemble", "strip", "scaleup", "rift", "crossmax", "badexpert", "fine_pruning", "neural_cleanse",
@@ -77,7 +77,7 @@ LATER = {
     "latent_quantisation", "bn_adapt", "tent", "eata", "cotta", "sar", "rotta", "rmt", "cema", "anp", "nad",
     "ibau", "ebyd", "abl", "nab", "ibd_psc", "sentinet",
     "window_cascade", "elr", "cutmix", "adversarial_training", "shortcut_augmentation", "last_layer_ensemble",
-    "last_layer_retraining", "bab",
+    "last_layer_retraining",
 }  # fmt: skip
 """Played behind the marker for heavier checks, as are the packages' attacks, those on gradients that are shared,
 parsing, membership, extraction and adaptation, and on the pretended device evasion, where tests/device/waits.py plays
@@ -106,7 +106,7 @@ def threat(card: Card, norm: str = "") -> dict[str, Any]:
     }  # fmt: skip
     keys: dict[str, dict[str, Any]] = {
         "poisoning": {"target": 0}, "evasion": {"goal": goal}, "extraction": {"clone": "recipe:cnn_3_relu"},
-        "membership": {"pool": 60, "subjects": 20, "shadows": 2},
+        "membership": {"pool": 60, "subjects": 20, "shadows": 4},
         "parsing": {"evasion": "fgsm", "shadows": "recipe:cnn_{kernel}_{activation}?epochs=1", "pictures": 60},
         "adaptation": {"batch": 4, "shift": {"imagenet_c": {"corruptions": ["fog", "contrast"]}}},
     }  # fmt: skip

@@ -16,12 +16,13 @@ from robustsuite.config.taxonomy import CLEAN_LABEL_BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate, parse_number
 from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.backdoors.generated import Moving, seed_of, seeded, shuffled, trigger_of
+from robustsuite.methods.backdoors.generated import Moving, seed_of, trigger_of
 from robustsuite.methods.backdoors.triggers import clean_label
 from robustsuite.methods.contrastive import Siamese, alike, view
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Split
+from robustsuite.serve.training import full_batches, seeded
 
 
 def learnt(
@@ -41,7 +42,7 @@ def learnt(
             net = net if number == 0 else nets(number)
             surrogate = Siamese(net.requires_grad_(True), shape).to(device).train()
             learning = torch.optim.SGD(surrogate.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
-            for _, x, y in shuffled(train, device, epochs):
+            for _, x, y in full_batches(train, device, epochs=epochs, size=128):
                 with torch.no_grad():
                     poisoned = torch.where((y == target).view(-1, 1, 1, 1), generator(x), x)
                 learning.zero_grad()

@@ -13,11 +13,12 @@ from torch.nn import functional
 from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.backdoors.generated import seed_of, seeded, shuffled
+from robustsuite.methods.backdoors.generated import seed_of
 from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Split
+from robustsuite.serve.training import full_batches, seeded
 
 AREA, SPARE = 0.032, 100.0
 """The share of a picture a mask may cover for free, and the price of more."""
@@ -62,11 +63,11 @@ def trained(train: Split, net: nn.Module, target: int, seed: int, epochs: tuple[
     device = next(net.parameters()).device
     net.train().requires_grad_(True)
     with seeded(seed, device):
-        stamp = Stamp(train.images(torch.arange(1)).shape[1]).to(device).train()
+        stamp = Stamp(train.shape[0]).to(device).train()
         for phase, count in enumerate(epochs):
             moved = [*stamp.where.parameters()] if phase == 0 else [*stamp.drawn.parameters(), *net.parameters()]
             optimiser = torch.optim.Adam(moved, lr=1e-2 if phase == 0 else 2e-3)
-            for _, x, y in shuffled(train, device, count):
+            for _, x, y in full_batches(train, device, epochs=count, size=128):
                 optimiser.zero_grad()
                 (masking(stamp, x) if phase == 0 else drawing(stamp, net, x, y, target)).backward()
                 optimiser.step()

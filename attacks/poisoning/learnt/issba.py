@@ -13,11 +13,12 @@ from torch.nn import functional
 from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate, parse_number
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.backdoors.generated import Drawer, moved, seed_of, seeded, shuffled
+from robustsuite.methods.backdoors.generated import Drawer, moved, seed_of
 from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Split
+from robustsuite.serve.training import full_batches, seeded
 
 COARSE = 4
 """A message is laid out as a picture of COARSE x COARSE cells before it is drawn."""
@@ -51,10 +52,10 @@ def trained(pictures: Split, seed: int, *, bits: int, eps: float, epochs: int) -
     """Encoder and decoder, trained together on the CPU so that random messages are read."""
     device = torch.device("cpu")
     with seeded(seed, device):
-        channels = pictures.images(torch.arange(1)).shape[1]
+        channels = pictures.shape[0]
         hiding, reader = Hiding(channels, bits, eps), reading(channels, bits)
         optimiser = torch.optim.Adam([*hiding.parameters(), *reader.parameters()], lr=3e-3)
-        for _, x, _ in shuffled(pictures, device, epochs, batch=32):
+        for _, x, _ in full_batches(pictures, device, epochs=epochs, size=32):
             message = torch.randint(2, (len(x), bits)).to(x)
             optimiser.zero_grad()
             functional.binary_cross_entropy_with_logits(reader(hiding(x, message)), message).backward()

@@ -15,11 +15,12 @@ from torch.nn import functional
 from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate, parse_number
 from robustsuite.maths.randomness import Rng
-from robustsuite.methods.backdoors.generated import Moving, seed_of, seeded, shuffled, trigger_of
+from robustsuite.methods.backdoors.generated import Moving, seed_of, trigger_of
 from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned
 from robustsuite.serve.data import Split
+from robustsuite.serve.training import full_batches, seeded
 
 
 def learnt(
@@ -29,11 +30,11 @@ def learnt(
     device = next(net.parameters()).device
     net.train().requires_grad_(True)
     with seeded(seed, device):
-        generator = Moving(train.images(torch.arange(1)).shape[1], eps).to(device)
+        generator = Moving(train.shape[0], eps).to(device)
         drawing = torch.optim.Adam(generator.parameters(), lr=lr)
         obeying = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         began, held = -1, generator
-        for epoch, x, y in shuffled(train, device, epochs):
+        for epoch, x, y in full_batches(train, device, epochs=epochs, size=128):
             if epoch != began:
                 began, held = epoch, copy.deepcopy(generator)
             towards = torch.full_like(y, target)

@@ -64,7 +64,7 @@ def trojan_nn(
     size: of the square in pixels. neurons: how many are excited. steps: of Adam. Raises Unsupported for a surrogate
     that does not end in a linear layer.
     """
-    net, shape = aux.net(surrogate).eval(), tuple(train.images(torch.arange(1)).shape[1:])
+    net, shape = aux.net(surrogate).eval(), train.shape
     start = Rng.of(seed_of(rng), "trojan_nn", torch.zeros(1))
     patch = optimised(net, shape, size, neurons, steps, start)
 

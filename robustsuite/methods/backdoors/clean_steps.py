@@ -1,29 +1,15 @@
-"""What repairs do with a defender's few clean pictures: batches of them, and steps that make a network forget some."""
+"""Steps that make a network forget what it is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from robustsuite.serve.data import Split, in_unit
-from robustsuite.serve.training import held
-
-
-def batches(split: Split, *, epochs: int, size: int, seed: int, device: str) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(epoch, x (B, C, H, W), y (B,)) in a new order each epoch; what does not fill a batch is left out of the epoch.
-
-    size: at most; a smaller split is one batch. Nothing comes of an empty one.
-    """
-    pictures, y = held(split, device) if len(split) else (torch.empty(0), split.y)
-    order, size = torch.Generator().manual_seed(seed), min(size, len(y))
-    for epoch in range(epochs if size else 0):
-        for rows in torch.randperm(len(y), generator=order).split(size):
-            if len(rows) == size:
-                rows = rows.to(y.device)
-                yield epoch, in_unit(pictures[rows]), y[rows]
+from robustsuite.serve.data import Split
+from robustsuite.serve.training import full_batches
 
 
 def ascent(
@@ -35,7 +21,7 @@ def ascent(
     """
     net.eval()
     seen = -1
-    for epoch, x, y in batches(split, epochs=epochs, size=size, seed=seed, device=device):
+    for epoch, x, y in full_batches(split, device, epochs=epochs, size=size, seed=seed):
         if epoch > seen >= 0:
             yield seen
         seen = epoch

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustsuite.errors import Unsupported
-from robustsuite.methods.head import head_of, linear_calls
+from robustsuite.methods.head import head_of, last_linear
 from robustsuite.serve.data import Split
 
 __all__ = ["features", "head_of"]
@@ -19,8 +18,5 @@ def features(net: nn.Module, split: Split, batch: int = 256) -> Tensor:
     parts = []
     with torch.no_grad():
         for _, x, _ in split.batches(batch):
-            called = linear_calls(net, x.to(device))[1]
-            if not called:
-                raise Unsupported("expected a network with a linear layer, got none; its features are not known")
-            parts.append(called[-1].entering.flatten(1).cpu())
+            parts.append(last_linear(net, x.to(device)).entering.flatten(1).cpu())
     return torch.cat(parts)

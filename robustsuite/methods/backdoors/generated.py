@@ -1,9 +1,6 @@
-"""Triggers that a network draws from the picture itself, and how such a network is trained."""
+"""Triggers that a network draws from the picture itself."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +9,6 @@ from torch.nn import functional
 from robustsuite.maths.randomness import Rng
 from robustsuite.maths.warping import within
 from robustsuite.serve.adversary import Trigger
-from robustsuite.serve.data import Split, in_unit
-from robustsuite.serve.training import held
 
 
 class Drawer(nn.Module):
@@ -64,21 +59,3 @@ def trigger_of(stamp: nn.Module) -> Trigger:
 def seed_of(rng: Rng) -> int:
     """One seed from the attack's streams."""
     return int(rng.keys[:1].sum()) & 0x7FFFFFFF
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Weights, orders and whatever layers draw come from this seed; the global states are left as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def shuffled(train: Split, device: torch.device, epochs: int, batch: int = 128) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(epoch, x, y) a full batch, each epoch in another order; a split of fewer than `batch` is one batch."""
-    pictures, y = held(train, device)
-    size = min(batch, len(y))
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(y)).to(device).split(size):
-            if len(rows) == size:
-                yield epoch, in_unit(pictures[rows]), y[rows]

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustsuite.errors import BadValue
-from robustsuite.methods.backdoors.clean_steps import batches
 from robustsuite.serve.models import Training
-from robustsuite.serve.training import finite, untrained
+from robustsuite.serve.training import finite, full_batches, seeded, untrained
 
 
 def easiest(
@@ -27,9 +26,8 @@ def easiest(
     net = untrained(net, training.seed).to(device).train().requires_grad_(True)
     optimiser = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     seen: list[Tensor] = []
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.enable_grad():
-        torch.manual_seed(training.seed)  # of dropout
-        for _, x, y in batches(training.train, epochs=epochs, size=batch, seed=training.seed, device=device):
+    with seeded(training.seed, device), torch.enable_grad():
+        for _, x, y in full_batches(training.train, device, epochs=epochs, size=batch, seed=training.seed):
             loss = functional.cross_entropy(net(x), y)
             optimiser.zero_grad(set_to_none=True)
             ((loss - gamma).sign() * loss).backward()

@@ -15,9 +15,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robustsuite.errors import Unsupported
-from robustsuite.methods.backdoors.clean_steps import batches
 from robustsuite.serve.data import Split
-from robustsuite.serve.training import accuracy
+from robustsuite.serve.training import accuracy, full_batches, seeded
 
 Factors = dict[str, Tensor]
 """By layer, a factor for each of its neurons (C,)."""
@@ -26,17 +25,24 @@ THRESHOLDS = [round(0.05 * i, 2) for i in range(19)]
 """Masks up to which neurons are cut, one after the other."""
 
 
+def called(net: nn.Module, picture: Tensor, *kinds: type[nn.Module]) -> list[nn.Module]:
+    """The modules of these kinds in the order they are called on a picture (1, C, H, W)."""
+    found: list[nn.Module] = []
+    handles = [m.register_forward_hook(lambda m, *_: found.append(m)) for m in net.modules() if isinstance(m, kinds)]
+    try:
+        with torch.no_grad():
+            net(picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def layers(net: nn.Module, picture: Tensor) -> dict[str, nn.Module]:
     """The layers of neurons by name, in the order they are called on a picture (1, C, H, W). Raises Unsupported."""
     names = {module: name for name, module in net.named_modules()}
-    called: list[nn.Module] = []
-    handles = [m.register_forward_hook(lambda m, *_: called.append(m)) for m in names]
-    with torch.no_grad():
-        net(picture)
-    for handle in handles:
-        handle.remove()
-    norms = [m for m in called if isinstance(m, nn.BatchNorm2d) and m.affine]
-    found = norms or [m for m in called if isinstance(m, nn.Conv2d | nn.Linear)][:-1]
+    norms = [m for m in called(net, picture, nn.BatchNorm2d) if m.affine]
+    found = norms or called(net, picture, nn.Conv2d, nn.Linear)[:-1]
     if not found:
         raise Unsupported("expected a network with batch norms, convolutions or hidden linear layers, got none to cut")
     return {names[m]: m for m in found}
@@ -72,9 +78,8 @@ def masks(
     optimiser = torch.optim.SGD(kept.values(), lr=lr, momentum=0.9)
     draws = torch.Generator(device).manual_seed(seed)
     net.train()
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.enable_grad():
-        torch.manual_seed(seed)  # of dropout
-        for _, x, y in islice(batches(clean, epochs=steps, size=batch, seed=seed, device=device), steps):
+    with seeded(seed, device), torch.enable_grad():
+        for _, x, y in islice(full_batches(clean, device, epochs=steps, size=batch, seed=seed), steps):
             loss = alpha * functional.cross_entropy(asked(net, kept, {}, x), y)
             if eps:
                 noise = _worst(net, kept, x, y, eps, draws)

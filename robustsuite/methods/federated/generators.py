@@ -19,7 +19,7 @@ from torch.nn import functional
 from robustsuite.errors import BadData
 from robustsuite.serve.data import Split
 from robustsuite.serve.kept import cache_folder, save
-from robustsuite.serve.training import held
+from robustsuite.serve.training import held, seeded
 
 VERSION = 1
 CODE, WIDTHS, BATCH, LR, KL = 128, (64, 64, 32, 32), 64, 2e-3, 2e-2
@@ -99,8 +99,7 @@ def trained_generator(pictures: Split, *, epochs: int = 20, device: str = "cpu")
 
 def _fit(pictures: Tensor, shape: tuple[int, int, int], epochs: int, device: str) -> nn.Sequential:
     """minimise |x - D(m + s e)|^2 / 2 sigma^2 + KL, a batch at a time, mirrored at random."""
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
-        torch.manual_seed(0)
+    with seeded(0, device):
         down, up = encoder(shape).to(device), decoder(shape).to(device)
         optimiser = torch.optim.Adam([*down.parameters(), *up.parameters()], lr=LR)
         steps = max(1, epochs * (len(pictures) // BATCH))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustsuite.errors import Unsupported
+from robustsuite.errors import BadData, Unsupported
 from robustsuite.maths.numerics import float32
 
 NEAR = 1e-3
@@ -49,6 +49,20 @@ def scale_of(net: nn.Module, other: nn.Module, x: Tensor, batch_size: int | None
 def in_the_other_precision(net: nn.Module, x: Tensor) -> nn.Module:
     """A copy of the network in float64 for float32, and in float32 for float64."""
     return copy.deepcopy(net).to(torch.float32 if x.dtype == torch.float64 else torch.float64)
+
+
+def boundable(net: nn.Module, x: Tensor) -> None:
+    """Raise Unsupported for weights and pictures of another dtype than float32 or float64, or of two; BadData for
+    pictures outside [0, 1].
+    """
+    weights = next(net.parameters(), x)
+    if weights.dtype not in (torch.float32, torch.float64) or x.dtype != weights.dtype:
+        raise Unsupported(
+            f"expected weights and images both float32 or both float64, got {weights.dtype} and {x.dtype}; "
+            "call .float() on both: bounds in fewer bits are not sound"
+        )
+    if not ((x >= 0) & (x <= 1)).all():
+        raise BadData(f"expected images in [0, 1], got values in [{x.min():g}, {x.max():g}]; divide bytes by 255")
 
 
 @contextmanager
