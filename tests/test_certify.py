@@ -179,6 +179,7 @@ def test_the_command_says_one_line_an_instance(tmp_path: Path) -> None:
     for given, words in ((["list.csv"], "--only NAME"), (["list.csv", "--only", "c"], "among 'a.onnx', 'b.onnx'"),
                          (["list.csv", "--only", "b"], "absent.vnnlib'; mend the path"),
                          (["short.csv"], "got 'a.onnx'; mend that row"), (["odd.csv"], "and 1 more; mend the path"),
+                         (["holds.vnnlib", "--out", str(tmp_path / "list.csv")], "a folder for --out"),
                          (["holds.vnnlib", "--normalised"], "normalisation in front")):  # fmt: skip
         asked = ["certify", model, str(tmp_path / given[0]), *given[1:], "--space", "1x8x8x2"]
         found = CliRunner().invoke(app, asked)
@@ -187,3 +188,8 @@ def test_the_command_says_one_line_an_instance(tmp_path: Path) -> None:
 
 def test_a_line_fits_however_long_the_name() -> None:
     assert len(line("x" * 200, "falsified", 9_999_999, 99_999.9)) < 80
+
+
+def test_of_weights_that_are_drawn_anew_nothing_is_verified() -> None:
+    found = CliRunner().invoke(app, ["certify", "recipe:cnn_2c2f", "any.csv", "--space", "1x8x8x2"])
+    assert "expected a model with its weights, got the recipe" in str(found.exception)

@@ -157,13 +157,23 @@ def certify(
     The limit is a number of bounded parts, so that an answer does not follow the machine. A counterexample was asked of
     the network itself; --out writes it in the competition's form. Exit code 3 where an instance stays unknown.
     """
+    from robustsuite.errors import BadValue, quoted
     from robustsuite.methods.verification.branching import Limits
     from robustsuite.methods.verification.properties import decided
     from robustsuite.methods.verification.vnnlib import read_instance, written
     from robustsuite.serve.models import load_model
 
     sizes = flags.space(space)
-    net = _behind(load_model(model, sizes).net, normalised).to(flags.device(device)).eval()
+    loaded = load_model(model, sizes)
+    if not loaded.pretrained:
+        raise BadValue(f"expected a model with its weights, got the recipe {quoted(model)}; name a checkpoint")
+    if out:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            got = f"{quoted(str(out))}: {error.strerror}"
+            raise BadValue(f"expected a folder for --out, got {got}; name another") from error
+    net = _behind(loaded.net, normalised).to(flags.device(device)).eval()
     counts = dict.fromkeys(WORDS, 0)
     screen = commands_run.screen
     for file in _present(list(listed(instances, only))[:first]):
@@ -173,7 +183,6 @@ def certify(
         counts[answer.status] += 1
         screen.print(line(file.name, answer.status, answer.nodes, seconds), markup=False, highlight=False)
         if out and answer.x is not None and answer.z is not None:
-            out.mkdir(parents=True, exist_ok=True)
             (out / f"{file.name}.counterexample").write_text(written(answer.x.flatten(), answer.z))
     screen.print(", ".join(f"{n} {status}" for status, n in counts.items()), markup=False, highlight=False)
     if counts["unknown"]:
