@@ -91,6 +91,11 @@ def test_of_every_alternative_the_rows_and_boxes_are_those_written() -> None:
         (HEAD + "(declare-const X_9999999999 Real)", "names X_0"), (HEAD + "(assert (and))", "and, or, <= or >="),
         (HEAD + "(assert (or (<= Y_0 1) (<= Y_1 1)))" * 20, "10000 alternatives"), ("\x00\xff", "opening bracket"),
         (HEAD + "(assert (and " + "(or (<= Y_0 1) (<= Y_1 1))" * 20 + "))", "10000 alternatives"),
+        (HEAD + BOX + "(assert (<= (* 1e300 (* 1e300 Y_0)) 1))", "numbers up to 1e+30"),
+        (HEAD + BOX + "(assert (<= Y_0 (+ 1e308 1e308)))", "numbers up to 1e+30"),
+        (HEAD + BOX + "(assert (<= (- (* 1e9 (* 1e300 Y_0)) (* 1e9 (* 1e300 Y_0))) 1))", "got nan; scale"),
+        (HEAD + BOX.replace(" 1)", " 1e300)"), "numbers up to 1e+30"),
+        (HEAD + BOX.replace("(<= X_0 1)", "(<= (* 1e-20 X_0) 1e20)"), "no such pair for X_0"),
     ],
 )  # fmt: skip
 def test_what_is_not_an_instance_is_one_sentence(text: str, words: str) -> None:
@@ -105,12 +110,38 @@ def test_endless_text_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     bomb.write_bytes(gzip.compress(b" " * 1_000_000))
     with pytest.raises(BadData, match="more; split"):
         read_instance(bomb, 2, 2)
-    for name, content in (("torn.vnnlib.gz", b"\x1f\x8b\x08"), ("none.vnnlib.gz", b"no gzip")):
+    crushed = gzip.compress(HEAD.encode())
+    torn = crushed[:20] + bytes(byte ^ 0x5A for byte in crushed[20:-8]) + crushed[-8:]
+    for name, content in (("mixed.vnnlib.gz", torn), ("torn.vnnlib.gz", b"\x1f\x8b\x08"),
+                          ("none.vnnlib.gz", b"no gzip")):  # fmt: skip
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadData, match=r"expected a \.vnnlib file"):
             read_instance(tmp_path / name, 2, 2)
     with pytest.raises(BadData, match=r"expected a \.vnnlib file"):
         read_instance(tmp_path / "absent", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(and (or " + "(<= Y_0 1) " * 99 + ") " + "(<= Y_1 1) " * 99 + ")", "1000 rows in all alternatives"),
+        ("(or " + "(<= Y_0 1) " * 99 + "(and " + "(<= Y_1 1) " * 99 + "))", "1000 coefficients of outputs"),
+        ("(or " + "(<= X_0 1) " * 501 + ")", "1000 numbers in the boxes"),
+    ],
+)
+def test_a_short_text_does_not_grow_without_limit(text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long alternative made all others as long: half a MiB of text asked for 14 GB."""
+    monkeypatch.setattr(vnnlib, "NUMBERS", 1000)
+    with pytest.raises(BadData, match=words):
+        parsed(f"{HEAD}{BOX}(assert {text})", 2, 2, "the test")
+
+
+def test_the_limit_is_of_an_instance_however_many_boxes_it_has() -> None:
+    cases = " ".join(f"(and (<= X_0 {1 - i / 100}) (<= Y_0 (- Y_1 0.01)))" for i in range(30))
+    parts = parsed(f"{HEAD}{BOX}(assert (or {cases}))", 2, 2, "t")
+    answer = decided(absolute(), parts, (1, 1, 2), Limits(10, 2))
+    assert len(parts) == 30
+    assert (answer.status, answer.nodes <= 10) == ("unknown", True)
 
 
 def test_a_counterexample_is_written_as_the_competition_reads_it() -> None:
@@ -143,7 +174,12 @@ def test_the_command_says_one_line_an_instance(tmp_path: Path) -> None:
     numbers = [float(v) for v in re.findall(r"\(X_\d+ ([^)]*)\)", kept.read_text())]
     assert len(numbers) == 64
     assert all(0.5 <= v <= 0.51 for v in numbers)
-    for given, words in ((["list.csv"], "--only NAME"), (["list.csv", "--only", "c"], "got none"),
+    (tmp_path / "short.csv").write_text("a.onnx,holds.vnnlib,60\na.onnx\n")
+    (tmp_path / "odd.csv").write_text(f"a.onnx,a\0b.vnnlib,60\na.onnx,{'x' * 5000},60\n")
+    for given, words in ((["list.csv"], "--only NAME"), (["list.csv", "--only", "c"], "among 'a.onnx', 'b.onnx'"),
+                         (["list.csv", "--only", "b"], "absent.vnnlib'; mend the path"),
+                         (["short.csv"], "got 'a.onnx'; mend that row"), (["odd.csv"], "and 1 more; mend the path"),
+                         (["holds.vnnlib", "--out", str(tmp_path / "list.csv")], "a folder for --out"),
                          (["holds.vnnlib", "--normalised"], "normalisation in front")):  # fmt: skip
         asked = ["certify", model, str(tmp_path / given[0]), *given[1:], "--space", "1x8x8x2"]
         found = CliRunner().invoke(app, asked)
@@ -152,3 +188,8 @@ def test_the_command_says_one_line_an_instance(tmp_path: Path) -> None:
 
 def test_a_line_fits_however_long_the_name() -> None:
     assert len(line("x" * 200, "falsified", 9_999_999, 99_999.9)) < 80
+
+
+def test_of_weights_that_are_drawn_anew_nothing_is_verified() -> None:
+    found = CliRunner().invoke(app, ["certify", "recipe:cnn_2c2f", "any.csv", "--space", "1x8x8x2"])
+    assert "expected a model with its weights, got the recipe" in str(found.exception)

@@ -307,6 +307,8 @@ def test_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "arXiv" in out
     assert "steps = " in out
+    shown = command(capsys, "show", "anp")[1]
+    assert "lr, steps: of the masks." in shown, "a line ends where the screen does, not where the source does"
     code, out, _ = command(capsys, "doctor")
     assert code == 0
     assert torch.__version__ in out

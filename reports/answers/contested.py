@@ -26,6 +26,9 @@ OWN = ("evasion", "certification", "shift", "scan", "explanation")
 """Scenarios that have answers of their own kind, or, as explanations, no adversary and none."""
 
 KEY = ("scenario", "threat", "budget", "goal", "dataset", "model")
+GOES_ON = ("poisoning", "unlearnable", "inversion", "membership", "extraction")
+"""Scenarios whose sentence goes on after the system: what names its defense ends with a comma there."""
+
 LABELS = {"attack_success_rate": "attack success", "mean_psnr": "PSNR, dB", "all_ok_rate": "all three named",
           "membership_auc": "AUC"}
 
@@ -133,7 +136,8 @@ def _told(
     run: Results, facts: Mapping[str, str], adversary: str, what: str, by: str, several: Sequence[Contest], rate: bool
 ) -> str:  # fmt: skip
     """What the adversary reaches against one system, in the words of its scenario; `by` names a defense."""
-    it, scenario = cards.subject(run, facts) + by, facts["scenario"]
+    scenario = facts["scenario"]
+    it = cards.subject(run, facts) + by + ("," if by and scenario in GOES_ON else "")
     reached, attack = _reached(scenario, several, rate, what), str(several[0].cell["attack"])
     attack += f", mean of {len(several)} seeds" if len(several) > 1 else ""
     n = number(min(int(contest.score.n) for contest in several))
@@ -154,7 +158,6 @@ def _told(
         return (f"{begun(adversary)} tells members of the training set of {it} from others by an AUC of {reached}, on "
                 f"{n} examples ({attack}); a guesser's is 0.5.")  # fmt: skip
     if scenario == "extraction":
-        it += "," if by else ""
         return f"{begun(adversary)} has one that says what {it} says on {reached} of {n} images ({attack})."
     if scenario == "adaptation":
         order = several[0].source["record"].threat.budget.terms.get("order", "given")

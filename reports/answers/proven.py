@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +28,13 @@ KEY = ("threat", "budget", "dataset", "model")
 def proven(run: Results, table: pd.DataFrame) -> Iterator[Answer]:
     """One answer a certificate's threat, over seeds where there are several; `table` is what `scores(run)` returned."""
     rows = table[table["scenario"] == "certification"]
+    asked = Counter((run.budgets[str(key[1])], *key[2:]) for key, _ in groups(rows, KEY))
     for key, whole in groups(rows, KEY):
         facts = dict(zip(KEY, key, strict=True))
         eps, norm = run.budgets[str(facts["budget"])]
         size = f"{norm} {radius_words(eps or 0.0, norm)}"
+        if asked[(eps, norm), *key[2:]] > 1:  # else two cards would say the same of different proofs
+            size += f" (threat {facts['threat']})"
         title, head = f"Proven{cards.whose(run, facts)} within {size}", f"{facts['threat']}: {facts['budget']}"
         means = cards.of(over_seeds(run), {"scenario": "certification", **facts})
         means = means[means["metric"] != "clean_accuracy"] if len(means) else means
@@ -104,7 +108,7 @@ def _missing(run: Results, missing: pd.DataFrame) -> Iterator[str]:
         cells = [f"{cards.called(run, row['defense'], row['attack'])} ({row['status']})"
                  for row in missing.to_dict("records")]  # fmt: skip
         why = list(dict.fromkeys(str(row["sentence"]) for row in missing.to_dict("records") if row["sentence"]))
-        yield f"Not measured: {cards.listed(cells)}" + (f": {'; '.join(why[:2])}." if why else ".")
+        yield f"Not measured: {cards.listed(list(dict.fromkeys(cells)))}" + (f": {'; '.join(why[:2])}." if why else ".")
 
 
 @once

@@ -38,7 +38,7 @@ from ..render.document import Document, Part, undefended, with_n
 from ..render.files import put
 from ..sections.every.checks_table import integrity_section, to_json
 from ..sections.every.costs import cost_section, provenance_section
-from ..sections.every.training_findings import artefact_section
+from ..sections.every.training_findings import artefact_section, poisons
 from ..sections.generic import names_section, other_section, unmeasured_section
 from . import evidence, pdf
 
@@ -107,7 +107,7 @@ def build(run: Results, table: pd.DataFrame, parts: Sequence[Part] | None = None
         classes_section(run),
         selective_section(run),
         other_section(run, table),
-        artefact_section(run.artefacts, run.cells["weights_sha256"]),
+        artefact_section(run.artefacts, poisons(run.cells)),
         integrity_section(run),
         unmeasured_section(run),
         names_section(run),

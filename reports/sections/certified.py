@@ -75,8 +75,9 @@ def sandwiches(run: Results) -> list[Figure]:
         columns = min(3, len(defenses))
         rows = -(-len(defenses) // columns)
         caption = (
-            f"Certified (solid) and empirical (dashed, dots) accuracy by radius on the same images, {where(key)}{left}"
-            f"; a certified line ends where nothing larger was asked for or could be proven{key_of(run, defenses)}"
+            f"Certified (blue lines) and empirical (orange, dots or dashed) accuracy by radius on the same images, "
+            f"{where(key)}{left}; a certified line ends where nothing larger was asked for or could be proven"
+            f"{key_of(run, defenses)}"
         )
         found.append(
             draw(f"sandwich-{slug(key)}", caption, (2.9 * columns + 0.6, 2.5 * rows + 0.3),
@@ -96,8 +97,9 @@ def _sandwich(
     proofs = told_apart(list(dict.fromkeys(part["certifier"])), partial(short, width=18))
     for ax, defense in zip(axes, defenses, strict=False):
         for i, (certifier, rows) in enumerate(part[part["defense"] == defense].groupby("certifier", sort=False)):
+            kind = "INVALID" if rows["struck"].any() else "proof"  # what failed a check is not seen as a proof
             ax.plot(rows["radius"], 100 * rows["value"], color=LINES[0], linestyle=("-", "-.", ":")[i % 3],
-                    linewidth=1.8, label=f"proof: {proofs[str(certifier)]}, n = {rows['n'].iloc[0]}")  # fmt: skip
+                    linewidth=1.8, label=f"{kind}: {proofs[str(certifier)]}, n = {rows['n'].iloc[0]}")  # fmt: skip
             ax.plot(rows["radius"].iloc[-1:], 100 * rows["value"].iloc[-1:], "|", color=LINES[0], markersize=13)
             ax.fill_between(rows["radius"], 0, 100 * rows["value"], color=LINES[0], alpha=0.16, linewidth=0)
         attack = upper[(upper["defense"] == defense) & (upper["radius"] <= top)]

@@ -24,6 +24,9 @@ RATES = {"tpr_1": 0.01, "tpr_5": 0.05}
 
 DETECTION = ("auroc", *RATES)
 
+RATED = (("clean_ok", "n"), ("hits", "eligible"), ("recovered", "eligible"))
+"""Counts of a victim and what they are counted over; struck through where a check failed."""
+
 
 def backdoors(run: Results) -> pd.DataFrame:
     """One row a victim: counts clean_ok, hits (of `eligible`), recovered, flagged_clean, flagged (of `eligible`) of n.
@@ -90,8 +93,7 @@ def _backdoor_tables(found: pd.DataFrame) -> tuple[Table, ...]:
     detects = bool(found["auroc"].notna().any())
     rows = tuple(
         (*(words(row[name]) for name in names), words(row["attack"]), words(row["defense"]),
-         _rate(row["clean_ok"], row["n"]), _rate(row["hits"], row["eligible"]),
-         _rate(row["recovered"], row["eligible"]),
+         *(_rate(row[k], row[n], row["grade"] == "INVALID") for k, n in RATED),
          *((_rate(row["flagged_clean"], row["n"]), _rate(row["flagged"], row["eligible"]),
             *(_plain(row[name], 3) for name in DETECTION)) if detects else ()),
          _plain(row["psnr"], 1), counted(row["n"], number(row["n"])), Entry(row["sentence"]))
@@ -124,8 +126,8 @@ def _unlearnable_tables(run: Results) -> tuple[Table, ...]:
     return (Table("unlearnable", "Unlearnable data: what can still be learnt", caption, columns, shown),)
 
 
-def _rate(k: float, n: float) -> Entry:
-    return accuracy(k / n, *stats.clopper_pearson(int(k), int(n))) if n else Entry("–", -1.0)
+def _rate(k: float, n: float, struck: bool = False) -> Entry:
+    return accuracy(k / n, *stats.clopper_pearson(int(k), int(n)), struck=struck) if n else Entry("–", -1.0)
 
 
 def _plain(value: float, digits: int) -> Entry:

@@ -133,9 +133,12 @@ def _entry(row: Row | None) -> Entry:
 def _ranking(key: tuple[Any, ...], part: pd.DataFrame, i: int) -> Table:
     found = ranked(part)
     of = int(found["of"].max()) if len(found) else 0
-    weak = [plain(a) for a in dict.fromkeys(part.loc[~part["worked"], "attack"])]
+    beside = part[~part["worked"]]
+    weak, unknown = (", ".join(map(plain, dict.fromkeys(beside.loc[beside["asr_before"].isna() == none, "attack"])))
+                     for none in (False, True))  # fmt: skip
     over = f"{of} attack{'s' * (of != 1)} whose ASR against the undefended victim is at least {100 * WORKED:.0f} %"
-    left = f"; left out: {', '.join(weak)}" if weak else ""
+    left = f"; left out: {weak}" if weak else ""
+    left += f"; left out, as no number of the undefended victim can be relied on: {unknown}" if unknown else ""
     rows = tuple(
         (words(row["defense"]),
          Entry("–", np.inf) if np.isnan(row["rank"]) else counted(row["rank"], f"{row['rank']:.2f}"),

@@ -41,7 +41,8 @@ def voted(run: Results) -> list[Figure]:
         if not lines:
             continue
         best = _most(lines)
-        names = told_apart([f"{cell['defense']} · {cell['attack']}" for cell, _ in best], partial(short, width=46))
+        systems = [f"{_doubt(cell['grade'])}{cell['defense']} · {cell['attack']}" for cell, _ in best]
+        names = told_apart(systems, partial(short, width=46))
         caption = (
             f"Share of pictures whose label is at least so likely under noise, by lower bounds (left), and certified "
             f"accuracy by radius (right), of each system by the most votes it was given, {where(key)}{left}"
@@ -58,6 +59,11 @@ def voted(run: Results) -> list[Figure]:
             named = called(run, defenses, partial(short, width=32))
             found.append(draw(f"by-votes-{slug(key)}", caption, (6.0, 3.2), partial(_more, rows=more, defenses=named)))
     return found
+
+
+def _doubt(grade: object) -> str:
+    """What a legend says before a number that failed a check."""
+    return "INVALID: " if grade == "INVALID" else ""
 
 
 def survival(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +87,8 @@ def _by_votes(lines: list[Line]) -> pd.DataFrame:
         for radius in (0.0, radius_of(cell) or 0.0):
             score = rate("certified_accuracy", certified(examples, radius))
             rows.append({"defense": cell["defense"], "radius": radius, "votes": float(examples["votes"].mean()),
-                         "value": score.value, "lo": score.lo, "hi": score.hi})  # fmt: skip
+                         "value": score.value, "lo": score.lo, "hi": score.hi, "n": score.n,
+                         "doubt": _doubt(cell["grade"])})  # fmt: skip
     table = pd.DataFrame(rows).drop_duplicates(["defense", "radius", "votes"])
     return table[table.groupby("defense")["votes"].transform("nunique") > 1].sort_values("votes", kind="stable")
 
@@ -90,7 +97,7 @@ def _spread(canvas: Canvas, lines: list[Line], names: list[str]) -> None:
     left, right = canvas.subplots(1, 2)
     top = max(float(examples["radius"].max()) for _, examples in lines) or 1.0
     for i, ((_, examples), name) in enumerate(zip(lines, names, strict=True)):
-        style = {"color": LINES[i % len(LINES)], "linestyle": STYLES[i // len(LINES) % len(STYLES)], "linewidth": 1.6}
+        style = {"color": LINES[i % len(LINES)], "linestyle": STYLES[i % len(STYLES)], "linewidth": 1.6}
         p, share = survival(examples["p_correct"].to_numpy())
         left.step([0.0, *p, 1.0], [100.0, *(100 * share), 0.0], where="pre", label=f"{name}, n = {len(p)}", **style)
         radii = np.linspace(0, top, 81)
@@ -114,8 +121,8 @@ def _more(canvas: Canvas, rows: pd.DataFrame, defenses: dict[str, str]) -> None:
         for j, radius in enumerate(dict.fromkeys(mine["radius"])):
             part = mine[mine["radius"] == radius]
             error = [100 * (part["value"] - part["lo"]), 100 * (part["hi"] - part["value"])]
+            name = f"{part['doubt'].max()}{label} radius {number(radius)}, n = {part['n'].min()}"
             ax.errorbar(part["votes"], 100 * part["value"], yerr=error, color=LINES[i % len(LINES)], marker="o",
-                        linestyle=STYLES[j % len(STYLES)], markersize=4, capsize=2,
-                        label=f"{label} radius {number(radius)}".strip())  # fmt: skip
+                        linestyle=STYLES[j % len(STYLES)], markersize=4, capsize=2, label=name)  # fmt: skip
     query_axes(ax, sorted(set(rows["votes"])), "votes a picture", "certified accuracy, %")
     legend(canvas)

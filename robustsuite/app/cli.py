@@ -120,6 +120,7 @@ def _own_facts(card: Card) -> dict[str, Any]:
 def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
     """One plugin: scenario, access, citation, parameters, differences from the paper."""
     import inspect
+    import re
 
     from robustsuite.config import registry
     from robustsuite.config.taxonomy import worded
@@ -130,7 +131,8 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
         raise UnknownName("plugin", name, [known for _, known in registry.cards()])
     for card in found:
         screen.print(f"[bold]{escape(card.name)}[/bold]  {card.kind}{', ' + card.place if card.place else ''}")
-        screen.print(escape(inspect.getdoc(card.function) or ""))
+        said = inspect.getdoc(card.function) or ""
+        screen.print(escape(re.sub(r"(?<=\S)\n(?=[^\s-])", " ", said)))  # the screen breaks lines, not the source
         facts = _own_facts(card)
         classes = worded(facts.pop("atlas", ()), facts.pop("nist", ()))
         own = {k: ", ".join(v) if isinstance(v, list) else v for k, v in facts.items()} | classes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,23 +157,32 @@ def certify(
     The limit is a number of bounded parts, so that an answer does not follow the machine. A counterexample was asked of
     the network itself; --out writes it in the competition's form. Exit code 3 where an instance stays unknown.
     """
+    from robustsuite.errors import BadValue, quoted
     from robustsuite.methods.verification.branching import Limits
     from robustsuite.methods.verification.properties import decided
     from robustsuite.methods.verification.vnnlib import read_instance, written
     from robustsuite.serve.models import load_model
 
     sizes = flags.space(space)
-    net = _behind(load_model(model, sizes).net, normalised).to(flags.device(device)).eval()
+    loaded = load_model(model, sizes)
+    if not loaded.pretrained:
+        raise BadValue(f"expected a model with its weights, got the recipe {quoted(model)}; name a checkpoint")
+    if out:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            got = f"{quoted(str(out))}: {error.strerror}"
+            raise BadValue(f"expected a folder for --out, got {got}; name another") from error
+    net = _behind(loaded.net, normalised).to(flags.device(device)).eval()
     counts = dict.fromkeys(WORDS, 0)
     screen = commands_run.screen
-    for file in list(listed(instances, only))[:first]:
+    for file in _present(list(listed(instances, only))[:first]):
         start = time.perf_counter()
         answer = decided(net, read_instance(file, math.prod(sizes.shape), sizes.classes), sizes.shape, Limits(nodes))
         seconds = time.perf_counter() - start
         counts[answer.status] += 1
         screen.print(line(file.name, answer.status, answer.nodes, seconds), markup=False, highlight=False)
         if out and answer.x is not None and answer.z is not None:
-            out.mkdir(parents=True, exist_ok=True)
             (out / f"{file.name}.counterexample").write_text(written(answer.x.flatten(), answer.z))
     screen.print(", ".join(f"{n} {status}" for status, n in counts.items()), markup=False, highlight=False)
     if counts["unknown"]:
@@ -210,14 +220,28 @@ def listed(given: list[Path], only: str) -> Iterator[Path]:
                 rows = [row for row, _ in zip(csv.reader(stream), range(MOST + 1), strict=False)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise BadData(f"expected a list of instances, got {quoted(str(path))}: {error}; name one") from error
+        if len(rows) > MOST:
+            raise BadData(f"expected {MOST} rows at most in {quoted(path.name)}, got more; split it")
         chosen = [row for row in rows if row and only in row[0]]
-        if len(rows) > MOST or any(len(row) < 2 for row in chosen):
-            raise BadData(f"expected {MOST} rows network,instance,seconds at most in {quoted(path.name)}; mend it")
-        nets = sorted({row[0] for row in chosen})
-        if len(nets) != 1:
-            names = ", ".join(nets[:4]) or "none"
-            raise BadData(f"expected instances of one network in {quoted(path.name)}, got {names}; say --only NAME")
+        if short := [row for row in chosen if len(row) < 2 or not row[1].strip()]:
+            what = quoted(",".join(short[0])[:80])
+            raise BadData(f"expected rows network,instance,seconds in {quoted(path.name)}, got {what}; mend that row")
+        if len({row[0] for row in chosen}) != 1:
+            nets = sorted({row[0] for row in chosen or rows if row})
+            known = ", ".join(map(quoted, nets[:4])) + (f" and {len(nets) - 4} more" if len(nets) > 4 else "")
+            got = (known or "no row") if chosen or not only else f"none whose name holds {quoted(only)} among {known}"
+            raise BadData(f"expected instances of one network in {quoted(path.name)}, got {got}; say --only NAME")
         for row in chosen:
             file = path.parent / row[1]
-            packed = file.with_name(f"{file.name}.gz")
-            yield packed if packed.exists() and not file.exists() else file
+            packed = f"{file}.gz"
+            yield Path(packed) if os.path.exists(packed) and not os.path.exists(file) else file
+
+
+def _present(files: list[Path]) -> list[Path]:
+    """The files, all of which are there: a list is not found to be incomplete after an hour. Raises BadData."""
+    from robustsuite.errors import BadData, quoted
+
+    if absent := [file for file in files if not os.path.exists(file)]:  # what no system takes for a name is absent too
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise BadData(f"expected .vnnlib files that are there, got {quoted(str(absent[0]))}{more}; mend the path")
+    return files

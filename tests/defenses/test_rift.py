@@ -257,5 +257,6 @@ def test_an_artefact_that_cannot_be_read_is_said_and_one_of_other_weights_is_not
     assert [(a.name, a.weights_sha256, a.finding.title) for a in found] == [("rift", "w", "chart")]
     (line,) = skipped
     assert line.startswith("artefacts/a.json: it: invalid json")
-    assert artefact_section(found, ["w"]).lead
-    assert not artefact_section(found, ["v"]).lead
+    assert artefact_section(found, {"w": ""}).lead
+    assert "poisoned by badnets, seed" in artefact_section(found, {"w": "badnets"}).lead[0]
+    assert not artefact_section(found, {"v": ""}).lead

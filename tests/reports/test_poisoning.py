@@ -9,7 +9,7 @@ from report_store import cell_of
 from sklearn.metrics import roc_auc_score
 
 from robustsuite.reports.measure.scores import cell_scores
-from robustsuite.reports.sections.poisoning import detected, victim
+from robustsuite.reports.sections.poisoning import _backdoor_tables, detected, victim
 from robustsuite.reports.sections.repairs import figures, ranked, rated, tables
 
 
@@ -108,3 +108,16 @@ def test_the_matrix_says_what_was_measured_and_names_the_status_of_what_was_not(
     assert figures(SimpleNamespace(known=known, defended=False), found) == ()  # type: ignore[arg-type]
     alone = victims(none={"a": (0.9, 1.0)})
     assert tables(run, alone) == (), "without a defense there is nothing to compare"  # type: ignore[arg-type]
+
+
+def test_an_attack_whose_undefended_victim_failed_a_check_is_not_called_weak_and_its_numbers_are_struck() -> None:
+    found = victims(none={"a": (0.9, 1.0), "weak": (0.9, 0.2), "odd": (0.1, 1.0)}, x={"a": (0.9, 0.1)})
+    found.loc[found["attack"] == "odd", "grade"] = "INVALID"
+    found = found.assign(flagged_clean=0, flagged=0, psnr=20.0, auroc=np.nan, sentence="")
+    run = SimpleNamespace(known={}, defended=True)
+    _, ranks = tables(run, found)  # type: ignore[arg-type]
+    assert "at least 50 %; left out: weak; left out, as no number of the undefended victim can" in ranks.caption
+    assert "relied on: odd; equal" in ranks.caption
+    (table,) = _backdoor_tables(found)
+    rates = {row[0].text: [entry.struck for entry in row[2:5]] for row in table.rows if row[1].text == "undefended"}
+    assert rates == {"a": [False] * 3, "weak": [False] * 3, "odd": [True] * 3}

@@ -13,7 +13,8 @@ from robustsuite.reports.sections.votes import _by_votes, _more, _most, _spread,
 
 def line(defense: str, votes: int, p: list[float]) -> tuple[dict[str, object], pd.DataFrame]:
     """A certificate of four pictures, radius 1 where p > 0.9."""
-    cell = {"defense": defense, "threat": "proof", "attack": f"smoothing(n={votes})", "norm": "l2", "eps": 0.5}
+    cell = {"defense": defense, "threat": "proof", "attack": f"smoothing(n={votes})", "norm": "l2", "eps": 0.5,
+            "grade": "INVALID" if defense == "b" else ""}  # fmt: skip
     likely = np.array(p)
     return cell, pd.DataFrame({
         "p_correct": likely, "votes": votes, "clean_ok": likely > 0, "abstained": False,
@@ -38,4 +39,8 @@ def test_a_system_is_drawn_by_its_most_votes_and_compared_where_it_has_several()
     figure = draw("spread", "said", (6, 3), partial(_spread, lines=_most(lines), names=["one", "two"]))
     assert "one, n = 4" in figure.svg
     assert "two, n = 4" in figure.svg
-    assert "a radius 0.5" in draw("more", "said", (6, 3), partial(_more, rows=rows, defenses={"a": "a"})).svg
+    drawn = draw("more", "said", (6, 3), partial(_more, rows=rows, defenses={"a": "a"})).svg
+    assert "a radius 0.5, n = 4" in drawn
+    assert "INVALID" not in drawn
+    doubted = _by_votes([line("b", votes, [0.6] * 4) for votes in (100, 1000)])
+    assert "INVALID: b radius 0.5" in draw("m", "said", (6, 3), partial(_more, rows=doubted, defenses={"b": "b"})).svg

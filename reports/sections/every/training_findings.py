@@ -6,9 +6,10 @@ values, the one marked) and a `table` (columns, rows). Nothing here knows which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
+import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from robustsuite.records.findings import Artefact, Bars
@@ -18,9 +19,15 @@ from ...render.draw import INK, LINES, RULE, draw, slug
 from ...render.text import number, plain, short
 
 
-def artefact_section(artefacts: Iterable[Artefact], weights: Iterable[str]) -> Section:
-    """A section of the artefacts about these weights (their sha256, as cells name them); one where several agree."""
-    known, shared = set(weights), dict[str, list[Artefact]]()
+def poisons(cells: pd.DataFrame) -> dict[str, str]:
+    """The weights (sha256) of these cells, and what their training set was poisoned with, '' where it was not."""
+    by = cells["attack"].where(cells["scenario"].isin(["poisoning", "unlearnable"]), "")
+    return dict(zip(cells["weights_sha256"], by, strict=True))
+
+
+def artefact_section(artefacts: Iterable[Artefact], known: Mapping[str, str]) -> Section:
+    """A section of the artefacts about these weights, as `poisons` names them; one where several agree."""
+    shared: dict[str, list[Artefact]] = {}
     for artefact in artefacts:
         if artefact.weights_sha256 in known:
             shared.setdefault(artefact.finding.model_dump_json(), []).append(artefact)
@@ -28,7 +35,9 @@ def artefact_section(artefacts: Iterable[Artefact], weights: Iterable[str]) -> S
     for group in shared.values():
         first, finding = group[0], group[0].finding
         defenses = ", ".join(dict.fromkeys(plain(a.defense) for a in group))
-        about = f"{defenses} of {first.model} on {first.dataset}, seed {first.seed}"
+        poison = ", ".join(dict.fromkeys(plain(known[a.weights_sha256]) for a in group if known[a.weights_sha256]))
+        on = f"{first.dataset} poisoned by {poison}" if poison else first.dataset
+        about = f"{defenses} of {first.model} on {on}, seed {first.seed}"
         title, name = finding.title, slug((first.name, first.weights_sha256))
         notes.append(f"{title}: {finding.note} ({about}).")
         if bars := finding.bars:

@@ -27,18 +27,21 @@ def decided(
     net: nn.Module, parts: Sequence[Part], shape: Sequence[int], limits: Limits,
     told: Callable[[int, int], None] | None = None,
 ) -> Answer:  # fmt: skip
-    """Search the parts in order until one is broken. The network works on inputs (N, *shape) in its own dtype.
+    """Search the parts in order until one is broken, or all together met the limit.
 
+    The network works on inputs (N, *shape) in its own dtype.
     A counterexample counts where the network says so in float32 and in float64 alike. Raises Unsupported.
     """
     like = next(net.parameters())
     other = in_the_other_precision(net, like)
     nodes, proven = 0, True
     for part in parts:
+        if nodes >= limits.nodes:
+            return Answer("unknown", nodes)
         region, unsafe = _rounded(part, shape, like)
         with torch.inference_mode(False), full_precision(like.device):
             near = _near(scale_of(net, other, region.centre), unsafe, like)
-            found = searched(net, region, unsafe, limits, near, told)
+            found = searched(net, region, unsafe, limits._replace(nodes=limits.nodes - nodes), near, told)
             nodes += found.nodes
             if found.point is not None:
                 x, z = _exactly(net, other, part, found.point)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ DEPTH = 20
 """Brackets inside one another."""
 CASES = 10_000
 """Alternatives after all `or` are multiplied out."""
+NUMBERS = 1 << 22
+"""Rows of all alternatives, numbers of their boxes, and coefficients of their outputs: each at most so many."""
+LARGEST = 1e30
+"""Of a number: squares of larger ones are too near to the end of float32 to bound anything by."""
 TOKEN = re.compile(r"[()]|[^\s()]+")
 NAME = re.compile(r"([XY])_(0|[1-9][0-9]{0,6})")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?")
@@ -50,7 +55,7 @@ def read_instance(file: Path, inputs: int, outputs: int) -> list[Part]:
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
             blob = stream.read(BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise BadData(f"expected a .vnnlib file, got {quoted(str(file))}: {error}; name another") from error
     if len(blob) > BYTES:
         raise BadData(f"expected {BYTES >> 20} MiB of text at most in {quoted(file.name)}, got more; split it")
@@ -75,9 +80,7 @@ def parsed(text: str, inputs: int, outputs: int, where: str) -> list[Part]:
                 if len(found) == 1:
                     plain += found[0]
                     continue
-                if len(cases) * len(found) > CASES:
-                    raise BadData(f"expected at most {CASES} alternatives in {where}, got {len(cases) * len(found)}")
-                cases = [[*case, *more] for case in cases for more in found]
+                cases = _multiplied(cases, found, where)
             case _:
                 raise BadData(f"expected declare-const or assert in {where}, got {_brief(form)}; leave it out")
     if (declared["X"], declared["Y"]) != (inputs, outputs):
@@ -91,7 +94,7 @@ def parsed(text: str, inputs: int, outputs: int, where: str) -> list[Part]:
 def _forms(text: str, where: str) -> Iterator[Any]:
     """The bracketed forms of a text, as lists of lists and words; what follows ; on a line is a comment."""
     stack: list[list[Any]] = []
-    for token in TOKEN.findall(re.sub(r";[^\n]*", "", text)):
+    for token in (match[0] for match in TOKEN.finditer(re.sub(r";[^\n]*", "", text))):
         if token == "(":
             if len(stack) >= DEPTH:
                 raise BadData(f"expected at most {DEPTH} brackets inside one another in {where}, got more")
@@ -123,12 +126,14 @@ def _alternatives(formula: Any, where: str) -> list[list[Row]]:
         case ["or", *parts] if parts:
             found = [case for part in parts for case in _alternatives(part, where)]
         case ["and", *parts] if parts:
+            always: list[Row] = []
             found = [[]]
-            for part in parts:
-                more = _alternatives(part, where)
-                if len(found) * len(more) > CASES:
-                    raise BadData(f"expected at most {CASES} alternatives in {where}, got {len(found) * len(more)}")
-                found = [[*case, *other] for case in found for other in more]
+            for more in (_alternatives(part, where) for part in parts):
+                if len(more) == 1:  # kept apart: copied once, not once for each row after it
+                    always += more[0]
+                else:
+                    found = _multiplied(found, more, where)
+            found = _multiplied(found, [always], where)
         case ["<=", left, right]:
             found = [[_row(left, right, where)]]
         case [">=", left, right]:
@@ -140,12 +145,29 @@ def _alternatives(formula: Any, where: str) -> list[list[Row]]:
     return found
 
 
+def _multiplied(cases: list[list[Row]], more: list[list[Row]], where: str) -> list[list[Row]]:
+    """Every one of these alternatives together with every one of those."""
+    if len(cases) * len(more) > CASES:
+        raise BadData(f"expected at most {CASES} alternatives in {where}, got {len(cases) * len(more)}; split it")
+    _few(len(more) * sum(map(len, cases)) + len(cases) * sum(map(len, more)), "rows in all alternatives", where)
+    return [[*case, *other] for case in cases for other in more]
+
+
+def _few(count: int, what: str, where: str) -> None:
+    if count > NUMBERS:
+        raise BadData(f"expected at most {NUMBERS} {what} of {where}, got {count}; split it")
+
+
 def _row(small: Any, large: Any, where: str) -> Row:
     """small <= large as a row."""
     left, right = _term(small, where), _term(large, where)
     names = dict.fromkeys([*left, *right])
     row = {name: left.get(name, 0.0) - right.get(name, 0.0) for name in names if name}
-    return row, right.get("", 0.0) - left.get("", 0.0)
+    bound = right.get("", 0.0) - left.get("", 0.0)
+    for number in (bound, *row.values()):
+        if not abs(number) <= LARGEST:
+            raise BadData(f"expected numbers up to {LARGEST:g} in {where}, got {number:g}; scale the constraint")
+    return row, bound
 
 
 def _term(term: Any, where: str) -> dict[str, float]:
@@ -179,14 +201,15 @@ def _brief(form: Any) -> str:
 def _grouped(plain: list[Row], cases: list[list[Row]], inputs: int, outputs: int, where: str) -> list[Part]:
     """Alternatives with the same box as one part."""
     low, high, always = _boxed(plain, [-math.inf] * inputs, [math.inf] * inputs, where)
+    _few(sum(any(map(_of_inputs, case)) for case in cases) * inputs, "numbers in the boxes of all alternatives", where)
     found: dict[tuple[tuple[float, ...], tuple[float, ...]], list[list[Row]]] = {}
     for case in cases:
         mine = _boxed(case, low, high, where) if any(_of_inputs(row) for row in case) else (low, high, case)
         found.setdefault((tuple(mine[0]), tuple(mine[1])), []).append([*always, *mine[2]])
     parts = []
     for (lows, highs), rows in found.items():
-        if any(map(math.isinf, (*lows, *highs))):
-            open_ = next(i for i in range(inputs) if math.isinf(lows[i]) or math.isinf(highs[i]))
+        open_ = next((i for i in range(inputs) if max(-lows[i], lows[i], -highs[i], highs[i]) > LARGEST), None)
+        if open_ is not None:
             raise BadData(f"expected every input of {where} between two numbers, got no such pair for X_{open_}")
         if any(a > b for a, b in zip(lows, highs, strict=True)):
             continue  # no input lies in an empty box
@@ -225,6 +248,7 @@ def _boxed(
 def _unsafe(cases: list[list[Row]], outputs: int, where: str) -> Unsafe:
     """Cases of rows about outputs, the shorter ones filled up by their last row."""
     most = max(1, *(len(case) for case in cases))
+    _few(len(cases) * most * outputs, "coefficients of outputs, with every alternative as long as the longest,", where)
     a = torch.zeros(len(cases), most, outputs, dtype=torch.float64)
     b = torch.zeros(len(cases), most, dtype=torch.float64)
     for d, case in enumerate(cases):
