@@ -307,9 +307,16 @@ def test_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "arXiv" in out
     assert "steps = " in out
+    out = command(capsys, "show", "shortcut_augmentation")[1]
+    assert "shortcut_augmentation:shortcut_augmentation" in "".join(out.split())
     code, out, _ = command(capsys, "doctor")
     assert code == 0
     assert torch.__version__ in out
+
+
+def test_a_docstring_is_broken_where_the_terminal_ends_and_not_twice() -> None:
+    assert cli._flowing("One line.\n\nlr: the peak\nof one cycle.\n\na\n  b") == (
+        "One line.\n\nlr: the peak of one cycle.\n\na\n  b")  # fmt: skip
 
 
 @pytest.mark.parametrize(("label", "width", "shown"), [
