@@ -37,7 +37,7 @@ def last_layer_ensemble(
     """
     used = edits(shortcuts)
     if min(draws, epochs) < 1 or not lr > 0:
-        raise BadValue(f"expected draws, epochs >= 1 and lr > 0, got {draws!r}, {epochs!r} and {lr!r}; write draws=4")
+        raise BadValue(f"expected draws, epochs >= 1 and lr > 0, got {draws=}, {epochs=}, {lr=}; mend it")
 
     def picture(training: Training) -> tuple[int, ...]:
         return tuple(training.train.images(torch.arange(1)).shape[1:])
