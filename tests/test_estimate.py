@@ -7,6 +7,7 @@ import pytest
 
 from robustsuite.app import display
 from robustsuite.app.display import Clock
+from robustsuite.config.registry import Cost, card_of
 from robustsuite.config.threats import Access
 from robustsuite.engine import estimate
 from robustsuite.engine.execute import Planned, ordered
@@ -33,6 +34,10 @@ def kind(cell: Planned) -> str:
 def minutes(said: str) -> float:
     minute, second = said.split()[1].split(":")
     return int(minute) * 60 + int(second)
+
+
+def test_what_cannot_be_asked_costs_nothing_and_no_less() -> None:
+    assert card_of("attack", "exposure").priced(10, steps=-1) == Cost(0.0, 0.0)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
