@@ -7,7 +7,7 @@ import pytest
 
 from robustsuite.app import display
 from robustsuite.app.display import Clock
-from robustsuite.config.registry import Cost, card_of
+from robustsuite.config.registry import Cost
 from robustsuite.config.threats import Access
 from robustsuite.engine import estimate
 from robustsuite.engine.execute import Planned, ordered
@@ -36,8 +36,12 @@ def minutes(said: str) -> float:
     return int(minute) * 60 + int(second)
 
 
-def test_what_cannot_be_asked_costs_nothing_and_no_less() -> None:
-    assert card_of("attack", "exposure").priced(10, steps=-1) == Cost(0.0, 0.0)
+def test_steps_below_0_cost_nothing_and_no_less() -> None:
+    asked = {**EVERY, "models": ["python:tests.nets:linear"], "data": [{"digits": {"first": 20}}],
+             "shifts": [], "defenses": ["none"],
+             "threats": {"t": {"scenario": "explanation", "attacks": [{"smoothgrad": {"draws": -3}}]}}}  # fmt: skip
+    (cost,) = [cell.cost() for cell, _ in plan(sweep_of(asked, "x")) if cell.attack]
+    assert cost == Cost(40, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 4])

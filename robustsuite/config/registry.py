@@ -120,8 +120,7 @@ class AttackCard(Card):
 
     def priced(self, classes: int, **given: Any) -> Cost:
         """What it costs an example, the parameters that are not given at their defaults."""
-        cost = self.cost(classes=classes, **{**self.parameters, **given})
-        return Cost(max(0.0, cost.forwards), max(0.0, cost.backwards))  # of steps below 0 the attack says what is wrong
+        return self.cost(classes=classes, **{**self.parameters, **given})
 
     def families(self, **given: Any) -> tuple[str, ...]:
         """How it searches, the parameters that are not given at their defaults; () where its card does not say."""
