@@ -309,9 +309,16 @@ def test_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "steps = " in out
     shown = command(capsys, "show", "anp")[1]
     assert "lr, steps: of the masks." in shown, "a line ends where the screen does, not where the source does"
+    out = command(capsys, "show", "shortcut_augmentation")[1]
+    assert "shortcut_augmentation:shortcut_augmentation" in "".join(out.split())
     code, out, _ = command(capsys, "doctor")
     assert code == 0
     assert torch.__version__ in out
+
+
+def test_a_docstring_is_broken_where_the_terminal_ends_and_not_twice() -> None:
+    assert cli._flowing("One line.\n\nlr: the peak\nof one cycle.\n\na\n  b") == (
+        "One line.\n\nlr: the peak of one cycle.\n\na\n  b")  # fmt: skip
 
 
 @pytest.mark.parametrize(("label", "width", "shown"), [

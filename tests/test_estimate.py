@@ -7,6 +7,7 @@ import pytest
 
 from robustsuite.app import display
 from robustsuite.app.display import Clock
+from robustsuite.config.registry import Cost
 from robustsuite.config.threats import Access
 from robustsuite.engine import estimate
 from robustsuite.engine.execute import Planned, ordered
@@ -33,6 +34,14 @@ def kind(cell: Planned) -> str:
 def minutes(said: str) -> float:
     minute, second = said.split()[1].split(":")
     return int(minute) * 60 + int(second)
+
+
+def test_steps_below_0_cost_nothing_and_no_less() -> None:
+    asked = {**EVERY, "models": ["python:tests.nets:linear"], "data": [{"digits": {"first": 20}}],
+             "shifts": [], "defenses": ["none"],
+             "threats": {"t": {"scenario": "explanation", "attacks": [{"smoothgrad": {"draws": -3}}]}}}  # fmt: skip
+    (cost,) = [cell.cost() for cell, _ in plan(sweep_of(asked, "x")) if cell.attack]
+    assert cost == Cost(40, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -45,6 +45,15 @@ def maps(name: str, net: nn.Module, x: Tensor, classes: Tensor, *, rows: Tensor 
     return found
 
 
+@pytest.mark.parametrize(("name", "given"), [
+    ("rise", {"masks": 0}), ("rise", {"cells": 0}), ("rise", {"keep": 1.5}), ("rise", {"keep": 0.0}),
+    ("smoothgrad", {"draws": 0}), ("smoothgrad", {"noise": -1.0}), ("integrated_gradients", {"steps": 0}),
+])  # fmt: skip
+def test_a_map_of_nothing_is_refused(name: str, given: dict[str, float]) -> None:
+    with pytest.raises(BadValue, match=rf"expected .*, got .*{next(iter(given.values()))}.*; "):
+        maps(name, NET, X, SAID, **given)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_map_is_its_pictures_own_whatever_stands_beside_it(name: str) -> None:
     given, order = QUICK.get(name, {}), torch.arange(11, -1, -1)

@@ -200,6 +200,15 @@ def test_clean_pictures_are_asked_for_where_there_are_none() -> None:
         scanned(Suspect.of(Planted(), SPACE), card_of("attack", "exposure").function, card_of("attack", "exposure"), 0)
 
 
+@pytest.mark.parametrize(("name", "given"), [
+    ("exposure", {"steps": 0}), ("exposure", {"batch": 0}), ("exposure", {"pictures": 0}), ("exposure", {"lr": 0.0}),
+    ("decoupling", {"steps": 0}), ("decoupling", {"width": 0}), ("decoupling", {"bound": -1.0}),
+])  # fmt: skip
+def test_a_scan_that_looks_at_nothing_is_refused(name: str, given: dict[str, float]) -> None:
+    with pytest.raises(BadValue, match=rf"{next(iter(given))}={next(iter(given.values()))}"):
+        found(name, Planted(), **given)
+
+
 def test_the_head_is_the_layer_that_gives_the_logits() -> None:
     net = Planted()
     layer, inputs = head_of(net, SPACE.shape)

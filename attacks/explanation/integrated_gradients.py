@@ -28,7 +28,7 @@ def integrated_gradients(
     """(x - baseline) times the mean of d logit / d x along the line between them, summed over channels, signed.
 
     Its sum over the picture is the class's logit there minus that of the baseline, up to the steps. baseline: black, as
-    in the paper, or mean, the picture's mean colour, which deletion puts in place of a pixel.
+    in the paper, or mean, the picture's mean colour, which deletion puts in place of a pixel. Raises BadValue.
     """
     start = mean_colour(x) if baseline == "mean" else torch.zeros_like(x)
 

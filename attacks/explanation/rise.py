@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustsuite.config.registry import Cost
 from robustsuite.config.threats import Access
+from robustsuite.errors import BadValue
 from robustsuite.maths.losses import own
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.explanation import mean_colour
@@ -31,8 +32,10 @@ def rise(
     """sum_i p(class | picture under mask i) mask_i / (masks keep).
 
     Masks are grids of cells x cells, each cell kept with probability `keep`, stretched bilinearly over somewhat more
-    than the picture and cut out at a random place.
+    than the picture and cut out at a random place. Raises BadValue.
     """
+    if min(masks, cells) < 1 or not 0 < keep <= 1:
+        raise BadValue(f"expected masks, cells >= 1 and keep in (0, 1], got {masks=}, {cells=}, {keep=}; mend it")
     plain, total = mean_colour(x), torch.zeros_like(x[:, 0])
     for part in torch.arange(len(x) * masks, device=x.device).split(max(1, model.width)):
         rows, k = part // masks, part % masks

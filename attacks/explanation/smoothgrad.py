@@ -6,6 +6,7 @@ from torch import Tensor
 
 from robustsuite.config.registry import Cost
 from robustsuite.config.threats import Access
+from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.explanation import slopes
 from robustsuite.scenarios import explanation
@@ -21,8 +22,10 @@ from robustsuite.serve.oracle import Oracle
 def smoothgrad(model: Oracle, x: Tensor, classes: Tensor, *, rng: Rng, draws: int = 50, noise: float = 0.15) -> Tensor:
     """|mean of d logit / d x over `draws` noisy copies|, its maximum over channels.
 
-    noise: the standard deviation as a share of the picture's own range of values.
+    noise: the standard deviation as a share of the picture's own range of values. Raises BadValue.
     """
+    if not noise >= 0:
+        raise BadValue(f"expected noise >= 0 for smoothgrad, got {noise!r}; write noise=0.15")
     sigma = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3))).view(-1, 1, 1, 1)
 
     def noisy(rows: Tensor, k: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import SCAN
 from robustsuite.config.threats import Access
+from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.backdoors.features import head_of
 from robustsuite.scenarios import scan
@@ -55,8 +56,11 @@ def decoupling(
 
     pictures: clean ones, the first so many. steps: of the mask, and of the generator on batches of `batch`; width: its
     filters. bound: the mean squared change of a picture that is free. A class's score is by how much its share of
-    answers grows on generated pictures.
+    answers grows on generated pictures. Raises BadValue.
     """
+    if min(pictures, steps, batch, width) < 1 or not bound >= 0:
+        given = f"{pictures=}, {steps=}, {batch=}, {width=}, {bound=}"
+        raise BadValue(f"expected pictures, steps, batch, width >= 1 and bound >= 0, got {given}; mend it")
     x, y = suspect.clean(pictures)
     layer, inputs = head_of(suspect.net, suspect.space.shape)
     order = torch.Generator().manual_seed(int(rng.integers(2**31 - 1, 1)[0]))

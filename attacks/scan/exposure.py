@@ -10,6 +10,7 @@ from torch.nn import functional
 from robustsuite.config.registry import Cost
 from robustsuite.config.taxonomy import SCAN
 from robustsuite.config.threats import Access
+from robustsuite.errors import BadValue
 from robustsuite.maths.randomness import Rng
 from robustsuite.scenarios import scan
 from robustsuite.scenarios.scan import Finding, Suspect
@@ -31,8 +32,11 @@ def exposure(
 ) -> Finding:
     """The share of each class among answers to clean pictures, once ascent on the loss has undone what was learnt.
 
-    lr: Adam's. steps: at the most, of `batch` of the first `pictures` clean ones.
+    lr: Adam's. steps: at the most, of `batch` of the first `pictures` clean ones. Raises BadValue.
     """
+    if min(steps, batch, pictures) < 1 or not lr > 0:
+        given = f"{lr=}, {steps=}, {batch=}, {pictures=}"
+        raise BadValue(f"expected steps, batch, pictures >= 1 and lr > 0 for exposure, got {given}; mend it")
     x, y = suspect.clean(pictures)
     classes, net = suspect.space.classes, copy.deepcopy(suspect.net).requires_grad_(True)
     optimiser = torch.optim.Adam(net.parameters(), lr=lr, weight_decay=5e-4)

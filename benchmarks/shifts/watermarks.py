@@ -50,7 +50,7 @@ def imagenet_w(clean: Split, data: Dataset, *, seed: int, font: str | None = Non
         white = torch.full((3, *ink.shape), 255, dtype=torch.uint8)
         rgba, facts, watched = torch.cat([white, ink[None]]), "sign", MARKED
     else:
-        raise BadData(f"expected imagenet or scenes for imagenet_w, got {data.name}: no class to watch")
+        raise BadData(f"expected imagenet or scenes for imagenet_w, got {data.name}: no class to watch; leave it out")
 
     def finish(x: Tensor, positions: Tensor) -> Tensor:
         return overlay(x, rgba)

@@ -32,7 +32,7 @@ def last_layer_retraining(net: nn.Module, training: Training, *, epochs: int = 1
     output.
     """
     if epochs < 1 or not lr > 0:
-        raise BadValue(f"expected epochs >= 1 and lr > 0, got {epochs!r} and {lr!r}; write epochs=100")
+        raise BadValue(f"expected epochs >= 1 and lr > 0, got {epochs=}, {lr=}; mend it")
     net = net.to(training.device).eval()
     features = seen(net, training.val, (), training.device, training.seed)
     head, _ = head_of(net, training.val.shape)

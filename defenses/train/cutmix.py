@@ -33,7 +33,7 @@ def cutmix(
     """
     if not (alpha > 0 and 0 <= probability <= 1 and lr > 0):
         given = f"{alpha=}, {probability=}, {lr=}"
-        raise BadValue(f"expected alpha, lr > 0 and probability in [0, 1] for cutmix, got {given}; write alpha=1")
+        raise BadValue(f"expected alpha, lr > 0 and probability in [0, 1] for cutmix, got {given}; mend it")
     recipe = Recipe(epochs, one_cycle(lr, epochs), flip=augment, crop=4 if augment else 0)
 
     def objective(net: nn.Module, batch: Batch) -> Tensor:

@@ -41,7 +41,7 @@ def elr(
     starts. augment: random flips and crops, to be turned off for digits. Raises BadValue.
     """
     if not (lam >= 0 and 0 <= beta <= 1 and lr > 0):
-        raise BadValue(f"expected lam >= 0, beta in [0, 1] and lr > 0 for elr, got {lam=}, {beta=}, {lr=}; write lam=3")
+        raise BadValue(f"expected lam >= 0, beta in [0, 1] and lr > 0 for elr, got {lam=}, {beta=}, {lr=}; mend it")
     recipe = Recipe(
         epochs, restarted(lr, min(RESTART, epochs)), optimiser="heavy_ball", weight_decay=1e-3, flip=augment,
         crop=4 if augment else 0,

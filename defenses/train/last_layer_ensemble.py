@@ -36,7 +36,7 @@ def last_layer_ensemble(
     """
     used = edits(shortcuts)
     if min(draws, epochs) < 1 or not lr > 0:
-        raise BadValue(f"expected draws, epochs >= 1 and lr > 0, got {draws!r}, {epochs!r} and {lr!r}; write draws=4")
+        raise BadValue(f"expected draws, epochs >= 1 and lr > 0, got {draws=}, {epochs=}, {lr=}; mend it")
 
     def shape(net: nn.Module, training: Training) -> nn.Module:
         return with_last_layers(net, training.train.shape, len(used) + 1)[0]

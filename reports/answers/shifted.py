@@ -196,7 +196,9 @@ def _natural(run: Results, facts: Mapping[str, Any], sets: Mapping[str, Sequence
         own = next((row for row in rows if row["defense"] == "none"), rows[0] if rows else None)
         if own is None:
             continue
-        told.append(f"{share(own['value'])} of {of}{plain(shift)} ({_counted(own['n'])})")
+        # Where the undefended number failed a check, or nobody asked for it, a defended one stands here, by its name.
+        whose = "" if own["defense"] == "none" else f" with {plain(own['defense'])}"
+        told.append(f"{share(own['value'])} of {of}{plain(shift)}{whose} ({_counted(own['n'])})")
         clean += [own["clean"]] if np.isfinite(own["clean"]) else []
         best = max((row["value"] for row in rows if row is not own), default=None)
         if own["defense"] == "none" and best is not None and best < own["value"]:

@@ -8,6 +8,7 @@ of both; what they are of its probability at the whole picture stands beside the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -103,7 +104,7 @@ def shape_bias(run: Results) -> pd.DataFrame:
         if "by_either" not in {column.name for column in cell["record"].columns}:
             continue
         rows, same = run.examples(cell["run_id"]), [c for c in cells if all(c[k] == cell[k] for k in keys)]
-        base: dict[str, Any] = {name: cell[name] for name in keys}
+        base: dict[str, Any] = {name: cell[name] for name in (*keys, "grade")}
         for name in ("edges", "silhouettes"):
             twins = [c["run_id"] for c in same if c["corruption"] == name]
             base[name] = float(run.columns(twins[0])["robust"].mean()) if twins else np.nan
@@ -120,7 +121,7 @@ def bias(row: Mapping[Any, Any]) -> Entry:
     k, n = int(row["shape"]), int(row["shape"] + row["texture"])
     if not n:
         return Entry("–", -1.0, "no answer goes by shape or by texture")
-    return accuracy(k / n, *stats.wilson(k, n), note=f"{k} of {n}")
+    return accuracy(k / n, *stats.wilson(k, n), note=f"{k} of {n}", struck=row["grade"] == "INVALID")
 
 
 def shape_tables(run: Results) -> Iterator[Table]:
@@ -165,7 +166,8 @@ def part(run: Results, scores: pd.DataFrame) -> Part:
 def robustness(run: Results, found: pd.DataFrame) -> pd.DataFrame:
     """The rows with robust, its lo and hi, of the same system, one for each evasion threat; none where there is none.
 
-    standing: the grade of that number. shape_bias: the system's, NaN where it was not measured. evasion: the threat.
+    standing: the grade of that number. shape_bias: the system's, NaN where it was not measured; shape_grade: its grade.
+    evasion: the threat.
     """
     worst, shape = worst_case(run).to_dict("records"), shape_bias(run).to_dict("records")
     rows = []
@@ -178,7 +180,7 @@ def robustness(run: Results, found: pd.DataFrame) -> pd.DataFrame:
             if system.items() <= w.items():
                 told = {"robust": w["robust_accuracy"], "robust_lo": w["lo"], "robust_hi": w["hi"],
                         "standing": w["grade"], "evasion": f"{w['threat']}: {w['budget']}"}  # fmt: skip
-                rows.append(row | told | {"shape_bias": known})
+                rows.append(row | told | {"shape_bias": known, "shape_grade": "".join(s["grade"] for s in shaped[:1])})
     return pd.DataFrame(rows)
 
 
@@ -190,8 +192,9 @@ def _systems(beside: pd.DataFrame) -> Iterator[Table]:
         for _, group in part.groupby([*WHERE, "evasion"], sort=False):
             cells, first = {row["attack"]: row for row in group.to_dict("records")}, group.iloc[0]
             robust = shown(accuracy(first["robust"], first["robust_lo"], first["robust_hi"]), first["standing"])
+            shape = replace(_part(first["shape_bias"]), struck=first["shape_grade"] == "INVALID")
             rows.append((
-                *(words(first[name]) for name in names), words(first["defense"]), robust, _part(first["shape_bias"]),
+                *(words(first[name]) for name in names), words(first["defense"]), robust, shape,
                 *(_both(cells.get(method)) for method in methods), _of(first["common"]),
             ))  # fmt: skip
         caption += "; insertion / deletion, on the pictures that all these systems get right"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ def _member(run: Results, key: tuple[Any, ...], part: pd.DataFrame, cells: pd.Da
         **facts, "set": first["record"].shift.name, "variants": variants,
         "pooled": pd.concat(list(variants.values()), ignore_index=True),
         "control": run.examples(reference[0]) if reference else None, "struck": "INVALID" in set(part["grade"]),
+        "failed": set(part["corruption"][part["grade"] == "INVALID"]),
         "notes": "; ".join(note for note in notes if note),
     }  # fmt: skip
 
@@ -96,7 +98,7 @@ def _overview(members: Sequence[Mapping[str, Any]]) -> Table:
     for m in members:
         score, shifted = rate("accuracy", m["pooled"]["robust"]), m["shift"] != "clean"
         clean = m["control"] if shifted else None
-        drop = NOTHING if clean is None else gap(score.value, clean)
+        drop = NOTHING if clean is None else replace(gap(score.value, clean), struck=m["struck"])
         rows.append((
             *(words(m[name]) for name in names), words(m["shift"]), words(m["defense"]),
             accuracy(score.value, score.lo, score.hi, struck=m["struck"]),
@@ -168,7 +170,8 @@ def _gap(member: Mapping[str, Any], variant: str) -> Entry:
         return NOTHING
     value = float(examples["robust"].mean())
     change = "" if member["control"] is None else f" ({gap(value, member['control']).text})"
-    return Entry(f"{percent(value)}{change}", value, _paired(examples) or f"n = {len(examples)}")
+    struck = variant in member["failed"]
+    return Entry(f"{percent(value)}{change}", value, _paired(examples) or f"n = {len(examples)}", struck=struck)
 
 
 def _paired(examples: pd.DataFrame) -> str:
@@ -189,7 +192,7 @@ def _watermark(name: str, title: str, key: Sequence[Any], part: Sequence[Member]
         class_gap = float(ours.mean() - before.mean()) if len(ours) else float("nan")
         rise = float(shifted["watched"].mean() - clean["watched"].mean())
         whole = gap(float(shifted["robust"].mean()), clean)
-        rows.append((words(m["defense"]), Entry(whole.text, whole.key, _paired(shifted)),
+        rows.append((words(m["defense"]), Entry(whole.text, whole.key, _paired(shifted), struck=m["struck"]),
                      counted(class_gap, points(class_gap)) if len(ours) else NOTHING,
                      counted(rise, points(rise)), counted(len(shifted), number(len(shifted)))))  # fmt: skip
     columns = ("defense", "gap", "gap on the marked class", "rise of its probability", "n")
@@ -211,7 +214,7 @@ def _effective(members: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     systems = list(dict.fromkeys((m["dataset"], m["model"], m["seed"], m["defense"]) for m in members))
     found: dict[str, dict[Any, float]] = {}
     for name in sets:
-        of = [m for m in members if m["shift"] == name and m["control"] is not None]
+        of = [m for m in members if m["shift"] == name and m["control"] is not None and not m["struck"]]
         clean = [float(m["control"]["robust"].mean()) for m in of]
         values = residuals(
             clean, [float(m["pooled"]["robust"].mean()) for m in of], min([len(m["pooled"]) for m in of], default=1)
@@ -221,7 +224,7 @@ def _effective(members: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
             found[name] = dict(zip(keys, values, strict=True))
     if not found:
         if members:
-            why = "not given: a line needs three systems with different clean accuracies"
+            why = "not given: a line needs three systems that passed every check, with different clean accuracies"
             alone = (counted(len(systems), number(len(systems))),)
             yield Table("effective", "Effective robustness", why, ("systems",), (alone,))
         return
@@ -233,7 +236,7 @@ def _effective(members: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         places = [found[name].get(system) for name in found]
         shown = [NOTHING if v is None else counted(v, points(v)) for v in places]
         rows.append((*(words(facts[n]) for n in names), words(facts["defense"]), *shown))
-    caption += "; accuracy above the line through these systems, logit scale"
+    caption += "; accuracy above the line through these systems, logit scale; what failed a check is left out"
     yield Table("effective", "Effective robustness", caption, (*names, "defense", *found), tuple(rows))
 
 

@@ -120,7 +120,6 @@ def _own_facts(card: Card) -> dict[str, Any]:
 def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
     """One plugin: scenario, access, citation, parameters, differences from the paper."""
     import inspect
-    import re
 
     from robustsuite.config import registry
     from robustsuite.config.taxonomy import worded
@@ -131,8 +130,7 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
         raise UnknownName("plugin", name, [known for _, known in registry.cards()])
     for card in found:
         screen.print(f"[bold]{escape(card.name)}[/bold]  {card.kind}{', ' + card.place if card.place else ''}")
-        said = inspect.getdoc(card.function) or ""
-        screen.print(escape(re.sub(r"(?<=\S)\n(?=[^\s-])", " ", said)))  # the screen breaks lines, not the source
+        screen.print(escape(_flowing(inspect.getdoc(card.function) or "")))
         facts = _own_facts(card)
         classes = worded(facts.pop("atlas", ()), facts.pop("nist", ()))
         own = {k: ", ".join(v) if isinstance(v, list) else v for k, v in facts.items()} | classes
@@ -141,10 +139,17 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name.")]) -> None:
         rows += [("parameter", f"{k} = {v!r}") for k, v in card.parameters.items()]
         rows += [("differs", sentence) for sentence in card.differs]
         table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column()
+        table.add_column(overflow="fold")
         for row in rows:
             if row[1] and row[1] != "nothing":
                 table.add_row(row[0], escape(row[1]))
         screen.print(table)
+
+
+def _flowing(text: str) -> str:
+    """Each paragraph on one line, for the terminal to break at its own width; one with indented lines stays."""
+    return "\n\n".join(part if "\n " in part else " ".join(part.split()) for part in text.split("\n\n"))
 
 
 @app.command()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustsuite.errors import BadValue
 from robustsuite.maths.losses import own
 from robustsuite.maths.randomness import Rng
 from robustsuite.serve.oracle import Oracle
@@ -87,7 +88,10 @@ def slopes(model: Oracle, x: Tensor, classes: Tensor, times: int, at: Callable[[
     """The mean (N, C, H, W) over k = 0 ... times - 1 of d logit of the class / d x at `at`(rows (M,), k (M,)).
 
     Examples and their points are one batch, cut where it is full. One question a point.
+    Raises BadValue for no point.
     """
+    if times < 1:
+        raise BadValue(f"expected one gradient a map at the least, got {times!r}; write 50")
     total = torch.zeros_like(x)
     for part in torch.arange(len(x) * times, device=x.device).split(max(1, model.width)):
         rows, k = part // times, part % times

@@ -154,7 +154,7 @@ class Cell:
         return f"{threat}/{self.shift}/{self.variant}"
 
     def cost(self) -> Cost:
-        """Forwards and backwards of the cell, at the most."""
+        """Forwards and backwards of the cell, at the most; never below 0, which steps below 0 would cost."""
         if not self.attack:
             return Cost(len(self.split), 0)
         given = {k: v for k, v in self.given if k not in COMMON}
@@ -172,7 +172,7 @@ class Cell:
         if threat is not None and threat.queries_total is not None:
             asked = min(asked, threat.queries_total / max(1, n))
         times = 1 if self.attack.learns else n
-        return Cost(asked * times + 2 * n, one.backwards * draws * times)
+        return Cost(max(0, asked) * times + 2 * n, max(0, one.backwards) * draws * times)
 
 
 def _told(make: Callable[..., Any], *parts: object) -> str:

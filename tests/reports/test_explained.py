@@ -99,4 +99,8 @@ def test_shape_bias_is_counted_over_the_pictures_that_go_by_either_cue() -> None
     whole, each = shape_tables(run)
     assert [entry.text for entry in whole.rows[0]][1:] == ["33.3 % (6.1–79.2)", "1", "2", "1", "4", "25.0 %", "–"]
     assert len(each.rows) == 2
+    assert not whole.rows[0][1].struck
+    failed = run_of(({**cell("cue_conflict"), "grade": "INVALID"}, {k: np.array(v) for k, v in cues.items()}))
+    assert [[row[i].struck for row in table.rows] for i, table in enumerate(shape_tables(failed), 1)] == [
+        [True], [True, True]]  # fmt: skip
     assert not list(shape_tables(run_of()))

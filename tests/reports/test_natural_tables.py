@@ -112,3 +112,17 @@ def test_alexnets_own_errors_give_a_hundred():
     from robustsuite.reports.measure.mce import ALEXNET, mce
 
     assert mce({name: [value] * 5 for name, value in ALEXNET.items()}) == pytest.approx(100, abs=1e-9)
+
+
+def test_what_failed_a_check_is_struck_by_variant_and_left_out_of_the_line():
+    run = _run([
+        ({"shift": "clean"}, _examples([1] * 8)),
+        ({"shift": "shortcuts", "corruption": "watermark"}, _examples([1, 0] * 4)),
+        ({"shift": "shortcuts", "corruption": "texture"}, _examples([1, 1] * 4)),
+    ])  # fmt: skip
+    run.cells.loc[1, "grade"] = "INVALID"
+    overview, variants, effective = natural_tables(run)
+    struck = {row[0].text: row[1].struck for row in variants.rows}
+    assert struck == {"watermark": True, "texture": False}
+    assert [entry.struck for entry in overview.rows[1][2:5]] == [True, False, True]
+    assert "passed every check" in effective.caption

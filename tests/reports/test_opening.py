@@ -358,6 +358,13 @@ def test_natural_shift_sets_have_cards_and_one_sentence(mine: Store) -> None:
     assert told(mine)[0].endswith(" With every defense it is right on fewer of imagenet_a (at most 10 %).")
 
 
+def test_a_defended_number_in_the_headline_goes_by_its_defense(mine: Store) -> None:
+    shift: dict[str, Any] = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None}
+    mine.add(_base(20).assign(robust=np.arange(20) < 4), **shift, shift="imagenet_a", n=20, defense="rift")
+    assert opened(mine).said[0][0] == (
+        "On other kinds of pictures the model is right on 20 % of imagenet_a with rift (20 images).")  # fmt: skip
+
+
 def test_shift_sets_of_the_fixture_are_called_imitations(mine: Store) -> None:
     facts: dict[str, Any] = {"threat": "shift", "scenario": "shift", "access": "none", "budget": None, "goal": None}
     mine.add(_base(20).assign(robust=np.arange(20) < 4), **facts, shift="imagenet_a", corruption="sketch", n=20)
