@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from robustsuite.errors import BadValue
 from robustsuite.methods.backdoors.detection import halves
 from robustsuite.methods.backdoors.neurons import masks, pruned
 from robustsuite.serve import stages
@@ -31,7 +32,11 @@ def anp(
 
     eps: of the relative perturbation of weights and biases. alpha: share of the loss without it. lr, steps: of the
     masks. tolerance: val accuracy that may be lost. How many neurons are cut is kept as a finding.
+    Raises BadValue.
     """
+    if not (eps >= 0 and 0 <= alpha <= 1 and lr > 0 and steps > 0 and tolerance >= 0):
+        raise BadValue(f"expected eps and tolerance >= 0, alpha in [0, 1], lr and steps > 0 for anp, got {eps=}, "
+                       f"{alpha=}, {lr=}, {steps=}, {tolerance=}; see robustsuite show anp")  # fmt: skip
     clean, rest = halves(training)
     net = net.to(training.device).eval()
     found = masks(net, clean, eps=eps, alpha=alpha, lr=lr, steps=steps, seed=training.seed, device=training.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustsuite.errors import BadValue
 from robustsuite.methods.backdoors.detection import halves
 from robustsuite.methods.maps import attention, feature_maps
 from robustsuite.serve import stages
@@ -35,8 +36,11 @@ def nad(
     """The network learns clean pictures and, layer by layer, the attention of its own fine-tuned copy.
 
     beta: weight of each layer's distance. lr: for the first tenth of the epochs, a tenth of it then. teacher_epochs: of
-    the copy's fine-tuning.
+    the copy's fine-tuning. Raises BadValue.
     """
+    if not (beta >= 0 and lr > 0 and min(epochs, teacher_epochs) > 0):
+        raise BadValue(f"expected beta >= 0 and positive numbers for nad, got {beta=}, {lr=}, {epochs=}, "
+                       f"{teacher_epochs=}; see robustsuite show nad")  # fmt: skip
     clean, rest = halves(training)
     device = training.device
     own = Training(clean, rest, training.seed, device)

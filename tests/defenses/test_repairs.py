@@ -1,6 +1,7 @@
 """Repairs of backdoored networks, and detectors of triggers, on networks whose answers are known."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -345,3 +346,12 @@ def test_abl_trains_without_the_isolated_and_leaves_a_clean_network_usable() -> 
     net = abl(fit, share=0.1, isolation_epochs=3)(small(), training(pictures(300, 1)))
     assert seen == [270]
     assert right(net) > 0.85
+
+
+@pytest.mark.parametrize(("repair", "wrong"), [
+    (anp, {"eps": -1}), (anp, {"alpha": 2}), (anp, {"steps": 0}), (nad, {"epochs": 0}), (nad, {"beta": -1}),
+])  # fmt: skip
+def test_a_repair_that_could_not_repair_is_refused(repair: Callable[..., nn.Module], wrong: dict[str, float]) -> None:
+    """A repair of no step, or of a perturbation below zero, would be reported as one that changes nothing."""
+    with pytest.raises(BadValue, match="see robustsuite show"):
+        repair(nn.Linear(1, 1), None, **wrong)  # before anything is asked of the training
