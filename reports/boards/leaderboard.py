@@ -221,8 +221,11 @@ def _certification(run: Results) -> Iterator[Board]:
 
 
 def _others(run: Results) -> Iterator[Board]:
-    """Boards of scenarios whose attacks are not joined example by example."""
-    apart = [record.threat is not None and not record.scenario.joins for record in run.cells["record"]]
+    """Boards of scenarios whose attacks are not joined example by example; none of maps, which attack nobody."""
+    apart = [
+        record.threat is not None and not record.scenario.joins and record.scenario.name != "explanation"
+        for record in run.cells["record"]
+    ]
     for key, part in run.cells[apart].groupby(list(BOARD), sort=False):
         members = list(contests(run, part, SYSTEM))
         if not members:

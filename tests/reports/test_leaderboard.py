@@ -14,6 +14,7 @@ import pytest
 from report_store import DEFENSES, EPS, Store
 
 from robustsuite.errors import BadData
+from robustsuite.reports.boards import leaderboard
 from robustsuite.reports.boards.board_files import write_leaderboard
 from robustsuite.reports.boards.leaderboard import Board, Standing, boards
 from robustsuite.reports.boards.published import MARK, read_published
@@ -100,6 +101,18 @@ def test_a_system_that_met_fewer_attacks_is_shown_but_not_ranked(linf: Board) ->
     assert found.ranks == (0, 0)
     assert "unmeasured apgd" in found.unranked
     assert linf.standings[-1] is found
+
+
+def test_no_board_ranks_systems_by_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "run")
+    rows = pd.DataFrame({"index": range(40), "label": 0, "clean_ok": True, "robust": True})
+    store.add(rows, attack="pgd", n=40)
+    store.add(rows.assign(insertion=0.5, deletion=0.2), attack="gradient", n=40, scenario="explanation", threat="maps",
+              budget=None)  # fmt: skip
+    asked: list[str] = []
+    monkeypatch.setattr(leaderboard, "contests", lambda run, part, names: asked.extend(part["threat"]) or [])
+    assert [board.scenario for board in boards(read([store.root]))] == ["evasion"]
+    assert asked == []
 
 
 def test_two_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
