@@ -1,8 +1,8 @@
 """Complete verification: branch and bound over ReLUs with beta-CROWN, after an attack that looks for the contrary.
 
 beta-CROWN: Wang et al., 2021, arXiv 2103.06624. The neuron to split by filtered smart branching: De Palma et al., 2021,
-arXiv 2104.06718. What every neuron reads is bounded once, by alpha-CROWN (Xu et al., 2021, arXiv 2011.13824), and once more for
-each class that stays open, where that class would win (Kotha et al., 2023, arXiv 2302.01404).
+arXiv 2104.06718. What every neuron reads is bounded once, by alpha-CROWN (Xu et al., 2021, arXiv 2011.13824), and once
+more for each class that stays open, where that class would win (Kotha et al., 2023, arXiv 2302.01404).
 Every picture ends as proven, broken (with the picture that breaks it, which the judge looks at) or undecided.
 """
 

@@ -51,7 +51,7 @@ def searched(
 ) -> Outcome:  # fmt: skip
     """Whether no input of the region has an unsafe output. A bound counts as proof above near(bounds (N,)) -> (N,).
 
-    told: hears of the number of parts that were bounded and of those that are open. Raises Unsupported for a network
+    told: hears, before any split, of the number of cases that were bounded and of those that are open. Raises Unsupported for a network
     that is not affine between its ReLUs.
     """
     cut = ReluNet(net, region.centre)
@@ -131,13 +131,13 @@ class Tree(NamedTuple):
             layers = narrowed(self.cut, self.region, self.layers, row, number + doubt, self.limits.steps, wide)
             if layers is not None:
                 mine = self._replace(layers=layers, c=row, b=number, limits=self.limits._replace(nodes=left))
-                found = mine.grown(unsafe, told)
+                found = mine.grown(unsafe)
                 nodes += found.nodes
                 if found.status != "verified":
                     return found._replace(nodes=nodes)
         return Outcome("verified", nodes, torch.inf)
 
-    def grown(self, unsafe: Unsafe, told: Callable[[int, int], None] | None) -> Outcome:
+    def grown(self, unsafe: Unsafe) -> Outcome:
         """Grow it until nothing is open, a point breaks, or the limit is reached."""
         todo, at = self.started()
         nodes, stuck = len(self.c), False
@@ -148,8 +148,6 @@ class Tree(NamedTuple):
             whole = (todo.domains.sign != 0).all(1)  # nothing is left to split: the tuning did not get there
             stuck = stuck or bool(whole.any())
             lowest = float(todo.bound.min()) if len(todo.case) else torch.inf
-            if told:
-                told(nodes, len(todo.case))
             if not len(todo.case):
                 return Outcome("verified", nodes, lowest)
             if stuck or nodes + 2 > self.limits.nodes:
