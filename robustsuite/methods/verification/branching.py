@@ -51,8 +51,8 @@ def searched(
 ) -> Outcome:  # fmt: skip
     """Whether no input of the region has an unsafe output. A bound counts as proof above near(bounds (N,)) -> (N,).
 
-    told: hears, before any split, of the number of cases that were bounded and of those that are open. Raises Unsupported for a network
-    that is not affine between its ReLUs.
+    told: hears, before any split, of the number of cases that were bounded and of those that are open. Raises
+    Unsupported for a network that is not affine between its ReLUs.
     """
     cut = ReluNet(net, region.centre)
     relus = sum(shape.numel() for shape in cut.shapes[1:])
