@@ -1,7 +1,8 @@
 """Complete verification: branch and bound over ReLUs with beta-CROWN, after an attack that looks for the contrary.
 
 beta-CROWN: Wang et al., 2021, arXiv 2103.06624. The neuron to split by filtered smart branching: De Palma et al., 2021,
-arXiv 2104.06718. What every neuron reads is bounded once, by alpha-CROWN (Xu et al., 2021, arXiv 2011.13824), and kept.
+arXiv 2104.06718. What every neuron reads is bounded once, by alpha-CROWN (Xu et al., 2021, arXiv 2011.13824), and once
+more for each class that stays open, where that class would win (Kotha et al., 2023, arXiv 2302.01404).
 Every picture ends as proven, broken (with the picture that breaks it, which the judge looks at) or undecided.
 """
 
@@ -38,7 +39,7 @@ __all__ = ["bab", "outcomes"]
     **PROOF,
     differs=(
         "the limit is a number of bounded parts, not of seconds, so that a verdict does not follow the machine",
-        "bounds of inner neurons are those of the whole ball, tuned once; parts do not tighten them",
+        "bounds of inner neurons are tuned in the whole ball, then where an open class would win; parts keep them",
         "the ball is widened by the rounding the judge forgives; l2 balls are not cut to [0, 1]",
     ),
 )

@@ -3,8 +3,9 @@
 Every part of the region is a domain of `relaxed`; its halves have the neuron's input at least, or at most, 0
 (beta-CROWN: Wang et al., 2021, arXiv 2103.06624). Which neuron: that of each layer whose relaxation seems to cost most
 is tried on both sides by one bound without tuning, and the neuron whose worse half is best is taken (filtered smart
-branching: De Palma et al., 2021, arXiv 2104.06718). An attack goes first, and the points where bounds
-are taken are tried as well.
+branching: De Palma et al., 2021, arXiv 2104.06718). Each case that the whole region leaves open has a tree of its own,
+on bounds of inner neurons that hold where that case does. An attack goes first, and the points where bounds are taken
+are tried as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from robustsuite.errors import Unsupported
 from robustsuite.maths.projections import unit
+from robustsuite.methods.verification.narrowing import narrowed
 from robustsuite.methods.verification.pieces import ReluNet
 from robustsuite.methods.verification.region import Region, Unsafe
 from robustsuite.methods.verification.relaxed import Bounded, Domains, Layer, bounded, relu_layers, tuned, undivided
@@ -49,8 +51,8 @@ def searched(
 ) -> Outcome:  # fmt: skip
     """Whether no input of the region has an unsafe output. A bound counts as proof above near(bounds (N,)) -> (N,).
 
-    told: hears of the number of parts that were bounded and of those that are open. Raises Unsupported for a network
-    that is not affine between its ReLUs.
+    told: hears, before any split, of the number of cases that were bounded and of those that are open. Raises
+    Unsupported for a network that is not affine between its ReLUs.
     """
     cut = ReluNet(net, region.centre)
     relus = sum(shape.numel() for shape in cut.shapes[1:])
@@ -61,7 +63,7 @@ def searched(
         return Outcome("falsified", 0, -torch.inf, found)
     layers = relu_layers(cut, region, limits.steps, 4 * limits.width)
     tree = Tree(cut, region, layers, *_rows(cut, region, layers, unsafe), limits, near)
-    return tree.grown(unsafe, told)
+    return tree.narrowed(unsafe, told)
 
 
 def _rows(cut: ReluNet, region: Region, layers: Sequence[Layer], unsafe: Unsafe) -> tuple[Tensor, Tensor]:
@@ -104,12 +106,41 @@ class Tree(NamedTuple):
     limits: Limits
     near: Callable[[Tensor], Tensor]
 
-    def grown(self, unsafe: Unsafe, told: Callable[[int, int], None] | None) -> Outcome:
-        """Grow it until nothing is open, a point breaks, or the limit is reached."""
+    def started(self) -> tuple[Open, Tensor]:
+        """The whole region, a part a case, as `closed` leaves it."""
         cases = torch.arange(len(self.c), device=self.c.device)
         start = undivided(self.layers, len(cases), self.c)
-        todo, at = self.closed(start, cases, self.c.new_full(cases.shape, -torch.inf), 3 * self.limits.steps)
-        nodes, stuck = len(cases), False
+        return self.closed(start, cases, self.c.new_full(cases.shape, -torch.inf), 3 * self.limits.steps)
+
+    def narrowed(self, unsafe: Unsafe, told: Callable[[int, int], None] | None) -> Outcome:
+        """Grow a tree a case that the whole region leaves open, on bounds of its own, the farthest from proof first."""
+        todo, at = self.started()
+        nodes, lowest = len(self.c), float(todo.bound.min()) if len(todo.case) else torch.inf
+        point = broken(self.cut.net, self.region, unsafe, at)
+        if point is not None:
+            return Outcome("falsified", nodes, -torch.inf, point)
+        if told:
+            told(nodes, len(todo.case))
+        for k in todo.bound.argsort(stable=True).tolist():
+            left = self.limits.nodes - nodes
+            if left < 2:
+                return Outcome("unknown", nodes, lowest)
+            row, number = self.c[todo.case[k]][None], self.b[todo.case[k]][None]
+            doubt = self.near(todo.bound[k : k + 1]).to(number)
+            wide = 4 * self.limits.width
+            layers = narrowed(self.cut, self.region, self.layers, row, number + doubt, self.limits.steps, wide)
+            if layers is not None:
+                mine = self._replace(layers=layers, c=row, b=number, limits=self.limits._replace(nodes=left))
+                found = mine.grown(unsafe)
+                nodes += found.nodes
+                if found.status != "verified":
+                    return found._replace(nodes=nodes)
+        return Outcome("verified", nodes, torch.inf)
+
+    def grown(self, unsafe: Unsafe) -> Outcome:
+        """Grow it until nothing is open, a point breaks, or the limit is reached."""
+        todo, at = self.started()
+        nodes, stuck = len(self.c), False
         while True:
             point = broken(self.cut.net, self.region, unsafe, at)
             if point is not None:
@@ -117,8 +148,6 @@ class Tree(NamedTuple):
             whole = (todo.domains.sign != 0).all(1)  # nothing is left to split: the tuning did not get there
             stuck = stuck or bool(whole.any())
             lowest = float(todo.bound.min()) if len(todo.case) else torch.inf
-            if told:
-                told(nodes, len(todo.case))
             if not len(todo.case):
                 return Outcome("verified", nodes, lowest)
             if stuck or nodes + 2 > self.limits.nodes:

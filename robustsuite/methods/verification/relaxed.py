@@ -80,16 +80,24 @@ def bounded(net: ReluNet, region: Region, layers: Sequence[Layer], domains: Doma
 
     layers: of the ReLUs before it. Differentiable in alpha and beta.
     """
-    sizes = [len(layer.unstable) for layer in layers[:to]]
-    parts = zip(*(part.split(sizes, 1) for part in domains), strict=True) if to else ()
-    lines = [_lines(layer, *part) for layer, part in zip(layers[:to], parts, strict=True)]
+    lines = lines_of(layers[:to], domains)
     a, constant, slopes = backwards(net.pieces(len(row), region.centre), lines, row)
     return Bounded(constant + region.lowest(a), slopes, region.lowest_at(a.detach()))
 
 
-def backwards(pieces: Pieces, lines: Sequence[Lines], row: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+def lines_of(layers: Sequence[Layer], domains: Domains) -> list[Lines]:
+    """The lines of each ReLU; the domains' columns are those of these layers."""
+    sizes = [len(layer.unstable) for layer in layers]
+    parts = zip(*(part.split(sizes, 1) for part in domains), strict=True) if layers else ()
+    return [_lines(layer, *part) for layer, part in zip(layers, parts, strict=True)]
+
+
+def backwards(
+    pieces: Pieces, lines: Sequence[Lines], row: Tensor, also: tuple[int, Tensor] | None = None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """row . h >= a . x + constant, for row (B, n) of what reads the ReLUs of these lines.
 
+    also: the number of a ReLU and coefficients (B, m) of what it reads, added to row . h.
     Returns a (B, C, H, W), constant (B,), and the coefficients (B, n) of each ReLU's output on the way.
     """
     to, total = len(lines), row.new_zeros(len(row))
@@ -103,6 +111,8 @@ def backwards(pieces: Pieces, lines: Sequence[Lines], row: Tensor) -> tuple[Tens
             slopes[i] = a = (torch.zeros_like(pieces.values[i + 1]) if found is None else found).flatten(1)
             total = total + (a.clamp_max(0) * line.intercept).sum(1)
             back = torch.where(a > 0, line.lower, line.upper) * a - line.push
+        if also is not None and i == also[0]:
+            back = back + also[1]
         out = pieces.before[i]
         total = total + (back * out.flatten(1)).sum(1)
         with torch.enable_grad():

@@ -16,6 +16,7 @@ from robustsuite.defenses.certifiers.lirpa import margin_bounds
 from robustsuite.errors import BadValue, Unsupported
 from robustsuite.maths.randomness import Rng
 from robustsuite.methods.verification.branching import Limits
+from robustsuite.methods.verification.narrowing import narrowed
 from robustsuite.methods.verification.pieces import ReluNet
 from robustsuite.methods.verification.pieces import cut as cut_at
 from robustsuite.methods.verification.region import ball_region, other_class
@@ -123,6 +124,35 @@ def test_halves_bound_their_own_points() -> None:
             assert found.bound[0] <= outputs[inside].min() if inside.any() else True
             assert (after.beta >= 0).all()
             assert ((after.alpha >= 0) & (after.alpha <= 1)).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_narrowed_bounds_hold_wherever_the_case_does(name: str) -> None:
+    build, side = CASES[name]
+    x, y = pictures(build(), 1, side)
+    net, x = build().double(), x.double()
+    region, rows = ball_region(x, 0.2, "linf"), other_class(int(y), 4, x).a[:, 0]
+    cut = ReluNet(net, x)
+    layers = relu_layers(cut, region, 5, 64)
+    draws = torch.Generator().manual_seed(3)
+    far = torch.rand(1000, *x.shape[1:], dtype=x.dtype, generator=draws) * 2 - 1
+    points = region.centre + region.reach * torch.cat([far, far.sign()])
+    with torch.no_grad():
+        outputs = net(points) @ rows.T
+    reads = inputs(cut, points)
+    narrower = False
+    for row, values in zip(rows, outputs.T, strict=True):
+        number = values.quantile(0.02)[None]
+        found = narrowed(cut, region, layers, row[None], number, 5, 64)
+        assert found is not None  # points have such outputs
+        for layer, before, read in zip(found, layers, reads, strict=True):
+            there = read[values <= number]
+            assert (there >= layer.low - 1e-9).all()
+            assert (there <= layer.high + 1e-9).all()
+            narrower = narrower or bool((layer.high - layer.low < 0.999 * (before.high - before.low)).any())
+        lowest, _ = tuned(cut, region, layers, undivided(layers, 1, row[None]), row[None], 15)
+        assert narrowed(cut, region, layers, row[None], lowest.bound - 0.01, 5, 64) is None
+    assert narrower
 
 
 def inputs(cut: ReluNet, x: Tensor) -> list[Tensor]:
