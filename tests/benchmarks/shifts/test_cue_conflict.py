@@ -80,7 +80,7 @@ def test_who_answers_neither_has_no_bias_at_all(tmp_path: Path) -> None:
     record = CellRecord.model_construct(columns=shift.scenario.columns)
     assert "shape_bias" not in {score.metric for score in cell_scores({"record": record}, rows)}
     assert bias({"shape": 0, "texture": 0}).text == "–"
-    assert bias({"shape": 3, "texture": 1}).text == "75.0 % (30.1–95.4)"
+    assert bias({"shape": 3, "texture": 1, "grade": "SOUND"}).text == "75.0 % (30.1–95.4)"
 
 
 def test_a_category_is_as_probable_as_its_classes_are_on_average() -> None:
