@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustsuite.config.taxonomy import UNLEARNABLE
 from robustsuite.config.threats import Access, Linf, PoisonRate, parse_number
 from robustsuite.maths.losses import cross_entropy
-from robustsuite.maths.randomness import Rng
+from robustsuite.maths.randomness import Rng, seed_of
 from robustsuite.scenarios import unlearnable
 from robustsuite.serve.adversary import Aux, Poisoned, chosen, overlay
 from robustsuite.serve.data import Split
@@ -36,7 +36,7 @@ def error_minimizing(
     x = torch.cat([train.images(part) for part in rows.split(2048)]).to(device)
     y, noisy = train.y[rows].to(device), x.clone()
     optimiser = torch.optim.SGD(net.requires_grad_(True).parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    order = torch.Generator().manual_seed(int(rng.keys[:1].sum()) & 0x7FFFFFFF)
+    order = torch.Generator().manual_seed(seed_of(rng))
     for _ in range(rounds):
         net.train().requires_grad_(True)
         for _ in range(updates):

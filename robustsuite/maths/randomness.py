@@ -168,3 +168,8 @@ class Rng:
     def generators(self, device: torch.device | str = "cpu") -> list[torch.Generator]:
         """A torch.Generator an example, for bulk draws (smoothing asks for millions of normals)."""
         return [torch.Generator(device).manual_seed(key & ((1 << 63) - 1)) for key in self.keys.tolist()]
+
+
+def seed_of(rng: Rng) -> int:
+    """One seed of 31 bits from an attack's streams."""
+    return int(rng.keys[:1].sum()) & 0x7FFFFFFF

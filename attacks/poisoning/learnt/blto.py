@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from robustsuite.config.taxonomy import CLEAN_LABEL_BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate, parse_number
 from robustsuite.errors import BadValue
-from robustsuite.maths.randomness import Rng
-from robustsuite.methods.backdoors.generated import Moving, seed_of, trigger_of
+from robustsuite.maths.randomness import Rng, seed_of
+from robustsuite.methods.backdoors.generated import Moving, trigger_of
 from robustsuite.methods.backdoors.triggers import clean_label
 from robustsuite.methods.contrastive import Siamese, alike, view
 from robustsuite.scenarios import poisoning

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
-from robustsuite.maths.randomness import Rng
-from robustsuite.methods.backdoors.generated import seed_of
+from robustsuite.maths.randomness import Rng, seed_of
 from robustsuite.methods.backdoors.triggers import planted
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from robustsuite.config.taxonomy import BACKDOOR
 from robustsuite.config.threats import Access, PoisonRate
-from robustsuite.maths.randomness import Rng
+from robustsuite.maths.randomness import Rng, seed_of
 from robustsuite.methods.backdoors.features import head_of
-from robustsuite.methods.backdoors.generated import seed_of
 from robustsuite.methods.backdoors.triggers import patched, planted
 from robustsuite.scenarios import poisoning
 from robustsuite.serve.adversary import Aux, Poisoned

@@ -54,8 +54,3 @@ def trigger_of(stamp: nn.Module) -> Trigger:
         return stamped
 
     return trigger
-
-
-def seed_of(rng: Rng) -> int:
-    """One seed from the attack's streams."""
-    return int(rng.keys[:1].sum()) & 0x7FFFFFFF

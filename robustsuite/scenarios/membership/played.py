@@ -120,10 +120,10 @@ def trained(cycle: Lifecycle, threat: Threat) -> Lifecycle:
 
 def owns(cell: Cell) -> tuple[Fit, int] | None:
     """The shadows, each trained as the victim is."""
-    recipes, threat = cell.lifecycle.recipes(), cell.threat
-    if cell.attack is None or not cell.attack.needs & Access.AUX_DATA or threat is None or not recipes:
+    if cell.attack is None or cell.threat is None or not cell.attack.needs & Access.AUX_DATA:
         return None
-    return recipes[-1][1], _asked(threat).shadows
+    recipes = cell.lifecycle.recipes()
+    return (recipes[-1][1], _asked(cell.threat).shadows) if recipes else None
 
 
 def decide(cell: Cell) -> Decision | None:
